@@ -1,0 +1,95 @@
+"""The one line that makes a loaded model faster, and the handle that undoes it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from torch import nn
+
+from .families import find_parts
+from .methods import Illava, Method
+from .report import Report, make_report
+from .stages.attention import check_backend
+from .stages.encoder import EncoderRun, EncoderStage
+from .stages.hooks import Hooks
+from .stages.llm import LlmStage, Prefill
+from .stages.projector import ProjectorStage
+from .stages.steps import Plan
+
+_MARK = "_illava_handle"
+
+
+class Handle:
+    """An accelerated model. Use it as a context manager, or call :meth:`remove` when done."""
+
+    def __init__(self, model: nn.Module, method: Method) -> None:
+        self.model, self.method = model, method
+        self.parts = find_parts(model)
+        if getattr(self.parts.base, _MARK, None) is not None:
+            raise ValueError("this model is accelerated already; call remove() on its handle first")
+        for config in (self.parts.config.vision_config, self.parts.llm.config):
+            check_backend(config)
+        self.plan: Plan = method.plan(self.parts)
+        """The merge steps on this model."""
+        self._last: tuple[list[EncoderRun], Prefill] | None = None
+        self._hooks = Hooks()
+        try:
+            self._hooks.attribute(self.parts.base, _MARK, self)
+            self._encoder = EncoderStage(self.parts, self.plan.encoder, self._hooks)
+            ProjectorStage(self.parts, self._encoder, self._hooks)
+            LlmStage(self.parts, self.plan.llm, self._hooks, self._note)
+        except BaseException:
+            self._hooks.remove()
+            raise
+
+    @property
+    def report(self) -> Report:
+        """What the last prefill with pictures did. Raises ValueError when there was none yet."""
+        if self._last is None:
+            raise ValueError("there is no report yet: run the model on a prompt with a picture first")
+        runs, prefill = self._last
+        return make_report(self.parts, self.method, self.plan, runs, prefill)
+
+    def remove(self) -> None:
+        """Take everything off again: the model is bit for bit what it was. Calling it twice does no harm."""
+        self._hooks.remove()
+
+    def __enter__(self) -> Handle:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def _note(self, prefill: Prefill) -> None:
+        # generate() without a cache runs the prompt again and again on features encoded once.
+        runs = self._encoder.take_runs() or (self._last[0] if self._last else [])
+        self._last = (runs, prefill)
+
+
+def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | None = None) -> Handle:
+    """Make a loaded vision-language model faster by merging its redundant visual tokens.
+
+    Works on this instance alone, by hooks; ``generate`` and ``forward`` are called as before. Use the
+    returned handle as a context manager, or call its ``remove()``, to get the plain model back.
+
+    Args:
+        model: a transformers VLM of a supported family (:func:`illava.supported_families`), on any device,
+            in any floating dtype, with SDPA or eager attention.
+        method: which tokens go and when, e.g. ``illava.Illava(...)``. Default: iLLaVA at the schedule
+            published for the model's family.
+        keep: short for ``illava.Illava(keep=keep)``: final visual tokens / all, in (0, 1].
+
+    Raises:
+        UnsupportedError: another model family or attention backend; names what is supported.
+        ValueError: the model is accelerated already, both ``method`` and ``keep`` are given, or the method
+            names a layer that the model does not have.
+
+    While accelerated, logits cover the tokens that are left, so they are shorter than ``input_ids`` and
+    ``labels`` are refused. With ``keep=1.0``, or without pictures, logits are bit-identical to the plain
+    model's.
+    """
+    if method is not None and keep is not None:
+        raise ValueError("give either a method or keep; a method has its own keep")
+    return Handle(model, method if method is not None else Illava(keep=keep))

@@ -1,0 +1,179 @@
+"""One merge step: which units of a segment stay, and what the dropped ones leave behind.
+
+Pure tensor functions, no model in sight. Vocabulary as in the paper's method (arXiv 2412.06263):
+a *unit* is what is kept or dropped as a whole (one token, or the g neighbouring tokens that a later
+layer folds into one), a *segment* is the set of units among which a choice is made, a *score* says how
+much a unit is worth keeping (higher = keep). Similarities, softmax and scores are fp32 whatever the
+dtype of the units; the result returns to that dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+Reduce = Literal["recycle", "drop", "weighted"]
+REDUCTIONS: tuple[str, ...] = get_args(Reduce)
+
+
+class Merged(NamedTuple):
+    """What a merge step leaves of S segments of equal size."""
+
+    units: Tensor
+    """(S, p, D), dtype of the input: the surviving units in their original order."""
+    kept: Tensor
+    """(S, p) int64: index of each survivor in its segment, ascending."""
+
+
+class MergedSegments(NamedTuple):
+    """What a merge step leaves of consecutive segments of any size."""
+
+    units: Tensor
+    """(P, D), dtype of the input: the survivors of all segments, in their original order."""
+    kept: Tensor
+    """(P,) int64: index of each survivor among all units handed in, ascending."""
+    lengths: tuple[int, ...]
+    """Number of survivors of each segment."""
+
+
+def keep_count(n: int, keep: float) -> int:
+    """Units that survive of ``n`` at keep ratio ``keep``: max(1, round(keep * n)), never more than n.
+
+    ``round`` is Python's, half to even. Raises ValueError for n < 1 or keep outside (0, 1].
+    """
+    if n < 1:
+        raise ValueError(f"a segment needs at least one unit, got n={n}")
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must lie in (0, 1], got {keep}")
+    return min(n, max(1, round(keep * n)))
+
+
+def recycler_count(p: int, recycle: float) -> int:
+    """How many of ``p`` survivors recycle: min(p, max(1, round(recycle * p)))."""
+    return min(p, max(1, round(recycle * p)))
+
+
+def merge(
+    units: Tensor,
+    scores: Tensor,
+    p: int,
+    *,
+    reduce: Reduce = "recycle",
+    recycle: float = 0.05,
+    neighbours: int = 5,
+) -> Merged:
+    """Reduce S segments of n units each to p units each.
+
+    Args:
+        units: (S, n, D), any floating dtype. D is g * d for units of g tokens.
+        scores: (S, n), higher = keep. Equal scores keep their order (the earlier unit ranks higher).
+        p: units that survive, 1 <= p < n.
+        reduce: ``"recycle"``: the c lowest-scored survivors each take the mean of themselves and a
+            softmax(<x_j, x_i> / sqrt(D))-weighted sum of the ``neighbours`` dropped units most similar
+            to them. ``"weighted"``: the n - p + 1 lowest-scored units become one, at the place of the
+            highest-scored of them, weights falling with rank. ``"drop"``: the p highest-scored stay as
+            they are.
+        recycle: share of the survivors that recycle (at least one does).
+        neighbours: how many dropped units a recycler takes in, at most.
+
+    Raises ValueError for shapes that do not fit, p outside [1, n) or an unknown ``reduce``.
+    """
+    if units.dim() != 3 or scores.shape != units.shape[:2]:
+        raise ValueError(
+            f"units must be (S, n, D) and scores (S, n), got {tuple(units.shape)} and {tuple(scores.shape)}"
+        )
+    n = units.shape[1]
+    if not 1 <= p < n:
+        raise ValueError(f"a merge step must keep between 1 and {n - 1} of {n} units, got p={p}")
+    order = scores.float().argsort(dim=1, descending=True, stable=True)
+    if reduce == "drop":
+        changed, values = order[:, :0], units[:, :0]
+    elif reduce == "recycle":
+        c = recycler_count(p, recycle)
+        changed = order[:, p - c : p]
+        values = _recycle(_gather(units, changed), _gather(units, order[:, p:]), neighbours)
+    elif reduce == "weighted":
+        changed = order[:, p - 1 : p]
+        values = _rank_weighted_mean(_gather(units, order[:, p - 1 :]))
+    else:
+        raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
+    kept = order[:, :p].sort(dim=1).values
+    survivors = units.scatter(1, _rows(changed, units), values.to(units.dtype)) if changed.shape[1] else units
+    return Merged(_gather(survivors, kept), kept)
+
+
+def merge_segments(
+    units: Tensor,
+    scores: Tensor,
+    lengths: Sequence[int],
+    counts: Sequence[int],
+    *,
+    reduce: Reduce = "recycle",
+    recycle: float = 0.05,
+    neighbours: int = 5,
+) -> MergedSegments | None:
+    """Reduce each of several consecutive segments to its own number of units.
+
+    Args:
+        units: (T, D), the segments one after the other.
+        scores: (T,), higher = keep; compared within a segment only.
+        lengths: number of units of each segment, summing to T. Segments of equal length are merged
+            together in one call.
+        counts: units that survive of each segment, by :func:`keep_count`; 0 only for empty segments.
+        reduce, recycle, neighbours: as in :func:`merge`.
+
+    Returns None when every segment keeps all of its units: then nothing may change, not one bit.
+    """
+    if units.dim() != 2 or scores.shape != units.shape[:1] or sum(lengths) != len(units):
+        raise ValueError(
+            f"units must be (T, D), scores (T,) and lengths sum to T, got {tuple(units.shape)}, "
+            f"{tuple(scores.shape)} and a sum of {sum(lengths)}"
+        )
+    if tuple(counts) == tuple(lengths):
+        return None
+    starts = [0]
+    for n in lengths:
+        starts.append(starts[-1] + n)
+    values: list[Tensor] = [units[:0]] * len(lengths)
+    kept: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=units.device)] * len(lengths)
+    for n, p in sorted(set(zip(lengths, counts, strict=True))):
+        members = [i for i, length in enumerate(lengths) if length == n]
+        offsets = torch.tensor([starts[i] for i in members], device=units.device)
+        rows = offsets[:, None] + torch.arange(n, device=units.device)
+        if p == n:
+            block = Merged(units[rows], (rows - offsets[:, None]))
+        else:
+            block = merge(units[rows], scores[rows], p, reduce=reduce, recycle=recycle, neighbours=neighbours)
+        for position, i in enumerate(members):
+            values[i] = block.units[position]
+            kept[i] = block.kept[position] + starts[i]
+    return MergedSegments(torch.cat(values), torch.cat(kept), tuple(counts))
+
+
+def _recycle(recyclers: Tensor, redundant: Tensor, neighbours: int) -> Tensor:
+    """(S, c, D) recyclers and (S, m, D) redundant units to (S, c, D) fp32 recycled units."""
+    x, y = recyclers.float(), redundant.float()
+    similarity = x @ y.transpose(1, 2)
+    # A stable sort rather than topk: among equal similarities the choice must not depend on the kernel.
+    top, nearest = similarity.sort(dim=2, descending=True, stable=True)
+    m = min(neighbours, y.shape[1])
+    weights = (top[..., :m] / x.shape[-1] ** 0.5).softmax(-1)
+    taken = y[torch.arange(len(y), device=y.device)[:, None, None], nearest[..., :m]]
+    return (x + (weights.unsqueeze(-1) * taken).sum(2)) / 2
+
+
+def _rank_weighted_mean(lowest: Tensor) -> Tensor:
+    """(S, m, D) units, highest-scored first, to (S, 1, D) fp32: weight 1 for the first, m for the last."""
+    ranks = torch.arange(1, lowest.shape[1] + 1, device=lowest.device, dtype=torch.float32)
+    return ((ranks / ranks.sum())[None, :, None] * lowest.float()).sum(1, keepdim=True)
+
+
+def _rows(index: Tensor, units: Tensor) -> Tensor:
+    return index.unsqueeze(-1).expand(-1, -1, units.shape[-1])
+
+
+def _gather(units: Tensor, index: Tensor) -> Tensor:
+    return units.gather(1, _rows(index, units))

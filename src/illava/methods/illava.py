@@ -1,0 +1,160 @@
+"""iLLaVA: merge visual tokens inside the image encoder and again inside the LLM (arXiv 2412.06263)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..families import ModelParts, rescale
+from ..merging import REDUCTIONS, Reduce
+from ..scoring import SCORES, Score
+from ..stages.steps import Plan, Step
+from .base import Method
+
+Keep = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Illava(Method):
+    """Merge at some encoder blocks and before some LLM layers, recycling what is removed.
+
+    With no argument this is the schedule published for the model's family, carried over to its depth.
+
+    Args:
+        keep: a budget instead of a schedule, in (0, 1]: final visual tokens / all. The published steps
+            are made harsher or milder, all by the same power, until exactly round(keep * n) of n tokens
+            stay; goes with layers, not with ``encoder_keep`` or ``llm_keep``.
+        encoder_layers: encoder blocks (0-based) after whose attention tokens merge. None: the published
+            ones; (): no encoder stage.
+        encoder_keep: share of a picture's units kept at each of them, in (0, 1]; one number for all or
+            one each.
+        llm_layers: decoder layers (0-based, >= 1) before which tokens merge, by the attention at the
+            layer before. None: the published ones; (): no LLM stage.
+        llm_keep: share of a run of visual tokens kept at each of them, in (0, 1].
+        recycle: share of the survivors that take in what is dropped, in [0, 1]; at least one does.
+        neighbours: dropped units a recycler takes in, at most.
+        reduce: "recycle", "weighted" (one rank-weighted mean of the lowest-scored) or "drop".
+        score: "exact" column scores in the encoder, or "sampled" from 256 query rows.
+
+    Raises ValueError for values out of range.
+    """
+
+    name: ClassVar[str] = "illava"
+
+    keep: float | None = None
+    encoder_layers: tuple[int, ...] | None = None
+    encoder_keep: Keep | None = None
+    llm_layers: tuple[int, ...] | None = None
+    llm_keep: Keep | None = None
+    recycle: float = 0.05
+    neighbours: int = 5
+    reduce: Reduce = "recycle"
+    score: Score = "exact"
+
+    def __post_init__(self) -> None:
+        for stage in ("encoder", "llm"):
+            layers, keep = getattr(self, f"{stage}_layers"), getattr(self, f"{stage}_keep")
+            if layers is not None:
+                object.__setattr__(
+                    self, f"{stage}_layers", _layers(f"{stage}_layers", layers, int(stage == "llm"))
+                )
+            if keep is None:
+                if layers and self.keep is None:
+                    raise ValueError(
+                        f"{stage}_layers needs {stage}_keep, a share in (0, 1], or keep, a budget"
+                    )
+                continue
+            if self.keep is not None:
+                raise ValueError(f"give either keep or {stage}_keep, not both")
+            shares = tuple(keep) if isinstance(keep, Iterable) else (keep,)
+            for share in shares:
+                _check_share(f"{stage}_keep", share)
+            if isinstance(keep, Iterable):
+                object.__setattr__(self, f"{stage}_keep", shares)
+                if layers is None or len(shares) != len(layers):
+                    raise ValueError(
+                        f"{stage}_keep has {len(shares)} values; give one number, or one for each layer"
+                    )
+        if self.keep is not None:
+            _check_share("keep", self.keep)
+        if not 0 <= self.recycle <= 1:
+            raise ValueError(f"recycle must lie in [0, 1], got {self.recycle}")
+        if self.neighbours < 1 or int(self.neighbours) != self.neighbours:
+            raise ValueError(f"neighbours must be a whole number from 1 up, got {self.neighbours}")
+        if self.reduce not in REDUCTIONS:
+            raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {self.reduce!r}")
+        if self.score not in SCORES:
+            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+
+    def plan(self, parts: ModelParts) -> Plan:
+        schedule = parts.family.schedule
+        encoder = self._stage(
+            "encoder",
+            len(parts.blocks),
+            rescale(
+                schedule.encoder_layers,
+                schedule.encoder_keep,
+                schedule.encoder_depth,
+                len(parts.blocks),
+                allowed=parts.family.full_attention_blocks(parts.config),
+            ),
+        )
+        llm = self._stage(
+            "llm",
+            len(parts.layers),
+            rescale(schedule.llm_layers, schedule.llm_keep, schedule.llm_depth, len(parts.layers), first=1),
+        )
+        if self.keep is None:
+            return Plan(
+                {k: self._step(v) for k, v in encoder.items()}, {k: self._step(v) for k, v in llm.items()}
+            )
+        return self._budget(self.keep, encoder, llm)
+
+    def _stage(self, stage: str, depth: int, published: dict[int, float]) -> dict[int, float]:
+        layers, keep = getattr(self, f"{stage}_layers"), getattr(self, f"{stage}_keep")
+        if layers is None:
+            return published if keep is None else dict.fromkeys(published, keep)
+        for layer in layers:
+            if layer >= depth:
+                raise ValueError(f"{stage}_layers: this model has layers 0 to {depth - 1}, got {layer}")
+        if keep is None:
+            # A budget: the total published for the stage, spread evenly over the layers asked for.
+            total = math.prod(published.values())
+            return dict.fromkeys(layers, total ** (1 / max(1, len(layers))))
+        return dict(zip(layers, keep if isinstance(keep, tuple) else (keep,) * len(layers), strict=True))
+
+    def _budget(self, keep: float, encoder: dict[int, float], llm: dict[int, float]) -> Plan:
+        """Raise every step's share to one power, so that their product is ``keep``."""
+        total = math.prod([*encoder.values(), *llm.values()])
+        if total == 1 and keep < 1:
+            raise ValueError("keep needs at least one layer to merge at: both stages are off")
+        power = math.log(keep) / math.log(total) if keep < 1 else 0.0
+        left, steps = 1.0, []
+        for share in [*encoder.values(), *llm.values()]:
+            left *= share**power
+            steps.append(self._step(share**power, left))
+        if steps and keep < 1:
+            steps[-1] = self._step(steps[-1].keep, keep)
+        return Plan(
+            dict(zip(encoder, steps[: len(encoder)], strict=True)),
+            dict(zip(llm, steps[len(encoder) :], strict=True)),
+        )
+
+    def _step(self, keep: float, of_all: float | None = None) -> Step:
+        return Step(keep, of_all, self.reduce, self.recycle, self.neighbours, self.score)
+
+
+def _check_share(name: str, share: float) -> None:
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise ValueError(f"{name} must lie in (0, 1], got {share!r}")
+
+
+def _layers(name: str, layers: Iterable[int], first: int) -> tuple[int, ...]:
+    values = tuple(layers)
+    if any(isinstance(value, bool) or not isinstance(value, int) or value < first for value in values):
+        raise ValueError(f"{name} must be whole numbers from {first} up, got {values}")
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{name} must be ascending without repeats, got {values}")
+    return values

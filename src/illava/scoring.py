@@ -1,0 +1,88 @@
+"""How much a token is worth keeping: the attention it receives, computed beside the user's own kernel.
+
+Pure tensor functions on the queries and keys that an attention layer already has. No attention matrix
+is ever held whole, and the attention output is not touched. All arithmetic is fp32.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Score = Literal["exact", "sampled"]
+SCORES: tuple[str, ...] = get_args(Score)
+
+SAMPLED_ROWS = 256
+CHUNK_BYTES = 64 * 2**20
+"""Most memory one chunk of attention weights may take in :func:`column_scores`."""
+
+
+def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = "exact") -> Tensor:
+    """Attention each token receives, averaged over heads and over all queries of its segment.
+
+    Args:
+        query: (B, H, n, h), rotary already applied.
+        key: (B, H_kv, n, h) with H a multiple of H_kv (grouped key/value heads).
+        scaling: factor on the dot products, usually h ** -0.5.
+        score: ``"exact"`` uses every query row, ``"sampled"`` 256 evenly spaced ones (all of them when
+            there are no more than that).
+
+    Returns (B, n) fp32; each row sums to 1.
+    """
+    if score not in SCORES:
+        raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
+    batch, heads, n, width = query.shape
+    if score == "sampled" and n > SAMPLED_ROWS:
+        # Integer arithmetic: a float linspace would follow the default dtype.
+        rows = torch.arange(SAMPLED_ROWS, device=query.device) * n // SAMPLED_ROWS
+        query = query[:, :, rows]
+    key_t = key.float().transpose(2, 3).unsqueeze(2)
+    grouped = query.float().reshape(batch, key.shape[1], heads // key.shape[1], query.shape[2], width)
+    step = max(1, CHUNK_BYTES // (4 * batch * heads * n))
+    total = torch.zeros(batch, n, device=query.device, dtype=torch.float32)
+    for chunk in grouped.split(step, dim=3):
+        total += (chunk * scaling).matmul(key_t).softmax(-1).sum(dim=(1, 2, 3))
+    return total / (heads * query.shape[2])
+
+
+def last_row_scores(
+    query: Tensor, key: Tensor, scaling: float, last: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    """Softmax weight of every key in one query row of each sequence, averaged over heads.
+
+    Args:
+        query: (B, H, q, h), rotary already applied.
+        key: (B, H_kv, k, h) with H a multiple of H_kv, cached keys first.
+        scaling: factor on the dot products.
+        last: (B,) int64, the query row that asks: the last prompt token.
+        mask: None for a plain causal mask over the last q keys; or what the attention layer got:
+            (B or 1, H or 1, q, k) boolean (True = may attend) or additive; or (B, k) boolean or 0/1 key
+            padding, on top of the causal mask.
+
+    Returns (B, k) fp32; each row sums to 1.
+    """
+    batch, heads, rows, width = query.shape
+    length = key.shape[2]
+    asking = query[torch.arange(batch, device=query.device), :, last].float()
+    grouped = asking.reshape(batch, key.shape[1], heads // key.shape[1], width)
+    logits = (grouped * scaling).matmul(key.float().transpose(2, 3)).reshape(batch, heads, length)
+    if mask is None or mask.dim() == 2:
+        seen = torch.arange(length, device=query.device) <= (last + length - rows)[:, None]
+        if mask is not None:
+            seen = seen & mask.bool()
+        logits = logits.masked_fill(~seen[:, None], float("-inf"))
+    else:
+        mask = mask.expand(batch, *mask.shape[1:])
+        row = mask[torch.arange(batch, device=mask.device), :, last][..., :length]
+        if row.dtype == torch.bool:
+            logits = logits.masked_fill(~row, float("-inf"))
+        else:
+            logits = logits + row.float()
+    return logits.softmax(-1).mean(1)
+
+
+def unit_scores(scores: Tensor, tokens: int) -> Tensor:
+    """Scores of units made of ``tokens`` consecutive tokens each: (..., n * tokens) to (..., n), the mean."""
+    return scores.unflatten(-1, (-1, tokens)).mean(-1) if tokens > 1 else scores

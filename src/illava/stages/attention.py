@@ -1,0 +1,80 @@
+"""Reading queries and keys off an attention layer without changing what it computes.
+
+Only the attention modules that are asked for scores get a tap: a shallow copy of their config names an
+attention implementation registered here, which hands the rotated queries and keys to the tap and then
+calls the implementation the user chose. The model's own config and masks are never touched, and no
+attention matrix is materialised by the model (``output_attentions`` stays off).
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ..errors import UnsupportedError
+
+IMPLEMENTATION = "illava"
+SUPPORTED_BACKENDS = ("sdpa", "eager")
+
+Observer = Callable[[Tensor, Tensor, float, Tensor | None], None]
+"""Called with query (B, H, q, h), key (B, H_kv, k, h), scaling and the layer's mask, before the attention."""
+
+
+class AttentionTap:
+    """Shows an observer the queries and keys of one attention module; ``remove`` undoes it."""
+
+    def __init__(self, module: nn.Module, observer: Observer) -> None:
+        self.module, self.observer = module, observer
+        self.config: Any = module.config
+        check_backend(self.config)
+        tapped = copy.copy(self.config)
+        tapped._attn_implementation = IMPLEMENTATION
+        module.config = tapped
+        module._illava_tap = self  # type: ignore[assignment]
+
+    def attend(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module would have computed without the tap, by the user's current choice of backend."""
+        check_backend(self.config)
+        backend = self.config._attn_implementation
+        if backend == "eager":
+            # Every modelling file of transformers has its own eager function, not a registered one.
+            return sys.modules[type(self.module).__module__].eager_attention_forward(*args, **kwargs)
+        return ALL_ATTENTION_FUNCTIONS[backend](*args, **kwargs)
+
+    def remove(self) -> None:
+        self.module.config = self.config
+        del self.module._illava_tap
+
+
+def check_backend(config: Any) -> None:
+    """Raise UnsupportedError unless ``config`` asks for an attention backend that scores can be read beside."""
+    backend = config._attn_implementation
+    if backend not in SUPPORTED_BACKENDS:
+        raise UnsupportedError(
+            f"attention implementation {backend!r} is not supported yet; "
+            f"load the model with attn_implementation={' or '.join(map(repr, SUPPORTED_BACKENDS))}"
+        )
+
+
+def _observed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> Any:
+    tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
+    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
+    tap.observer(query, key, factor, attention_mask)
+    return tap.attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+
+
+AttentionInterface.register(IMPLEMENTATION, _observed_attention)

@@ -1,0 +1,211 @@
+"""The encoder stage: merge between attention and MLP, inside the blocks of the image encoder.
+
+At a chosen block a pre-hook on the second norm replaces the block's tokens x by the merged x', a hook on
+the MLP keeps its output y' and hands the block zeros that cost nothing in its place, and a hook on the
+block returns x' + y'. No forward is replaced. Later blocks of a packed encoder get the rotary tables and
+sequence boundaries of the survivors; a batched encoder needs neither, its tiles shrink alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..families import ModelParts
+from ..scoring import Score, column_scores, unit_scores
+from .attention import AttentionTap
+from .hooks import Hooks
+from .steps import Step
+
+
+@dataclass
+class EncoderRun:
+    """One call of the image encoder: what went in, and what is left of it so far."""
+
+    group: int
+    """Tokens per unit."""
+    lengths: tuple[int, ...]
+    """Units of each segment that are left."""
+    device: torch.device
+    grid: Tensor | None = None
+    """(images, 3) frames, rows and columns in tokens, for packed encoders."""
+    history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
+    """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step."""
+    boundaries: dict[int, Tensor] = field(default_factory=dict)
+    """Block -> cumulative token counts of its attention sequences, for packed encoders."""
+
+    def __post_init__(self) -> None:
+        self.full_lengths = self.lengths
+        self._adapted: dict[int, tuple[Any, Any]] = {}
+
+    @property
+    def kept(self) -> Tensor | None:
+        """(P,) int64 indices of the surviving units among all units of the run; None if all survive."""
+        return self.history[-1][1] if self.history else None
+
+    def record(self, block: int, kept: Tensor, lengths: tuple[int, ...]) -> None:
+        """``kept`` indexes the units that were left before this step."""
+        before = self.kept
+        self.history.append((block, kept if before is None else before[kept], lengths))
+        self.lengths = lengths
+        self._adapted.clear()
+
+    def tokens(self) -> Tensor:
+        """(P * g,) int64 indices of the surviving tokens."""
+        assert self.kept is not None
+        return (self.kept[:, None] * self.group + torch.arange(self.group, device=self.kept.device)).flatten()
+
+    def rotary(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """(N, ...) rotary tables of all tokens to those of the survivors."""
+        return self._once(tables, lambda: tuple(table[self.tokens()] for table in tables))
+
+    def sequences(self, cu_seqlens: Tensor) -> Tensor:
+        """Boundaries of all tokens' attention sequences to those of the survivors, emptied ones gone."""
+        return self._once(cu_seqlens, lambda: self._boundaries(cu_seqlens))
+
+    def _boundaries(self, cu_seqlens: Tensor) -> Tensor:
+        alive = torch.zeros(
+            sum(self.full_lengths) * self.group + 1, dtype=torch.int64, device=cu_seqlens.device
+        )
+        alive[self.tokens().to(alive.device) + 1] = 1
+        return alive.cumsum(0)[cu_seqlens.long()].unique_consecutive().to(cu_seqlens.dtype)
+
+    def _once(self, source: Any, make: Any) -> Any:
+        # Every block of a call gets the same objects, so one entry per object and step is enough.
+        if id(source) not in self._adapted:
+            self._adapted[id(source)] = (source, make())
+        return self._adapted[id(source)][1]
+
+
+class EncoderStage:
+    """Hooks on the image encoder; ``run`` is the call under way or just done."""
+
+    def __init__(self, parts: ModelParts, steps: dict[int, Step], hooks: Hooks) -> None:
+        self.parts = parts
+        self.run: EncoderRun | None = None
+        self.runs: list[EncoderRun] = []
+        hooks.pre(parts.encoder, self._start)
+        first = min(steps, default=len(parts.blocks))
+        if not parts.family.packed:
+            hooks.pre(parts.blocks[0], self._enter_batched)
+        for index, block in enumerate(parts.blocks):
+            if parts.family.packed:
+                hooks.pre(block, _bind(self._enter_block, index, index > first))
+            if index in steps:
+                _MergingBlock(self, index, block, steps[index], hooks)
+
+    def take_runs(self) -> list[EncoderRun]:
+        """The encoder calls since this was last asked."""
+        runs, self.runs = self.runs, []
+        return runs
+
+    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.run = None
+        if self.parts.family.packed:
+            pixels = args[0] if args else next(iter(kwargs.values()))
+            grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+            self.begin(tuple(h * w for t, h, w in grid.tolist() for _ in range(t)), pixels.device, grid)
+
+    def begin(self, tokens: tuple[int, ...], device: torch.device, grid: Tensor | None = None) -> EncoderRun:
+        """Note a call over segments of that many tokens each."""
+        g = self.parts.group
+        self.run = EncoderRun(g, tuple(n // g for n in tokens), device, grid)
+        self.runs.append(self.run)
+        return self.run
+
+    def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = args[0] if args else kwargs["hidden_states"]
+        self.begin((x.shape[1],) * x.shape[0], x.device)
+
+    def _enter_block(
+        self, index: int, merged: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        run = self.run
+        assert run is not None
+        if not merged or run.kept is None:
+            run.boundaries[index] = kwargs["cu_seqlens"]
+            return None
+        kwargs = dict(kwargs)
+        kwargs["cu_seqlens"] = run.boundaries[index] = run.sequences(kwargs["cu_seqlens"])
+        kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"])
+        if kwargs.get("max_seqlen") is not None:
+            kwargs["max_seqlen"] = int(kwargs["cu_seqlens"].diff().max())
+        return args, kwargs
+
+
+class _MergingBlock:
+    """The hooks of one block at which tokens are merged."""
+
+    def __init__(self, stage: EncoderStage, index: int, block: nn.Module, step: Step, hooks: Hooks) -> None:
+        names = stage.parts.family
+        self.stage, self.index, self.step = stage, index, step
+        self.scores = ColumnScores(step.score)
+        self.shape = torch.Size()
+        self.merged: Tensor | None = None
+        self.output: Tensor | None = None
+        hooks.tap(AttentionTap(block.get_submodule(names.encoder_attention), self.scores))
+        hooks.pre(block, self._enter, prepend=True)
+        hooks.pre(block.get_submodule(names.second_norm), self._merge)
+        hooks.post(block.get_submodule(names.encoder_mlp), self._keep_output)
+        # Prepended: hooks that record hidden states must see what the block really returns.
+        hooks.post(block, self._leave, prepend=True)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.merged = self.output = None
+        self.scores.parts.clear()
+
+    def _merge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        (x,) = args
+        run = self.stage.run
+        assert run is not None
+        units = x.reshape(-1, run.group * x.shape[-1])
+        scores = unit_scores(self.scores.take(), run.group)
+        step = self.step.merge(units, scores, run.lengths, run.full_lengths)
+        if step is None:
+            return None
+        run.record(self.index, step.kept, step.lengths)
+        # Packed (N, d) or batched (tiles, n, d): the tiles of a batch have equal size and stay so.
+        self.merged = step.units.reshape(*x.shape[:-2], -1, x.shape[-1])
+        self.shape = x.shape
+        return (self.merged,), kwargs
+
+    def _keep_output(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
+    ) -> Any:
+        if self.merged is None:
+            return None
+        self.output = y
+        return y.new_zeros(()).expand(self.shape)
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        if self.merged is None or self.output is None:
+            return None
+        result = self.merged + self.output
+        self.merged = self.output = None
+        return (result, *output[1:]) if isinstance(output, tuple) else result
+
+
+class ColumnScores:
+    """Collects column sums of the attention of one block, over however many calls the block makes."""
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.parts: list[Tensor] = []
+
+    def __call__(self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+        # Sums, not means: under window attention a segment's tokens sit in windows of different size.
+        received = column_scores(query, key, scaling, score=self.score) * query.shape[2]
+        self.parts.append(received.flatten())
+
+    def take(self) -> Tensor:
+        """(N,) fp32 scores of all tokens, in the order of the calls; empties the collection."""
+        scores = torch.cat(self.parts)
+        self.parts.clear()
+        return scores
+
+
+def _bind(function: Any, *first: Any) -> Any:
+    return lambda *rest: function(*first, *rest)

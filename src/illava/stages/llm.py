@@ -1,0 +1,311 @@
+"""The LLM stage: drop what the encoder stage marked, then merge visual tokens before chosen layers.
+
+A pre-hook on the language model takes the marked rows out of embeddings, positions and mask. Before a
+chosen decoder layer another pre-hook merges the visual tokens by the attention that the last prompt
+token pays them one layer earlier; from there on every layer gets the hidden states, rotary tables and
+masks of the survivors, and the key/value cache holds only them. This happens in prefill alone; decoding
+steps see a cache that is shorter than it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
+
+from ..errors import UnsupportedError
+from ..families import ModelParts
+from ..scoring import last_row_scores
+from .attention import AttentionTap
+from .cache import MergedLayer, is_merged, prepare_for_merging
+from .hooks import Hooks
+from .masks import causal_mask, left_pad, take_mask, take_rows
+from .projector import marked
+from .prompt import Prompt, PromptReader
+from .steps import Step
+
+
+@dataclass
+class Sequence:
+    """The tokens that are left at some point of the prefill."""
+
+    columns: Tensor
+    """(B, n) int64 column of each in the full prompt, -1 for padding and filler."""
+    entered: Tensor
+    """(B, n) int64 index of each among the tokens that entered the first layer, -1 likewise."""
+    dropped: int
+    """Columns of the full prompt minus n."""
+    runs: Tensor
+    """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
+    lengths: tuple[int, ...]
+    """Visual tokens left in each segment, over all rows of the batch."""
+
+
+@dataclass
+class Prefill:
+    """One pass over a prompt with pictures."""
+
+    prompt: Prompt
+    padding: Tensor | None
+    sequence: Sequence
+    cache_layers: list[MergedLayer] | None
+    entry: Sequence = field(init=False)
+    history: list[tuple[int, Sequence]] = field(default_factory=list)
+    """(first layer that sees it, sequence), starting with the entry at layer 0."""
+
+    def __post_init__(self) -> None:
+        self.entry = self.sequence
+        self.history.append((0, self.sequence))
+        self.adapted: dict[int, tuple[Any, Any]] = {}
+        self.scores: Tensor | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """(B,) int64 index, among the tokens that are left, of the last prompt token."""
+        return (self.sequence.columns == self.prompt.last[:, None]).int().argmax(1)
+
+    def once(self, source: Any, make: Any) -> Any:
+        """``make()``, kept for the layers that follow with the same ``source``."""
+        if id(source) not in self.adapted:
+            self.adapted[id(source)] = (source, make())
+        return self.adapted[id(source)][1]
+
+
+@dataclass
+class Decoding:
+    """One step on a cache that a merged prefill left."""
+
+    padding: Tensor | None
+    dtype: torch.dtype
+    masks: dict[int, Tensor] = field(default_factory=dict)
+
+
+class LlmStage:
+    """Hooks on the language model; ``on_prefill`` is told of every pass over a prompt with pictures."""
+
+    def __init__(
+        self, parts: ModelParts, steps: dict[int, Step], hooks: Hooks, on_prefill: Callable[[Prefill], None]
+    ) -> None:
+        self.parts, self.steps, self.on_prefill = parts, steps, on_prefill
+        self.state: Prefill | Decoding | None = None
+        self.reader = PromptReader(parts, hooks)
+        hooks.pre(parts.llm, self._enter)
+        hooks.post(parts.llm, self._leave, always=True)
+        for index, layer in enumerate(parts.layers):
+            if index + 1 in steps:
+                attention = layer.get_submodule(parts.family.llm_attention)
+                hooks.tap(AttentionTap(attention, self._observe))
+            if steps and index >= min(steps):
+                hooks.pre(layer, self._layer_hook(index), prepend=True)
+
+    # -- before the LLM ---------------------------------------------------------------------------
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.state = None
+        prompt = self.reader.take()
+        cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
+        if embeds is None:
+            return None
+        if prompt is None:
+            return self._enter_decoding(args, kwargs, cache, embeds)
+        if not self.steps and not bool(marked(embeds).any()):
+            self.on_prefill(Prefill(prompt, None, self._whole(prompt, kwargs, embeds), None))
+            return None
+        padding = kwargs.get("attention_mask")
+        if padding is not None and (not isinstance(padding, Tensor) or padding.dim() != 2):
+            raise UnsupportedError(
+                "illava needs the 2-D attention mask that the processor returns (static caches and prepared "
+                "masks are not supported yet)"
+            )
+        kwargs = dict(kwargs)
+        layers = None
+        if cache is None and self._uses_cache(kwargs):
+            cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
+        if cache is not None:
+            layers = prepare_for_merging(cache, len(self.parts.layers))
+        sequence = self._whole(prompt, kwargs, embeds)
+        dropped = marked(embeds)
+        if bool(dropped.any()):
+            alive = (sequence.columns >= 0) & ~dropped
+            columns = left_pad([row.nonzero().flatten() for row in alive])
+            runs = _take(prompt.runs, columns)
+            index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
+            sequence = self._sequence(prompt, columns, index, runs)
+            self._shorten_inputs(sequence, kwargs, embeds)
+        self.state = prefill = Prefill(prompt, padding, sequence, layers)
+        self.on_prefill(prefill)
+        self._note_cache(prefill, range(len(self.parts.layers)), 0)
+        return args, kwargs
+
+    def _whole(self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor) -> Sequence:
+        columns = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
+        padding = kwargs.get("attention_mask")
+        if isinstance(padding, Tensor) and padding.dim() == 2:
+            columns = columns.where(padding.bool(), -1)
+        return self._sequence(prompt, columns, columns, prompt.runs)
+
+    def _sequence(self, prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) -> Sequence:
+        counts = torch.bincount(runs[runs >= 0], minlength=len(prompt.lengths))
+        return Sequence(columns, entered, prompt.runs.shape[1] - columns.shape[1], runs, tuple(counts.tolist()))
+
+    def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor) -> None:
+        columns, (batch, length) = sequence.columns, embeds.shape[:2]
+        kwargs["inputs_embeds"] = take_rows(embeds, columns)
+        # Always an explicit mask: positions with gaps would look like packed sequences without one.
+        padding = kwargs.get("attention_mask")
+        if padding is None:
+            padding = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
+        kwargs["attention_mask"] = take_rows(padding, columns)
+        positions = kwargs.get("position_ids")
+        if positions is None:
+            positions = torch.arange(length, device=embeds.device)[None]
+        if positions.dim() == 2:
+            kwargs["position_ids"] = take_rows(positions, columns)
+        else:
+            # M-RoPE: (3, B, L), or (4, B, L) with a text row that serves packed sequences only.
+            kwargs["position_ids"] = torch.stack([take_rows(axis, columns) for axis in positions[-3:]])
+
+    def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
+        wanted = kwargs.get("use_cache")
+        return bool(self.parts.llm.config.use_cache if wanted is None else wanted)
+
+    def _enter_decoding(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], cache: Any, embeds: Tensor
+    ) -> Any:
+        if not is_merged(cache) or cache.get_seq_length() == 0:
+            return None
+        if embeds.shape[1] > 1:
+            raise UnsupportedError(
+                "several new tokens at once on a merged cache (chat continuation, chunked prefill, assisted "
+                "decoding) are not supported yet; decode token by token"
+            )
+        first: MergedLayer = cache.layers[0]
+        padding = kwargs.get("attention_mask")
+        self.state = Decoding(padding, embeds.dtype)
+        if padding is None or not first.dropped or not first.padded:
+            return None
+        # The mask is made for a sliding layer: the columns it will look at are the last ones.
+        held = first.key_padding(padding, queries=1)
+        kwargs = dict(kwargs)
+        kwargs["attention_mask"] = torch.zeros_like(padding)
+        kwargs["attention_mask"][:, -held.shape[1] :] = held.to(padding.dtype)
+        return args, kwargs
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if isinstance(self.state, Prefill):
+            self.state.adapted.clear()
+            self.state.scores = None
+        self.state = None
+
+    # -- at the layers ----------------------------------------------------------------------------
+
+    def _observe(self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+        if isinstance(self.state, Prefill):
+            self.state.scores = last_row_scores(query, key, scaling, self.state.last, mask)
+
+    def _layer_hook(self, index: int) -> Any:
+        def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            state = self.state
+            if isinstance(state, Prefill):
+                return self._prefill_layer(state, index, args, dict(kwargs))
+            if isinstance(state, Decoding):
+                return args, {**kwargs, "attention_mask": self._decoding_mask(state, index, kwargs)}
+            return None
+
+        return enter_layer
+
+    def _prefill_layer(
+        self, prefill: Prefill, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if index in self.steps:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden = self._merge(prefill, index, hidden)
+            if args:
+                args = (hidden, *args[1:])
+            else:
+                kwargs["hidden_states"] = hidden
+        if prefill.sequence is prefill.entry:
+            return args, kwargs
+        columns = prefill.sequence.entered
+        kwargs["position_embeddings"] = prefill.once(
+            kwargs["position_embeddings"],
+            lambda: tuple(take_rows(table, columns) for table in kwargs["position_embeddings"]),
+        )
+        kwargs["attention_mask"] = prefill.once(
+            kwargs.get("attention_mask"), lambda: self._prefill_mask(prefill, columns, kwargs)
+        )
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = prefill.once(
+                kwargs["position_ids"], lambda: take_rows(kwargs["position_ids"], columns)
+            )
+        return args, kwargs
+
+    def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
+        step, sequence, scores = self.steps[index], prefill.sequence, prefill.scores
+        assert scores is not None
+        visual = sequence.runs >= 0
+        # Row by row and left to right, so segments follow one another.
+        merged = step.merge(hidden[visual], scores[visual], sequence.lengths, prefill.prompt.lengths)
+        if merged is None:
+            return hidden
+        places = visual.nonzero()[merged.kept]
+        stays = ~visual & (sequence.columns >= 0)
+        stays[places[:, 0], places[:, 1]] = True
+        hidden = hidden.index_put((places[:, 0], places[:, 1]), merged.units.to(hidden.dtype))
+        kept = left_pad([row.nonzero().flatten() for row in stays])
+        prefill.sequence = self._sequence(
+            prefill.prompt, *(_take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs))
+        )
+        prefill.history.append((index, prefill.sequence))
+        prefill.adapted.clear()
+        self._note_cache(prefill, range(index, len(self.parts.layers)), len(prefill.history) - 1)
+        return take_rows(hidden, kept)
+
+    def _prefill_mask(self, prefill: Prefill, columns: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            return take_mask(mask, columns)
+        real = columns >= 0
+        if bool(real.all()):
+            return None
+        return causal_mask(
+            real, real.shape[1], kwargs["position_embeddings"][0].dtype, additive=self._additive
+        )
+
+    def _decoding_mask(self, state: Decoding, index: int, kwargs: dict[str, Any]) -> Tensor | None:
+        layer: MergedLayer = kwargs["past_key_values"].layers[index]
+        if layer.group == 0:
+            # Same tokens as at the entry: the mask the model made is the right one.
+            return kwargs.get("attention_mask")
+        if not layer.padded:
+            return None
+        if layer.group not in state.masks:
+            real = layer.key_padding(state.padding, queries=1)
+            state.masks[layer.group] = causal_mask(real, 1, state.dtype, additive=self._additive)
+        return state.masks[layer.group]
+
+    @property
+    def _additive(self) -> bool:
+        return bool(self.parts.llm.config._attn_implementation == "eager")
+
+    def _note_cache(self, prefill: Prefill, layers: range, group: int) -> None:
+        if prefill.cache_layers is None:
+            return
+        sequence, padding = prefill.sequence, prefill.padding
+        real = sequence.columns >= 0
+        if padding is not None:
+            real = real & _take(padding, sequence.columns).bool()
+        padded = not bool(real.all())
+        for index in layers:
+            layer = prefill.cache_layers[index]
+            layer.dropped, layer.columns, layer.group = sequence.dropped, sequence.columns, group
+            layer.prompt_length, layer.padded = prefill.prompt.runs.shape[1], padded
+
+
+def _take(table: Tensor, columns: Tensor) -> Tensor:
+    """(B, L) int table at (B, n) columns; filler stays -1."""
+    return table.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)

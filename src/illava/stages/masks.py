@@ -1,0 +1,68 @@
+"""Attention masks and index tables for sequences that became shorter, row by row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def left_pad(rows: list[Tensor]) -> Tensor:
+    """1-D int64 tensors of unequal length to (B, longest), filled on the left with -1."""
+    longest = max(len(row) for row in rows)
+    out = rows[0].new_full((len(rows), longest), -1)
+    for row, target in zip(rows, out, strict=True):
+        target[longest - len(row) :] = row
+    return out
+
+
+def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
+    """Rows of a (B or 1, L, ...) tensor at (B, n) columns to (B, n, ...); filler (-1) becomes zero.
+
+    Zero, because whatever filler holds must not reach a sum as NaN, even with weight zero.
+    """
+    tensor = tensor.expand(len(columns), *tensor.shape[1:])
+    batch = torch.arange(len(columns), device=tensor.device)[:, None]
+    taken = tensor[batch, columns.clamp(min=0).to(tensor.device)]
+    real = (columns >= 0).to(tensor.device)
+    return taken.masked_fill(~real.reshape(*real.shape, *[1] * (taken.dim() - 2)), 0)
+
+
+def take_mask(mask: Tensor, columns: Tensor) -> Tensor:
+    """A (B or 1, H or 1, L, L) prefill mask, boolean or additive, at (B, n) columns to (B, H or 1, n, n).
+
+    Filler keys are hidden from every query but their own, so that no row of the softmax is empty.
+    """
+    index = columns.clamp(min=0).to(mask.device)
+    filler = (columns < 0).to(mask.device)
+    mask = mask.expand(len(columns), *mask.shape[1:])
+    batch = torch.arange(len(columns), device=mask.device)[:, None, None]
+    taken = mask[batch, :, index[:, :, None], index[:, None, :]].movedim(-1, 1)
+    return _seal(taken, filler)
+
+
+def causal_mask(real: Tensor, queries: int, dtype: torch.dtype, *, additive: bool) -> Tensor:
+    """(B, k) key validity to the (B, 1, q, k) causal mask of the last ``queries`` positions.
+
+    Boolean (True = may attend), or additive in ``dtype`` for eager attention. Invalid positions see
+    themselves and nobody else sees them.
+    """
+    length = real.shape[1]
+    keys = torch.arange(length, device=real.device)
+    seen = keys <= keys[length - queries :, None]
+    mask = (seen & real[:, None, :])[:, None]
+    if queries > 1:
+        mask = mask | (keys == keys[length - queries :, None])
+    return (
+        torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+        if additive
+        else mask
+    )
+
+
+def _seal(mask: Tensor, filler: Tensor) -> Tensor:
+    """Close filler rows and columns of a (B, H, n, n) mask except for the diagonal."""
+    closed, opened = (False, True) if mask.dtype == torch.bool else (torch.finfo(mask.dtype).min, 0)
+    filler = filler[:, None]
+    mask = mask.masked_fill(filler[..., None, :] | filler[..., :, None], closed)
+    diagonal = torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+    return mask.masked_fill(filler[..., None] & diagonal, opened)

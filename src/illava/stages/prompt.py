@@ -1,0 +1,123 @@
+"""What the LLM stage must know of a prompt before its placeholders become features."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedError
+from ..families import ModelParts
+from .hooks import Hooks
+
+
+@dataclass
+class Prompt:
+    """A batch of prompts with pictures."""
+
+    runs: Tensor
+    """(B, L) int64: number of the run of placeholders a token belongs to, over the batch; -1 for text."""
+    lengths: tuple[int, ...]
+    """Placeholders in each run."""
+    last: Tensor
+    """(B,) int64: column of the last prompt token, whose attention scores the visual tokens."""
+
+
+class PromptReader:
+    """Hooks on the outer model that see token ids; ``take`` hands out what they saw, once."""
+
+    def __init__(self, parts: ModelParts, hooks: Hooks) -> None:
+        self.parts = parts
+        self.tokens = tuple(
+            token
+            for name in ("image_token_id", "video_token_id")
+            if (token := getattr(parts.config, name, None)) is not None
+        )
+        self.prompt: Prompt | None = None
+        # Pictures, prompt ids and last columns of a generate() without a cache that may be under way.
+        self._generating: tuple[weakref.ref[Tensor], Tensor, Tensor] | None = None
+        hooks.pre(parts.model, self._refuse_labels)
+        hooks.pre(parts.base, self._read)
+
+    def take(self) -> Prompt | None:
+        prompt, self.prompt = self.prompt, None
+        return prompt
+
+    def _refuse_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if kwargs.get("labels") is not None:
+            raise UnsupportedError(
+                "labels are not supported on an accelerated model: its outputs are shorter than input_ids; "
+                "call handle.remove() first"
+            )
+
+    def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.prompt = None
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
+        filled = cache is not None and cache.get_seq_length() > 0
+        length = (ids if ids is not None else embeds).shape[1]
+        if filled and length == 1:
+            # A decoding step: nothing to find, and no reason to wait for the device.
+            return
+        visual = self._from_ids(ids) if ids is not None else self._from_embeddings(embeds)
+        if not bool(visual.any()):
+            return
+        starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
+        runs = starts.flatten().cumsum(0).view_as(visual) - 1
+        runs = runs.masked_fill(~visual, -1)
+        last = self._last(ids, kwargs, visual)
+        self.prompt = Prompt(runs, tuple(torch.bincount(runs[visual]).tolist()), last)
+
+    def _from_ids(self, ids: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor(self.tokens, device=ids.device))
+
+    def _from_embeddings(self, embeds: Tensor) -> Tensor:
+        table = self.parts.base.get_input_embeddings().weight  # type: ignore[operator]
+        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        for token in self.tokens:
+            visual |= (embeds == table[token].to(embeds)).all(-1)
+        return visual
+
+    def _last(self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor) -> Tensor:
+        """(B,) column of the last prompt token.
+
+        ``generate(use_cache=False)`` runs the growing sequence through the model again and again, with the
+        very same picture tensor; then the prompt still ends where it ended in the first pass.
+        """
+        columns = torch.arange(visual.shape[1], device=visual.device)
+        padding = kwargs.get("attention_mask")
+        if isinstance(padding, Tensor) and padding.dim() == 2:
+            last = (padding.bool() * columns).argmax(1)
+        else:
+            last = columns[-1].repeat(len(visual))
+        source = _picture_tensor(kwargs) if kwargs.get("use_cache") is False else None
+        if source is None or ids is None:
+            self._generating = None
+            return last
+        if self._generating is not None:
+            reference, prompt_ids, prompt_last = self._generating
+            length = prompt_ids.shape[1]
+            if (
+                reference() is source
+                and ids.shape[0] == prompt_ids.shape[0]
+                and ids.shape[1] > length
+                and torch.equal(ids[:, :length], prompt_ids)
+            ):
+                return prompt_last
+        self._generating = (weakref.ref(source), ids, last)
+        return last
+
+
+def _picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that stands for the pictures of a call: pixels, or the features generate made of them."""
+    for name in ("pixel_values", "pixel_values_videos"):
+        if kwargs.get(name) is not None:
+            return kwargs[name]  # type: ignore[no-any-return]
+    for output in (kwargs.get("mm_encoder_outputs") or {}).values():
+        if output is not None:
+            features = output.pooler_output
+            return features if isinstance(features, Tensor) else features[0]
+    return None

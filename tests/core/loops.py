@@ -1,0 +1,113 @@
+"""The merge step and the scores written out as loops over Python floats: what the tests compare with.
+
+Slow and obvious on purpose. Every number is a double, so a difference to the library is the library's
+fp32 arithmetic or a mistake.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+def round_half_even(x: float) -> int:
+    below = math.floor(x)
+    rest = Fraction(x) - below
+    if rest == Fraction(1, 2):
+        return below if below % 2 == 0 else below + 1
+    return below if rest < Fraction(1, 2) else below + 1
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def softmax(logits: list[float]) -> list[float]:
+    highest = max(logits)
+    powers = [math.exp(logit - highest) for logit in logits]
+    total = math.fsum(powers)
+    return [power / total for power in powers]
+
+
+def ranked(scores: Tensor) -> list[int]:
+    """Indices from the highest score to the lowest; of equal scores the earlier comes first."""
+    values = scores.tolist()
+    return sorted(range(len(values)), key=lambda i: -values[i])
+
+
+def merge_loop(
+    units: Tensor, scores: Tensor, p: int, reduce: str, recycle: float = 0.05, neighbours: int = 5
+) -> tuple[Tensor, list[int], set[int]]:
+    """One segment, (n, D) and (n,): survivors (p, D) float64, their indices, which of those changed."""
+    x = units.tolist()
+    width = len(x[0])
+    order = ranked(scores)
+    kept = sorted(order[:p])
+    new: dict[int, list[float]] = {}
+    if reduce == "recycle":
+        c = min(p, max(1, round_half_even(recycle * p)))
+        for j in order[p - c : p]:
+            # Dropped units equally similar to x_j: the higher-scored one is taken first.
+            nearest = sorted(order[p:], key=lambda i: -dot(x[j], x[i]))[: min(neighbours, len(x) - p)]
+            weights = softmax([dot(x[j], x[i]) / math.sqrt(width) for i in nearest])
+            new[j] = [
+                (x[j][d] + sum(w * x[i][d] for w, i in zip(weights, nearest, strict=True))) / 2
+                for d in range(width)
+            ]
+    elif reduce == "weighted":
+        lowest = order[p - 1 :]
+        total = sum(range(1, len(lowest) + 1))
+        new[lowest[0]] = [
+            sum(rank * x[i][d] for rank, i in enumerate(lowest, start=1)) / total for d in range(width)
+        ]
+    rows = [new.get(i, x[i]) for i in kept]
+    return torch.tensor(rows, dtype=torch.float64), kept, set(new)
+
+
+def attention_row(query: Tensor, key: Tensor, scaling: float, bias: list[float] | None = None) -> list[float]:
+    """Softmax weights of one query (h,) over keys (k, h); ``bias`` is added to the logits."""
+    q = query.tolist()
+    logits = [scaling * dot(q, k) for k in key.tolist()]
+    if bias is not None:
+        logits = [logit + b for logit, b in zip(logits, bias, strict=True)]
+    return softmax(logits)
+
+
+def column_scores_loop(query: Tensor, key: Tensor, scaling: float, rows: list[int]) -> Tensor:
+    """(B, n) float64: the mean over heads and over the query rows ``rows`` of the softmax weights."""
+    batch, heads, n, _ = query.shape
+    heads_per_key = heads // key.shape[1]
+    received = [[0.0] * n for _ in range(batch)]
+    for b in range(batch):
+        for head in range(heads):
+            for i in rows:
+                for j, weight in enumerate(
+                    attention_row(query[b, head, i], key[b, head // heads_per_key], scaling)
+                ):
+                    received[b][j] += weight / (heads * len(rows))
+    return torch.tensor(received, dtype=torch.float64)
+
+
+def last_row_scores_loop(
+    query: Tensor, key: Tensor, scaling: float, last: list[int], bias: list[list[list[float]]]
+) -> Tensor:
+    """(B, k) float64; ``bias[b][head][j]`` is what the mask adds to the logit of key j, -inf to hide it."""
+    batch, heads = query.shape[:2]
+    heads_per_key = heads // key.shape[1]
+    mean = [[0.0] * key.shape[2] for _ in range(batch)]
+    for b in range(batch):
+        for head in range(heads):
+            row = attention_row(
+                query[b, head, last[b]], key[b, head // heads_per_key], scaling, bias[b][head]
+            )
+            for j, weight in enumerate(row):
+                mean[b][j] += weight / heads
+    return torch.tensor(mean, dtype=torch.float64)
+
+
+def causal_bias(rows: int, length: int, last: int) -> list[float]:
+    """What a causal mask adds in query row ``last`` of ``rows`` when ``length - rows`` keys were cached."""
+    return [0.0 if j <= last + (length - rows) else -math.inf for j in range(length)]
