@@ -74,16 +74,20 @@ def config(family: str) -> PretrainedConfig:
 
 
 def tiny_model(family: str, attention: str = "sdpa", seed: int = 0) -> nn.Module:
-    model = AutoModelForImageTextToText.from_config(config(family), attn_implementation=attention)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(config(family), attn_implementation=attention)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 fan_in = parameter[0].numel()
-                parameter.normal_(0, 1.5 * fan_in**-0.5, generator=generator)
+                parameter.normal_(0, fan_in**-0.5, generator=generator)
     model.generation_config.pad_token_id = PAD
     # No end token: every row decodes as far as it is asked to.
     model.generation_config.eos_token_id = None
+    # A placeholder among the generated tokens would want a picture when the sequence is run again.
+    model.generation_config.suppress_tokens = [IMAGE, VIDEO]
     return model.eval()
 
 

@@ -12,7 +12,8 @@ from .report import Report, make_report
 from .stages.attention import check_backend
 from .stages.encoder import EncoderRun, EncoderStage
 from .stages.hooks import Hooks
-from .stages.llm import LlmStage, Prefill
+from .stages.llm import LlmStage
+from .stages.prefill import Prefill
 from .stages.projector import ProjectorStage
 from .stages.steps import Plan
 
@@ -37,7 +38,7 @@ class Handle:
             self._hooks.attribute(self.parts.base, _MARK, self)
             self._encoder = EncoderStage(self.parts, self.plan.encoder, self._hooks)
             ProjectorStage(self.parts, self._encoder, self._hooks)
-            LlmStage(self.parts, self.plan.llm, self._hooks, self._note)
+            LlmStage(self.parts, self.plan, self._hooks, self._note)
         except BaseException:
             self._hooks.remove()
             raise
@@ -63,8 +64,10 @@ class Handle:
         self.remove()
 
     def _note(self, prefill: Prefill) -> None:
+        # A pass encodes its images in one call and its videos in another; earlier calls were somebody else's.
+        calls = 1 + prefill.prompt.mixed
         # generate() without a cache runs the prompt again and again on features encoded once.
-        runs = self._encoder.take_runs() or (self._last[0] if self._last else [])
+        runs = self._encoder.take_runs()[-calls:] or (self._last[0] if self._last else [])
         self._last = (runs, prefill)
 
 

@@ -65,7 +65,7 @@ def projector_flops(shape: EncoderShape, features: int) -> int:
 
 
 def llm_layer_flops(shape: LlmShape, tokens: int, keys: int | None = None) -> int:
-    """FLOPs of one decoder layer on ``tokens`` new tokens attending to ``keys`` keys (default: themselves)."""
+    """FLOPs of one decoder layer on ``tokens`` new tokens and ``keys`` keys (default: those tokens)."""
     keys = tokens if keys is None else keys
     width = shape.heads * shape.head_dim
     projections = 2 * tokens * shape.hidden * (2 * width + 2 * shape.kv_heads * shape.head_dim)

@@ -2,4 +2,4 @@
 
 
 class UnsupportedError(NotImplementedError):
-    """The model, input or option is a valid one that illava does not handle; the message says what it does."""
+    """A valid model, input or option that illava does not handle; the message says what it does handle."""

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from .cost import EncoderShape
 from .errors import UnsupportedError
+from .shapes import qwen2_5_vl_encoder, qwen2_vl_encoder, siglip_encoder
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,16 @@ class Family:
     """Relative to a block; so are the next two."""
     second_norm: str
     encoder_mlp: str
+    encoder_shape: Callable[[Any], EncoderShape]
+    """Model config to the encoder's sizes."""
     packed: bool
     """All pictures in one sequence (Qwen), or a batch of equal tiles (LLaVA)."""
     group: Callable[[Any], int] = lambda config: 1
     """Model config to g, the tokens a unit is made of."""
     full_attention_blocks: Callable[[Any], tuple[int, ...] | None] = lambda config: None
     """Model config to the encoder blocks without windows; None when no block has any."""
+    unit_order: Callable[[ModelParts, Tensor], Tensor | None] = lambda parts, grid: None
+    """(images, 3) token grids to (U,) the raster index of each unit in the encoder's order; None: raster."""
     row_mixers: tuple[str, ...] = ()
     """Methods of the base model between projector and LLM that may average feature rows."""
     llm: str = "language_model"
@@ -70,16 +77,32 @@ class ModelParts:
     group: int
 
 
-_QWEN: dict[str, Any] = dict(
-    encoder="visual",
-    blocks=("visual.blocks",),
-    projector="visual.merger",
-    encoder_attention="attn",
-    second_norm="norm2",
-    encoder_mlp="mlp",
-    packed=True,
-    group=lambda config: config.vision_config.spatial_merge_size**2,
-)
+_QWEN: dict[str, Any] = {
+    "encoder": "visual",
+    "blocks": ("visual.blocks",),
+    "projector": "visual.merger",
+    "encoder_attention": "attn",
+    "second_norm": "norm2",
+    "encoder_mlp": "mlp",
+    "packed": True,
+    "group": lambda config: config.vision_config.spatial_merge_size**2,
+}
+
+
+def _window_order(parts: ModelParts, grid: Tensor) -> Tensor:
+    """Qwen2.5-VL sorts units by window, picture by picture."""
+    visual: Any = parts.encoder
+    if hasattr(visual, "get_window_index"):
+        # A method of the encoder in earlier transformers, a function in later ones.
+        return torch.as_tensor(visual.get_window_index(grid)[0])
+    from transformers.vision_utils import get_vision_window_index
+
+    vision = parts.config.vision_config
+    index, _ = get_vision_window_index(
+        grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
+    )
+    return index
+
 
 _PAPER = "arXiv 2412.06263"
 
@@ -98,12 +121,14 @@ FAMILIES: dict[str, Family] = {
             encoder_attention="self_attn",
             second_norm="layer_norm2",
             encoder_mlp="mlp",
+            encoder_shape=siglip_encoder,
             packed=False,
             row_mixers=("pack_image_features", "apply_pooling"),
         ),
         Family(
             "qwen2_vl",
             Schedule(32, (12, 13, 14, 15), (0.84,) * 4, 28, (6, 7, 8), (0.9,) * 3, _PAPER),
+            encoder_shape=qwen2_vl_encoder,
             **_QWEN,
         ),
         Family(
@@ -113,6 +138,8 @@ FAMILIES: dict[str, Family] = {
             Schedule(
                 32, (7, 15), (0.84**2,) * 2, 28, (6, 7, 8), (0.9,) * 3, "Qwen2-VL's, at full-attention blocks"
             ),
+            encoder_shape=qwen2_5_vl_encoder,
+            unit_order=_window_order,
             full_attention_blocks=lambda config: tuple(config.vision_config.fullatt_block_indexes),
             **_QWEN,
         ),

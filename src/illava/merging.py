@@ -162,7 +162,8 @@ def _recycle(recyclers: Tensor, redundant: Tensor, neighbours: int) -> Tensor:
     m = min(neighbours, y.shape[1])
     weights = (top[..., :m] / x.shape[-1] ** 0.5).softmax(-1)
     taken = y[torch.arange(len(y), device=y.device)[:, None, None], nearest[..., :m]]
-    return (x + (weights.unsqueeze(-1) * taken).sum(2)) / 2
+    recycled: Tensor = (x + (weights.unsqueeze(-1) * taken).sum(2)) / 2
+    return recycled
 
 
 def _rank_weighted_mean(lowest: Tensor) -> Tensor:
@@ -176,4 +177,5 @@ def _rows(index: Tensor, units: Tensor) -> Tensor:
 
 
 def _gather(units: Tensor, index: Tensor) -> Tensor:
-    return units.gather(1, _rows(index, units))
+    taken: Tensor = units.gather(1, _rows(index, units))
+    return taken

@@ -1,10 +1,204 @@
+"""What the last prefill did: tokens before and after every step, what it cost, and which patches stayed."""
+
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import cost
+from .families import ModelParts
+from .geometry import Layout, layouts
+from .methods import Method
+from .shapes import llm_shape
+from .stages.encoder import EncoderRun
+from .stages.prefill import Prefill, Sequence
+from .stages.steps import Plan
 
 
-@dataclass
+@dataclass(frozen=True)
+class StepReport:
+    """One merge step, over all pictures of the batch."""
+
+    stage: str
+    """"encoder" or "llm"."""
+    layer: int
+    """Encoder block after whose attention, or LLM layer before which, tokens merge."""
+    before: int
+    """Units in the encoder (of g tokens each), visual tokens in the LLM."""
+    after: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of encoder, projector and prefill (with one position of the head), and KV bytes after prefill."""
+
+    encoder: int
+    projector: int
+    prefill: int
+    kv_bytes: int
+
+    @property
+    def total(self) -> int:
+        """FLOPs up to the first token."""
+        return self.encoder + self.projector + self.prefill
+
+
+@dataclass(frozen=True)
+class PictureReport:
+    """The patches of one picture or video."""
+
+    kind: str
+    """"image" or "video"."""
+    frames: int
+    all: Tensor
+    """(U, 5) fp32 frame, x0, y0, x1, y1 of every encoder unit, as fractions of the picture."""
+    kept: tuple[Tensor, ...]
+    """Per step of the report, (P, 5): the patches that survive it."""
+
+
+@dataclass(frozen=True)
 class Report:
-    pass
+    """What the last prefill with pictures did."""
+
+    family: str
+    method: dict[str, Any]
+    visual_tokens: int
+    """Placeholders in the prompt, over the batch."""
+    final_tokens: int
+    """Visual tokens after the last step."""
+    average_tokens: float
+    """Visual tokens averaged over the LLM's layers."""
+    steps: tuple[StepReport, ...]
+    llm_tokens: tuple[int, ...]
+    """Visual tokens in each LLM layer."""
+    cost: Cost
+    plain_cost: Cost
+    """Of the same prompt on the plain model."""
+    pictures: tuple[PictureReport, ...]
+    """In the order of the batch: images, then videos. Empty where their geometry is unknown."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON-ready values."""
+        return {
+            "family": self.family,
+            "method": self.method,
+            "visual_tokens": self.visual_tokens,
+            "final_tokens": self.final_tokens,
+            "average_tokens": self.average_tokens,
+            "steps": [vars(step) for step in self.steps],
+            "llm_tokens": list(self.llm_tokens),
+            "cost": {**vars(self.cost), "total": self.cost.total},
+            "plain_cost": {**vars(self.plain_cost), "total": self.plain_cost.total},
+            "pictures": [
+                {
+                    "kind": p.kind,
+                    "frames": p.frames,
+                    "all": p.all.tolist(),
+                    "kept": [k.tolist() for k in p.kept],
+                }
+                for p in self.pictures
+            ],
+        }
 
 
-def make_report(*a):
-    return Report()
+def make_report(
+    parts: ModelParts, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
+) -> Report:
+    """Put together what the stages noted about one prefill."""
+    pictures = [(run, layout) for run in runs for layout in layouts(parts, run)]
+    pictures.sort(key=lambda pair: pair[1].kind)
+    prompt = prefill.prompt
+    shown = sum(len(layout.tokens) for _, layout in pictures)
+    visual = sum(prompt.lengths)
+    # Beams and several answers a prompt repeat every row of the batch.
+    repeats = visual // shown if shown and visual % shown == 0 else 1
+    depth = len(parts.layers)
+    stages = [prefill.at(layer) for layer in range(depth)]
+    llm_tokens = tuple(sum(stage.lengths) // repeats for stage in stages)
+    steps = [
+        StepReport("encoder", block, *(sum(sum(n) for n in pair) for pair in _around(runs, block)))
+        for block in plan.encoder
+    ]
+    steps += [StepReport("llm", layer, llm_tokens[layer - 1], llm_tokens[layer]) for layer in plan.llm]
+    merged, plain = _costs(parts, runs, prefill, stages)
+    return Report(
+        family=parts.family.model_type,
+        method=method.to_dict(),
+        visual_tokens=visual // repeats,
+        final_tokens=llm_tokens[-1],
+        average_tokens=sum(llm_tokens) / depth,
+        steps=tuple(steps),
+        llm_tokens=llm_tokens,
+        cost=merged,
+        plain_cost=plain,
+        pictures=_pictures(plan, pictures, prefill, repeats) if shown * repeats == visual else (),
+    )
+
+
+def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Units of each segment, run by run, before and after the step at ``block``."""
+    return [run.lengths_before(block) for run in runs], [run.lengths_before(block + 1) for run in runs]
+
+
+def _costs(
+    parts: ModelParts, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence]
+) -> tuple[Cost, Cost]:
+    shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
+    g, size = parts.group, next(parts.llm.parameters()).element_size()
+    encoder, projector = [0, 0], [0, 0]
+    for run in runs:
+        for which in (0, 1):
+            units = sum(run.lengths if which else run.full_lengths)
+            encoder[which] += cost.patch_embedding_flops(shape, g * sum(run.full_lengths))
+            projector[which] += cost.projector_flops(shape, units)
+            for block in range(len(parts.blocks)):
+                segments = run.sequence_lengths(block, merged=bool(which))
+                after = g * sum(run.lengths_before(block + 1)) if which else None
+                encoder[which] += cost.encoder_block_flops(shape, segments, after)
+    batch, length = prefill.prompt.runs.shape
+    head = cost.head_flops(llm, batch)
+    held = [stage.columns.shape[1] for stage in stages]
+    plain_held = [length] * len(held)
+    return tuple(  # type: ignore[return-value]
+        Cost(
+            encoder[which],
+            projector[which],
+            batch * sum(cost.llm_layer_flops(llm, n) for n in tokens) + head,
+            batch * cost.kv_bytes(llm, tokens, size),
+        )
+        for which, tokens in ((1, held), (0, plain_held))
+    )
+
+
+def _pictures(
+    plan: Plan, pictures: list[tuple[EncoderRun, Layout]], prefill: Prefill, repeats: int
+) -> tuple[PictureReport, ...]:
+    alive = {layer: _alive_tokens(prefill, prefill.at(layer), repeats) for layer in plan.llm}
+    out = []
+    start = {"image": 0, "video": 0}
+    for run, layout in pictures:
+        kept = []
+        for block in plan.encoder:
+            units = run.kept_after(block) - layout.first_unit
+            kept.append(layout.units[units[(units >= 0) & (units < len(layout.units))]])
+        first = start[layout.kind]
+        start[layout.kind] += len(layout.tokens)
+        for layer in plan.llm:
+            rows = layout.tokens[alive[layer][layout.kind][first : first + len(layout.tokens)]]
+            kept.append(rows[~rows[:, 0].isnan()])
+        frames = int(layout.units[:, 0].max()) + 1
+        out.append(PictureReport(layout.kind, frames, layout.units, tuple(kept)))
+    return tuple(out)
+
+
+def _alive_tokens(prefill: Prefill, sequence: Sequence, repeats: int) -> dict[str, Tensor]:
+    """Per kind of picture, (T,) bool over its placeholders in prompt order: which are left."""
+    columns = sequence.columns[::repeats].cpu()
+    left = torch.zeros_like(prefill.prompt.runs[::repeats], dtype=torch.bool, device="cpu")
+    rows = torch.arange(len(columns))[:, None].expand_as(columns)
+    left[rows[columns >= 0], columns[columns >= 0]] = True
+    visual, video = (t[::repeats].cpu() for t in (prefill.prompt.runs >= 0, prefill.prompt.video))
+    return {"image": left[visual & ~video], "video": left[visual & video]}

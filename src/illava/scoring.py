@@ -42,7 +42,8 @@ def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = 
     grouped = query.float().reshape(batch, key.shape[1], heads // key.shape[1], query.shape[2], width)
     step = max(1, CHUNK_BYTES // (4 * batch * heads * n))
     total = torch.zeros(batch, n, device=query.device, dtype=torch.float32)
-    for chunk in grouped.split(step, dim=3):
+    for start in range(0, query.shape[2], step):
+        chunk = grouped[:, :, :, start : start + step]
         total += (chunk * scaling).matmul(key_t).softmax(-1).sum(dim=(1, 2, 3))
     return total / (heads * query.shape[2])
 
@@ -77,12 +78,11 @@ def last_row_scores(
         mask = mask.expand(batch, *mask.shape[1:])
         row = mask[torch.arange(batch, device=mask.device), :, last][..., :length]
         if row.dtype == torch.bool:
-            logits = logits.masked_fill(~row, float("-inf"))
-        else:
-            logits = logits + row.float()
+            row = torch.zeros_like(row, dtype=torch.float32).masked_fill(~row, float("-inf"))
+        logits = logits + row.float()
     return logits.softmax(-1).mean(1)
 
 
 def unit_scores(scores: Tensor, tokens: int) -> Tensor:
     """Scores of units made of ``tokens`` consecutive tokens each: (..., n * tokens) to (..., n), the mean."""
-    return scores.unflatten(-1, (-1, tokens)).mean(-1) if tokens > 1 else scores
+    return scores.reshape(*scores.shape[:-1], -1, tokens).mean(-1) if tokens > 1 else scores

@@ -53,7 +53,7 @@ class AttentionTap:
 
 
 def check_backend(config: Any) -> None:
-    """Raise UnsupportedError unless ``config`` asks for an attention backend that scores can be read beside."""
+    """Raise UnsupportedError unless scores can be read beside the attention backend of ``config``."""
     backend = config._attn_implementation
     if backend not in SUPPORTED_BACKENDS:
         raise UnsupportedError(

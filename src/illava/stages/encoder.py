@@ -8,6 +8,7 @@ sequence boundaries of the survivors; a batched encoder needs neither, its tiles
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +35,10 @@ class EncoderRun:
     """(images, 3) frames, rows and columns in tokens, for packed encoders."""
     history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
     """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step."""
-    boundaries: dict[int, Tensor] = field(default_factory=dict)
-    """Block -> cumulative token counts of its attention sequences, for packed encoders."""
+    boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
+    mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
+    """The call that arranged the projected features: name, function, tiles a picture, other arguments."""
 
     def __post_init__(self) -> None:
         self.full_lengths = self.lengths
@@ -52,6 +55,22 @@ class EncoderRun:
         self.history.append((block, kept if before is None else before[kept], lengths))
         self.lengths = lengths
         self._adapted.clear()
+
+    def lengths_before(self, block: int) -> tuple[int, ...]:
+        """Units of each segment that enter ``block``."""
+        return next((n for at, _, n in reversed(self.history) if at < block), self.full_lengths)
+
+    def kept_after(self, block: int) -> Tensor:
+        """(P,) int64 indices, on the CPU, of the units that survive all steps up to ``block``."""
+        kept = next((kept for at, kept, _ in reversed(self.history) if at <= block), None)
+        return torch.arange(sum(self.full_lengths)) if kept is None else kept.cpu()
+
+    def sequence_lengths(self, block: int, *, merged: bool) -> list[int]:
+        """Tokens of each attention sequence in ``block``."""
+        if block in self.boundaries:
+            lengths: list[int] = self.boundaries[block][merged].diff().tolist()
+            return lengths
+        return [n * self.group for n in (self.lengths_before(block) if merged else self.full_lengths)]
 
     def tokens(self) -> Tensor:
         """(P * g,) int64 indices of the surviving tokens."""
@@ -126,10 +145,11 @@ class EncoderStage:
         run = self.run
         assert run is not None
         if not merged or run.kept is None:
-            run.boundaries[index] = kwargs["cu_seqlens"]
+            run.boundaries[index] = (kwargs["cu_seqlens"],) * 2
             return None
         kwargs = dict(kwargs)
-        kwargs["cu_seqlens"] = run.boundaries[index] = run.sequences(kwargs["cu_seqlens"])
+        run.boundaries[index] = (kwargs["cu_seqlens"], run.sequences(kwargs["cu_seqlens"]))
+        kwargs["cu_seqlens"] = run.boundaries[index][1]
         kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"])
         if kwargs.get("max_seqlen") is not None:
             kwargs["max_seqlen"] = int(kwargs["cu_seqlens"].diff().max())

@@ -24,55 +24,10 @@ from .attention import AttentionTap
 from .cache import MergedLayer, is_merged, prepare_for_merging
 from .hooks import Hooks
 from .masks import causal_mask, left_pad, take_mask, take_rows
+from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import Prompt, PromptReader
-from .steps import Step
-
-
-@dataclass
-class Sequence:
-    """The tokens that are left at some point of the prefill."""
-
-    columns: Tensor
-    """(B, n) int64 column of each in the full prompt, -1 for padding and filler."""
-    entered: Tensor
-    """(B, n) int64 index of each among the tokens that entered the first layer, -1 likewise."""
-    dropped: int
-    """Columns of the full prompt minus n."""
-    runs: Tensor
-    """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
-    lengths: tuple[int, ...]
-    """Visual tokens left in each segment, over all rows of the batch."""
-
-
-@dataclass
-class Prefill:
-    """One pass over a prompt with pictures."""
-
-    prompt: Prompt
-    padding: Tensor | None
-    sequence: Sequence
-    cache_layers: list[MergedLayer] | None
-    entry: Sequence = field(init=False)
-    history: list[tuple[int, Sequence]] = field(default_factory=list)
-    """(first layer that sees it, sequence), starting with the entry at layer 0."""
-
-    def __post_init__(self) -> None:
-        self.entry = self.sequence
-        self.history.append((0, self.sequence))
-        self.adapted: dict[int, tuple[Any, Any]] = {}
-        self.scores: Tensor | None = None
-
-    @property
-    def last(self) -> Tensor:
-        """(B,) int64 index, among the tokens that are left, of the last prompt token."""
-        return (self.sequence.columns == self.prompt.last[:, None]).int().argmax(1)
-
-    def once(self, source: Any, make: Any) -> Any:
-        """``make()``, kept for the layers that follow with the same ``source``."""
-        if id(source) not in self.adapted:
-            self.adapted[id(source)] = (source, make())
-        return self.adapted[id(source)][1]
+from .steps import Plan
 
 
 @dataclass
@@ -88,18 +43,19 @@ class LlmStage:
     """Hooks on the language model; ``on_prefill`` is told of every pass over a prompt with pictures."""
 
     def __init__(
-        self, parts: ModelParts, steps: dict[int, Step], hooks: Hooks, on_prefill: Callable[[Prefill], None]
+        self, parts: ModelParts, plan: Plan, hooks: Hooks, on_prefill: Callable[[Prefill], None]
     ) -> None:
-        self.parts, self.steps, self.on_prefill = parts, steps, on_prefill
+        self.parts, self.steps, self.marks = parts, plan.llm, bool(plan.encoder)
+        self.on_prefill = on_prefill
         self.state: Prefill | Decoding | None = None
         self.reader = PromptReader(parts, hooks)
         hooks.pre(parts.llm, self._enter)
         hooks.post(parts.llm, self._leave, always=True)
         for index, layer in enumerate(parts.layers):
-            if index + 1 in steps:
+            if index + 1 in self.steps:
                 attention = layer.get_submodule(parts.family.llm_attention)
                 hooks.tap(AttentionTap(attention, self._observe))
-            if steps and index >= min(steps):
+            if index >= min(self.steps, default=len(parts.layers)):
                 hooks.pre(layer, self._layer_hook(index), prepend=True)
 
     # -- before the LLM ---------------------------------------------------------------------------
@@ -112,7 +68,9 @@ class LlmStage:
             return None
         if prompt is None:
             return self._enter_decoding(args, kwargs, cache, embeds)
-        if not self.steps and not bool(marked(embeds).any()):
+        # Without an encoder stage nothing is marked: a NaN is then the model's own affair.
+        dropped = marked(embeds) if self.marks else torch.zeros_like(prompt.video)
+        if not self.steps and not bool(dropped.any()):
             self.on_prefill(Prefill(prompt, None, self._whole(prompt, kwargs, embeds), None))
             return None
         padding = kwargs.get("attention_mask")
@@ -128,7 +86,6 @@ class LlmStage:
         if cache is not None:
             layers = prepare_for_merging(cache, len(self.parts.layers))
         sequence = self._whole(prompt, kwargs, embeds)
-        dropped = marked(embeds)
         if bool(dropped.any()):
             alive = (sequence.columns >= 0) & ~dropped
             columns = left_pad([row.nonzero().flatten() for row in alive])
@@ -150,7 +107,9 @@ class LlmStage:
 
     def _sequence(self, prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) -> Sequence:
         counts = torch.bincount(runs[runs >= 0], minlength=len(prompt.lengths))
-        return Sequence(columns, entered, prompt.runs.shape[1] - columns.shape[1], runs, tuple(counts.tolist()))
+        return Sequence(
+            columns, entered, prompt.runs.shape[1] - columns.shape[1], runs, tuple(counts.tolist())
+        )
 
     def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor) -> None:
         columns, (batch, length) = sequence.columns, embeds.shape[:2]
@@ -255,10 +214,11 @@ class LlmStage:
         places = visual.nonzero()[merged.kept]
         stays = ~visual & (sequence.columns >= 0)
         stays[places[:, 0], places[:, 1]] = True
-        hidden = hidden.index_put((places[:, 0], places[:, 1]), merged.units.to(hidden.dtype))
+        hidden = hidden.index_put((places[:, 0], places[:, 1]), merged.units)
         kept = left_pad([row.nonzero().flatten() for row in stays])
         prefill.sequence = self._sequence(
-            prefill.prompt, *(_take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs))
+            prefill.prompt,
+            *(_take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
         )
         prefill.history.append((index, prefill.sequence))
         prefill.adapted.clear()

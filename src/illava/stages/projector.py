@@ -27,7 +27,19 @@ class ProjectorStage:
         self.encoder = encoder
         hooks.post(parts.projector, self._expand)
         for name in parts.family.row_mixers:
-            hooks.attribute(parts.base, name, mark_through(getattr(parts.base, name)))
+            hooks.attribute(parts.base, name, self._mixing(name, getattr(parts.base, name)))
+
+    def _mixing(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        through = mark_through(function)
+
+        def mix(features: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.encoder.run is not None:
+                # Sizes only: the report asks the function later where each feature comes from.
+                shapes = [len(part) for part in features]
+                self.encoder.run.mixing = (name, function, shapes, args, kwargs)
+            return through(features, *args, **kwargs)
+
+        return mix
 
     def _expand(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor

@@ -22,6 +22,10 @@ class Prompt:
     """(B, L) int64: number of the run of placeholders a token belongs to, over the batch; -1 for text."""
     lengths: tuple[int, ...]
     """Placeholders in each run."""
+    video: Tensor
+    """(B, L) bool: which placeholders stand for videos."""
+    mixed: bool
+    """Whether there are both images and videos."""
     last: Tensor
     """(B,) int64: column of the last prompt token, whose attention scores the visual tokens."""
 
@@ -31,11 +35,8 @@ class PromptReader:
 
     def __init__(self, parts: ModelParts, hooks: Hooks) -> None:
         self.parts = parts
-        self.tokens = tuple(
-            token
-            for name in ("image_token_id", "video_token_id")
-            if (token := getattr(parts.config, name, None)) is not None
-        )
+        self.image = getattr(parts.config, "image_token_id", None)
+        self.video = getattr(parts.config, "video_token_id", None)
         self.prompt: Prompt | None = None
         # Pictures, prompt ids and last columns of a generate() without a cache that may be under way.
         self._generating: tuple[weakref.ref[Tensor], Tensor, Tensor] | None = None
@@ -62,24 +63,27 @@ class PromptReader:
         if filled and length == 1:
             # A decoding step: nothing to find, and no reason to wait for the device.
             return
-        visual = self._from_ids(ids) if ids is not None else self._from_embeddings(embeds)
+        found = ids if ids is not None else embeds
+        video = self._find(self.video, found)
+        visual = self._find(self.image, found) | video
         if not bool(visual.any()):
             return
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
         last = self._last(ids, kwargs, visual)
-        self.prompt = Prompt(runs, tuple(torch.bincount(runs[visual]).tolist()), last)
+        lengths = tuple(torch.bincount(runs[visual]).tolist())
+        mixed = bool(video.any()) and bool((visual & ~video).any())
+        self.prompt = Prompt(runs, lengths, video, mixed, last)
 
-    def _from_ids(self, ids: Tensor) -> Tensor:
-        return torch.isin(ids, torch.tensor(self.tokens, device=ids.device))
-
-    def _from_embeddings(self, embeds: Tensor) -> Tensor:
-        table = self.parts.base.get_input_embeddings().weight  # type: ignore[operator]
-        visual = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-        for token in self.tokens:
-            visual |= (embeds == table[token].to(embeds)).all(-1)
-        return visual
+    def _find(self, token: int | None, found: Tensor) -> Tensor:
+        """(B, L) bool: where ``found``, token ids or embeddings, holds a placeholder."""
+        if token is None:
+            return torch.zeros(found.shape[:2], dtype=torch.bool, device=found.device)
+        if not found.is_floating_point():
+            return found == token
+        embedding = self.parts.base.get_input_embeddings()  # type: ignore[operator]
+        return (found == embedding(torch.tensor(token, device=found.device))).all(-1)
 
     def _last(self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor) -> Tensor:
         """(B,) column of the last prompt token.

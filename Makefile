@@ -1,0 +1,40 @@
+# Everything runs in .venv, which is set up on first use. Python 3.11 (3.10 to 3.13 work) is all it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-slow test-lowest style bench train-zoo evaluate-zoo clean
+
+demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
+	@$(BIN)/python -m illava.demo
+
+test: $(READY)  ## all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-lowest: $(READY)  ## the same tests on the lowest transformers release that is claimed
+	bash scripts/test_lowest.sh
+
+style: $(READY)  ## lint, format and type checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## time the published shapes, plain and merged (minutes to hours on a CPU)
+	$(BIN)/python benchmarks/published_shape.py
+
+train-zoo: $(READY)  ## train the shipped model from scratch; goes on where it was stopped
+	$(BIN)/python -m illava.zoo.train
+
+evaluate-zoo: $(READY)  ## what the shipped model gets right, plain, merged and with a blank picture
+	$(BIN)/python -m illava.zoo.evaluate
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf .venv out

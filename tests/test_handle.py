@@ -1,0 +1,268 @@
+"""The handle: undo, refusals, and what it reports."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    MllamaConfig,
+    Qwen2Config,
+    StaticCache,
+)
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
+
+import illava
+from tests.test_exact import BOTH, LLM, batch, logits_of_steps, several, single
+from tests.tiny import FAMILIES, pictures, prompt, tiny_model
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def state_of(model):
+    """Everything that acceleration could leave behind on any module."""
+    return {
+        name: (
+            # transformers itself keeps the last prompt's M-RoPE offset on the model.
+            {k: id(v) for k, v in vars(module).items() if not k.startswith("_") and k != "rope_deltas"},
+            sorted(key for key in vars(module) if not key.endswith("_hooks")),
+            [len(hooks) for key, hooks in vars(module).items() if key.endswith("_hooks") and hooks is not None],
+            id(getattr(module, "config", None)),
+        )
+        for name, module in model.named_modules()
+    }
+
+
+@every_family
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_remove_gives_the_plain_model_back(family, attention):
+    model = tiny_model(family, attention)
+    inputs = batch(model)
+    plain, _ = logits_of_steps(model, inputs)
+    before = state_of(model)
+    handle = illava.accelerate(model, BOTH)
+    assert state_of(model) != before
+    merged, _ = logits_of_steps(model, inputs)
+    assert not torch.equal(merged, plain)
+    handle.remove()
+    assert state_of(model) == before
+    assert torch.equal(logits_of_steps(model, inputs)[0], plain)
+    handle.remove()
+    assert state_of(model) == before
+
+
+@every_family
+def test_leaving_the_context_undoes_it_also_after_an_exception_inside(family):
+    model = tiny_model(family)
+    inputs = single(model)
+    plain, _ = logits_of_steps(model, inputs)
+    before = state_of(model)
+
+    def fail(*_):
+        raise KeyError("from inside a layer")
+
+    with pytest.raises(KeyError, match="inside a layer"), illava.accelerate(model, BOTH):
+        breaking = model.model.language_model.layers[3].register_forward_pre_hook(fail)
+        try:
+            model(**inputs)
+        finally:
+            breaking.remove()
+    assert state_of(model) == before
+    assert torch.equal(logits_of_steps(model, inputs)[0], plain)
+
+
+@every_family
+def test_a_failed_pass_does_not_spoil_the_next(family):
+    model = tiny_model(family)
+    inputs = batch(model)
+    with illava.accelerate(model, BOTH):
+        expected, _ = logits_of_steps(model, inputs)
+        for place in (model.model.language_model.layers[2], model.model.language_model, model.lm_head):
+            breaking = place.register_forward_pre_hook(lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                model(**inputs)
+            breaking.remove()
+        assert torch.equal(logits_of_steps(model, inputs)[0], expected)
+
+
+def test_accelerating_twice_is_refused_and_leaves_the_first():
+    model = tiny_model("qwen2_vl")
+    with illava.accelerate(model, BOTH) as handle:
+        for again in (model, model.model):
+            with pytest.raises(ValueError, match="accelerated already"):
+                illava.accelerate(again)
+        logits_of_steps(model, single(model))
+        assert handle.report.final_tokens < handle.report.visual_tokens
+    illava.accelerate(model).remove()
+
+
+def test_two_models_of_one_class_do_not_share_anything():
+    merged, plain = tiny_model("qwen2_vl"), tiny_model("qwen2_vl")
+    inputs = single(plain)
+    expected, _ = logits_of_steps(plain, inputs)
+    with illava.accelerate(merged, BOTH):
+        assert torch.equal(logits_of_steps(plain, inputs)[0], expected)
+        assert not torch.equal(logits_of_steps(merged, inputs)[0], expected)
+
+
+def test_the_base_model_can_be_accelerated_too():
+    model = tiny_model("qwen2_vl")
+    inputs = single(model)
+    with torch.no_grad():
+        with illava.accelerate(model, BOTH):
+            expected = model.model(**inputs).last_hidden_state
+        with illava.accelerate(model.model, BOTH):
+            assert torch.equal(model.model(**inputs).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),
+        torch.nn.Linear(2, 2),
+    ],
+    ids=["bert", "linear"],
+)
+def test_other_models_are_refused_naming_the_supported_families(model):
+    with pytest.raises(illava.UnsupportedError) as error:
+        illava.accelerate(model)
+    assert "\n" not in str(error.value)
+    for family in illava.supported_families():
+        assert family in str(error.value)
+
+
+def test_a_text_only_model_is_refused():
+    config = Qwen2Config(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    with pytest.raises(illava.UnsupportedError, match="'qwen2'"):
+        illava.accelerate(AutoModelForCausalLM.from_config(config))
+
+
+def test_mllama_is_refused_with_its_reason():
+    from illava.families import family_of
+
+    with pytest.raises(illava.UnsupportedError, match="attends across"):
+        family_of(MllamaConfig())
+
+
+def test_an_unsupported_attention_backend_is_refused():
+    model = tiny_model("qwen2_vl")
+    model.config.vision_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(illava.UnsupportedError, match=r"flash_attention_2.*sdpa.*eager"):
+        illava.accelerate(model)
+
+
+def test_changing_the_backend_while_accelerated_is_honoured():
+    model = tiny_model("qwen2_vl", "sdpa")
+    inputs = single(model)
+    with illava.accelerate(model, BOTH):
+        first, _ = logits_of_steps(model, inputs)
+        model.set_attn_implementation("eager")
+        second, _ = logits_of_steps(model, inputs)
+    torch.testing.assert_close(first, second, atol=1e-4, rtol=0)
+    with illava.accelerate(tiny_model("qwen2_vl", "eager"), BOTH) as handle:
+        assert torch.equal(logits_of_steps(handle.model, inputs)[0], second)
+
+
+@every_family
+def test_labels_are_refused(family):
+    model = tiny_model(family)
+    inputs = single(model)
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError, match="labels"):
+        model(**inputs, labels=inputs["input_ids"])
+
+
+def sliding_cache(model):
+    cache = DynamicCache()
+    cache.layers = [DynamicSlidingWindowLayer(sliding_window=4) for _ in model.model.language_model.layers]
+    return cache
+
+
+@every_family
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: StaticCache(config=model.config.get_text_config(), max_cache_len=300),
+        sliding_cache,
+    ],
+    ids=["static", "sliding"],
+)
+def test_caches_other_than_dynamic_are_refused_with_pictures(family, make):
+    model = tiny_model(family)
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError) as error:
+        model(**single(model), past_key_values=make(model))
+    assert "DynamicCache" in str(error.value) or "static" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_static_caches_are_refused_in_generate():
+    model = tiny_model("qwen2_vl")
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError):
+        model.generate(**single(model), max_new_tokens=3, cache_implementation="static")
+
+
+def test_quantised_layers_are_refused():
+    from illava.stages.cache import prepare_for_merging
+    from transformers.cache_utils import QuantizedLayer
+
+    class Quantised(QuantizedLayer):
+        """Needs no quantisation library: what counts here is that it is no plain DynamicLayer."""
+
+        def _quantize(self, *_):
+            raise AssertionError
+
+        _dequantize = _quantize
+
+    cache = DynamicCache()
+    cache.layers = [Quantised()]
+    with pytest.raises(illava.UnsupportedError, match="Quantised"):
+        prepare_for_merging(cache, 1)
+
+
+def test_pictures_on_a_filled_cache_are_refused():
+    model = tiny_model("qwen2_vl")
+    inputs = single(model)
+    cache = DynamicCache()
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        model(input_ids=torch.tensor([[1, 5, 6]]), past_key_values=cache)
+        with pytest.raises(illava.UnsupportedError, match="filled cache"):
+            model(**inputs | {"attention_mask": None}, past_key_values=cache)
+
+
+@every_family
+def test_several_tokens_on_a_merged_cache_are_refused(family):
+    model = tiny_model(family)
+    cache = DynamicCache()
+    with illava.accelerate(model, LLM), torch.no_grad():
+        model(**single(model), past_key_values=cache)
+        with pytest.raises(illava.UnsupportedError, match="token by token"):
+            model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
+
+
+def test_report_needs_a_prefill_with_pictures():
+    model = tiny_model("qwen2_vl")
+    with illava.accelerate(model) as handle:
+        with pytest.raises(ValueError, match="no report yet"):
+            _ = handle.report
+        logits_of_steps(model, prompt(model, [([5, 6], [])]))
+        with pytest.raises(ValueError, match="no report yet"):
+            _ = handle.report
+        logits_of_steps(model, several(model), steps=1)
+        assert handle.report.visual_tokens == sum(p.tokens for p in pictures(model, 3))
+
+
+def test_a_method_and_keep_together_are_refused():
+    model = tiny_model("qwen2_vl")
+    with pytest.raises(ValueError, match="either a method or keep"):
+        illava.accelerate(model, BOTH, keep=0.5)
+
+
+def test_a_layer_that_does_not_exist_is_refused_and_nothing_stays_attached():
+    model = tiny_model("qwen2_vl")
+    before = state_of(model)
+    with pytest.raises(ValueError, match=r"layers 0 to 4, got 9"):
+        illava.accelerate(model, illava.Illava(encoder_layers=(9,), encoder_keep=0.5))
+    assert state_of(model) == before
