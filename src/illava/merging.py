@@ -79,7 +79,8 @@ def merge(
         recycle: share of the survivors that recycle (at least one does).
         neighbours: how many dropped units a recycler takes in, at most.
 
-    Raises ValueError for shapes that do not fit, p outside [1, n) or an unknown ``reduce``.
+    Raises ValueError for shapes that do not fit, p outside [1, n), neighbours < 1 or an unknown
+    ``reduce``.
     """
     if units.dim() != 3 or scores.shape != units.shape[:2]:
         raise ValueError(
@@ -88,6 +89,8 @@ def merge(
     n = units.shape[1]
     if not 1 <= p < n:
         raise ValueError(f"a merge step must keep between 1 and {n - 1} of {n} units, got p={p}")
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     order = scores.float().argsort(dim=1, descending=True, stable=True)
     if reduce == "drop":
         changed, values = order[:, :0], units[:, :0]
@@ -140,7 +143,7 @@ def merge_segments(
     values: list[Tensor] = [units[:0]] * len(lengths)
     kept: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=units.device)] * len(lengths)
     for n, p in sorted(set(zip(lengths, counts, strict=True))):
-        members = [i for i, length in enumerate(lengths) if length == n]
+        members = [i for i, sizes in enumerate(zip(lengths, counts, strict=True)) if sizes == (n, p)]
         offsets = torch.tensor([starts[i] for i in members], device=units.device)
         rows = offsets[:, None] + torch.arange(n, device=units.device)
         if p == n:

@@ -74,6 +74,10 @@ def last_row_scores(
         if mask is not None:
             seen = seen & mask.bool()
         logits = logits.masked_fill(~seen[:, None], float("-inf"))
+    elif mask.dim() != 4 or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise ValueError(
+            f"mask must be (B, k), or (B, H, q, k) boolean or additive, got {tuple(mask.shape)} {mask.dtype}"
+        )
     else:
         mask = mask.expand(batch, *mask.shape[1:])
         row = mask[torch.arange(batch, device=mask.device), :, last][..., :length]

@@ -54,7 +54,8 @@ def assert_within_one_ulp(got: Tensor, want: Tensor) -> None:
 
 def assert_same_bits(got: Tensor, want: Tensor) -> None:
     """Equal bit for bit, so that -0.0 differs from 0.0 and a NaN equals itself."""
-    assert got.dtype == want.dtype and got.shape == want.shape
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
     assert torch.equal(got.contiguous().view(torch.uint8), want.contiguous().view(torch.uint8))
 
 
@@ -62,8 +63,10 @@ def assert_merged_like_loop(
     units: Tensor, kept: Tensor, original: Tensor, expected: tuple[Tensor, list[int], set[int]]
 ) -> None:
     values, indices, changed = expected
-    assert kept.dtype == torch.int64 and kept.tolist() == indices
-    assert units.dtype == original.dtype and units.shape == values.shape
+    assert kept.dtype == torch.int64
+    assert kept.tolist() == indices
+    assert units.dtype == original.dtype
+    assert units.shape == values.shape
     same = [row for row, i in enumerate(indices) if i not in changed]
     assert_same_bits(units[same], original[[indices[row] for row in same]])
     assert_within_one_ulp(units, values)

@@ -6,7 +6,12 @@ import math
 
 import pytest
 import torch
-from cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from illava.merging import REDUCTIONS, keep_count, merge, recycler_count
+from illava.scoring import unit_scores
+from tests.core.cases import (
     DTYPES,
     assert_merged_like_loop,
     assert_same_bits,
@@ -16,12 +21,7 @@ from cases import (
     ratios,
     segments,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from loops import dot, merge_loop, ranked, round_half_even, softmax
-
-from illava.merging import REDUCTIONS, keep_count, merge, recycler_count
-from illava.scoring import unit_scores
+from tests.core.loops import dot, merge_loop, ranked, round_half_even, softmax
 
 # How many survive
 
@@ -62,7 +62,7 @@ def test_keep_count_refuses_a_ratio_outside_0_1(keep):
 
 @pytest.mark.parametrize("n", [0, -1])
 def test_keep_count_refuses_an_empty_segment(n):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="at least one unit"):
         keep_count(n, 0.5)
 
 
@@ -135,7 +135,8 @@ def test_weighted_equals_the_loop(case):
 def test_survivors_are_exactly_the_top_scored(reduce, case):
     units, scores, p = case
     for row, kept in zip(scores.tolist(), merge(units, scores, p, reduce=reduce).kept.tolist(), strict=True):
-        assert len(kept) == p and kept == sorted(set(kept))
+        assert len(kept) == p
+        assert kept == sorted(set(kept))
         for i in kept:
             for j in set(range(len(row))) - set(kept):
                 assert row[i] > row[j] or (row[i] == row[j] and i < j)
@@ -149,7 +150,8 @@ def test_edges_equal_the_loop(dtype, reduce, n, p):
     units = grid_units(2, n, 12, seed=n + p, dtype=dtype)
     scores = torch.rand(2, n, generator=torch.Generator().manual_seed(p))
     merged = merge(units, scores, p, reduce=reduce)
-    assert merged.units.shape == (2, p, 12) and merged.kept.shape == (2, p)
+    assert merged.units.shape == (2, p, 12)
+    assert merged.kept.shape == (2, p)
     for s in range(2):
         expected = merge_loop(units[s], scores[s], p, reduce)
         assert_merged_like_loop(merged.units[s], merged.kept[s], units[s], expected)
@@ -263,7 +265,7 @@ def test_default_dtype_changes_nothing(default, reduce):
     [((4, 3), (4,)), ((1, 4, 3), (4,)), ((1, 4, 3), (1, 3)), ((2, 4, 3), (1, 4)), ((1, 1, 4, 3), (1, 1, 4))],
 )
 def test_merge_refuses_shapes_that_do_not_fit(units_shape, scores_shape):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="units must be"):
         merge(torch.zeros(units_shape), torch.zeros(scores_shape), 2)
 
 

@@ -6,16 +6,16 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES, assert_same_bits, bounded
 from hypothesis import given
 from hypothesis import strategies as st
-from loops import causal_bias, column_scores_loop, last_row_scores_loop
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from illava import scoring
 from illava.scoring import SAMPLED_ROWS, column_scores, last_row_scores, unit_scores
+from tests.core.cases import DTYPES, assert_same_bits, bounded
+from tests.core.loops import causal_bias, column_scores_loop, last_row_scores_loop
 
 
 def projected(*shape: int, seed: int, dtype: torch.dtype = torch.float32, spread: float = 1.5) -> Tensor:
@@ -241,7 +241,8 @@ def test_an_earlier_row_does_not_see_later_keys():
 def test_a_unit_scores_the_mean_of_its_tokens(leading, n, tokens, seed):
     scores = torch.rand(*leading, n * tokens, generator=torch.Generator().manual_seed(seed))
     got = unit_scores(scores, tokens)
-    assert got.shape == (*leading, n) and got.dtype == torch.float32
+    assert got.shape == (*leading, n)
+    assert got.dtype == torch.float32
     flat = scores.flatten().tolist()
     means = [math.fsum(flat[i : i + tokens]) / tokens for i in range(0, len(flat), tokens)]
     torch.testing.assert_close(
