@@ -69,7 +69,8 @@ def test_encoder_closed_forms():
     # Two windows of three attend within themselves; the rest is linear in tokens.
     windowed = cost.encoder_block_flops(ENCODER, [3, 3])
     assert cost.encoder_block_flops(ENCODER, [6]) - windowed == 4 * 8 * (36 - 18)
-    assert cost.encoder_block_flops(ENCODER, [n]) - cost.encoder_block_flops(ENCODER, [n], 2) == 2 * 2 * 4 * 8 * 20
+    saved = cost.encoder_block_flops(ENCODER, [n]) - cost.encoder_block_flops(ENCODER, [n], mlp_tokens=2)
+    assert saved == 2 * (n - 2) * 2 * 8 * 20
     assert cost.patch_embedding_flops(ENCODER, n) == 2 * 6 * 12 * 8
     assert cost.projector_flops(ENCODER, 5) == 2 * 5 * (32 * 32 + 32 * 10)
 

@@ -28,7 +28,7 @@ def state_of(model):
             # transformers itself keeps the last prompt's M-RoPE offset on the model.
             {k: id(v) for k, v in vars(module).items() if not k.startswith("_") and k != "rope_deltas"},
             sorted(key for key in vars(module) if not key.endswith("_hooks")),
-            [len(hooks) for key, hooks in vars(module).items() if key.endswith("_hooks") and hooks is not None],
+            [len(hooks) for key, hooks in vars(module).items() if key.endswith("_hooks") and hooks],
             id(getattr(module, "config", None)),
         )
         for name, module in model.named_modules()
@@ -205,8 +205,9 @@ def test_static_caches_are_refused_in_generate():
 
 
 def test_quantised_layers_are_refused():
-    from illava.stages.cache import prepare_for_merging
     from transformers.cache_utils import QuantizedLayer
+
+    from illava.stages.cache import prepare_for_merging
 
     class Quantised(QuantizedLayer):
         """Needs no quantisation library: what counts here is that it is no plain DynamicLayer."""

@@ -54,7 +54,9 @@ def config(family: str) -> PretrainedConfig:
             image_grid_pinpoints=[[24, 48], [48, 24], [48, 48], [24, 24], [96, 96]],
             vision_feature_layer=-1,
         )
-    tokens = dict(image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END)
+    tokens = dict(
+        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END
+    )
     if family == "qwen2_vl":
         vision = dict(depth=5, embed_dim=24, hidden_size=32, num_heads=3, mlp_ratio=2, patch_size=4)
         return Qwen2VLConfig(text_config={**TEXT, "rope_parameters": MROPE}, vision_config=vision, **tokens)
@@ -69,7 +71,8 @@ def config(family: str) -> PretrainedConfig:
             window_size=16,
             fullatt_block_indexes=[1, 3],
         )
-        return Qwen2_5_VLConfig(text_config={**TEXT, "rope_parameters": MROPE}, vision_config=vision, **tokens)
+        text = {**TEXT, "rope_parameters": MROPE}
+        return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
     raise ValueError(family)
 
 
@@ -149,11 +152,9 @@ def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dic
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
     elif parts:
         # The processor pads to the largest number of tiles.
-        most = max(part.values["pixel_values"].shape[1] for part in parts)
-        padded = [
-            nn.functional.pad(p.values["pixel_values"], (0, 0) * 3 + (0, most - p.values["pixel_values"].shape[1]))
-            for p in parts
-        ]
+        pixels = [part.values["pixel_values"] for part in parts]
+        most = max(tiles.shape[1] for tiles in pixels)
+        padded = [nn.functional.pad(t, (0, 0) * 3 + (0, most - t.shape[1])) for t in pixels]
         return {**inputs, "pixel_values": torch.cat(padded), "image_sizes": _join(parts, "image_sizes")}
     if parts:
         inputs |= {name: _join(parts, name) for name in parts[0].values}

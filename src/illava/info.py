@@ -17,7 +17,6 @@ from .families import FAMILIES, ModelParts, Schedule, family_of, find_parts
 from .methods import Illava
 from .pictures import demo_names
 
-
 Titled = tuple[str, Table]
 
 
@@ -42,7 +41,6 @@ def describe(model: str) -> Iterator[Titled]:
     facts.add_row("image encoder", f"{len(parts.blocks)} blocks")
     facts.add_row("LLM", f"{len(parts.layers)} layers")
     facts.add_row("published schedule", _schedule(schedule))
-    facts.add_row("source", schedule.source)
     yield model, facts
     yield "Merge steps on this model", _steps(parts)
 
@@ -52,9 +50,8 @@ def overview() -> Iterator[Titled]:
     families = Table(box=SIMPLE_HEAD)
     families.add_column("family", no_wrap=True)
     families.add_column("layers that merge: share kept", no_wrap=True)
-    families.add_column("source")
     for name, family in sorted(FAMILIES.items()):
-        families.add_row(name, _schedule(family.schedule), family.schedule.source)
+        families.add_row(name, _schedule(family.schedule))
     yield "Supported families and their published schedules", families
     shipped = _facts()
     shipped.add_row("models", ", ".join(zoo.names()))
@@ -92,7 +89,7 @@ def _steps(parts: ModelParts) -> Table:
 
 
 def _schedule(schedule: Schedule) -> str:
-    """A line a stage, such as "LLM 6 7 8 of 28: 90.0% each"."""
+    """A line a stage, such as "LLM 6 7 8 of 28: 90.0% each", and one for the source."""
     lines = []
     for stage, name in (("encoder", "encoder"), ("llm", "LLM")):
         layers, shares = getattr(schedule, f"{stage}_layers"), getattr(schedule, f"{stage}_keep")
@@ -101,7 +98,7 @@ def _schedule(schedule: Schedule) -> str:
             kept = [kept[0], "each"]
         depth = getattr(schedule, f"{stage}_depth")
         lines.append(f"{name} {' '.join(map(str, layers))} of {depth}: {' '.join(kept)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"from {schedule.source}"])
 
 
 def _depths(config: Any) -> dict[str, str]:

@@ -62,10 +62,14 @@ class MergedLayer(DynamicLayer):
                 f"a merged cache can be cropped by at most its {generated} generated tokens "
                 f"(a number <= 0), got {tokens_to_remove}"
             )
-        super().crop(tokens_to_remove)
+        if tokens_to_remove < 0:
+            # Counted from the end: the logical length says nothing about where the keys lie.
+            self.keys = self.keys[..., :tokens_to_remove, :]
+            self.values = self.values[..., :tokens_to_remove, :]
 
     def reset(self) -> None:
-        super().reset()
+        self.keys = self.values = None
+        self.is_initialized = False
         self.dropped, self.columns, self.prompt_length, self.padded = 0, None, 0, False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

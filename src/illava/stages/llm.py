@@ -23,7 +23,7 @@ from ..scoring import last_row_scores
 from .attention import AttentionTap
 from .cache import MergedLayer, is_merged, prepare_for_merging
 from .hooks import Hooks
-from .masks import causal_mask, left_pad, take_mask, take_rows
+from .masks import causal_mask, left_pad, take_mask, take_rows, take_table
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import Prompt, PromptReader
@@ -192,7 +192,7 @@ class LlmStage:
         columns = prefill.sequence.entered
         kwargs["position_embeddings"] = prefill.once(
             kwargs["position_embeddings"],
-            lambda: tuple(take_rows(table, columns) for table in kwargs["position_embeddings"]),
+            lambda: tuple(take_table(table, columns) for table in kwargs["position_embeddings"]),
         )
         kwargs["attention_mask"] = prefill.once(
             kwargs.get("attention_mask"), lambda: self._prefill_mask(prefill, columns, kwargs)
