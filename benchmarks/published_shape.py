@@ -1,0 +1,189 @@
+"""Time a published model shape, plain and merged in turn, against the analytic FLOP ratios.
+
+Random weights of the published sizes: speed does not depend on what a model has learnt, answers would be
+noise. One picture, one prompt, one new token, so that TTFT = encoder + prefill + head.
+
+    python benchmarks/published_shape.py                      # Qwen2-VL-2B, 672 x 672
+    python benchmarks/published_shape.py --layers 4 --rounds 15 --keep 1.0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+import illava
+from illava.bench.timing import Timing, interleave, measure, ratio
+
+IMAGE, START, END = 151655, 151652, 151653
+TEXT_TOKENS = 47
+"""The prompt's text: the length that the KV ratios on record for this shape imply."""
+PARTS = ("encoder", "prefill", "ttft")
+
+
+def qwen2_vl_2b(layers: int | None) -> Qwen2VLConfig:
+    """The published sizes; ``layers`` cuts encoder and LLM down to that many each."""
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": 151936,
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": layers or 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+        },
+        vision_config={"depth": layers or 32, "embed_dim": 1280, "hidden_size": 1536, "patch_size": 14},
+        image_token_id=IMAGE,
+        vision_start_token_id=START,
+        vision_end_token_id=END,
+        tie_word_embeddings=True,
+    )
+
+
+def build(layers: int | None, dtype: torch.dtype) -> Qwen2VLForConditionalGeneration:
+    torch.manual_seed(0)
+    torch.set_default_dtype(dtype)
+    model = Qwen2VLForConditionalGeneration(qwen2_vl_2b(layers)).eval()
+    torch.set_default_dtype(torch.float32)
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return model
+
+
+def prompt(size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """One square picture of noise of ``size`` pixels, a multiple of 28, and a text of fixed length."""
+    side = size // 14
+    units = side * side // 4
+    before = [START, *[IMAGE] * units, END]
+    ids = torch.tensor([[*range(100, 110), *before, *range(200, 200 + TEXT_TOKENS - 12)]])
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == IMAGE).int(),
+        "pixel_values": torch.randn(side * side, 3 * 2 * 14 * 14, generator=generator).to(dtype),
+        "image_grid_thw": torch.tensor([[1, side, side]]),
+    }
+
+
+def machine() -> dict[str, object]:
+    name = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), name)
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--size", type=int, default=672, help="pixels a side, a multiple of 28")
+    parser.add_argument("--keep", type=float, nargs="*", default=[1 / 3, 1 / 9], help="budgets to time too")
+    parser.add_argument("--layers", type=int, help="time a slice: that many layers of each")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("out/bench"), help="folder for the JSON file")
+    options = parser.parse_args()
+    if options.size < 56 or options.size % 28:
+        parser.error(f"--size must be a multiple of 28 from 56 up, got {options.size}")
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype)
+    model, inputs = build(options.layers, dtype), prompt(options.size, dtype)
+    methods = {"published schedule": illava.Illava()}
+    methods |= {f"keep {keep:.4g}": illava.Illava(keep=keep) for keep in options.keep}
+    reports = {}
+
+    def merged(name: str) -> Timing:
+        with illava.accelerate(model, methods[name]) as handle:
+            timing = measure(model, inputs, 1)
+            reports[name] = handle.report
+        return timing
+
+    runs = {"plain": lambda: measure(model, inputs, 1)}
+    runs |= {name: lambda name=name: merged(name) for name in methods}
+    # One small picture first: it warms allocator and kernels up at a fraction of the time.
+    measure(model, prompt(112, dtype), 1)
+    timings = interleave(runs, options.rounds, warmup=0)
+    rows = [row(name, timings["plain"], timings[name], reports[name]) for name in methods]
+    result = {
+        "shape": f"Qwen2-VL-2B, a slice of 2 x {options.layers} layers" if options.layers else "Qwen2-VL-2B",
+        "weights": "random",
+        "size": options.size,
+        "dtype": options.dtype,
+        "rounds": options.rounds,
+        "text_tokens": TEXT_TOKENS,
+        "machine": machine(),
+        "plain_seconds": {part: [getattr(t, part) for t in timings["plain"]] for part in PARTS},
+        "rows": rows,
+    }
+    options.output.mkdir(parents=True, exist_ok=True)
+    target = options.output / f"published_shape-{options.dtype}-{options.size}-{options.layers or 'all'}.json"
+    partial = target.with_suffix(".part")
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(partial, target)
+    show(result)
+    print(f"written to {target}")
+
+
+def row(name: str, plain: list[Timing], fast: list[Timing], report: illava.Report) -> dict[str, object]:
+    analytic = {
+        "encoder": (report.plain_cost.encoder + report.plain_cost.projector)
+        / (report.cost.encoder + report.cost.projector),
+        "prefill": report.plain_cost.prefill / report.cost.prefill,
+        "ttft": report.plain_cost.total / report.cost.total,
+    }
+    return {
+        "method": name,
+        "final_tokens": report.final_tokens,
+        "visual_tokens": report.visual_tokens,
+        "average_tokens": report.average_tokens,
+        "kv_ratio": report.cost.kv_bytes / report.plain_cost.kv_bytes,
+        "measured": {part: vars(ratio(plain, fast, part)) for part in PARTS},
+        "analytic": analytic,
+        "seconds": {part: [getattr(t, part) for t in fast] for part in PARTS},
+    }
+
+
+def show(result: dict) -> None:
+    table = Table(
+        title=f"{result['shape']}, {result['size']} x {result['size']}, {result['dtype']}: times faster"
+    )
+    for heading in ("", "tokens", *PARTS, "KV bytes"):
+        table.add_column(heading)
+    for r in result["rows"]:
+        cells = []
+        for part in PARTS:
+            m = r["measured"][part]
+            spread = f"{m['low']:.2f}-{m['high']:.2f}"
+            cells.append(f"{m['median']:.2f} ({spread}), FLOPs {r['analytic'][part]:.2f}")
+        tokens = f"{r['final_tokens']} of {r['visual_tokens']}"
+        table.add_row(r["method"], tokens, *cells, f"{r['kv_ratio']:.3f}")
+    console = Console(width=150)
+    console.print(table)
+    console.print(f"median (lowest-highest) over {result['rounds']} interleaved rounds")
+    console.print(result["machine"])
+
+
+if __name__ == "__main__":
+    main()
