@@ -1,5 +1,6 @@
 """illava: vision-language models made faster by merging redundant visual tokens, without training."""
 
+from . import zoo
 from .accelerate import Handle, accelerate
 from .errors import UnsupportedError
 from .families import supported_families
@@ -14,5 +15,6 @@ __all__ = [
     "UnsupportedError",
     "accelerate",
     "supported_families",
+    "zoo",
 ]
 __version__ = "0.1.0"
