@@ -6,7 +6,11 @@ READY := .venv/.ready
 .PHONY: demo test test-slow test-lowest style bench train-zoo evaluate-zoo clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
-	@$(BIN)/python -m illava.demo
+	@mkdir -p out
+	$(BIN)/illava ask demo/digit.png "Which digit is written?" --compare --save-overlay out/digit.png
+	$(BIN)/illava ask demo/digit.png "What colour is the square?" --compare
+	$(BIN)/illava ask demo/word.png "How many shapes are there?" --compare --save-overlay out/word.png
+	@echo "Patches that stayed are drawn in out/digit.png and out/word.png."
 
 test: $(READY)  ## all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"

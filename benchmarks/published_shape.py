@@ -23,6 +23,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 import illava
 from illava.bench.timing import Timing, interleave, measure, ratio
+from illava.files import replacing
 
 IMAGE, START, END = 151655, 151652, 151653
 TEXT_TOKENS = 47
@@ -139,9 +140,8 @@ def main() -> None:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     target = options.output / f"published_shape-{options.dtype}-{options.size}-{options.layers or 'all'}.json"
-    partial = target.with_suffix(".part")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n")
     show(result)
     print(f"written to {target}")
 

@@ -1,11 +1,17 @@
 """illava: vision-language models made faster by merging redundant visual tokens, without training."""
 
-from . import zoo
-from .accelerate import Handle, accelerate
-from .errors import UnsupportedError
-from .families import supported_families
-from .methods import Illava, Method
-from .report import Report
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import zoo
+    from .errors import UnsupportedError
+    from .families import supported_families
+    from .handle import Handle, accelerate
+    from .methods import Illava, Method
+    from .report import Report
 
 __all__ = [
     "Handle",
@@ -18,3 +24,22 @@ __all__ = [
     "zoo",
 ]
 __version__ = "0.1.0"
+
+# Imported on first use: torch and transformers take seconds, and `illava --help` needs neither.
+_HOMES = {
+    "Handle": ".handle",
+    "Illava": ".methods",
+    "Method": ".methods",
+    "Report": ".report",
+    "UnsupportedError": ".errors",
+    "accelerate": ".handle",
+    "supported_families": ".families",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "zoo":
+        return import_module(".zoo", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 from typing_extensions import Self
 
 from ..families import ModelParts
+from ..files import replacing
 from ..stages.steps import Plan
 
 FILE_NAME = "illava_config.json"
@@ -53,10 +53,8 @@ class Method(ABC):
         """Write ``illava_config.json`` into ``folder`` (made if missing) and return its path."""
         target = Path(folder) / FILE_NAME
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False, encoding="utf-8") as file:
-            json.dump(self.to_dict(), file, indent=2)
-            file.write("\n")
-        os.replace(file.name, target)
+        with replacing(target) as partial:
+            partial.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         return target
 
     @classmethod

@@ -1,0 +1,5 @@
+"""Measuring how fast a model is, plain and accelerated."""
+
+from .timing import Spread, Timing, interleave, measure, ratio, spread
+
+__all__ = ["Spread", "Timing", "interleave", "measure", "ratio", "spread"]

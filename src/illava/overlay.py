@@ -1,0 +1,133 @@
+"""Drawing which patches of a picture survived: those in its colours, the others grey, faded and striped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageStat
+
+from .pictures import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .report import Report
+
+SHORT_SIDE = 384
+"""Smaller pictures are enlarged until their short side has so many pixels."""
+LONG_SIDE = 4096
+"""Larger ones are reduced, and small ones not enlarged further: an overlay must stay easy to open."""
+STAGES = {"encoder": "after the image encoder", "llm": "after the LLM"}
+
+
+def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image:
+    """Draw the survivors of the last step of each stage, one panel a stage, several pictures side by side.
+
+    Args:
+        pictures: the pictures of the prompt (RGB), in its order.
+        report: ``handle.report`` of the prefill that saw them.
+
+    Returns an RGB picture: panels at the pictures' own resolution (within SHORT_SIDE and LONG_SIDE), captions
+    below.
+    Raises InputError where the report has no patches for the pictures.
+    """
+    if len(report.pictures) != len(pictures):
+        raise InputError(
+            f"no overlay can be drawn: the report has the patches of {len(report.pictures)} pictures, "
+            f"the prompt has {len(pictures)}"
+        )
+    last = {step.stage: index for index, step in enumerate(report.steps)}
+    panels = []
+    for picture, shown in zip(pictures, report.pictures, strict=True):
+        sized = _resize(picture.convert("RGB"))
+        for stage, index in last.items():
+            panels.append(_panel(sized, shown.all, shown.kept[index], STAGES[stage]))
+        if not last:
+            panels.append(_panel(sized, shown.all, shown.all, "nothing was merged"))
+    gap = max(8, min(panel.width for panel in panels) // 48)
+    size = (sum(panel.width + gap for panel in panels) + gap, max(panel.height for panel in panels) + gap)
+    sheet, left = Image.new("RGB", size, "white"), gap
+    for panel in panels:
+        sheet.paste(panel, (left, gap))
+        left += panel.width + gap
+    return sheet
+
+
+def kept_share(size: tuple[int, int], patches: Tensor, kept: Tensor) -> np.ndarray:
+    """For every pixel, which share of the patches over it survived.
+
+    Args:
+        size: width and height of the picture in pixels.
+        patches: (U, 5) frame, x0, y0, x1, y1 of all patches, in fractions of the picture.
+        kept: (P, 5), those that are left.
+
+    Returns (height, width) fp32 in [0, 1]; 1 where there are no patches. Only models that look at a picture
+    at several scales have more than one patch over a pixel.
+    """
+    total, left = (_count(size, boxes) for boxes in (patches, kept))
+    return np.divide(left, total, out=np.ones_like(total), where=total > 0).clip(0, 1)
+
+
+def _count(size: tuple[int, int], boxes: Tensor) -> np.ndarray:
+    width, height = size
+    counts = np.zeros((height, width), np.float32)
+    edges = np.asarray(boxes.detach().cpu().float()).reshape(-1, 5)[:, 1:] * [width, height, width, height]
+    for x0, y0, x1, y1 in np.clip(np.rint(edges), 0, [width, height, width, height]).astype(int):
+        counts[y0:y1, x0:x1] += 1
+    return counts
+
+
+def _resize(picture: Image.Image) -> Image.Image:
+    # A whole factor keeps the pixels of tiny pictures equally large.
+    factor = min(max(1, math.ceil(SHORT_SIDE / min(picture.size))), LONG_SIDE / max(picture.size))
+    size = tuple(max(1, round(edge * factor)) for edge in picture.size)
+    return picture if factor == 1 else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _panel(picture: Image.Image, patches: Tensor, kept: Tensor, title: str) -> Image.Image:
+    """One picture with its survivors and a caption of two lines."""
+    drawn = _draw(picture, kept_share(picture.size, patches, kept))
+    lines = (title, f"{len(kept)} of {len(patches)} patches left")
+    draw = ImageDraw.Draw(drawn)
+    # As large as fits into the panel, and never so small that it cannot be read.
+    wanted = max(12, min(picture.width // 20, 64))
+    longest = max(draw.textlength(line, font=ImageFont.load_default(wanted)) for line in lines)
+    font_size = max(10, int(wanted * min(1, picture.width / longest)))
+    font, step = ImageFont.load_default(font_size), font_size * 4 // 3
+    width = max(picture.width, *(int(draw.textlength(line, font=font)) + 1 for line in lines))
+    panel = Image.new("RGB", (width, picture.height + 2 * step + font_size // 2), "white")
+    panel.paste(drawn, (0, 0))
+    draw = ImageDraw.Draw(panel)
+    for number, (line, ink) in enumerate(zip(lines, ("black", "#444444"), strict=True)):
+        draw.text((0, picture.height + font_size // 4 + number * step), line, ink, font)
+    return panel
+
+
+def _draw(picture: Image.Image, share: np.ndarray) -> Image.Image:
+    """Fade what is gone towards the far end of the picture's brightness, and outline what is left."""
+    pixels = np.asarray(picture, np.float32)
+    grey = np.asarray(picture.convert("L"), np.float32)[..., None]
+    # Told apart by brightness, not by hue: bright pictures fade to dark, dark ones to light.
+    tone = 40 if ImageStat.Stat(picture.convert("L")).mean[0] > 110 else 215
+    thickness = max(1, min(picture.size) // 384)
+    # Where bright and dark things meet, thin stripes still tell what is faded from what is plain.
+    y, x = np.ogrid[: picture.height, : picture.width]
+    stripes = ((x + y) % (10 * thickness) < thickness)[..., None]
+    faded = 0.25 * grey + 0.75 * tone + stripes * (40 if tone < 128 else -40)
+    out = faded + share[..., None] * (pixels - faded)
+    out[_outline(share, thickness)] = 255 if tone < 128 else 0
+    return Image.fromarray(out.round().clip(0, 255).astype(np.uint8))
+
+
+def _outline(share: np.ndarray, reach: int) -> np.ndarray:
+    """(height, width) bool: pixels of survivors within ``reach`` of a patch with a smaller share."""
+    padded = np.pad(share, reach, mode="edge")
+    height, width = share.shape
+    lowest = share
+    for move in range(-reach, reach + 1):
+        lowest = np.minimum(lowest, padded[reach + move : reach + move + height, reach : reach + width])
+        lowest = np.minimum(lowest, padded[reach : reach + height, reach + move : reach + move + width])
+    return share > lowest
