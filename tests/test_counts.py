@@ -141,6 +141,9 @@ def test_a_report_is_json(family):
     model = tiny_model(family)
     with illava.accelerate(model, BOTH) as handle, torch.no_grad():
         model(**several(model))
+    assert str(handle.report).startswith(
+        f"{handle.report.final_tokens} of {handle.report.visual_tokens} visual"
+    )
     values = json.loads(json.dumps(handle.report.to_dict()))
     assert values["final_tokens"] == handle.report.final_tokens
     assert len(values["pictures"]) == 3

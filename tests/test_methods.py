@@ -51,6 +51,18 @@ def test_bad_values_say_what_would_be_right(values, message):
     assert "\n" not in str(error.value)
 
 
+def test_any_real_number_is_a_share():
+    from fractions import Fraction
+
+    assert illava.Illava(keep=Fraction(1, 3)) == illava.Illava(keep=1 / 3)
+    json.dumps(illava.Illava(keep=Fraction(1, 3)).to_dict())
+    assert illava.Illava(encoder_layers=(1,), encoder_keep=[Fraction(1, 2)]).encoder_keep == (0.5,)
+
+
+def test_a_language_model_of_one_layer_has_no_layer_to_merge_before():
+    assert rescale((6, 7, 8), (0.9,) * 3, 28, 1, first=1) == {}
+
+
 def test_a_method_is_frozen_and_compares_by_value():
     method = illava.Illava(encoder_layers=[5, 6], encoder_keep=[0.8, 0.9])
     assert method == illava.Illava(encoder_layers=(5, 6), encoder_keep=(0.8, 0.9))

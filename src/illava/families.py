@@ -219,6 +219,8 @@ def rescale(
     ``allowed``, the nearest of those. Steps that fall on one layer become one that keeps their product.
     """
     out: dict[int, float] = {}
+    if to_depth <= first:
+        return out
     for layer, share in zip(layers, keep, strict=True):
         target = layer * to_depth // depth
         if allowed:

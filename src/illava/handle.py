@@ -90,8 +90,8 @@ def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | 
             names a layer that the model does not have.
 
     While accelerated, logits cover the tokens that are left, so they are shorter than ``input_ids`` and
-    ``labels`` are refused. With ``keep=1.0``, or without pictures, logits are bit-identical to the plain
-    model's.
+    ``labels`` are refused; ``get_image_features`` marks what the encoder dropped by NaN rows. With
+    ``keep=1.0``, or without pictures, logits are bit-identical to the plain model's.
     """
     if method is not None and keep is not None:
         raise ValueError("give either a method or keep; a method has its own keep")

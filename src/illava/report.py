@@ -80,6 +80,18 @@ class Report:
     pictures: tuple[PictureReport, ...]
     """In the order of the batch: images, then videos. Empty where their geometry is unknown."""
 
+    def __str__(self) -> str:
+        """A few lines for people."""
+        lines = [
+            f"{self.final_tokens} of {self.visual_tokens} visual tokens left at the end, "
+            f"{self.average_tokens:.1f} on average over {len(self.llm_tokens)} LLM layers",
+            f"{self.plain_cost.total / self.cost.total:.2f}x fewer FLOPs up to the first token, "
+            f"{self.plain_cost.kv_bytes / self.cost.kv_bytes:.2f}x fewer KV bytes",
+        ]
+        places = {"encoder": "encoder block", "llm": "LLM layer"}
+        lines += [f"{places[s.stage]} {s.layer}: {s.before} -> {s.after}" for s in self.steps]
+        return "\n".join(lines)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-ready values."""
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 from ..families import ModelParts, rescale
@@ -68,17 +69,15 @@ class Illava(Method):
                 continue
             if self.keep is not None:
                 raise ValueError(f"give either keep or {stage}_keep, not both")
-            shares = tuple(keep) if isinstance(keep, Iterable) else (keep,)
-            for share in shares:
-                _check_share(f"{stage}_keep", share)
-            if isinstance(keep, Iterable):
-                object.__setattr__(self, f"{stage}_keep", shares)
-                if layers is None or len(shares) != len(layers):
-                    raise ValueError(
-                        f"{stage}_keep has {len(shares)} values; give one number, or one for each layer"
-                    )
+            several = isinstance(keep, Iterable) and not isinstance(keep, str)
+            shares = tuple(_share(f"{stage}_keep", share) for share in (keep if several else (keep,)))
+            object.__setattr__(self, f"{stage}_keep", shares if several else shares[0])
+            if several and (layers is None or len(shares) != len(layers)):
+                raise ValueError(
+                    f"{stage}_keep has {len(shares)} values; give one number, or one for each layer"
+                )
         if self.keep is not None:
-            _check_share("keep", self.keep)
+            object.__setattr__(self, "keep", _share("keep", self.keep))
         if not 0 <= self.recycle <= 1:
             raise ValueError(f"recycle must lie in [0, 1], got {self.recycle}")
         if self.neighbours < 1 or int(self.neighbours) != self.neighbours:
@@ -146,9 +145,10 @@ class Illava(Method):
         return Step(keep, of_all, self.reduce, self.recycle, self.neighbours, self.score)
 
 
-def _check_share(name: str, share: float) -> None:
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+def _share(name: str, share: object) -> float:
+    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
         raise ValueError(f"{name} must lie in (0, 1], got {share!r}")
+    return float(share)
 
 
 def _layers(name: str, layers: Iterable[int], first: int) -> tuple[int, ...]:
