@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import illava
-from tests.test_exact import BOTH, batch, logits_of_steps, pre_encodes, several, single
+from tests.test_exact import BOTH, batch, logits_of_steps, several, single
 from tests.tiny import FAMILIES, IMAGE, pictures, prompt, tiny_model
 
 
@@ -117,17 +117,12 @@ def test_kv_bytes_are_those_of_the_cache(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_beams_do_not_multiply_the_tokens_of_a_report(family):
     model = tiny_model(family)
-    # Earlier transformers hand several pictures of one prompt to the wrong beams.
-    inputs = several(model) if pre_encodes(model) else single(model)
+    inputs = several(model)
     with illava.accelerate(model, BOTH) as handle:
         logits_of_steps(model, inputs, steps=1)
         once = handle.report
         model.generate(**inputs, num_beams=3, max_new_tokens=2, do_sample=False)
         beams = handle.report
-    if not pre_encodes(model):
-        # Earlier transformers encode every picture once a beam: then there are three times the tokens.
-        assert (beams.visual_tokens, beams.final_tokens) == (3 * once.visual_tokens, 3 * once.final_tokens)
-        return
     for name in ("visual_tokens", "final_tokens", "average_tokens", "steps", "llm_tokens"):
         assert getattr(beams, name) == getattr(once, name)
     for a, b in zip(once.pictures, beams.pictures, strict=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import torch
 from transformers import LogitsProcessor
@@ -42,17 +40,32 @@ def batch(model):
     return prompt(model, batch_rows(model))
 
 
+def long_text(model):
+    """The row without a picture is the longest, so the batch stays as long as it was."""
+    parts = pictures(model, 3)
+    return prompt(model, [([*range(3, 80)] * 3, []), (TEXTS[0], parts[:1]), (TEXTS[1], parts[1:])])
+
+
+def equal_rows(model):
+    """Rows of equal length, one of them without a picture: nothing is padded until tokens go."""
+    parts = pictures(model, 1)
+    length = len(prompt(model, [(TEXTS[0], parts)])["input_ids"][0])
+    return prompt(model, [(TEXTS[0], parts), ([7] * (length - 1), [])])
+
+
 def text_only(model):
     return prompt(model, [(TEXTS[0], []), (TEXTS[1], [])])
 
 
-PROMPTS = {"single": single, "several": several, "batch": batch, "text": text_only}
+PROMPTS = {
+    "single": single,
+    "several": several,
+    "batch": batch,
+    "long": long_text,
+    "equal": equal_rows,
+    "text": text_only,
+}
 every_prompt = pytest.mark.parametrize("make", PROMPTS.values(), ids=PROMPTS)
-
-
-def pre_encodes(model):
-    """Whether generate() encodes pictures once, before the prompt is repeated for beams."""
-    return "mm_encoder_outputs" in inspect.signature(model.forward).parameters
 
 
 class Dictate(LogitsProcessor):
@@ -146,6 +159,26 @@ def test_a_batch_row_equals_its_single_run(family, attention, method):
 
 
 @every_model
+@pytest.mark.parametrize("make", [long_text, equal_rows])
+def test_filler_in_a_batch_that_gets_no_shorter_is_never_seen(family, attention, make):
+    model = tiny_model(family, attention)
+    inputs = make(model)
+    parts = pictures(model, 3)
+    row = 1 if make is long_text else 0
+    with illava.accelerate(model, BOTH):
+        together, _ = logits_of_steps(model, inputs)
+        alone, _ = logits_of_steps(model, prompt(model, [(TEXTS[0], parts[:1])]))
+        torch.testing.assert_close(together[:, row], alone[:, 0], atol=1e-5, rtol=0)
+        if make is equal_rows:
+            # Decoding by hand, without any mask.
+            del inputs["attention_mask"]
+            with torch.no_grad():
+                cache = model(**inputs, use_cache=True).past_key_values
+                after = model(input_ids=torch.tensor([[3], [3]]), past_key_values=cache).logits
+            torch.testing.assert_close(after[0, -1], alone[1, 0], atol=1e-5, rtol=0)
+
+
+@every_model
 def test_forward_gives_the_logits_that_generate_starts_from(family, attention):
     model = tiny_model(family, attention)
     inputs = batch(model)
@@ -169,9 +202,7 @@ def test_sdpa_and_eager_agree(family):
 def test_a_beam_of_one_sequence_scores_as_the_sequence_recomputed(family, attention):
     """Beam search reorders a merged cache; its scores must be those of its own sequences."""
     model = tiny_model(family, attention)
-    rows = batch_rows(model)
-    # Earlier transformers hand the pictures of unequal rows to the wrong beams.
-    inputs = prompt(model, rows if pre_encodes(model) else rows[:1])
+    inputs = batch(model)
     length = inputs["input_ids"].shape[1]
     options = dict(num_beams=3, max_new_tokens=5, do_sample=False, return_dict_in_generate=True)
     with illava.accelerate(model, BOTH), torch.no_grad():
@@ -210,6 +241,18 @@ def test_half_precision_runs_and_stays_close_to_fp32(family, attention):
     assert rounded.isfinite().all()
     # A text-only row does not depend on which tokens rounding selects.
     torch.testing.assert_close(rounded[2].float(), exact[2], atol=0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_double_and_single_precision_agree(family):
+    model = tiny_model(family)
+    inputs = batch(model)
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        single_precision = model(**inputs).logits[:, -1]
+    with illava.accelerate(model.double(), BOTH), torch.no_grad():
+        double_precision = model(**inputs).logits[:, -1]
+    assert double_precision.dtype == torch.float64
+    torch.testing.assert_close(single_precision.double(), double_precision, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

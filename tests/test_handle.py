@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    BertConfig,
-    BertModel,
-    MllamaConfig,
-    Qwen2Config,
-    StaticCache,
-)
-from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer
 
 import illava
-from tests.test_exact import BOTH, LLM, batch, logits_of_steps, several, single
-from tests.tiny import FAMILIES, pictures, prompt, tiny_model
+from tests.test_exact import BOTH, batch, logits_of_steps, several, single
+from tests.tiny import FAMILIES, IMAGE, pictures, prompt, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
@@ -117,44 +111,6 @@ def test_the_base_model_can_be_accelerated_too():
             assert torch.equal(model.model(**inputs).last_hidden_state, expected)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),
-        torch.nn.Linear(2, 2),
-    ],
-    ids=["bert", "linear"],
-)
-def test_other_models_are_refused_naming_the_supported_families(model):
-    with pytest.raises(illava.UnsupportedError) as error:
-        illava.accelerate(model)
-    assert "\n" not in str(error.value)
-    for family in illava.supported_families():
-        assert family in str(error.value)
-
-
-def test_a_text_only_model_is_refused():
-    config = Qwen2Config(
-        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-    )
-    with pytest.raises(illava.UnsupportedError, match="'qwen2'"):
-        illava.accelerate(AutoModelForCausalLM.from_config(config))
-
-
-def test_mllama_is_refused_with_its_reason():
-    from illava.families import family_of
-
-    with pytest.raises(illava.UnsupportedError, match="attends across"):
-        family_of(MllamaConfig())
-
-
-def test_an_unsupported_attention_backend_is_refused():
-    model = tiny_model("qwen2_vl")
-    model.config.vision_config._attn_implementation = "flash_attention_2"
-    with pytest.raises(illava.UnsupportedError, match=r"flash_attention_2.*sdpa.*eager"):
-        illava.accelerate(model)
-
-
 def test_changing_the_backend_while_accelerated_is_honoured():
     model = tiny_model("qwen2_vl", "sdpa")
     inputs = single(model)
@@ -165,82 +121,6 @@ def test_changing_the_backend_while_accelerated_is_honoured():
     torch.testing.assert_close(first, second, atol=1e-4, rtol=0)
     with illava.accelerate(tiny_model("qwen2_vl", "eager"), BOTH) as handle:
         assert torch.equal(logits_of_steps(handle.model, inputs)[0], second)
-
-
-@every_family
-def test_labels_are_refused(family):
-    model = tiny_model(family)
-    inputs = single(model)
-    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError, match="labels"):
-        model(**inputs, labels=inputs["input_ids"])
-
-
-def sliding_cache(model):
-    cache = DynamicCache()
-    cache.layers = [DynamicSlidingWindowLayer(sliding_window=4) for _ in model.model.language_model.layers]
-    return cache
-
-
-@every_family
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda model: StaticCache(config=model.config.get_text_config(), max_cache_len=300),
-        sliding_cache,
-    ],
-    ids=["static", "sliding"],
-)
-def test_caches_other_than_dynamic_are_refused_with_pictures(family, make):
-    model = tiny_model(family)
-    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError) as error:
-        model(**single(model), past_key_values=make(model))
-    assert "DynamicCache" in str(error.value) or "static" in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_static_caches_are_refused_in_generate():
-    model = tiny_model("qwen2_vl")
-    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError):
-        model.generate(**single(model), max_new_tokens=3, cache_implementation="static")
-
-
-def test_quantised_layers_are_refused():
-    from transformers.cache_utils import QuantizedLayer
-
-    from illava.stages.cache import prepare_for_merging
-
-    class Quantised(QuantizedLayer):
-        """Needs no quantisation library: what counts here is that it is no plain DynamicLayer."""
-
-        def _quantize(self, *_):
-            raise AssertionError
-
-        _dequantize = _quantize
-
-    cache = DynamicCache()
-    cache.layers = [Quantised()]
-    with pytest.raises(illava.UnsupportedError, match="Quantised"):
-        prepare_for_merging(cache, 1)
-
-
-def test_pictures_on_a_filled_cache_are_refused():
-    model = tiny_model("qwen2_vl")
-    inputs = single(model)
-    cache = DynamicCache()
-    with illava.accelerate(model, BOTH), torch.no_grad():
-        model(input_ids=torch.tensor([[1, 5, 6]]), past_key_values=cache)
-        with pytest.raises(illava.UnsupportedError, match="filled cache"):
-            model(**inputs | {"attention_mask": None}, past_key_values=cache)
-
-
-@every_family
-def test_several_tokens_on_a_merged_cache_are_refused(family):
-    model = tiny_model(family)
-    cache = DynamicCache()
-    with illava.accelerate(model, LLM), torch.no_grad():
-        model(**single(model), past_key_values=cache)
-        with pytest.raises(illava.UnsupportedError, match="token by token"):
-            model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
 
 
 def test_report_needs_a_prefill_with_pictures():
@@ -267,3 +147,39 @@ def test_a_layer_that_does_not_exist_is_refused_and_nothing_stays_attached():
     with pytest.raises(ValueError, match=r"layers 0 to 4, got 9"):
         illava.accelerate(model, illava.Illava(encoder_layers=(9,), encoder_keep=0.5))
     assert state_of(model) == before
+
+
+@every_family
+def test_a_result_does_not_depend_on_calls_before(family):
+    """Scoring several answers to one picture without a cache: longer prompts with a common beginning."""
+    model = tiny_model(family)
+    base = single(model)
+    longer = dict(base)
+    longer["input_ids"] = torch.cat([base["input_ids"], torch.tensor([[3, 4, 5, 6]])], 1)
+    longer["attention_mask"] = torch.ones_like(longer["input_ids"])
+    if "mm_token_type_ids" in base:
+        longer["mm_token_type_ids"] = (longer["input_ids"] == IMAGE).int()
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        first = model(**longer, use_cache=False).logits
+        model(**base, use_cache=False)
+        assert torch.equal(model(**longer, use_cache=False).logits, first)
+
+
+@every_family
+def test_a_merged_cache_does_not_outlive_the_handle(family):
+    model = tiny_model(family)
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        cache = model(**batch(model), use_cache=True).past_key_values
+    with pytest.raises(illava.UnsupportedError, match="run the prompt again"):
+        model(input_ids=torch.tensor([[3], [3], [3]]), past_key_values=cache)
+
+
+def test_the_handle_does_not_hold_the_cache():
+    model = tiny_model("qwen2_vl")
+    with illava.accelerate(model, BOTH) as handle, torch.no_grad():
+        cache = model(**single(model), use_cache=True).past_key_values
+        layer = weakref.ref(cache.layers[0])
+        del cache
+        gc.collect()
+        assert layer() is None
+        assert handle.report.final_tokens

@@ -1,17 +1,16 @@
 """One declarative entry a model family: where its parts are, and the schedule published for it.
 
-Attribute paths are those of transformers' own classes; a path may be given in several spellings, the
-first that exists is used (transformers 5.4 to 5.23 differ in a few).
+Attribute paths are those of transformers' own classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from transformers.vision_utils import get_vision_window_index
 
 from .cost import EncoderShape
 from .errors import UnsupportedError
@@ -38,7 +37,7 @@ class Family:
     model_type: str
     schedule: Schedule
     encoder: str
-    blocks: tuple[str, ...]
+    blocks: str
     projector: str
     encoder_attention: str
     """Relative to a block; so are the next two."""
@@ -46,6 +45,8 @@ class Family:
     encoder_mlp: str
     encoder_shape: Callable[[Any], EncoderShape]
     """Model config to the encoder's sizes."""
+    tower: str | None
+    """``model_type`` of the vision config that ``blocks`` describes; None where the family has only one."""
     packed: bool
     """All pictures in one sequence (Qwen), or a batch of equal tiles (LLaVA)."""
     group: Callable[[Any], int] = lambda config: 1
@@ -76,14 +77,19 @@ class ModelParts:
     layers: list[nn.Module]
     group: int
 
+    def __reduce__(self) -> str:
+        # Every hook leads here; a copy of the hooks would work on the original's state.
+        raise UnsupportedError("an accelerated model cannot be copied or pickled; call handle.remove() first")
+
 
 _QWEN: dict[str, Any] = {
     "encoder": "visual",
-    "blocks": ("visual.blocks",),
+    "blocks": "visual.blocks",
     "projector": "visual.merger",
     "encoder_attention": "attn",
     "second_norm": "norm2",
     "encoder_mlp": "mlp",
+    "tower": None,
     "packed": True,
     "group": lambda config: config.vision_config.spatial_merge_size**2,
 }
@@ -91,12 +97,6 @@ _QWEN: dict[str, Any] = {
 
 def _window_order(parts: ModelParts, grid: Tensor) -> Tensor:
     """Qwen2.5-VL sorts units by window, picture by picture."""
-    visual: Any = parts.encoder
-    if hasattr(visual, "get_window_index"):
-        # A method of the encoder in earlier transformers, a function in later ones.
-        return torch.as_tensor(visual.get_window_index(grid)[0])
-    from transformers.vision_utils import get_vision_window_index
-
     vision = parts.config.vision_config
     index, _ = get_vision_window_index(
         grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
@@ -116,12 +116,13 @@ FAMILIES: dict[str, Family] = {
                 26, (5, 6, 7, 8), (637 / 729, 545 / 637, 453 / 545, 361 / 453), 28, (8,), (0.7,), _PAPER
             ),
             encoder="vision_tower",
-            blocks=("vision_tower.encoder.layers", "vision_tower.vision_model.encoder.layers"),
+            blocks="vision_tower.encoder.layers",
             projector="multi_modal_projector",
             encoder_attention="self_attn",
             second_norm="layer_norm2",
             encoder_mlp="mlp",
             encoder_shape=siglip_encoder,
+            tower="siglip_vision_model",
             packed=False,
             row_mixers=("pack_image_features", "apply_pooling"),
         ),
@@ -184,9 +185,8 @@ def find_parts(model: nn.Module) -> ModelParts:
     family = family_of(config)
     base = model if hasattr(model, family.llm) and not hasattr(model, "lm_head") else model.model
     assert isinstance(base, nn.Module)
-    blocks = _first(base, family.blocks)
-    if blocks is None:
-        tower = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
+    tower = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
+    if family.tower not in (None, tower):
         raise UnsupportedError(
             f"{family.model_type} with a vision tower of type {tower!r} is not supported yet"
         )
@@ -197,12 +197,25 @@ def find_parts(model: nn.Module) -> ModelParts:
         base=base,
         config=config,
         encoder=base.get_submodule(family.encoder),
-        blocks=list(blocks.children()),
+        blocks=list(base.get_submodule(family.blocks).children()),
         projector=base.get_submodule(family.projector),
         llm=llm,
         layers=list(llm.get_submodule(family.llm_layers).children()),
         group=family.group(config),
     )
+
+
+def check_feature_layer(parts: ModelParts, encoder_layers: Iterable[int]) -> None:
+    """Raise UnsupportedError unless the LLM sees one encoder layer, at or after the last that merges."""
+    feature = getattr(parts.config, "vision_feature_layer", -1)
+    last = max(encoder_layers, default=-1)
+    depth = len(parts.blocks)
+    # Hidden state 0 is the input of block 0.
+    if last >= 0 and (not isinstance(feature, int) or feature % (depth + 1) <= last):
+        raise UnsupportedError(
+            f"vision_feature_layer={feature}: the encoder stage needs a model that reads one encoder layer "
+            f"after the last block that merges, {last} here; give earlier encoder_layers, or () for none"
+        )
 
 
 def rescale(
@@ -228,12 +241,3 @@ def rescale(
         target = max(first, min(target, to_depth - 1))
         out[target] = out.get(target, 1.0) * share
     return out
-
-
-def _first(base: nn.Module, paths: tuple[str, ...]) -> nn.Module | None:
-    for path in paths:
-        try:
-            return base.get_submodule(path)
-        except AttributeError:
-            continue
-    return None

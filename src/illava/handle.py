@@ -6,7 +6,7 @@ from types import TracebackType
 
 from torch import nn
 
-from .families import find_parts
+from .families import check_feature_layer, find_parts
 from .methods import Illava, Method
 from .report import Report, make_report
 from .stages.attention import check_backend
@@ -32,6 +32,7 @@ class Handle:
             check_backend(config)
         self.plan: Plan = method.plan(self.parts)
         """The merge steps on this model."""
+        check_feature_layer(self.parts, self.plan.encoder)
         self._last: tuple[list[EncoderRun], Prefill] | None = None
         self._hooks = Hooks()
         try:
@@ -56,6 +57,8 @@ class Handle:
         self._hooks.remove()
 
     def __enter__(self) -> Handle:
+        if not self._hooks.owner.active:
+            raise ValueError("this handle was removed already; call accelerate() again")
         return self
 
     def __exit__(
@@ -91,8 +94,13 @@ def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | 
 
     While accelerated, logits cover the tokens that are left, so they are shorter than ``input_ids`` and
     ``labels`` are refused; ``get_image_features`` marks what the encoder dropped by NaN rows. With
-    ``keep=1.0``, or without pictures, logits are bit-identical to the plain model's.
+    ``keep=1.0``, or without pictures, logits are bit-identical to the plain model's. One accelerated model
+    serves one thread at a time.
     """
+    if method is not None and not isinstance(method, Method):
+        raise ValueError(
+            f"expected a method such as illava.Illava(...), or keep=0.5 for a budget; got {method!r}"
+        )
     if method is not None and keep is not None:
         raise ValueError("give either a method or keep; a method has its own keep")
     return Handle(model, method if method is not None else Illava(keep=keep))

@@ -8,7 +8,6 @@ out of every attention. All arithmetic in float64.
 from __future__ import annotations
 
 import copy
-import inspect
 from dataclasses import dataclass, field
 
 import torch
@@ -62,8 +61,7 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
             hidden[row], alive[row], box_at[row] = feature, living, (number, box)
 
     language = model.model.language_model
-    tables = language.rotary_emb(hidden, _positions(model, ids, seen))
-    cos, sin = (_one_table(language, table).double() for table in tables)
+    cos, sin = (t[0].double() for t in language.rotary_emb(hidden, _positions(model, ids, seen)))
     causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
     weights: list[Tensor] = []
     for number, layer in enumerate(language.layers):
@@ -102,39 +100,10 @@ def _contiguous(rows: list[int]) -> list[list[int]]:
     return runs
 
 
-def _has_positions_of_its_own(model: nn.Module) -> bool:
-    """Earlier transformers number a video's patches, and where a picture starts in Qwen2.5-VL, otherwise.
-
-    That is their affair, not merging's: there the reference takes the model's word for it.
-    """
-    scale = inspect.signature(model.model.get_vision_position_ids).parameters["time_interval"]
-    return isinstance(scale.default, int)
-
-
-def _one_table(language: nn.Module, table: Tensor) -> Tensor:
-    """(1, L, h) rotary table, or (3, 1, L, h) with M-RoPE's axes still apart as in earlier transformers."""
-    if table.dim() == 3:
-        return table[0]
-    sections = language.config.rope_parameters["mrope_section"] * 2
-    return torch.cat([part[i % 3, 0] for i, part in enumerate(table.split(sections, dim=-1))], dim=-1)
-
-
 def _positions(model: nn.Module, ids: list[int], seen: list[Seen]) -> Tensor:
     """Positions of the full prompt: 1-D, or time, height and width for the Qwen families."""
     if model.config.model_type == "llava_onevision":
         return torch.arange(len(ids))[None]
-    if seen and _has_positions_of_its_own(model):
-        kinds = [
-            1 if i == model.config.image_token_id else 2 * (i == model.config.video_token_id) for i in ids
-        ]
-        grids = torch.tensor([(f, 2 * y, 2 * x) for f, y, x in (picture.grid for picture in seen)])
-        name = "video_grid_thw" if 2 in kinds else "image_grid_thw"
-        times = {}
-        if model.config.model_type == "qwen2_5_vl" and 2 in kinds:
-            times = {"second_per_grid_ts": [1.0 / model.config.vision_config.tokens_per_second]}
-        return model.model.get_rope_index(
-            torch.tensor([ids]), torch.tensor([kinds]), **{name: grids}, **times
-        )[0]
     placeholders = {model.config.image_token_id, model.config.video_token_id}
     positions: list[tuple[int, int, int]] = []
     pictures = iter(seen)

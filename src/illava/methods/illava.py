@@ -26,7 +26,8 @@ class Illava(Method):
     Args:
         keep: a budget instead of a schedule, in (0, 1]: final visual tokens / all. The published steps
             are made harsher or milder, all by the same power, until exactly round(keep * n) of n tokens
-            stay; goes with layers, not with ``encoder_keep`` or ``llm_keep``.
+            stay (a few more where the LLM stage is off and a family adds tokens of its own to a picture's,
+            as OneVision's newlines); goes with layers, not with ``encoder_keep`` or ``llm_keep``.
         encoder_layers: encoder blocks (0-based) after whose attention tokens merge. None: the published
             ones; (): no encoder stage.
         encoder_keep: share of a picture's units kept at each of them, in (0, 1]; one number for all or
@@ -78,10 +79,10 @@ class Illava(Method):
                 )
         if self.keep is not None:
             object.__setattr__(self, "keep", _share("keep", self.keep))
-        if not 0 <= self.recycle <= 1:
-            raise ValueError(f"recycle must lie in [0, 1], got {self.recycle}")
-        if self.neighbours < 1 or int(self.neighbours) != self.neighbours:
-            raise ValueError(f"neighbours must be a whole number from 1 up, got {self.neighbours}")
+        if isinstance(self.recycle, bool) or not isinstance(self.recycle, Real) or not 0 <= self.recycle <= 1:
+            raise ValueError(f"recycle must lie in [0, 1], got {self.recycle!r}")
+        if isinstance(self.neighbours, bool) or not isinstance(self.neighbours, int) or self.neighbours < 1:
+            raise ValueError(f"neighbours must be a whole number from 1 up, got {self.neighbours!r}")
         if self.reduce not in REDUCTIONS:
             raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {self.reduce!r}")
         if self.score not in SCORES:
@@ -152,6 +153,8 @@ def _share(name: str, share: object) -> float:
 
 
 def _layers(name: str, layers: Iterable[int], first: int) -> tuple[int, ...]:
+    if not isinstance(layers, Iterable):
+        raise ValueError(f"{name} must be a tuple of whole numbers, got {layers!r}")
     values = tuple(layers)
     if any(isinstance(value, bool) or not isinstance(value, int) or value < first for value in values):
         raise ValueError(f"{name} must be whole numbers from {first} up, got {values}")

@@ -7,18 +7,22 @@ the keys it holds are the last ones, ``dropped`` columns in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..errors import UnsupportedError
+from .hooks import Owner
 
 
 class MergedLayer(DynamicLayer):
     """A DynamicLayer some of whose tokens were dropped before they entered it."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Owner | None = None) -> None:
         super().__init__()
+        self.owner = owner
         self.dropped = 0
         """Logical minus physical length."""
         self.columns: Tensor | None = None
@@ -29,6 +33,15 @@ class MergedLayer(DynamicLayer):
         """Layers of one group hold the same tokens and share masks."""
         self.padded = False
         """Whether any key of the prefill is padding or filler, so that decoding needs a mask."""
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.owner is not None and not self.owner.active:
+            raise UnsupportedError(
+                "this cache was filled while the model was accelerated and can only be used while it is; "
+                "run the prompt again"
+            )
+        keys, values = super().update(*args, **kwargs)
+        return keys, values
 
     def physical_length(self) -> int:
         return super().get_seq_length()
@@ -59,8 +72,8 @@ class MergedLayer(DynamicLayer):
         generated = self.get_seq_length() - self.prompt_length
         if tokens_to_remove > 0 or -tokens_to_remove > generated:
             raise UnsupportedError(
-                f"a merged cache can be cropped by at most its {generated} generated tokens "
-                f"(a number <= 0), got {tokens_to_remove}"
+                f"a merged cache can be cropped by at most its {generated} generated tokens (a number <= 0), "
+                f"got {tokens_to_remove}; assisted and prompt-lookup decoding are not supported yet"
             )
         if tokens_to_remove < 0:
             # Counted from the end: the logical length says nothing about where the keys lie.
@@ -95,7 +108,7 @@ def is_merged(cache: Cache | None) -> bool:
     return cache is not None and any(isinstance(layer, MergedLayer) for layer in cache.layers)
 
 
-def prepare_for_merging(cache: Cache, num_layers: int) -> list[MergedLayer]:
+def prepare_for_merging(cache: Cache, num_layers: int, owner: Owner | None = None) -> list[MergedLayer]:
     """Make every layer of an empty dynamic cache a MergedLayer, in place, and return them.
 
     Raises UnsupportedError for caches that hold tokens already, and for static, quantised, sliding-window
@@ -117,6 +130,6 @@ def prepare_for_merging(cache: Cache, num_layers: int) -> list[MergedLayer]:
             "pictures on top of a filled cache (chat continuation, chunked prefill) are not supported yet; "
             "pass the whole prompt at once with a fresh cache"
         )
-    layers = [MergedLayer() for _ in range(max(num_layers, len(cache.layers)))]
+    layers = [MergedLayer(owner) for _ in range(max(num_layers, len(cache.layers)))]
     cache.layers[:] = layers
     return layers

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..families import ModelParts
 from ..scoring import Score, column_scores, unit_scores
 from .attention import AttentionTap
-from .hooks import Hooks
+from .hooks import Hooks, refuse_checkpointing
 from .steps import Step
 
 
@@ -30,7 +30,6 @@ class EncoderRun:
     """Tokens per unit."""
     lengths: tuple[int, ...]
     """Units of each segment that are left."""
-    device: torch.device
     grid: Tensor | None = None
     """(images, 3) frames, rows and columns in tokens, for packed encoders."""
     history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
@@ -103,7 +102,7 @@ class EncoderStage:
     """Hooks on the image encoder; ``run`` is the call under way or just done."""
 
     def __init__(self, parts: ModelParts, steps: dict[int, Step], hooks: Hooks) -> None:
-        self.parts = parts
+        self.parts, self.merges = parts, bool(steps)
         self.run: EncoderRun | None = None
         self.runs: list[EncoderRun] = []
         hooks.pre(parts.encoder, self._start)
@@ -117,27 +116,27 @@ class EncoderStage:
                 _MergingBlock(self, index, block, steps[index], hooks)
 
     def take_runs(self) -> list[EncoderRun]:
-        """The encoder calls since this was last asked."""
+        """The encoder calls since this was last asked: the last two, one of images and one of videos."""
         runs, self.runs = self.runs, []
         return runs
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.run = None
+        if self.merges:
+            refuse_checkpointing(self.parts.blocks[0])
         if self.parts.family.packed:
-            pixels = args[0] if args else next(iter(kwargs.values()))
             grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
-            self.begin(tuple(h * w for t, h, w in grid.tolist() for _ in range(t)), pixels.device, grid)
+            self.begin(tuple(h * w for t, h, w in grid.tolist() for _ in range(t)), grid)
 
-    def begin(self, tokens: tuple[int, ...], device: torch.device, grid: Tensor | None = None) -> EncoderRun:
+    def begin(self, tokens: tuple[int, ...], grid: Tensor | None = None) -> None:
         """Note a call over segments of that many tokens each."""
         g = self.parts.group
-        self.run = EncoderRun(g, tuple(n // g for n in tokens), device, grid)
-        self.runs.append(self.run)
-        return self.run
+        self.run = EncoderRun(g, tuple(n // g for n in tokens), grid)
+        self.runs = [*self.runs[-1:], self.run]
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = args[0] if args else kwargs["hidden_states"]
-        self.begin((x.shape[1],) * x.shape[0], x.device)
+        self.begin((x.shape[1],) * x.shape[0])
 
     def _enter_block(
         self, index: int, merged: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -5,15 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
+from ..errors import UnsupportedError
 from .attention import AttentionTap
+
+
+def refuse_checkpointing(layer: nn.Module) -> None:
+    """Raise UnsupportedError if the layer would run its forward a second time for the backward pass."""
+    if layer.training and getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
+        raise UnsupportedError(
+            "gradient checkpointing is not supported on an accelerated model yet; "
+            "call gradient_checkpointing_disable() or handle.remove() first"
+        )
+
+
+class Owner:
+    """Whether an acceleration is still on; shared with the caches it filled."""
+
+    active = True
 
 
 class Hooks:
     """Attaches hooks, taps and instance attributes; ``remove`` takes them off in reverse order."""
 
     def __init__(self) -> None:
+        self.owner = Owner()
         self._undo: list[Callable[[], None]] = []
 
     def pre(self, module: nn.Module, hook: Callable[..., Any], *, prepend: bool = False) -> None:
@@ -33,13 +51,14 @@ class Hooks:
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Shadow a method or set a mark on this one instance."""
-        before = dict(module.__dict__)
-        module.__dict__[name] = value
-        if name in before:
-            self._undo.append(lambda: module.__dict__.__setitem__(name, before[name]))
+        if name in module.__dict__:
+            before = module.__dict__[name]
+            self._undo.append(lambda: module.__dict__.__setitem__(name, before))
         else:
             self._undo.append(lambda: module.__dict__.pop(name, None))
+        module.__dict__[name] = value
 
     def remove(self) -> None:
+        self.owner.active = False
         while self._undo:
             self._undo.pop()()

@@ -22,8 +22,8 @@ from ..families import ModelParts
 from ..scoring import last_row_scores
 from .attention import AttentionTap
 from .cache import MergedLayer, is_merged, prepare_for_merging
-from .hooks import Hooks
-from .masks import causal_mask, left_pad, take_mask, take_rows, take_table
+from .hooks import Hooks, refuse_checkpointing
+from .masks import causal_mask, left_pad, take_mask, take_rows
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import Prompt, PromptReader
@@ -47,8 +47,9 @@ class LlmStage:
     ) -> None:
         self.parts, self.steps, self.marks = parts, plan.llm, bool(plan.encoder)
         self.on_prefill = on_prefill
+        self.owner = hooks.owner
         self.state: Prefill | Decoding | None = None
-        self.reader = PromptReader(parts, hooks)
+        self.reader = PromptReader(parts, hooks, active=bool(plan.encoder or plan.llm))
         hooks.pre(parts.llm, self._enter)
         hooks.post(parts.llm, self._leave, always=True)
         for index, layer in enumerate(parts.layers):
@@ -63,6 +64,8 @@ class LlmStage:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.state = None
         prompt = self.reader.take()
+        if self.steps:
+            refuse_checkpointing(self.parts.layers[0])
         cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
         if embeds is None:
             return None
@@ -79,12 +82,17 @@ class LlmStage:
                 "illava needs the 2-D attention mask that the processor returns (static caches and prepared "
                 "masks are not supported yet)"
             )
+        if bool((prompt.runs.gather(1, prompt.last[:, None]) >= 0).any()):
+            raise UnsupportedError(
+                "a prompt that ends with a picture is not supported: its last token must be text, as a chat "
+                "template's generation prompt is, because that token's attention scores the visual ones"
+            )
         kwargs = dict(kwargs)
         layers = None
         if cache is None and self._uses_cache(kwargs):
             cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
         if cache is not None:
-            layers = prepare_for_merging(cache, len(self.parts.layers))
+            layers = prepare_for_merging(cache, len(self.parts.layers), self.owner)
         sequence = self._whole(prompt, kwargs, embeds)
         if bool(dropped.any()):
             alive = (sequence.columns >= 0) & ~dropped
@@ -145,19 +153,17 @@ class LlmStage:
         first: MergedLayer = cache.layers[0]
         padding = kwargs.get("attention_mask")
         self.state = Decoding(padding, embeds.dtype)
-        if padding is None or not first.dropped or not first.padded:
+        if not first.padded:
             return None
         # The mask is made for a sliding layer: the columns it will look at are the last ones.
-        held = first.key_padding(padding, queries=1)
-        kwargs = dict(kwargs)
-        kwargs["attention_mask"] = torch.zeros_like(padding)
-        kwargs["attention_mask"][:, -held.shape[1] :] = held.to(padding.dtype)
-        return args, kwargs
+        held = first.key_padding(padding, queries=1).long()
+        return args, {**kwargs, "attention_mask": nn.functional.pad(held, (first.dropped, 0))}
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if isinstance(self.state, Prefill):
+            # What the report needs stays; keys, values and tables are the caller's to keep or drop.
             self.state.adapted.clear()
-            self.state.scores = None
+            self.state.scores = self.state.cache_layers = None
         self.state = None
 
     # -- at the layers ----------------------------------------------------------------------------
@@ -192,7 +198,7 @@ class LlmStage:
         columns = prefill.sequence.entered
         kwargs["position_embeddings"] = prefill.once(
             kwargs["position_embeddings"],
-            lambda: tuple(take_table(table, columns) for table in kwargs["position_embeddings"]),
+            lambda: tuple(take_rows(table, columns) for table in kwargs["position_embeddings"]),
         )
         kwargs["attention_mask"] = prefill.once(
             kwargs.get("attention_mask"), lambda: self._prefill_mask(prefill, columns, kwargs)

@@ -27,13 +27,6 @@ def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
     return taken.masked_fill(~real.reshape(*real.shape, *[1] * (taken.dim() - 2)), 0)
 
 
-def take_table(table: Tensor, columns: Tensor) -> Tensor:
-    """Rows of rotary tables: (B or 1, L, h), or (3, B or 1, L, h) where M-RoPE keeps its axes apart."""
-    if table.dim() == 3:
-        return take_rows(table, columns)
-    return torch.stack([take_rows(axis, columns) for axis in table])
-
-
 def take_mask(mask: Tensor, columns: Tensor) -> Tensor:
     """A (B or 1, H or 1, L, L) prefill mask, boolean or additive, at (B, n) columns to (B, H or 1, n, n).
 

@@ -33,26 +33,27 @@ class Prompt:
 class PromptReader:
     """Hooks on the outer model that see token ids; ``take`` hands out what they saw, once."""
 
-    def __init__(self, parts: ModelParts, hooks: Hooks) -> None:
-        self.parts = parts
+    def __init__(self, parts: ModelParts, hooks: Hooks, *, active: bool) -> None:
+        self.parts, self.active = parts, active
+        self.refusal: str | None = None
         self.image = getattr(parts.config, "image_token_id", None)
         self.video = getattr(parts.config, "video_token_id", None)
         self.prompt: Prompt | None = None
         # Pictures, prompt ids and last columns of a generate() without a cache that may be under way.
-        self._generating: tuple[weakref.ref[Tensor], Tensor, Tensor] | None = None
-        hooks.pre(parts.model, self._refuse_labels)
+        self._generating: tuple[weakref.ref[Tensor], Tensor, Tensor, int] | None = None
+        hooks.pre(parts.model, self._note_options)
         hooks.pre(parts.base, self._read)
 
     def take(self) -> Prompt | None:
         prompt, self.prompt = self.prompt, None
         return prompt
 
-    def _refuse_labels(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.refusal = None
         if kwargs.get("labels") is not None:
-            raise UnsupportedError(
-                "labels are not supported on an accelerated model: its outputs are shorter than input_ids; "
-                "call handle.remove() first"
-            )
+            self.refusal = "labels"
+        if isinstance(kwargs.get("logits_to_keep"), Tensor):
+            self.refusal = "logits_to_keep as a tensor of positions"
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.prompt = None
@@ -68,6 +69,12 @@ class PromptReader:
         visual = self._find(self.image, found) | video
         if not bool(visual.any()):
             return
+        refusal, self.refusal = self.refusal, None
+        if refusal and self.active:
+            raise UnsupportedError(
+                f"{refusal}: not supported with pictures on an accelerated model, whose outputs are shorter "
+                "than input_ids; call handle.remove() first"
+            )
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
@@ -88,8 +95,9 @@ class PromptReader:
     def _last(self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor) -> Tensor:
         """(B,) column of the last prompt token.
 
-        ``generate(use_cache=False)`` runs the growing sequence through the model again and again, with the
-        very same picture tensor; then the prompt still ends where it ended in the first pass.
+        ``generate(use_cache=False)`` runs the sequence through the model again and again, each time one
+        token longer and with the very same picture tensor; then the prompt still ends where it ended in the
+        first pass. Loops by hand that do the same are treated the same.
         """
         columns = torch.arange(visual.shape[1], device=visual.device)
         padding = kwargs.get("attention_mask")
@@ -102,16 +110,17 @@ class PromptReader:
             self._generating = None
             return last
         if self._generating is not None:
-            reference, prompt_ids, prompt_last = self._generating
+            reference, prompt_ids, prompt_last, seen = self._generating
             length = prompt_ids.shape[1]
             if (
                 reference() is source
                 and ids.shape[0] == prompt_ids.shape[0]
-                and ids.shape[1] > length
+                and ids.shape[1] == seen + 1
                 and torch.equal(ids[:, :length], prompt_ids)
             ):
+                self._generating = (reference, prompt_ids, prompt_last, seen + 1)
                 return prompt_last
-        self._generating = (weakref.ref(source), ids, last)
+        self._generating = (weakref.ref(source), ids, last, ids.shape[1])
         return last
 
 

@@ -1,0 +1,221 @@
+"""What is refused: in one line, naming what is supported, with nothing left attached."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, MllamaConfig, Qwen2Config, StaticCache
+from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer, QuantizedLayer
+
+import illava
+from illava.families import family_of
+from illava.stages.cache import prepare_for_merging
+from tests.test_exact import BOTH, LLM, single
+from tests.tiny import FAMILIES, IMAGE, prompt, tiny_model
+
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)),
+        torch.nn.Linear(2, 2),
+    ],
+    ids=["bert", "linear"],
+)
+def test_other_models_are_refused_naming_the_supported_families(model):
+    with pytest.raises(illava.UnsupportedError) as error:
+        illava.accelerate(model)
+    assert "\n" not in str(error.value)
+    for family in illava.supported_families():
+        assert family in str(error.value)
+
+
+def test_a_text_only_model_is_refused():
+    config = Qwen2Config(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    with pytest.raises(illava.UnsupportedError, match="'qwen2'"):
+        illava.accelerate(AutoModelForCausalLM.from_config(config))
+
+
+def test_mllama_is_refused_with_its_reason():
+
+    with pytest.raises(illava.UnsupportedError, match="attends across"):
+        family_of(MllamaConfig())
+
+
+def test_an_unsupported_attention_backend_is_refused():
+    model = tiny_model("qwen2_vl")
+    model.config.vision_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(illava.UnsupportedError, match=r"flash_attention_2.*sdpa.*eager"):
+        illava.accelerate(model)
+
+
+@every_family
+def test_labels_are_refused(family):
+    model = tiny_model(family)
+    inputs = single(model)
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError, match="labels"):
+        model(**inputs, labels=inputs["input_ids"])
+
+
+def sliding_cache(model):
+    cache = DynamicCache()
+    cache.layers = [DynamicSlidingWindowLayer(sliding_window=4) for _ in model.model.language_model.layers]
+    return cache
+
+
+@every_family
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: StaticCache(config=model.config.get_text_config(), max_cache_len=300),
+        sliding_cache,
+    ],
+    ids=["static", "sliding"],
+)
+def test_caches_other_than_dynamic_are_refused_with_pictures(family, make):
+    model = tiny_model(family)
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError) as error:
+        model(**single(model), past_key_values=make(model))
+    assert "DynamicCache" in str(error.value) or "static" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_static_caches_are_refused_in_generate():
+    model = tiny_model("qwen2_vl")
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError):
+        model.generate(**single(model), max_new_tokens=3, cache_implementation="static")
+
+
+def test_quantised_layers_are_refused():
+
+    class Quantised(QuantizedLayer):
+        """Needs no quantisation library: what counts here is that it is no plain DynamicLayer."""
+
+        def _quantize(self, *_):
+            raise AssertionError
+
+        _dequantize = _quantize
+
+    cache = DynamicCache()
+    cache.layers = [Quantised()]
+    with pytest.raises(illava.UnsupportedError, match="Quantised"):
+        prepare_for_merging(cache, 1)
+
+
+def test_pictures_on_a_filled_cache_are_refused():
+    model = tiny_model("qwen2_vl")
+    inputs = single(model)
+    cache = DynamicCache()
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        model(input_ids=torch.tensor([[1, 5, 6]]), past_key_values=cache)
+        with pytest.raises(illava.UnsupportedError, match="filled cache"):
+            model(**inputs | {"attention_mask": None}, past_key_values=cache)
+
+
+@every_family
+def test_several_tokens_on_a_merged_cache_are_refused(family):
+    model = tiny_model(family)
+    cache = DynamicCache()
+    with illava.accelerate(model, LLM), torch.no_grad():
+        model(**single(model), past_key_values=cache)
+        with pytest.raises(illava.UnsupportedError, match="token by token"):
+            model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
+
+
+@every_family
+def test_a_prompt_that_ends_with_a_picture_is_refused(family):
+    model = tiny_model(family)
+    inputs = single(model)
+    end = int((inputs["input_ids"] == IMAGE).nonzero()[-1, 1]) + 1
+    cut = ("input_ids", "attention_mask", "mm_token_type_ids")
+    ended = {name: value[:, :end] if name in cut else value for name, value in inputs.items()}
+    with torch.no_grad():
+        plain = model(**ended).logits
+        with (
+            illava.accelerate(model, BOTH),
+            pytest.raises(illava.UnsupportedError, match="ends with a picture"),
+        ):
+            model(**ended)
+        with illava.accelerate(model, keep=1.0):
+            assert torch.equal(model(**ended).logits, plain)
+
+
+@pytest.mark.parametrize("copying", [copy.deepcopy, pickle.dumps])
+def test_copying_an_accelerated_model_is_refused(copying):
+    model = tiny_model("qwen2_vl")
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError, match=r"remove\(\) first"):
+        copying(model)
+    assert copy.deepcopy(model) is not model
+
+
+@pytest.mark.parametrize("method", [illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=()), LLM])
+def test_gradient_checkpointing_is_refused_in_training(method):
+    model = tiny_model("qwen2_vl").train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    inputs = single(model)
+    with illava.accelerate(model, method):
+        with pytest.raises(illava.UnsupportedError, match="gradient checkpointing"):
+            model(**inputs, use_cache=False)
+        with torch.no_grad():
+            assert model(**inputs, use_cache=False).logits.isfinite().all()
+
+
+def test_positions_of_logits_are_refused_with_pictures_but_not_their_number():
+    model = tiny_model("qwen2_vl")
+    inputs = single(model)
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        assert model(**inputs, logits_to_keep=1).logits.shape[1] == 1
+        with pytest.raises(illava.UnsupportedError, match="logits_to_keep"):
+            model(**inputs, logits_to_keep=torch.tensor([5]))
+
+
+def test_labels_are_fine_where_nothing_gets_shorter():
+    model = tiny_model("qwen2_vl")
+    inputs, text = single(model), prompt(model, [([5, 6, 7], [])])
+    with torch.no_grad():
+        plain = model(**inputs, labels=inputs["input_ids"]).loss
+        with illava.accelerate(model, keep=1.0):
+            assert torch.equal(model(**inputs, labels=inputs["input_ids"]).loss, plain)
+        with illava.accelerate(model, BOTH):
+            assert model(**text, labels=text["input_ids"]).loss.isfinite()
+
+
+@pytest.mark.parametrize("wrong", [0.5, illava.Illava, "illava"])
+def test_something_else_than_a_method_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"keep=0.5"):
+        illava.accelerate(tiny_model("qwen2_vl"), wrong)
+
+
+def test_a_removed_handle_cannot_be_entered():
+    handle = illava.accelerate(tiny_model("qwen2_vl"), BOTH)
+    handle.remove()
+    with pytest.raises(ValueError, match="removed already"), handle:
+        pass
+
+
+@pytest.mark.parametrize(("layer", "allowed"), [(-1, True), (-2, True), (-3, False), ([-1, -2], False)])
+def test_the_feature_layer_must_come_after_the_merging(layer, allowed):
+    model = tiny_model("llava_onevision")
+    inputs = single(model)
+    model.config.vision_feature_layer = layer
+    if allowed:
+        with illava.accelerate(model, BOTH), torch.no_grad():
+            assert model(**inputs).logits.isfinite().all()
+    else:
+        with pytest.raises(illava.UnsupportedError, match="vision_feature_layer"):
+            illava.accelerate(model, BOTH)
+        illava.accelerate(model, LLM).remove()
+
+
+def test_another_vision_tower_is_refused():
+    model = tiny_model("llava_onevision")
+    model.config.vision_config.model_type = "clip_vision_model"
+    with pytest.raises(illava.UnsupportedError, match="clip_vision_model"):
+        illava.accelerate(model)
