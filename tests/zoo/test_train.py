@@ -1,0 +1,119 @@
+"""Training stops and goes on without a trace; the optimizer and the starting weights do what they say."""
+
+import json
+
+import pytest
+import torch
+
+from illava.zoo.model import OFFSETS, build_config, build_model
+from illava.zoo.optim import Muon, orthogonalize
+from illava.zoo.text import build_processor
+from illava.zoo.train import Recipe, Stage, Trainer, learning_rate
+
+STAGES = (
+    Stage("dense", 48, 2, 2, 0, warmup=1),
+    Stage("ask", 64, 2, 3, 2, warmup=1),
+)
+
+
+def trainer(folder, stages=STAGES, **changes) -> Trainer:
+    made = Trainer(Recipe(size="micro", stages=stages, **changes), folder)
+    made.resume()
+    return made
+
+
+def steps(log) -> list[tuple[int, int]]:
+    return [(line["stage"], line["step"]) for line in map(json.loads, log.read_text().splitlines())]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    made = trainer(tmp_path_factory.mktemp("whole"))
+    made.run(log_every=1, check_every=10, save_every=1)
+    return made
+
+
+@pytest.mark.parametrize("cut", [1, 3])
+def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, cut):
+    class Killed(Exception):
+        pass
+
+    first, taken = trainer(tmp_path), 0
+    step = first.train_step
+
+    def killed_after_a_while():
+        nonlocal taken
+        if taken == cut + 1:  # one step past the last checkpoint, and already logged
+            raise Killed
+        taken += 1
+        return step()
+
+    first.train_step = killed_after_a_while
+    save = first.save
+    first.save = lambda: save() if taken <= cut else None
+    with pytest.raises(Killed):
+        first.run(log_every=1, check_every=10, save_every=1)
+    second = trainer(tmp_path)
+    second.run(log_every=1, check_every=10, save_every=1)
+    for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    expected = [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3)]
+    assert steps(tmp_path / "log.jsonl") == steps(whole.folder / "log.jsonl") == expected
+
+
+def test_training_changes_every_weight_that_is_used(whole):
+    start = dict(build_model("micro", whole.processor, 0).named_parameters())
+    still = [k for k, w in whole.model.named_parameters() if torch.equal(w, start[k])]
+    assert still == []
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(whole):
+    with pytest.raises(ValueError, match="another recipe"):
+        trainer(whole.folder, clip=2.0)
+
+
+def test_rates_rise_and_fall():
+    stage = Stage("x", 64, 1, steps=100, questions=0, rate=1.0, last=0.1, warmup=10)
+    assert learning_rate(stage, 0) == pytest.approx(0.1, abs=0.01)
+    assert learning_rate(stage, 9) == pytest.approx(1.0, abs=0.05)
+    assert learning_rate(stage, 99) == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 32), (32, 96)])
+def test_orthogonalize_evens_singular_values(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalize(matrix))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_muon_treats_fused_blocks_as_matrices_of_their_own():
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(24, 8, generator=generator)
+    fused = torch.nn.Parameter(torch.zeros(24, 8))
+    parts = [torch.nn.Parameter(torch.zeros(8, 8)) for _ in range(3)]
+    fused.grad = gradient.clone()
+    for part, grad in zip(parts, gradient.chunk(3), strict=True):
+        part.grad = grad.clone()
+    Muon([{"params": [fused], "blocks": 3}]).step()
+    Muon([{"params": parts}]).step()
+    assert torch.allclose(fused, torch.cat(list(parts)), atol=1e-6)
+    assert fused.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_first_blocks_start_by_looking_where_they_should():
+    visual = build_model("S", build_processor(), 0).model.visual
+    row, column = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
+    cos, sin = visual.rotary_pos_emb(torch.zeros(1), torch.stack([row.ravel(), column.ravel()], 1))
+    here = 5 * 12 + 6
+    for block, offsets in zip(visual.blocks, OFFSETS, strict=False):
+        query, key, _ = block.attn.qkv.bias.view(3, 4, -1)
+        for head, (down, right) in enumerate(offsets):
+            q, k = (z * cos + torch.cat([-z[16:], z[:16]]) * sin for z in (query[head], key[head]))
+            assert int((k @ q[here]).argmax()) == here + 12 * down + right
+
+
+def test_an_unknown_size_is_refused():
+    with pytest.raises(ValueError, match="S, micro"):
+        build_config("XXL", build_processor())
