@@ -68,8 +68,8 @@ class Recipe:
         Stage("bind-192-slower", 192, 8, 300, 12, rate=0.004, last=1.0, warmup=1, words=0.1, frozen=True),
         Stage("rebind-192", 192, 8, 250, 12, rate=0.01, last=1.0, warmup=10, words=0.1, frozen=True),
         Stage("settle-192", 192, 8, 270, 12, rate=0.01, last=0.02, warmup=1, words=0.1),
-        Stage("read-192", 192, 8, 5000, 12, rate=0.005, last=1.0, warmup=10, words=0.0, frozen=True),
-        Stage("settle-again-192", 192, 8, 300, 12, rate=0.005, last=0.02, warmup=1, words=0.0, frozen=True),
+        Stage("read-192", 192, 8, 750, 12, rate=0.005, last=1.0, warmup=10, words=0.0, frozen=True),
+        Stage("settle-again-192", 192, 8, 250, 12, rate=0.005, last=0.02, warmup=1, words=0.0, frozen=True),
     )
 
 
