@@ -45,8 +45,9 @@ def test_flops_of_a_merged_model_are_those_torch_counts_less_the_scores(family, 
         merged = counted(model, inputs)
     report, (runs, prefill) = handle.report, handle._last
     shape = handle.parts.family.encoder_shape(handle.parts.config)
+    # Products of queries and keys, and the product with ones that sums the columns, head by head (3).
     scores = sum(
-        2 * shape.hidden * sum(n * n for n in run.sequence_lengths(block, merged=True))
+        2 * (shape.hidden + 3) * sum(n * n for n in run.sequence_lengths(block, merged=True))
         for run in runs
         for block in (1, 3)
     )
