@@ -24,27 +24,25 @@ def llm_shape(config: Any) -> LlmShape:
 
 def qwen2_vl_encoder(config: Any) -> EncoderShape:
     vision = config.vision_config
-    wide = vision.embed_dim * vision.spatial_merge_size**2
-    return EncoderShape(
-        depth=vision.depth,
-        hidden=vision.embed_dim,
-        intermediate=int(vision.embed_dim * vision.mlp_ratio),
-        mlp_matrices=2,
-        patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
-        projector=((wide, wide), (wide, vision.hidden_size)),
-    )
+    width = vision.embed_dim
+    return _packed_encoder(vision, width, int(width * vision.mlp_ratio), 2, vision.hidden_size)
 
 
 def qwen2_5_vl_encoder(config: Any) -> EncoderShape:
     vision = config.vision_config
-    wide = vision.hidden_size * vision.spatial_merge_size**2
+    return _packed_encoder(vision, vision.hidden_size, vision.intermediate_size, 3, vision.out_hidden_size)
+
+
+def _packed_encoder(vision: Any, hidden: int, intermediate: int, matrices: int, out: int) -> EncoderShape:
+    """Qwen's encoders name their widths differently; ``out`` is the language model's."""
+    wide = hidden * vision.spatial_merge_size**2
     return EncoderShape(
         depth=vision.depth,
-        hidden=vision.hidden_size,
-        intermediate=vision.intermediate_size,
-        mlp_matrices=3,
+        hidden=hidden,
+        intermediate=intermediate,
+        mlp_matrices=matrices,
         patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
-        projector=((wide, wide), (wide, vision.out_hidden_size)),
+        projector=((wide, wide), (wide, out)),
     )
 
 

@@ -19,6 +19,7 @@ from ..families import ModelParts
 from ..scoring import Score, column_scores, unit_scores
 from .attention import AttentionTap
 from .hooks import Hooks, refuse_checkpointing
+from .once import Once
 from .steps import Step
 
 
@@ -41,7 +42,7 @@ class EncoderRun:
 
     def __post_init__(self) -> None:
         self.full_lengths = self.lengths
-        self._adapted: dict[int, tuple[Any, Any]] = {}
+        self._once = Once()
 
     @property
     def kept(self) -> Tensor | None:
@@ -53,7 +54,7 @@ class EncoderRun:
         before = self.kept
         self.history.append((block, kept if before is None else before[kept], lengths))
         self.lengths = lengths
-        self._adapted.clear()
+        self._once.clear()
 
     def lengths_before(self, block: int) -> tuple[int, ...]:
         """Units of each segment that enter ``block``."""
@@ -90,12 +91,6 @@ class EncoderRun:
         )
         alive[self.tokens().to(alive.device) + 1] = 1
         return alive.cumsum(0)[cu_seqlens.long()].unique_consecutive().to(cu_seqlens.dtype)
-
-    def _once(self, source: Any, make: Any) -> Any:
-        # Every block of a call gets the same objects, so one entry per object and step is enough.
-        if id(source) not in self._adapted:
-            self._adapted[id(source)] = (source, make())
-        return self._adapted[id(source)][1]
 
 
 class EncoderStage:

@@ -162,7 +162,7 @@ class LlmStage:
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if isinstance(self.state, Prefill):
             # What the report needs stays; keys, values and tables are the caller's to keep or drop.
-            self.state.adapted.clear()
+            self.state.once.clear()
             self.state.scores = self.state.cache_layers = None
         self.state = None
 
@@ -227,7 +227,7 @@ class LlmStage:
             *(_take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
         )
         prefill.history.append((index, prefill.sequence))
-        prefill.adapted.clear()
+        prefill.once.clear()
         self._note_cache(prefill, range(index, len(self.parts.layers)), len(prefill.history) - 1)
         return take_rows(hidden, kept)
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from .cache import MergedLayer
+from .once import Once
 from .prompt import Prompt
 
 
@@ -42,7 +42,7 @@ class Prefill:
     def __post_init__(self) -> None:
         self.entry = self.sequence
         self.history.append((0, self.sequence))
-        self.adapted: dict[int, tuple[Any, Any]] = {}
+        self.once = Once()
         self.scores: Tensor | None = None
 
     @property
@@ -53,9 +53,3 @@ class Prefill:
     def at(self, layer: int) -> Sequence:
         """The tokens that ``layer`` works on."""
         return next(sequence for first, sequence in reversed(self.history) if first <= layer)
-
-    def once(self, source: Any, make: Any) -> Any:
-        """``make()``, kept for the layers that follow with the same ``source``."""
-        if id(source) not in self.adapted:
-            self.adapted[id(source)] = (source, make())
-        return self.adapted[id(source)][1]
