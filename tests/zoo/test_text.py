@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from illava.zoo.text import SPECIAL, build_processor, question_texts
+from illava.zoo.text import SPECIAL, answer_texts, build_processor, question_texts
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,12 @@ def test_questions_are_short_and_words_to_read_are_spelled(processor):
     lengths = [len(processor.tokenizer(text)["input_ids"]) for text in question_texts()]
     assert max(lengths) <= 12
     assert len(processor.tokenizer("MOON")["input_ids"]) == 4
+
+
+def test_answers_in_words_are_single_tokens(processor):
+    tokens = [processor.tokenizer(text)["input_ids"] for text in answer_texts()]
+    assert all(len(ids) == 1 for ids in tokens)
+    assert len({ids[0] for ids in tokens}) == len(answer_texts()) >= 14
 
 
 def test_the_tokenizer_is_the_same_every_time(processor):

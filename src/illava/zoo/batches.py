@@ -1,5 +1,6 @@
 """Training batches: pictures in Qwen2-VL's patch order and several questions packed behind each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from .questions import IGNORE, Question, ask, dense_labels
+from .questions import IGNORE, KINDS, Question, ask, dense_labels
 from .scenes import Scene, draw_scene, scene_rng
 from .text import MEAN, MERGE, PATCH, STD, TEMPORAL
 
@@ -34,7 +35,6 @@ class Batch:
     pixels: float32 (batch, patches, 384). dense: int64 (batch, units) per label. ids: int64 (batch, T).
     positions: int64 (3, batch, T). segments: int64 (batch, T), 0 for the picture's part, k for question
     k, -1 for padding. targets: int64 (batch, T), the next token at answer positions, else IGNORE.
-    read: float32 (batch, T), 1 in questions after a word, else 0.
     """
 
     pixels: torch.Tensor
@@ -43,7 +43,6 @@ class Batch:
     positions: torch.Tensor
     segments: torch.Tensor
     targets: torch.Tensor
-    read: torch.Tensor
     questions: list[list[Question]]
 
 
@@ -72,13 +71,9 @@ class Packer:
             n = len(row[0])
             ids[i, :n], segments[i, :n], targets[i, :n] = (torch.tensor(part) for part in row[:3])
             positions[:, i, :n] = torch.from_numpy(row[3])
-        read = torch.zeros(segments.shape)
-        for i, asked in enumerate(questions):
-            for k, question in enumerate(asked, 1):
-                read[i, segments[i] == k] = float(question.kind == "word")
         dense = {key: np.stack([label[key] for label in labels]) for key in labels[0]}
         dense = {key: torch.from_numpy(label).flatten(1, 2) for key, label in dense.items()}
-        return Batch(patchify(pictures), dense, ids, positions, segments, targets, read, questions)
+        return Batch(patchify(pictures), dense, ids, positions, segments, targets, questions)
 
     def _row(self, asked: list[Question], units: int) -> tuple[list[int], list[int], list[int], np.ndarray]:
         """Ids, segments, targets and (3, T) positions of one picture with its questions."""
@@ -99,14 +94,21 @@ class Packer:
 
 
 def training_batch(
-    packer: Packer, seed: int, split: str, place: tuple[int, ...], size: int, n: int, most: int
+    packer: Packer,
+    seed: int,
+    split: str,
+    place: tuple[int, ...],
+    size: int,
+    n: int,
+    most: int,
+    kinds: Sequence[str] = KINDS,
 ) -> Batch:
     """Draw and pack ``n`` pictures with up to ``most`` questions each: a pure function of its arguments."""
     scenes, questions = [], []
     for i in range(n):
         rng = scene_rng(seed, split, *place, i)
         scenes.append(draw_scene(rng, size, split))
-        questions.append(ask(scenes[-1], rng, most))
+        questions.append(ask(scenes[-1], rng, most, kinds))
     return packer(scenes, questions)
 
 

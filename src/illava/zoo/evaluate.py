@@ -51,7 +51,7 @@ def draw_samples(
             rng = scene_rng(seed, split, number, place)
             scene = draw_scene(rng, pixels, split)
             place += 1
-            for question in ask(scene, rng, 1, kind):
+            for question in ask(scene, rng, 1, [kind]):
                 detail = ""
                 if kind == "digit":
                     detail = scene.of_kind("digit")[0].writing

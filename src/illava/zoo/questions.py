@@ -1,5 +1,6 @@
 """Questions about a scene with exactly one right answer, and the same facts as dense labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,14 +50,14 @@ def facts(scene: Scene) -> list[tuple[str, str, str]]:
     return found
 
 
-def ask(scene: Scene, rng: np.random.Generator, most: int, kind: str | None = None) -> list[Question]:
+def ask(scene: Scene, rng: np.random.Generator, most: int, kinds: Sequence[str] = KINDS) -> list[Question]:
     """Phrase up to ``most`` different questions about ``scene``, every kind once before any kind twice.
 
-    ``kind`` restricts them to one of ``KINDS``; raises ValueError for any other.
+    ``kinds`` restricts them to some of ``KINDS``; raises ValueError for any other.
     """
-    if kind is not None and kind not in KINDS:
+    for kind in set(kinds) - set(KINDS):
         raise ValueError(f"unknown kind of question {kind!r}; the kinds are {', '.join(KINDS)}")
-    found = [fact for fact in facts(scene) if kind in (None, fact[0])]
+    found = [fact for fact in facts(scene) if fact[0] in kinds]
     found = [found[i] for i in rng.permutation(len(found))]
     rank = [sum(other[0] == fact[0] for other in found[:i]) for i, fact in enumerate(found)]
     chosen = [found[i] for i in np.argsort(rank, kind="stable")[:most]]
@@ -68,8 +69,9 @@ def dense_labels(scene: Scene, unit: int = 16) -> dict[str, np.ndarray]:
 
     ``class`` indexes ``CLASSES``: the item over the square's centre, background where no item touches
     the square, else IGNORE. ``colour`` indexes ``COLOURS`` where a shape covers the centre, else IGNORE.
-    ``centre`` is 1 where the square holds a shape's centre, else 0. ``ink`` is float32 (size/unit,
-    size/unit, unit**2/4), the share of ink in each 2 x 2 pixels of the square.
+    ``centre`` is the class of the shape whose centre the square holds, else 0: a shape covers several
+    squares but has one centre, so this is what counting needs. ``ink`` is float32 (size/unit, size/unit,
+    unit**2/4), the share of ink in each 2 x 2 pixels of the square.
     """
     n = scene.picture.shape[0] // unit
     label = {
@@ -93,7 +95,7 @@ def dense_labels(scene: Scene, unit: int = 16) -> dict[str, np.ndarray]:
         if item.colour is not None:
             label["colour"][covered(item.box, unit / 2)] = list(COLOURS).index(item.colour)
             x, y = (item.box[0] + item.box[2]) // 2, (item.box[1] + item.box[3]) // 2
-            label["centre"][y // unit, x // unit] = 1
+            label["centre"][y // unit, x // unit] = CLASSES.index(item.name)
     cells = scene.ink.reshape(n, unit // 2, 2, n, unit // 2, 2).mean((2, 5))
     label["ink"] = cells.transpose(0, 2, 1, 3).reshape(n, n, -1)
     return label

@@ -39,8 +39,17 @@ def question_texts() -> list[str]:
     return [*texts, *["user", "assistant", "system"] * 20]
 
 
+def answer_texts() -> list[str]:
+    """Return every answer that is an English word: what is read and what is counted is spelled instead."""
+    return [*COLOURS, *PLURALS]
+
+
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Train a byte-level BPE on the questions alone: any text can be encoded, digits are single tokens."""
+    """Train a byte-level BPE on questions and answers: any text can be encoded.
+
+    Digits are single tokens, and so are the answers in words: in pieces, an answer that begins like
+    another ("cross", "circle") is decided at a piece they share, and mixtures of the two are spelled.
+    """
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -54,7 +63,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe.train_from_iterator(question_texts(), trainer)
+    bpe.train_from_iterator([*question_texts(), *answer_texts() * 20], trainer)
     tokenizer = Qwen2Tokenizer(
         vocab=bpe.get_vocab(),
         merges=[tuple(pair) for pair in _merges(bpe)],

@@ -16,15 +16,16 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
+from .glyphs import SHAPES
 from .model import SIZES, build_model, export
 from .optim import Muon
 from .questions import CLASSES, IGNORE
 from .scenes import COLOURS
 from .text import build_processor
 
-LABELS = {"class": len(CLASSES), "colour": len(COLOURS), "centre": 2, "ink": 64}
+LABELS = {"class": len(CLASSES), "colour": len(COLOURS), "centre": 1 + len(SHAPES), "ink": 64}
 # Most of a picture is background and easy: hold it back, or it drowns the rest.
-WEIGHTS = {"class": torch.tensor([0.1] + [1.0] * (len(CLASSES) - 1))}
+WEIGHTS = {name: torch.tensor([0.1] + [1.0] * (LABELS[name] - 1)) for name in ("class", "centre")}
 INK_WEIGHT = 5.0
 
 
@@ -46,7 +47,7 @@ class Stage:
     last: float = 0.05
     warmup: int = 40
     dense: float = 0.3  # weight of the dense-label loss next to the answers' loss
-    words: float = 1.0  # weight of a token of a word that is read, against 1 for other answers
+    kinds: tuple[str, ...] = ("colour", "shape", "count", "digit")
     frozen: bool = False  # leave the encoder as it is, which takes most of the time in large pictures
 
 
@@ -60,16 +61,10 @@ class Recipe:
     clip: float = 1.0
     stages: tuple[Stage, ...] = (
         Stage("dense-48", 48, batch=64, steps=400, questions=0, last=1.0),
-        Stage("dense-96", 96, batch=16, steps=200, questions=0, last=1.0),
-        Stage("ask-96", 96, batch=16, steps=500, questions=5, last=1.0),
-        Stage("ask-96-slower", 96, batch=16, steps=300, questions=5, rate=0.01, last=1.0, warmup=10),
-        Stage("ask-192", 192, batch=8, steps=300, questions=6, rate=0.01, last=1.0, warmup=10, words=0.1),
-        Stage("bind-192", 192, 8, 300, 12, rate=0.01, last=1.0, warmup=10, words=0.1, frozen=True),
-        Stage("bind-192-slower", 192, 8, 300, 12, rate=0.004, last=1.0, warmup=1, words=0.1, frozen=True),
-        Stage("rebind-192", 192, 8, 250, 12, rate=0.01, last=1.0, warmup=10, words=0.1, frozen=True),
-        Stage("settle-192", 192, 8, 270, 12, rate=0.01, last=0.02, warmup=1, words=0.1),
-        Stage("read-192", 192, 8, 750, 12, rate=0.005, last=1.0, warmup=10, words=0.0, frozen=True),
-        Stage("settle-again-192", 192, 8, 250, 12, rate=0.005, last=0.02, warmup=1, words=0.0, frozen=True),
+        Stage("dense-96", 96, batch=16, steps=250, questions=0, last=1.0),
+        Stage("ask-96", 96, batch=16, steps=450, questions=12, last=1.0),
+        Stage("ask-192", 192, batch=8, steps=250, questions=12, rate=0.01, last=1.0, warmup=10),
+        Stage("settle-192", 192, 8, steps=600, questions=12, rate=0.01, last=0.02, warmup=1, frozen=True),
     )
 
 
@@ -165,16 +160,16 @@ class Trainer:
         if stage.questions:
             asked = batch.targets != IGNORE
             hidden = packed_hidden(self.model, features, batch)[asked]
-            weight = 1 + (stage.words - 1) * batch.read[asked]
-            loss = cross_entropy(self.model.lm_head(hidden), batch.targets[asked], reduction="none")
-            answer = (weight * loss).sum() / weight.sum()
+            answer = cross_entropy(self.model.lm_head(hidden), batch.targets[asked])
             total = stage.dense * total + answer
             parts["answer"] = answer.item()
         return total, parts
 
     def _batch(self, split: str, place: tuple[int, ...]) -> Batch:
         stage, seed = self.recipe.stages[self.stage], self.recipe.seed
-        return training_batch(self.packer, seed, split, place, stage.pixels, stage.batch, stage.questions)
+        return training_batch(
+            self.packer, seed, split, place, stage.pixels, stage.batch, stage.questions, stage.kinds
+        )
 
     def train_step(self) -> dict[str, float]:
         """Take one optimizer step at the current place and move on to the next."""
@@ -208,7 +203,7 @@ class Trainer:
                 if label == "ink":
                     hits = ((logits > 0) == (batch.dense["ink"] > 0.5)).flatten()
                 else:
-                    told = batch.dense[label] > (0 if label == "class" else -1)
+                    told = batch.dense[label] > (-1 if label == "colour" else 0)
                     hits = (logits.argmax(-1) == batch.dense[label])[told]
                 right.setdefault(f"dense {label}", []).extend(hits.tolist())
             if stage.questions:
