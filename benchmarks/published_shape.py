@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.table import Table
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 import illava
-from illava.bench.timing import Timing, interleave, measure, ratio
+from illava.bench.timing import Timing, interleave, measure, median_interval, ratio, ratios
 from illava.files import replacing
 
 IMAGE, START, END = 151655, 151652, 151653
@@ -160,9 +161,16 @@ def row(name: str, plain: list[Timing], fast: list[Timing], report: illava.Repor
         "average_tokens": report.average_tokens,
         "kv_ratio": report.cost.kv_bytes / report.plain_cost.kv_bytes,
         "measured": {part: vars(ratio(plain, fast, part)) for part in PARTS},
+        "interval": {part: interval(plain, fast, part) for part in PARTS},
         "analytic": analytic,
         "seconds": {part: [getattr(t, part) for t in fast] for part in PARTS},
     }
+
+
+def interval(plain: list[Timing], fast: list[Timing], part: str) -> list[float] | None:
+    """Where the true median lies (95 %), or None if there were too few rounds to say."""
+    low, high = median_interval(ratios(plain, fast, part))
+    return [low, high] if math.isfinite(low) else None
 
 
 def show(result: dict) -> None:
@@ -176,7 +184,10 @@ def show(result: dict) -> None:
         for part in PARTS:
             m = r["measured"][part]
             spread = f"{m['low']:.2f}-{m['high']:.2f}"
-            cells.append(f"{m['median']:.2f} ({spread}), FLOPs {r['analytic'][part]:.2f}")
+            cell = f"{m['median']:.2f} ({spread}), FLOPs {r['analytic'][part]:.2f}"
+            if r["interval"][part]:
+                cell += "\n95 % interval {:.3f}-{:.3f}".format(*r["interval"][part])
+            cells.append(cell)
         tokens = f"{r['final_tokens']} of {r['visual_tokens']}"
         table.add_row(r["method"], tokens, *cells, f"{r['kv_ratio']:.3f}")
     console = Console(width=150)

@@ -10,7 +10,7 @@ import torch
 
 from illava import accelerate
 from illava.ask import build_prompt
-from illava.bench.timing import Timing, interleave, measure, ratio, spread
+from illava.bench.timing import Timing, interleave, measure, median_interval, ratio, spread
 from illava.families import find_parts
 from illava.pictures import open_picture
 
@@ -115,6 +115,17 @@ def test_ratio_pairs_rounds():
     assert math.isnan(ratio(slow, [timing(total=0.0)] * 3, "total").median)
     with pytest.raises(ValueError, match="no values"):
         spread([])
+
+
+@pytest.mark.parametrize(("n", "rank"), [(6, 1), (8, 1), (9, 2), (10, 2), (15, 4), (20, 6), (40, 14)])
+def test_the_interval_of_the_median_has_the_tabulated_ranks(n, rank):
+    # As tabulated for the 95 % interval of a median, e.g. Conover, Practical Nonparametric Statistics.
+    values = [float((7 * i) % 41) for i in range(1, n + 1)]  # all different, not in order
+    assert median_interval(values) == (sorted(values)[rank - 1], sorted(values)[n - rank])
+
+
+def test_five_values_are_too_few_for_an_interval():
+    assert median_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == (-math.inf, math.inf)
 
 
 def test_to_dict():

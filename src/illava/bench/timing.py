@@ -157,6 +157,20 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Interval that holds the true median with probability ``level`` or more, whatever the distribution.
+
+    Between the k-th smallest and the k-th largest value, for the largest k at which a fair coin, thrown once
+    a value, comes up heads fewer than k times with probability (1 - level) / 2 at most (the sign test).
+    (-inf, inf) when there are too few values: 95 % takes six.
+    """
+    n, k, below = len(values), 0, 0.0
+    while (below := below + math.comb(n, k) / 2**n) <= (1 - level) / 2:
+        k += 1
+    ordered = sorted(values)
+    return (ordered[k - 1], ordered[n - k]) if k else (-math.inf, math.inf)
+
+
 def ratio(before: Sequence[Timing], after: Sequence[Timing], part: str) -> Spread:
     """How many times faster ``after`` is than ``before``, round by round.
 
@@ -166,5 +180,10 @@ def ratio(before: Sequence[Timing], after: Sequence[Timing], part: str) -> Sprea
     Rounds are paired first because neighbours in time share the machine's mood. NaN where ``after`` took
     no time. Raises ValueError when the two differ in length.
     """
+    return spread(ratios(before, after, part))
+
+
+def ratios(before: Sequence[Timing], after: Sequence[Timing], part: str) -> list[float]:
+    """What :func:`ratio` sums up, one value a round."""
     pairs = [(getattr(a, part), getattr(b, part)) for a, b in zip(before, after, strict=True)]
-    return spread([slow / fast if fast else math.nan for slow, fast in pairs])
+    return [slow / fast if fast else math.nan for slow, fast in pairs]
