@@ -30,8 +30,8 @@ def test_only_unambiguous_facts_are_asked():
         ("shape", "blue", "star"),
         ("colour", "ring", "red"),
         ("count", "shapes", "3"),
-        ("count", "rings", "1"),
-        ("count", "stars", "2"),
+        ("count_one", "rings", "1"),
+        ("count_one", "stars", "2"),
     ]
 
 
@@ -52,12 +52,13 @@ def test_answers_are_spread_so_that_no_guess_is_often_right():
     assert set(answers["colour"]) == set(COLOURS)
     assert set(answers["digit"]) == set("0123456789")
     assert set(answers["count"]) == set("12345")
-    for counts in answers.values():
-        assert max(counts.values()) / sum(counts.values()) < 0.4
+    for kind, counts in answers.items():
+        # Of one name there are mostly one or two, so that kind can be guessed more often.
+        assert max(counts.values()) / sum(counts.values()) < (0.6 if kind == "count_one" else 0.4)
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="colour, shape, count, digit, word"):
+    with pytest.raises(ValueError, match="colour, shape, count, digit, count_one, word"):
         ask(scene_of(RED_STAR), np.random.default_rng(0), 1, ["smell"])
 
 

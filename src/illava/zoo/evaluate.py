@@ -26,8 +26,7 @@ SEED = 1
 class Sample:
     """A question about an RGB picture.
 
-    ``detail`` is "hand" or "print" for digits, "all" or "one" for counting all shapes or those of one name,
-    else empty.
+    ``detail`` is "hand" or "print" for digits, else empty.
     """
 
     picture: Image.Image
@@ -52,11 +51,7 @@ def draw_samples(
             scene = draw_scene(rng, pixels, split)
             place += 1
             for question in ask(scene, rng, 1, [kind]):
-                detail = ""
-                if kind == "digit":
-                    detail = scene.of_kind("digit")[0].writing
-                elif kind == "count":
-                    detail = "all" if "shapes" in question.text else "one"
+                detail = scene.of_kind("digit")[0].writing if kind == "digit" else ""
                 picture = Image.fromarray(scene.picture)
                 samples.append(Sample(picture, question.text, question.answer, kind, detail))
                 drawn += 1

@@ -8,11 +8,13 @@ import numpy as np
 from .glyphs import SHAPES
 from .scenes import COLOURS, LETTERS, Scene
 
-KINDS = ("colour", "shape", "count", "digit", "word")
+KINDS = ("colour", "shape", "count", "digit", "count_one", "word")
+COUNTING = ("How many {} are there?", "How many {} can you see?", "Count the {}.")
 PHRASES = {
     "colour": ("What colour is the {}?", "Which colour does the {} have?", "What is the colour of the {}?"),
     "shape": ("Which shape is {}?", "What is the {} shape?", "What shape is the {} one?"),
-    "count": ("How many {} are there?", "How many {} can you see?", "Count the {}."),
+    "count": COUNTING,  # all shapes
+    "count_one": COUNTING,  # the shapes of one name
     "digit": ("Which digit is written?", "What digit is this?", "Which number do you see?"),
     "word": ("What does it read?", "What is the word?", "Which word is written?"),
 }
@@ -44,7 +46,7 @@ def facts(scene: Scene) -> list[tuple[str, str, str]]:
     if shapes:
         found.append(("count", "shapes", str(len(shapes))))
     if len(set(shapes)) < len(shapes):  # where all differ, counting one shape always gives 1
-        found += [("count", PLURALS[shape], str(shapes.count(shape))) for shape in sorted(set(shapes))]
+        found += [("count_one", PLURALS[shape], str(shapes.count(shape))) for shape in sorted(set(shapes))]
     found += [("digit", "", item.name) for item in scene.of_kind("digit")]
     found += [("word", "", item.name) for item in scene.of_kind("word")]
     return found

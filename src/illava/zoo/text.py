@@ -34,7 +34,12 @@ CHAT_TEMPLATE = (
 
 def question_texts() -> list[str]:
     """Return every question the zoo asks about single pictures, and the names of the speakers."""
-    things = {"colour": list(PLURALS), "shape": list(COLOURS), "count": ["shapes", *PLURALS.values()]}
+    things = {
+        "colour": [*PLURALS],
+        "shape": [*COLOURS],
+        "count": ["shapes"],
+        "count_one": [*PLURALS.values()],
+    }
     texts = [p.format(thing) for kind, ps in PHRASES.items() for p in ps for thing in things.get(kind, [""])]
     return [*texts, *["user", "assistant", "system"] * 20]
 

@@ -47,7 +47,7 @@ class Stage:
     last: float = 0.05
     warmup: int = 40
     dense: float = 0.3  # weight of the dense-label loss next to the answers' loss
-    kinds: tuple[str, ...] = ("colour", "shape", "count", "digit")
+    kinds: tuple[str, ...] = ("colour", "shape", "count", "digit", "count_one")
     frozen: bool = False  # leave the encoder as it is, which takes most of the time in large pictures
 
 
@@ -61,10 +61,12 @@ class Recipe:
     clip: float = 1.0
     stages: tuple[Stage, ...] = (
         Stage("dense-48", 48, batch=64, steps=400, questions=0, last=1.0),
-        Stage("dense-96", 96, batch=16, steps=250, questions=0, last=1.0),
-        Stage("ask-96", 96, batch=16, steps=450, questions=12, last=1.0),
-        Stage("ask-192", 192, batch=8, steps=250, questions=12, rate=0.01, last=1.0, warmup=10),
-        Stage("settle-192", 192, 8, steps=600, questions=12, rate=0.01, last=0.02, warmup=1, frozen=True),
+        Stage("dense-96", 96, batch=16, steps=450, questions=0),
+        Stage("ask-96", 96, batch=16, steps=350, questions=12, last=1.0, frozen=True),
+        Stage("ask-192", 192, batch=8, steps=250, questions=12, rate=0.01, last=0.1, warmup=10),
+        Stage(
+            "read-192", 192, batch=8, steps=500, questions=12, rate=0.01, last=0.02, warmup=10, frozen=True
+        ),
     )
 
 
