@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import statistics
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from rich.table import Table
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 import illava
-from illava.bench.timing import Timing, interleave, measure, median_interval, ratio, ratios
+from illava.bench.timing import Timing, hook_seconds, interleave, measure, median_interval, ratio, ratios
 from illava.files import replacing
 
 IMAGE, START, END = 151655, 151652, 151653
@@ -114,12 +115,14 @@ def main() -> None:
     model, inputs = build(options.layers, dtype), prompt(options.size, dtype)
     methods = {"published schedule": illava.Illava()}
     methods |= {f"keep {keep:.4g}": illava.Illava(keep=keep) for keep in options.keep}
-    reports = {}
+    reports: dict[str, illava.Report] = {}
+    hooks: dict[str, list[float]] = {name: [] for name in methods}
 
     def merged(name: str) -> Timing:
-        with illava.accelerate(model, methods[name]) as handle:
+        with illava.accelerate(model, methods[name]) as handle, hook_seconds(model) as seconds:
             timing = measure(model, inputs, 1)
             reports[name] = handle.report
+        hooks[name].append(sum(seconds) / timing.ttft)
         return timing
 
     runs = {"plain": lambda: measure(model, inputs, 1)}
@@ -128,6 +131,8 @@ def main() -> None:
     measure(model, prompt(112, dtype), 1)
     timings = interleave(runs, options.rounds, warmup=0)
     rows = [row(name, timings["plain"], timings[name], reports[name]) for name in methods]
+    for r in rows:
+        r["hooks_share_of_ttft"] = statistics.median(hooks[r["method"]])
     result = {
         "shape": f"Qwen2-VL-2B, a slice of 2 x {options.layers} layers" if options.layers else "Qwen2-VL-2B",
         "weights": "random",
@@ -177,7 +182,7 @@ def show(result: dict) -> None:
     table = Table(
         title=f"{result['shape']}, {result['size']} x {result['size']}, {result['dtype']}: times faster"
     )
-    for heading in ("", "tokens", *PARTS, "KV bytes"):
+    for heading in ("", "tokens", *PARTS, "KV bytes", "in hooks"):
         table.add_column(heading)
     for r in result["rows"]:
         cells = []
@@ -189,8 +194,8 @@ def show(result: dict) -> None:
                 cell += "\n95 % interval {:.3f}-{:.3f}".format(*r["interval"][part])
             cells.append(cell)
         tokens = f"{r['final_tokens']} of {r['visual_tokens']}"
-        table.add_row(r["method"], tokens, *cells, f"{r['kv_ratio']:.3f}")
-    console = Console(width=150)
+        table.add_row(r["method"], tokens, *cells, f"{r['kv_ratio']:.3f}", f"{r['hooks_share_of_ttft']:.2%}")
+    console = Console(width=160)
     console.print(table)
     console.print(f"median (lowest-highest) over {result['rounds']} interleaved rounds")
     console.print(result["machine"])

@@ -10,7 +10,7 @@ import torch
 
 from illava import accelerate
 from illava.ask import build_prompt
-from illava.bench.timing import Timing, interleave, measure, median_interval, ratio, spread
+from illava.bench.timing import Timing, hook_seconds, interleave, measure, median_interval, ratio, spread
 from illava.families import find_parts
 from illava.pictures import open_picture
 
@@ -85,6 +85,21 @@ def test_hooks_go_when_the_model_fails(loaded, inputs):
         measure(model, inputs, 2)
     hook.remove()
     assert hook_count(model) == before
+
+
+def test_hook_seconds_are_those_of_the_hooks_that_were_there(loaded, inputs):
+    model = loaded[0]
+    slow = model.model.language_model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    before = [dict(m._forward_pre_hooks) for m in model.modules()]
+    try:
+        with hook_seconds(model) as seconds:
+            measure(model, inputs, 2, min_new_tokens=2)
+        assert len(seconds) == 2  # once a token, and none of measure's own hooks
+        assert all(0.05 <= s < 0.5 for s in seconds)
+        assert [dict(m._forward_pre_hooks) for m in model.modules()] == before
+    finally:
+        slow.remove()
+    assert not hook_count(model)
 
 
 def test_one_token(loaded, inputs):

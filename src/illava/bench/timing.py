@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,6 +117,38 @@ def measure(
         new_tokens=output.shape[1] - inputs["input_ids"].shape[1],
         output=output,
     )
+
+
+@contextmanager
+def hook_seconds(model: nn.Module) -> Iterator[list[float]]:
+    """Note the seconds that every call of a hook now on ``model``'s modules takes, until the block ends.
+
+    On an accelerated model that is what acceleration itself costs on the CPU's side; what a hook only
+    enqueues on an accelerator is not waited for. Scores that are computed inside attention do not count.
+    """
+    seconds: list[float] = []
+
+    def timed(hook: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return hook(*args, **kwargs)
+            finally:
+                seconds.append(time.perf_counter() - began)
+
+        return run
+
+    tables = [table for m in model.modules() for table in (m._forward_pre_hooks, m._forward_hooks)]
+    before = [dict(table) for table in tables]
+    try:
+        for table in tables:
+            for key, hook in table.items():
+                table[key] = timed(hook)
+        yield seconds
+    finally:
+        for table, hooks in zip(tables, before, strict=True):
+            # Hooks may have gone meanwhile, or come: only those that are still there are put back.
+            table.update({key: hook for key, hook in hooks.items() if key in table})
 
 
 def interleave(
