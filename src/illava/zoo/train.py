@@ -64,9 +64,8 @@ class Recipe:
         Stage("dense-96", 96, batch=16, steps=450, questions=0),
         Stage("ask-96", 96, batch=16, steps=350, questions=12, last=1.0, frozen=True),
         Stage("ask-192", 192, batch=8, steps=250, questions=12, rate=0.01, last=0.1, warmup=10),
-        Stage(
-            "read-192", 192, batch=8, steps=500, questions=12, rate=0.01, last=0.02, warmup=10, frozen=True
-        ),
+        Stage("read-192", 192, batch=8, steps=300, questions=12, rate=0.01, last=1.0, frozen=True),
+        Stage("settle-192", 192, batch=8, steps=250, questions=12, rate=0.01, last=0.02, warmup=1),
     )
 
 
