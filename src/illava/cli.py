@@ -1,4 +1,4 @@
-"""The command line: ``illava ask`` and ``illava info``."""
+"""The command line: ``illava ask`` and ``illava info``; ``illava eval`` is in cli_eval.py."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
+
+from .cli_eval import EvalCommand, evaluate
+from .console import hush, make_method, new_table, one_line_errors, parse_keep, print_table
 
 # torch and transformers take seconds to import: commands do it when they need them, so that --help is quick.
 if TYPE_CHECKING:
     from .ask import Answer
-    from .methods import Method
 
 app = typer.Typer(
     help="Vision-language models made faster by merging redundant visual tokens, without training.",
@@ -92,7 +88,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Ask an accelerated model a question about one or more pictures."""
-    with _one_line_errors():
+    with one_line_errors():
         from .pictures import InputError, check_writable, open_picture, save_png
 
         if os.path.isfile(question):
@@ -101,7 +97,7 @@ def ask(
         if save_overlay is not None:
             check_writable(save_overlay)
         opened = [open_picture(picture) for picture in pictures]
-        _hush()
+        hush()
         from . import ask as work
 
         chosen = make_method(method, share)
@@ -131,40 +127,15 @@ def info(
     model: Annotated[str | None, typer.Argument(help="A shipped model, a folder, or a hub id.")] = None,
 ) -> None:
     """Say whether a model is supported and where its tokens would merge; without MODEL, list what is."""
-    with _one_line_errors():
-        _hush()
+    with one_line_errors():
+        hush()
         from . import info as work
 
         for title, table in work.overview() if model is None else work.describe(model):
             print_table(title, table)
 
 
-def parse_keep(text: str) -> float:
-    """A share in (0, 1] from a number or a fraction. Raises InputError."""
-    from .pictures import InputError
-
-    try:
-        share = float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        share = math.nan
-    if not 0 < share <= 1:
-        raise InputError(f"--keep {text}: give a number above 0 and up to 1, such as 0.33 or 1/9")
-    return share
-
-
-def make_method(name: str, keep: float | None) -> Method:
-    """A method by name, at a budget or at its published schedule. Raises InputError."""
-    from .methods import methods
-    from .pictures import InputError
-
-    if name not in methods():
-        raise InputError(
-            f"--method {name}: there is no such method; give one of {', '.join(sorted(methods()))}"
-        )
-    try:
-        return methods()[name]() if keep is None else methods()[name](keep=keep)  # type: ignore[call-arg]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"--method {name}: {error}") from error
+app.command("eval", cls=EvalCommand)(evaluate)
 
 
 def print_answer(answer: Answer) -> None:
@@ -185,15 +156,8 @@ def print_answer(answer: Answer) -> None:
     print_table(f"Time and cost: {how}", _cost_table(answer))
 
 
-def print_table(title: str, table: Table) -> None:
-    """At most 80 columns, without colours when piped."""
-    console = Console()
-    console.width = min(console.width, 80)
-    console.print(Text(f"\n{title}", "bold"), table, sep="\n")
-
-
 def _steps_table(answer: Answer) -> Table:
-    table = _table("stage", "layer", "before", "after")
+    table = new_table("stage", "layer", "before", "after")
     for step in answer.report.steps:
         table.add_row(STAGES[step.stage], str(step.layer), str(step.before), str(step.after))
     return table
@@ -203,7 +167,7 @@ def _cost_table(answer: Answer) -> Table:
     from .bench.timing import ratio, spread
 
     fast, plain = answer.timings, answer.plain_timings
-    table = _table("", "plain", "accelerated", "ratio")
+    table = new_table("", "plain", "accelerated", "ratio")
     names = {
         "encoder": "image encoder",
         "prefill": "prefill",
@@ -229,13 +193,6 @@ def _cost_table(answer: Answer) -> Table:
     return table
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    return table
-
-
 def _seconds(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
 
@@ -244,38 +201,3 @@ def _scaled(value: float, unit: str) -> str:
     """1234567 as "1.23 M"."""
     power = 0 if value < 1 else min(int(math.log10(value)) // 3, 5)
     return f"{value / 1000**power:.3g} {' kMGTP'[power]}{unit}".strip()
-
-
-def _hush() -> None:
-    """Keep the libraries' warnings and progress bars out of the output; errors still come as exceptions."""
-    import warnings
-
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    import huggingface_hub.utils
-    import transformers.utils.logging
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.logging.set_verbosity_error()
-    huggingface_hub.utils.disable_progress_bars()
-
-
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """What the user can put right becomes one line on stderr and exit code 2; Ctrl-C is quiet, 130."""
-    try:
-        from .errors import UnsupportedError
-        from .pictures import InputError
-
-        yield
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except Exception as error:
-        out_of_memory = type(error).__name__ == "OutOfMemoryError"
-        if not out_of_memory and not isinstance(error, (InputError, UnsupportedError)):
-            raise
-        text: Any = f"out of memory: {error}" if out_of_memory else error
-        line = " ".join(str(text).split())
-        typer.echo("illava: " + "".join(c if c.isprintable() else "?" for c in line), err=True)
-        raise typer.Exit(2) from None

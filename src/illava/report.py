@@ -74,6 +74,8 @@ class Report:
     steps: tuple[StepReport, ...]
     llm_tokens: tuple[int, ...]
     """Visual tokens in each LLM layer."""
+    row_tokens: tuple[tuple[int, ...], ...]
+    """The same for every prompt of the batch; beams and several answers repeat theirs."""
     cost: Cost
     plain_cost: Cost
     """Of the same prompt on the plain model."""
@@ -102,6 +104,7 @@ class Report:
             "average_tokens": self.average_tokens,
             "steps": [vars(step) for step in self.steps],
             "llm_tokens": list(self.llm_tokens),
+            "row_tokens": [list(row) for row in self.row_tokens],
             "cost": {**vars(self.cost), "total": self.cost.total},
             "plain_cost": {**vars(self.plain_cost), "total": self.plain_cost.total},
             "pictures": [
@@ -144,6 +147,7 @@ def make_report(
         average_tokens=sum(llm_tokens) / depth,
         steps=tuple(steps),
         llm_tokens=llm_tokens,
+        row_tokens=tuple(zip(*((stage.runs >= 0).sum(1).tolist() for stage in stages), strict=True)),
         cost=merged,
         plain_cost=plain,
         pictures=_pictures(plan, pictures, prefill, repeats) if shown * repeats == visual else (),

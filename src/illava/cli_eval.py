@@ -1,0 +1,199 @@
+"""The command line: ``illava eval``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from .console import hush, make_method, new_table, one_line_errors, parse_keep, print_table
+
+if TYPE_CHECKING:
+    from .evaluation.rows import Row, Task
+
+SEVERAL = ("--tasks", "--method", "--keep")
+"""Options that may be followed by several values."""
+PUBLISHED = "published"
+
+
+class EvalCommand(TyperCommand):
+    """A command whose options in ``SEVERAL`` take ``--keep 1 1/3``, ``--keep 1,1/3`` or are repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread_values(args))
+
+
+def spread_values(words: list[str]) -> list[str]:
+    """``--keep 1 1/3`` as ``--keep 1 --keep 1/3``: the command has no positional arguments to mix up."""
+    out: list[str] = []
+    option, first = "", False
+    for word in words:
+        if word.startswith("-"):
+            option, first = (word if word in SEVERAL else ""), True
+        elif option and not first:
+            out.append(option)
+        else:
+            first = False
+        out.append(word)
+    return out
+
+
+def evaluate(
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where results go; a run that was stopped there goes on.")
+    ],
+    model: Annotated[
+        str, typer.Option(help="A shipped model, a folder, or an id of the Hugging Face hub.")
+    ] = "zoo/S",
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="Names of tasks, or folders that hold a samples.jsonl. Default: all tasks."),
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Methods. Default: illava.")] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Final visual tokens / all, such as 0.33 or 1/9; or 'published' for a method's own "
+            "schedule. Default: 1 1/3 1/6 1/9 1/18."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 300,
+    split: Annotated[str, typer.Option(help="test or val; folders have no splits.")] = "test",
+    seed: Annotated[int, typer.Option(min=0, help="Of the tasks and of the bootstrap.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 16,
+    time: Annotated[
+        int, typer.Option("--time", metavar="N", min=0, help="Prompts to measure speed on; 0: do not.")
+    ] = 8,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out bad lines of a samples.jsonl.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's."
+        ),
+    ] = "auto",
+) -> None:
+    """Measure what merging keeps of a model's accuracy: plain, blind, and merged at several budgets."""
+    with one_line_errors():
+        hush()
+        from .ask import load
+        from .evaluation import plot, rows, speed
+        from .evaluation.run import run
+        from .evaluation.store import Store
+        from .evaluation.summary import summarise, write_summary
+
+        chosen = make_rows(_values(method) or ["illava"], _values(keep) or ["1", "1/3", "1/6", "1/9", "1/18"])
+        asked = make_tasks(_values(tasks), split, seed, limit, skip_bad)
+        loaded, processor = load(model, device, dtype)
+        rows.check_rows(loaded, chosen)
+        options = dict(
+            limit=limit, seed=seed, split=split, batch_size=batch_size, max_new_tokens=max_new_tokens
+        )
+        with Store(output, rows.describe(model, loaded, asked, chosen, **options)) as store:
+            answers = sum(rows.size(task, limit) for task in asked) * (2 + len(chosen))
+            with _progress("answers", answers) as advance:
+                run(loaded, processor, asked, chosen, store, limit, batch_size, max_new_tokens, advance)
+            samples = speed.pick(asked, limit, time)
+            timing = speed.known(output, chosen, samples)
+            if timing is None and samples:
+                with _progress("timing", (1 + len(samples)) * (1 + len(chosen))) as advance:
+                    timing = speed.measure_rows(loaded, processor, samples, chosen, max_new_tokens, advance)
+                speed.save(output, timing)
+            summary = summarise(store.settings, store.lines, timing)
+            write_summary(output, summary)
+            hint = plot.draw(summary, output / "retained.png")
+        if hint:
+            typer.echo(hint, err=True)
+        print_summary(summary)
+        typer.echo(f"All figures: {output / 'summary.md'}")
+
+
+def make_rows(methods: list[str], keeps: list[str]) -> list[Row]:
+    """A row for every method at every budget. Raises InputError."""
+    from .evaluation.rows import merged_row
+
+    shares = [None if keep == PUBLISHED else parse_keep(keep) for keep in keeps]
+    rows = [merged_row(make_method(name, share), share) for name in methods for share in shares]
+    # 1/2 and 0.5 are one row.
+    return list({row.label: row for row in rows}.values())
+
+
+def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bool) -> list[Task]:
+    """The tasks of these names, or all, and folders of questions. Raises InputError."""
+    from .evaluation import tasks as registry
+    from .evaluation.data import FolderTask
+    from .pictures import InputError
+
+    if split not in ("test", "val"):
+        raise InputError(f"--split {split}: give test or val")
+    known, made = list(registry.names()), []
+    for name in dict.fromkeys(names or known):
+        if name in known:
+            try:
+                made.append(registry.load(name, split=split, seed=seed))
+            except (ValueError, ImportError) as error:
+                raise InputError(f"--tasks {name}: {error}") from error
+        elif os.path.isdir(name):
+            task = FolderTask(name, limit, skip_bad)
+            if task.bad:
+                typer.echo(f"{name}: skipped {len(task.bad)} bad lines: {'; '.join(task.bad)}", err=True)
+            made.append(task)
+        else:
+            raise InputError(
+                f"--tasks {name}: no such task or folder; give a folder or some of {', '.join(known)}"
+            )
+    labels = [task.name for task in made]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"--tasks: two tasks are called {label}; rename a folder")
+    return made
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the means over tasks; where no task is good enough for them, the tasks one by one."""
+    from .evaluation.summary import ESTIMATES, interval, number
+
+    tasks, timing = summary["tasks"], summary["timing"]
+    counted = [name for name, task in tasks.items() if task["in_mean"]]
+    sections = {f"Mean over {', '.join(counted)}": summary["mean"]}
+    if not counted:
+        sections = {f"{name}: {task['samples']} samples": task["rows"] for name, task in tasks.items()}
+    for title, rows in sections.items():
+        table = new_table("%", "accuracy", "retained", "above blank", "tokens", "prefill")
+        for label, figures in rows.items():
+            faster = timing["rows"].get(label) if timing else None
+            table.add_row(
+                label,
+                *(number(figures[key]["value"], ".1f") for key in ESTIMATES[:-1]),
+                interval(figures[ESTIMATES[-1]]),
+                number(figures["final_tokens"], ".1f"),
+                number(faster["faster"]["prefill"]["median"], ".2f") + "x" if faster else "-",
+            )
+        print_table(title, table)
+
+
+def _values(given: list[str] | None) -> list[str]:
+    """What comma-separated words name; a folder with a comma in its name stays whole."""
+    pieces = [[word] if os.path.isdir(word) else word.split(",") for word in given or ()]
+    return [piece.strip() for some in pieces for piece in some if piece.strip()]
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr where that is a terminal; yields what to call with each number of steps."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)

@@ -1,0 +1,97 @@
+"""What all commands share: options as users write them, tables, errors in one line."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from .methods import Method
+
+
+def parse_keep(text: str) -> float:
+    """A share in (0, 1] from a number or a fraction. Raises InputError."""
+    from .pictures import InputError
+
+    try:
+        share = float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        share = math.nan
+    if not 0 < share <= 1:
+        raise InputError(f"--keep {text}: give a number above 0 and up to 1, such as 0.33 or 1/9")
+    return share
+
+
+def make_method(name: str, keep: float | None) -> Method:
+    """A method by name, at a budget or at its published schedule. Raises InputError."""
+    from .methods import methods
+    from .pictures import InputError
+
+    if name not in methods():
+        raise InputError(
+            f"--method {name}: there is no such method; give one of {', '.join(sorted(methods()))}"
+        )
+    try:
+        return methods()[name]() if keep is None else methods()[name](keep=keep)  # type: ignore[call-arg]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--method {name}: {error}") from error
+
+
+def print_table(title: str, table: Table) -> None:
+    """At most 80 columns, without colours when piped."""
+    console = Console()
+    console.width = min(console.width, 80)
+    console.print(Text(f"\n{title}", "bold"), table, sep="\n")
+
+
+def new_table(*columns: str) -> Table:
+    """A plain table; all columns but the first are aligned to the right."""
+    table = Table(box=SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    return table
+
+
+def hush() -> None:
+    """Keep the libraries' warnings and progress bars out of the output; errors still come as exceptions."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()
+    huggingface_hub.utils.disable_progress_bars()
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What the user can put right becomes one line on stderr and exit code 2; Ctrl-C is quiet, 130."""
+    try:
+        from .errors import UnsupportedError
+        from .pictures import InputError
+
+        yield
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except Exception as error:
+        out_of_memory = type(error).__name__ == "OutOfMemoryError"
+        if not out_of_memory and not isinstance(error, (InputError, UnsupportedError)):
+            raise
+        text: Any = f"out of memory: {error}" if out_of_memory else error
+        line = " ".join(str(text).split())
+        typer.echo("illava: " + "".join(c if c.isprintable() else "?" for c in line), err=True)
+        raise typer.Exit(2) from None

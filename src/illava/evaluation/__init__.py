@@ -1,0 +1,1 @@
+"""Evidence: tasks, an evaluation anyone can run and resume, and what its figures mean."""

@@ -1,0 +1,71 @@
+"""From samples to what a model is given: batches of prompts with pictures or with videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from PIL import Image
+
+from ..pictures import InputError
+from .samples import Sample
+
+GREY = (128, 128, 128)
+
+
+def build_batch(processor: Any, samples: Sequence[Sample]) -> Any:
+    """The model's inputs for one user turn a sample, left-padded: pictures or a video, then the question.
+
+    Samples must be of one form: all with pictures, or all with a video. The frames given are the frames
+    used. Raises InputError, naming the sample, where the processor cannot make a prompt of it.
+    """
+    try:
+        return _build(processor, samples)
+    except ValueError as error:
+        # No chat template, or a picture whose shape the model cannot take: find out whose.
+        for sample in samples if len(samples) > 1 else ():
+            build_batch(processor, [sample])
+        first = samples[0]
+        raise InputError(
+            f"task {first.task}: the model's processor cannot make a prompt of sample {first.number}: {error}"
+        ) from error
+
+
+def by_form(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples with pictures, then those with a video; without empty groups."""
+    groups = [[s for s in samples if not s.video], [s for s in samples if s.video]]
+    return [group for group in groups if group]
+
+
+def blank(sample: Sample) -> Sample:
+    """The same question about plain grey pictures of the same sizes: what is still right was guessed."""
+    pictures, video = (
+        tuple(Image.new("RGB", picture.size, GREY) for picture in some)
+        for some in (sample.pictures, sample.video)
+    )
+    return replace(sample, pictures=pictures, video=video)
+
+
+def _build(processor: Any, samples: Sequence[Sample]) -> Any:
+    chats = []
+    placeholders = [getattr(processor, name, None) for name in ("image_token", "video_token")]
+    for sample in samples:
+        for token in placeholders:
+            if token and token in sample.question:
+                raise ValueError(f"its question holds {token}, which stands for a picture")
+        content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in sample.pictures]
+        if sample.video:
+            content.append({"type": "video", "video": list(sample.video)})
+        chats.append([{"role": "user", "content": [*content, {"type": "text", "text": sample.question}]}])
+    options: dict[str, Any] = {"padding": True, "padding_side": "left"}
+    if samples[0].video:
+        options["do_sample_frames"] = False
+    return processor.apply_chat_template(
+        chats,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=options,
+    )

@@ -1,0 +1,170 @@
+"""The folder of an evaluation that may be killed at any moment: its settings, and one JSON line an answer.
+
+``settings.json`` says what the run is, so that nothing else is mixed into it; ``answers.jsonl`` only grows,
+by whole lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..files import replacing
+from ..pictures import InputError
+
+SETTINGS, ANSWERS = "settings.json", "answers.jsonl"
+GROWING = ("limit", "tasks", "rows")
+"""Settings in which a restart may ask for more; all others must stay."""
+
+Line = dict[str, Any]
+
+
+class Store:
+    """An evaluation's folder, held by one process at a time. Use it as a context manager.
+
+    Args:
+        folder: made if missing.
+        settings: JSON-ready. ``limit`` is a number, ``tasks`` and ``rows`` are dictionaries by name.
+
+    Raises InputError when the folder cannot be used, holds a run with other settings, or is in use.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self._file = -1
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            known = self._known_settings()
+            if known is not None:
+                check_settings(self.folder, known, settings)
+            self.settings = settings
+            self._file = os.open(self.folder / ANSWERS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            self._lock()
+            self.lines = self._drop_torn()
+            """Every answer so far, each once."""
+            write_json(self.folder / SETTINGS, self.settings)
+        except OSError as error:
+            self.close()
+            raise InputError(f"{self.folder}: cannot write there: {error.strerror or error}") from error
+        except BaseException:
+            self.close()
+            raise
+        self._done = {_key(line) for line in self.lines}
+
+    def done(self, row: str, task: str, sample: int) -> bool:
+        """Whether this answer is there."""
+        return (row, task, sample) in self._done
+
+    def append(self, lines: Iterable[Line]) -> None:
+        """Add answers, in one go and down to the disk; those that are there already are left out."""
+        fresh = [line for line in lines if _key(line) not in self._done]
+        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in fresh).encode()
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except OSError as error:
+            raise InputError(f"{self.folder / ANSWERS}: cannot write: {error.strerror or error}") from error
+        self.lines += fresh
+        self._done |= {_key(line) for line in fresh}
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _known_settings(self) -> dict[str, Any] | None:
+        path = self.folder / SETTINGS
+        if not path.exists():
+            answers = self.folder / ANSWERS
+            if answers.exists() and answers.stat().st_size:
+                raise InputError(f"{self.folder}: no {SETTINGS} beside its {ANSWERS}; give another --output")
+            return None
+        try:
+            known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            known["limit"], known["tasks"].items(), known["rows"].items()
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{path}: this is not the settings of an evaluation: {error}") from error
+        return known
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:
+            # Windows has no flock; two runs at once in one folder are then the user's to avoid.
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{self.folder}: another evaluation is writing there; wait, or give another --output"
+            ) from None
+
+    def _drop_torn(self) -> list[Line]:
+        """The lines of the file, after cutting off a last one that a kill left incomplete."""
+        path = self.folder / ANSWERS
+        whole = 0
+        lines: dict[tuple[str, str, int], Line] = {}
+        content = path.read_bytes()
+        pieces = content.splitlines(keepends=True)
+        for number, piece in enumerate(pieces, 1):
+            try:
+                line = json.loads(piece)
+                key = _key(line)
+            except (ValueError, TypeError, KeyError) as error:
+                if number < len(pieces):
+                    raise InputError(f"{path}: line {number} is broken: {error}") from error
+                break
+            if not piece.endswith(b"\n"):
+                break
+            lines.setdefault(key, line)
+            whole += len(piece)
+        if whole < len(content):
+            os.ftruncate(self._file, whole)
+        return list(lines.values())
+
+
+def check_settings(folder: Path, known: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise InputError, naming every difference, unless what is asked is the known run, or more of it."""
+    pairs = [(key, known.get(key), value) for key, value in asked.items() if key not in GROWING]
+    for kind in ("tasks", "rows"):
+        for name, value in asked[kind].items():
+            pairs.append((f"{kind.removesuffix('s')} {name}", known[kind].get(name, value), value))
+        missing = [name for name in known[kind] if name not in asked[kind]]
+        if missing:
+            pairs.append((kind, ", ".join(missing), "not"))
+    different = [f"{key} {_short(old)} there, {_short(new)} here" for key, old, new in pairs if old != new]
+    if asked["limit"] < known["limit"]:
+        different.append(f"limit {known['limit']} there, {asked['limit']} here (it can only grow)")
+    if different:
+        raise InputError(
+            f"{folder}: it holds a run with other settings: {'; '.join(different)}; "
+            "repeat those to go on, or give another --output"
+        )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file all at once."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _key(line: Line) -> tuple[str, str, int]:
+    return line["row"], line["task"], line["sample"]
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

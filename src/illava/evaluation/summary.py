@@ -1,0 +1,216 @@
+"""What a run found, as JSON and as Markdown: the same bytes for the same answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..files import replacing
+from .metrics import (
+    LEAST_PLAIN,
+    Array,
+    Resamples,
+    estimate,
+    mean_over_tasks,
+    resample,
+    retained,
+    retained_above_blank,
+)
+from .rows import BLANK, PLAIN
+from .store import Line, write_json
+
+ESTIMATES = ("accuracy", "retained", "above_blank")
+MEANS = ("agrees", "kl", "visual_tokens", "final_tokens", "average_tokens", "kv_bytes", "flops")
+"""Plain means over samples, by the names they have in the answers file."""
+
+Summary = dict[str, Any]
+
+
+def summarise(settings: Summary, lines: Iterable[Line], timing: Summary | None = None) -> Summary:
+    """All figures of a run: by task and row, and by row over tasks.
+
+    Only samples that every row has answered count, so that an unfinished run compares like with like.
+    Intervals are 95 % bootstrap intervals, clustered by picture and paired.
+    """
+    tasks: dict[str, Summary] = {}
+    means: dict[str, dict[str, list[Array]]] = {label: {} for label in settings["rows"]}
+    by_task: dict[str, list[Line]] = {name: [] for name in settings["tasks"]}
+    for line in lines:
+        by_task.get(line["task"], []).append(line)
+    for name, some in by_task.items():
+        table = _table(some, settings["rows"])
+        samples = next(iter(table.values()), [])
+        drawn = resample(
+            [line["cluster"] or f"#{line['sample']}" for line in samples], settings["seed"], name
+        )
+        right = {label: drawn.mean([line["correct"] for line in row]) for label, row in table.items()}
+        plain = right[PLAIN.label]
+        counts = bool(plain[0] >= LEAST_PLAIN)
+        tasks[name] = {
+            "samples": len(samples),
+            "pictures": drawn.weights.shape[1],
+            "small_samples": sum(line["small"] for line in samples),
+            "in_mean": counts,
+            "rows": {},
+        }
+        for label, row in table.items():
+            statistics = _statistics(right[label], plain, right[BLANK.label])
+            tasks[name]["rows"][label] = {**_figures(statistics, row, drawn), **_breakdown(row)}
+            if counts:
+                for key, statistic in {**statistics, **_more(row, drawn)}.items():
+                    means[label].setdefault(key, []).append(statistic)
+    overall = {label: _overall(collected) for label, collected in means.items()}
+    return {"settings": settings, "tasks": tasks, "mean": overall, "timing": timing}
+
+
+def _table(lines: Sequence[Line], labels: Iterable[str]) -> dict[str, list[Line]]:
+    """Per row the lines of the samples that all rows have, by number."""
+    rows: dict[str, dict[int, Line]] = {label: {} for label in labels}
+    for line in lines:
+        if line["row"] in rows:
+            rows[line["row"]].setdefault(line["sample"], line)
+    shared = sorted(set.intersection(*(set(row) for row in rows.values())))
+    return {label: [row[number] for number in shared] for label, row in rows.items()}
+
+
+def _statistics(accuracy: Array, plain: Array, blank: Array) -> dict[str, Array]:
+    return {
+        "accuracy": 100 * accuracy,
+        "retained": retained(accuracy, plain),
+        "above_blank": retained_above_blank(accuracy, plain, blank),
+    }
+
+
+def _more(lines: Sequence[Line], drawn: Resamples) -> dict[str, Array]:
+    numbers = {key: [float("nan") if line[key] is None else line[key] for line in lines] for key in MEANS}
+    return {key: drawn.mean(values) for key, values in numbers.items()}
+
+
+def _figures(statistics: dict[str, Array], lines: Sequence[Line], drawn: Resamples) -> Summary:
+    figures: Summary = {key: estimate(statistics[key]).to_dict() for key in ESTIMATES}
+    return figures | {key: estimate(value[:1]).value for key, value in _more(lines, drawn).items()}
+
+
+def _overall(collected: dict[str, list[Array]]) -> Summary:
+    figures: Summary = {key: estimate(mean_over_tasks(collected.get(key, []))).to_dict() for key in ESTIMATES}
+    return figures | {key: estimate(mean_over_tasks(collected.get(key, []))[:1]).value for key in MEANS}
+
+
+def _breakdown(lines: Sequence[Line]) -> Summary:
+    """Right answers by kind of question, and where something small decides."""
+    kinds: dict[str, list[bool]] = {}
+    for line in lines:
+        kinds.setdefault(line["kind"], []).append(line["correct"])
+    small = [line["correct"] for line in lines if line["small"]]
+    return {
+        "kinds": {kind: _share(kinds[kind]) for kind in sorted(kinds) if kind},
+        "small": _share(small) if small else None,
+    }
+
+
+def _share(right: Sequence[bool]) -> Summary:
+    return {"samples": len(right), "accuracy": 100 * sum(right) / len(right)}
+
+
+# -- Markdown --------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "accuracy": "accuracy %",
+    "retained": "retained %",
+    "above_blank": "retained above blank %",
+    "agrees": "agrees with plain %",
+    "kl": "KL, first token",
+    "final_tokens": "final tokens",
+    "average_tokens": "average tokens",
+    "kv_bytes": "KV bytes / plain",
+    "flops": "FLOPs / plain",
+}
+TIMES = {"encoder": "encoder", "prefill": "prefill", "total": "end to end"}
+
+
+def to_markdown(summary: Summary) -> str:
+    """Tables for people: the mean over tasks, then task by task."""
+    settings, timing = summary["settings"], summary["timing"]
+    lines = [
+        f"# Evaluation of {settings['model']}",
+        "",
+        f"{settings['dtype']} on {settings['device']}, split {settings['split']}, seed {settings['seed']}, "
+        f"at most {settings['limit']} samples a task, batches of {settings['batch_size']}. Brackets: 95 % "
+        "bootstrap intervals, clustered by picture and paired with the plain model. *blank*: the plain model "
+        "on grey pictures; *above blank*: (accuracy - blank) / (plain - blank).",
+        "",
+        "## Mean over tasks",
+        "",
+    ]
+    left_out = [name for name, task in summary["tasks"].items() if not task["in_mean"]]
+    counted = [name for name in summary["tasks"] if name not in left_out]
+    lines.append(f"Every task weighs the same: {', '.join(counted) or 'none'}.")
+    if left_out:
+        lines.append(f"Left out, below {100 * LEAST_PLAIN:g} % plain: {', '.join(left_out)}.")
+    lines += ["", *_markdown_table(summary["mean"]), ""]
+    if timing is not None:
+        lines += [
+            "## Times faster than plain",
+            "",
+            f"Medians (lowest-highest) of {len(timing['prompts'])} prompts, one at a time, rows in turn, "
+            f"equal answer lengths, {timing['threads']} threads.",
+            "",
+            "| row | " + " | ".join(TIMES.values()) + " |",
+            "| --- |" + " ---: |" * len(TIMES),
+        ]
+        for label, figures in timing["rows"].items():
+            cells = [_range(figures["faster"][part]) for part in TIMES]
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        lines.append("")
+    for name, task in summary["tasks"].items():
+        mark = "" if task["in_mean"] else ": not in the mean"
+        lines += [
+            f"## {_escape(name)}{mark}",
+            "",
+            f"{task['samples']} samples, {task['pictures']} pictures.",
+            "",
+        ]
+        lines += [*_markdown_table(task["rows"]), ""]
+    return "\n".join(lines)
+
+
+def _markdown_table(rows: dict[str, Summary]) -> list[str]:
+    out = ["| row | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+    for label, figures in rows.items():
+        cells = [interval(figures[key]) for key in ESTIMATES]
+        cells += [number(figures["agrees"], ".1f", 100), number(figures["kl"], ".3f")]
+        cells += [number(figures[key], ".1f") for key in ("final_tokens", "average_tokens")]
+        cells += [number(figures[key], ".3f") for key in ("kv_bytes", "flops")]
+        out.append(f"| {label} | " + " | ".join(cells) + " |")
+    return out
+
+
+def number(value: float | None, form: str, factor: float = 1) -> str:
+    """A figure as tables show it: "-" where there is none."""
+    return "-" if value is None or value != value else format(factor * value, form)
+
+
+def interval(figure: Summary) -> str:
+    """An estimate as tables show it, e.g. "98.3 (97.1-99.2)"."""
+    if figure["value"] is None or figure["low"] is None:
+        return number(figure["value"], ".1f")
+    between = " to " if figure["low"] < 0 else "-"
+    return f"{figure['value']:.1f} ({figure['low']:.1f}{between}{figure['high']:.1f})"
+
+
+def _range(figure: Summary) -> str:
+    if figure["median"] is None or figure["median"] != figure["median"]:
+        return "-"
+    return f"{figure['median']:.2f} ({figure['low']:.2f}-{figure['high']:.2f})"
+
+
+def _escape(name: str) -> str:
+    return " ".join(name.split()).replace("|", "\\|")
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write ``summary.json`` and ``summary.md``, each all at once."""
+    write_json(folder / "summary.json", summary)
+    with replacing(folder / "summary.md") as partial:
+        partial.write_text(to_markdown(summary), encoding="utf-8")

@@ -1,0 +1,81 @@
+"""The shipped model, and tasks of pictures that take no time to draw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from illava.ask import load
+from illava.evaluation.rows import describe, merged_row
+from illava.evaluation.run import run
+from illava.evaluation.samples import Sample
+from illava.evaluation.store import Store
+from illava.methods import Illava
+
+COLOURS = ("red", "green", "blue", "yellow")
+ROWS = tuple(merged_row(Illava(keep=keep), keep) for keep in (1.0, 1 / 3, 1 / 9))
+
+
+class Squares:
+    """Which colour a square has, in one of two pictures, in one picture or in a video; two questions each."""
+
+    name, description = "squares", "the colour of a square"
+
+    def __init__(self, name: str = "squares", length: int | None = None) -> None:
+        self.name = name
+        if length is not None:
+            self.__class__ = type("Finite", (Squares,), {"__len__": lambda task: length})
+
+    def __getitem__(self, number: int) -> Sample:
+        colour, form = COLOURS[number // 2 % 4], number % 3
+        first = square(colour, number // 2)
+        pictures = {0: (first,), 1: (first, square("red", 0, 64)), 2: ()}[form]
+        return Sample(
+            task=self.name,
+            number=number,
+            question="What colour is the square?" if number % 2 else "Which digit is written?",
+            answers=(colour,),
+            pictures=pictures,
+            video=(first, *(square(colour, n) for n in range(3))) if form == 2 else (),
+            cluster=str(number // 2),
+            kind=colour,
+            small=number % 5 == 0,
+        )
+
+
+def square(colour: str, number: int, size: int = 80) -> Image.Image:
+    picture = Image.new("RGB", (size, 80), "white")
+    left = 7 * number % 40
+    ImageDraw.Draw(picture).rectangle((left, 20, left + 20, 40), fill=colour)
+    return picture
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def loaded():
+    return load("zoo/S")
+
+
+@pytest.fixture(scope="session")
+def go(loaded):
+    """Run, or go on with, an evaluation in a folder; returns its store."""
+
+    def go(folder, tasks=None, rows=ROWS, limit=6, batch_size=4, **changed) -> Store:
+        options = {"limit": limit, "batch_size": batch_size, "seed": 0, "split": "test", "max_new_tokens": 3}
+        tasks = tasks or (Squares(),)
+        settings = {**describe("zoo/S", loaded[0], tasks, rows, **options), **changed}
+        with Store(folder, settings) as store:
+            run(*loaded, tasks, rows, store, limit, batch_size, 3)
+        return store
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def undisturbed(go, tmp_path_factory) -> Store:
+    return go(tmp_path_factory.mktemp("undisturbed"))
