@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
 import statistics
@@ -166,16 +165,10 @@ def row(name: str, plain: list[Timing], fast: list[Timing], report: illava.Repor
         "average_tokens": report.average_tokens,
         "kv_ratio": report.cost.kv_bytes / report.plain_cost.kv_bytes,
         "measured": {part: vars(ratio(plain, fast, part)) for part in PARTS},
-        "interval": {part: interval(plain, fast, part) for part in PARTS},
+        "interval": {part: median_interval(ratios(plain, fast, part)) for part in PARTS},
         "analytic": analytic,
         "seconds": {part: [getattr(t, part) for t in fast] for part in PARTS},
     }
-
-
-def interval(plain: list[Timing], fast: list[Timing], part: str) -> list[float] | None:
-    """Where the true median lies (95 %), or None if there were too few rounds to say."""
-    low, high = median_interval(ratios(plain, fast, part))
-    return [low, high] if math.isfinite(low) else None
 
 
 def show(result: dict) -> None:

@@ -13,7 +13,17 @@ import typer
 from rich.table import Table
 
 from .cli_eval import EvalCommand, evaluate
-from .console import hush, make_method, new_table, one_line_errors, parse_keep, print_table
+from .console import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    hush,
+    make_method,
+    new_table,
+    one_line_errors,
+    parse_keep,
+    print_table,
+)
 
 # torch and transformers take seconds to import: commands do it when they need them, so that --help is quick.
 if TYPE_CHECKING:
@@ -59,9 +69,7 @@ def _root(
 def ask(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Picture files, or demo/NAME.")],
     question: Annotated[str, typer.Argument(help="A question about them, in quotes.")],
-    model: Annotated[
-        str, typer.Option(help="A shipped model, a folder, or an id of the Hugging Face hub.")
-    ] = "zoo/S",
+    model: ModelOption = "zoo/S",
     keep: Annotated[
         str | None,
         typer.Option(
@@ -74,13 +82,8 @@ def ask(
     rounds: Annotated[
         int, typer.Option(min=1, help="With --compare: timed runs of each, after one to warm up.")
     ] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's."
-        ),
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
     save_overlay: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw which patches were left over the pictures.")

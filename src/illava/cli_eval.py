@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from .console import hush, make_method, new_table, one_line_errors, parse_keep, print_table
+from .console import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    hush,
+    make_method,
+    new_table,
+    one_line_errors,
+    parse_keep,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from .evaluation.rows import Row, Task
@@ -47,9 +57,7 @@ def evaluate(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where results go; a run that was stopped there goes on.")
     ],
-    model: Annotated[
-        str, typer.Option(help="A shipped model, a folder, or an id of the Hugging Face hub.")
-    ] = "zoo/S",
+    model: ModelOption = "zoo/S",
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="Names of tasks, or folders that hold a samples.jsonl. Default: all tasks."),
@@ -73,13 +81,8 @@ def evaluate(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out bad lines of a samples.jsonl.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's."
-        ),
-    ] = "auto",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
 ) -> None:
     """Measure what merging keeps of a model's accuracy: plain, blind, and merged at several budgets."""
     with one_line_errors():

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -17,6 +17,16 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .methods import Method
+
+
+ModelOption = Annotated[
+    str, typer.Option(help="A shipped model, a folder, or an id of the Hugging Face hub.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[
+    str,
+    typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's."),
+]
 
 
 def parse_keep(text: str) -> float:

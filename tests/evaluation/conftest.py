@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -10,11 +12,22 @@ from illava.ask import load
 from illava.evaluation.rows import describe, merged_row
 from illava.evaluation.run import run
 from illava.evaluation.samples import Sample
-from illava.evaluation.store import Store
+from illava.evaluation.store import ANSWERS, Store
+from illava.evaluation.summary import summarise
 from illava.methods import Illava
 
 COLOURS = ("red", "green", "blue", "yellow")
 ROWS = tuple(merged_row(Illava(keep=keep), keep) for keep in (1.0, 1 / 3, 1 / 9))
+
+
+def answers(store: Store) -> bytes:
+    """What a run has written so far, to the byte."""
+    return (store.folder / ANSWERS).read_bytes()
+
+
+def summary(store: Store) -> str:
+    """All figures of a run but times, to the byte."""
+    return json.dumps(summarise(store.settings, store.lines))
 
 
 class Squares:

@@ -96,7 +96,6 @@ def test_plot(tmp_path, monkeypatch):
         "mean": {"plain": mean, "illava 1/3": mean},
         "timing": {"rows": {name: {"seconds": {"prefill": 0.1}} for name in ("plain", "illava 1/3")}},
     }
-    pytest.importorskip("matplotlib")
     assert draw(found, tmp_path / "p.png") is None
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -190,18 +190,18 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
     """Interval that holds the true median with probability ``level`` or more, whatever the distribution.
 
     Between the k-th smallest and the k-th largest value, for the largest k at which a fair coin, thrown once
     a value, comes up heads fewer than k times with probability (1 - level) / 2 at most (the sign test).
-    (-inf, inf) when there are too few values: 95 % takes six.
+    None when there are too few values: 95 % takes six.
     """
     n, k, below = len(values), 0, 0.0
     while (below := below + math.comb(n, k) / 2**n) <= (1 - level) / 2:
         k += 1
     ordered = sorted(values)
-    return (ordered[k - 1], ordered[n - k]) if k else (-math.inf, math.inf)
+    return (ordered[k - 1], ordered[n - k]) if k else None
 
 
 def ratio(before: Sequence[Timing], after: Sequence[Timing], part: str) -> Spread:

@@ -105,6 +105,6 @@ def _figures(plain: Sequence[Timing], timings: Sequence[Timing]) -> dict[str, An
     out: dict[str, Any] = {"seconds": {}, "faster": {}}
     for part in PARTS:
         out["seconds"][part] = spread([getattr(timing, part) for timing in timings]).median
-        interval = median_interval(ratios(plain, timings, part)) if len(timings) > 5 else None
+        interval = median_interval(ratios(plain, timings, part))
         out["faster"][part] = {**vars(ratio(plain, timings, part)), "interval": interval}
     return out

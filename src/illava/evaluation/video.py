@@ -10,7 +10,7 @@ from PIL import Image
 from ..pictures import InputError, open_picture
 
 MAX_FRAMES = 32
-HINT = "reading video files needs PyAV: pip install av; or give a folder of frames"
+HINT = "reading video files needs PyAV: pip install 'illava[eval]'; or give a folder of frames"
 
 
 def read_video(path: Path) -> tuple[Image.Image, ...]:

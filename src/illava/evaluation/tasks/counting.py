@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from ...zoo.questions import PLURALS
+from ...zoo.questions import COUNTING, PLURALS
 from .base import Drawn, Task
 from .canvas import SMALL, Canvas, any_thing, scatter
 
 MOST = 12  # things in a picture
-PHRASES = ("How many {} are there?", "How many {} can you see?", "Count the {}.")
 
 
 class Counting(Task):
@@ -43,5 +42,5 @@ class Counting(Task):
         things = counted + others
         canvas = Canvas(rng)
         shares = scatter(canvas, rng, things, rng.integers(20, 31, len(things)))
-        question = str(rng.choice(PHRASES)).format(about)
+        question = str(rng.choice(COUNTING)).format(about)
         return Drawn(kind, question, str(count), max(shares[:count]) < SMALL, (canvas.picture(rng),))
