@@ -178,7 +178,7 @@ def test_video_file_without_pyav(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     (folder / "c.mp4").write_bytes(b"x")
     write(folder, {"video": "c.mp4", "question": "What?", "answer": "x"})
-    with pytest.raises(InputError, match=r"line 1: c\.mp4: .*pip install 'illava\[eval\]'; or give a folder of frames"):
+    with pytest.raises(InputError, match=r"line 1: c\.mp4: .*'illava\[eval\]'; or give a folder of frames"):
         FolderTask(folder, 9)
 
 
