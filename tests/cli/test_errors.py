@@ -285,6 +285,8 @@ def test_ctrl_c_is_quiet():
     # A real signal, at the moment the picture would be opened.
     before = (
         "import os, signal, time, illava.pictures\n"
+        # Under nohup or in a shell's background it would be ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "interrupt = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(20))\n"
         "illava.pictures.open_picture = interrupt"
     )
