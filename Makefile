@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-lowest style bench train-zoo evaluate-zoo clean
+.PHONY: demo test test-slow test-lowest style bench train-zoo clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -29,11 +29,9 @@ style: $(READY)  ## lint, format and type checks
 bench: $(READY)  ## time the published shapes, plain and merged (minutes to hours on a CPU)
 	$(BIN)/python benchmarks/published_shape.py
 
-train-zoo: $(READY)  ## train the shipped model from scratch; goes on where it was stopped
-	$(BIN)/python -m illava.zoo.train
-
-evaluate-zoo: $(READY)  ## what the shipped model gets right, plain, merged and with a blank picture
-	$(BIN)/python -m illava.zoo.evaluate
+train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
+	$(BIN)/python -m illava.zoo.train S
+	$(BIN)/python -m illava.zoo.train L
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv

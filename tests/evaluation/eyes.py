@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from illava.zoo.glyphs import SHAPES, shape_mask
-from illava.zoo.questions import PLURALS
-from illava.zoo.scenes import COLOURS
+from illava.drawing.canvas import COLOURS
+from illava.drawing.glyphs import SHAPES, shape_mask
+from illava.evaluation.tasks.counting import PLURALS
 
 NEIGHBOURS = np.ones((3, 3))
 SINGULAR = {plural: shape for shape, plural in PLURALS.items()}

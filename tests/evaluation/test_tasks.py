@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from illava.drawing.canvas import GAP, SIDE, layout
+from illava.drawing.streams import SPLITS
 from illava.errors import UnsupportedError
 from illava.evaluation.tasks import load, names
-from illava.evaluation.tasks.canvas import GAP, SIDE, layout
-from illava.zoo.scenes import SPLITS
 from illava.zoo.text import build_processor
 
 from . import eyes

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from illava.drawing.glyphs import handwriting_ids, handwritten_mask
+from illava.drawing.lettering import FONTS, LETTERS, TEST_WORDS, printed
+from illava.drawing.streams import SPLITS
 from illava.evaluation.tasks import load, reading
-from illava.zoo.glyphs import handwriting_ids, handwritten_mask
-from illava.zoo.scenes import LETTERS, SPLITS, TEST_WORDS
 
 from . import eyes
 
@@ -46,7 +47,7 @@ def test_numbers_are_read_by_a_reader_taught_on_other_samples():
 
 def test_words_are_told_apart_by_other_fonts():
     box, fonts = (20, 60), ("DejaVuSans", "DejaVuSans-BoldOblique", "cmr10", "cmti10")
-    known = [[eyes.squared(reading.printed(word, font, 40), box) for font in fonts] for word in TEST_WORDS]
+    known = [[eyes.squared(printed(word, font, 40), box) for font in fonts] for word in TEST_WORDS]
     right = 0
     for sample in samples("words"):
         found = eyes.squared(eyes.ink(sample.pictures[0]), box)
@@ -85,7 +86,7 @@ def test_words_and_families_of_fonts_are_split_apart(monkeypatch):
 
 
 def test_the_widest_words_fit_and_every_font_has_every_letter(monkeypatch):
-    monkeypatch.setattr(reading, "_random_word", lambda rng, split: "WWWW")
+    monkeypatch.setattr(reading, "random_word", lambda rng, split: "WWWW")
     assert {load("words", "train")[number].answers for number in range(30)} == {("WWWW",)}
-    for font in {font for fonts in reading.FONTS.values() for font in fonts}:
-        assert len({reading.printed(letter, font, 22).tobytes() for letter in LETTERS}) == len(LETTERS)
+    for font in {font for fonts in FONTS.values() for font in fonts}:
+        assert len({printed(letter, font, 22).tobytes() for letter in LETTERS}) == len(LETTERS)

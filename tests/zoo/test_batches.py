@@ -5,62 +5,76 @@ import torch
 from PIL import Image
 
 from illava.zoo.batches import Packer, encode_pictures, packed_hidden, patchify, training_batch
+from illava.zoo.lessons import FORMS, draw_lesson
 from illava.zoo.model import build_model
-from illava.zoo.questions import IGNORE, ask
-from illava.zoo.scenes import draw_scene, scene_rng
+from illava.zoo.questions import IGNORE
 from illava.zoo.text import build_processor
 
-PIXELS, N = 96, 3
+SIDE, ROWS = 96, 2
 
 
 @pytest.fixture(scope="module")
-def setting():
-    """A processor, a tiny random model, scenes with their questions and the packed batch of them."""
-    processor = build_processor()
-    model = build_model("micro", processor, seed=0).eval()
-    scenes, questions = [], []
-    for i in range(N):
-        rng = scene_rng(0, "train", 4, i)
-        scenes.append(draw_scene(rng, PIXELS, "train"))
-        questions.append(ask(scenes[-1], rng, 4))
-    return processor, model, scenes, questions, Packer(processor)(scenes, questions)
+def processor():
+    return build_processor()
 
 
-def test_patches_are_in_the_processors_order(setting):
-    processor, _, scenes, _, batch = setting
-    pictures = [Image.fromarray(scene.picture) for scene in scenes]
+@pytest.fixture(scope="module")
+def model(processor):
+    return build_model("micro", processor, seed=0).eval()
+
+
+def drawn(form: str):
+    return [draw_lesson(form, SIDE, 3, 4, "train", 0, 4, i) for i in range(ROWS)]
+
+
+def content(lesson):
+    """The lesson's pictures or video as parts of a chat."""
+    if lesson.video:
+        frames = lesson.pairs.reshape(-1, *lesson.pairs.shape[2:])
+        return [{"type": "video", "video": [Image.fromarray(frame) for frame in frames]}]
+    return [{"type": "image", "image": Image.fromarray(picture)} for picture in lesson.pairs[:, 0]]
+
+
+def test_patches_are_in_the_processors_order(processor):
+    lessons = drawn("scene")
+    pictures = [part["image"] for lesson in lessons for part in content(lesson)]
     expected = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
+    batch = Packer(processor)(lessons)
     assert torch.allclose(batch.pixels.flatten(0, 1), expected, atol=1e-6)
-    mirrored = patchify(scenes[0].picture[None, :, ::-1])
+    mirrored = patchify(lessons[0].pairs[:, :, :, ::-1])
     assert not torch.allclose(mirrored[0], batch.pixels[0], atol=1e-2)
 
 
 @torch.no_grad()
-def test_vision_at_once_equals_the_vision_tower(setting):
-    _, model, _, _, batch = setting
-    side = PIXELS // 8
+def test_vision_at_once_equals_the_vision_tower(processor, model):
+    batch = Packer(processor)(drawn("scene"))
+    side = SIDE // 8
     expected = model.model.visual(
-        batch.pixels.flatten(0, 1), grid_thw=torch.tensor([[1, side, side]] * N)
+        batch.pixels.flatten(0, 1), grid_thw=torch.tensor([[1, side, side]] * ROWS)
     ).pooler_output
     assert torch.allclose(encode_pictures(model, batch.pixels).flatten(0, 1), expected, atol=1e-5)
 
 
 @torch.no_grad()
-def test_packed_questions_give_the_logits_of_single_prompts(setting):
-    processor, model, scenes, questions, batch = setting
+@pytest.mark.parametrize("form", FORMS)
+def test_packed_questions_give_the_logits_of_single_prompts(processor, model, form):
+    lessons = drawn(form)
+    batch = Packer(processor)(lessons)
     packed = model.lm_head(packed_hidden(model, encode_pictures(model, batch.pixels), batch))
     compared = 0
-    for i, asked in enumerate(questions):
-        for k, question in enumerate(asked, 1):
-            content = [
-                {"type": "image", "image": Image.fromarray(scenes[i].picture)},
-                {"type": "text", "text": question.text},
-            ]
+    for i, lesson in enumerate(lessons):
+        for k, question in enumerate(lesson.questions, 1):
             chat = [
-                {"role": "user", "content": content},
+                {"role": "user", "content": [*content(lesson), {"type": "text", "text": question.text}]},
                 {"role": "assistant", "content": [{"type": "text", "text": question.answer}]},
             ]
-            single = processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_tensors="pt")
+            single = processor.apply_chat_template(
+                chat,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"do_sample_frames": False} if lesson.video else {},
+            )
             own = batch.segments[i] == k
             told = batch.targets[i, own] != IGNORE
             # The template ends the answer's turn with a newline, which is not trained.
@@ -70,14 +84,22 @@ def test_packed_questions_give_the_logits_of_single_prompts(setting):
             assert torch.allclose(packed[i, own][told], expected[told], atol=1e-4)
             assert torch.equal(batch.targets[i, own][told], ids[-int(told.sum()) :])
             compared += 1
-    assert compared >= 6
+    assert compared >= 2
 
 
-def test_batches_depend_on_their_place_only(setting):
-    packer = Packer(setting[0])
-    first = training_batch(packer, 0, "train", (1, 2), 64, 2, 3)
-    again = training_batch(packer, 0, "train", (1, 2), 64, 2, 3)
-    other = training_batch(packer, 0, "train", (1, 3), 64, 2, 3)
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_depend_on_their_place_only(processor, form):
+    packer = Packer(processor)
+    first, again, other = (training_batch(packer, form, 64, 2, 3, "train", 0, 1, at) for at in (2, 2, 3))
     assert torch.equal(first.pixels, again.pixels)
     assert torch.equal(first.ids, again.ids)
-    assert not torch.equal(first.pixels, other.pixels)
+    assert not torch.equal(first.pixels.flatten()[:384], other.pixels.flatten()[:384])
+
+
+def test_batches_of_several_pictures_have_two_to_four(processor):
+    packer = Packer(processor)
+    shown = set()
+    for at in range(12):
+        batch = training_batch(packer, "multi_picture", 64, 4, 3, "train", 0, 1, at)
+        shown.add(len(batch.pixels) / len(batch.ids))
+    assert shown == {2, 3, 4}

@@ -1,70 +1,104 @@
-"""Questions have one right answer, and dense labels lie where the items are."""
+"""The training's questions have one right answer, and dense labels lie where the items are."""
 
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from illava.zoo.questions import CLASSES, IGNORE, KINDS, ask, dense_labels, facts
-from illava.zoo.scenes import COLOURS, Item, Scene, draw_scene, scene_rng
+from illava.drawing.canvas import COLOURS
+from illava.drawing.glyphs import SHAPES
+from illava.drawing.streams import scene_rng
+from illava.evaluation.tasks.counting import PLURALS
+from illava.zoo.questions import CLASSES, IGNORE, ask, dense_labels
+from illava.zoo.scenes import KINDS, Item, Scene, draw_scene
+
+SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
 
 
-def scene_of(*items: Item) -> Scene:
-    return Scene(np.zeros((96, 96, 3), np.uint8), np.zeros((96, 96), np.float32), list(items))
+def scene_of(*items: Item, kind: str = "crowd") -> Scene:
+    return Scene(np.zeros((96, 96, 3), np.uint8), np.zeros((96, 96), np.float32), items, kind)
 
 
-RED_STAR = Item("shape", "star", (0, 0, 32, 32), "red")
-BLUE_STAR = Item("shape", "star", (64, 0, 96, 32), "blue")
-RED_RING = Item("shape", "ring", (64, 64, 96, 96), "red")
-SEVEN = Item("digit", "7", (0, 48, 32, 96), writing="print")
+RED_STAR = Item("star", (0, 0, 32, 32), "red")
+BLUE_STAR = Item("star", (64, 0, 96, 32), "blue")
+RED_RING = Item("ring", (64, 64, 96, 96), "red")
+SEVEN, ONE = Item("7", (0, 48, 30, 96), place=1), Item("1", (32, 48, 44, 96), place=2)
 
 
-def test_only_unambiguous_facts_are_asked():
-    assert facts(scene_of(RED_STAR, RED_RING, SEVEN)) == [
-        ("colour", "star", "red"),
-        ("colour", "ring", "red"),
-        ("count", "shapes", "2"),
-        ("digit", "", "7"),
-    ]
-    assert facts(scene_of(RED_STAR, BLUE_STAR, RED_RING)) == [
-        ("shape", "blue", "star"),
-        ("colour", "ring", "red"),
-        ("count", "shapes", "3"),
-        ("count_one", "rings", "1"),
-        ("count_one", "stars", "2"),
-    ]
+def everything_asked(scene: Scene) -> set[tuple[str, str, str]]:
+    asked = set()
+    for seed in range(300):
+        asked |= {(q.task, q.text, q.answer) for q in ask(scene, np.random.default_rng(seed), 99)}
+    return asked
 
 
-def test_each_kind_is_asked_once_before_any_twice():
-    scene = scene_of(RED_STAR, RED_RING, SEVEN)
-    for seed in range(20):
-        asked = ask(scene, np.random.default_rng(seed), 3)
-        assert {question.kind for question in asked} == {"colour", "count", "digit"}
-        assert len(ask(scene, np.random.default_rng(seed), 9)) == 4
+def test_only_unambiguous_things_are_asked_after():
+    asked = everything_asked(scene_of(RED_STAR, BLUE_STAR, RED_RING, kind="count"))
+    texts = " ".join(text for task, text, _ in asked if task == "attribute")
+    assert "star" not in texts.replace("start", "")
+    assert "red" not in texts
+    assert {answer for task, text, answer in asked if "colour" in text and "ring" in text} == {"red"}
+    counts = {text.split(" are")[0]: answer for task, text, answer in asked if text.startswith("How many")}
+    for about, answer in (("stars", "2"), ("red shapes", "2"), ("shapes", "3")):
+        assert counts.get(f"How many {about}", answer) == answer
+    relations = {(text, answer) for task, text, answer in asked if task == "spatial"}
+    assert ("Is the blue star left of, right of, above or below the red star?", "right") in relations
+    assert ("Is the red ring left of, right of, above or below the blue star?", "below") in relations
+    assert not any("red ring" in text and "red star" in text for text, _ in relations)  # they lie askew
 
 
-def test_answers_are_spread_so_that_no_guess_is_often_right():
-    answers = {kind: Counter() for kind in KINDS}
-    for i in range(300):
-        rng = scene_rng(0, "test", i)
-        for question in ask(draw_scene(rng, 192, "test"), rng, 9):
-            answers[question.kind][question.answer] += 1
-    assert set(answers["colour"]) == set(COLOURS)
-    assert set(answers["digit"]) == set("0123456789")
-    assert set(answers["count"]) == set("12345")
-    for kind, counts in answers.items():
-        # Of one name there are mostly one or two, so that kind can be guessed more often.
-        assert max(counts.values()) / sum(counts.values()) < (0.6 if kind == "count_one" else 0.4)
+def test_what_a_scene_was_drawn_for_is_asked_first():
+    scene = scene_of(SEVEN, ONE, RED_STAR, kind="number")
+    for seed in range(10):
+        first, *rest = ask(scene, np.random.default_rng(seed), 4)
+        assert (first.task, first.answer) == ("digits", "71")
+        assert len(rest) == 3
 
 
-def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="colour, shape, count, digit, count_one, word"):
-        ask(scene_of(RED_STAR), np.random.default_rng(0), 1, ["smell"])
+def holds(scene: Scene, text: str) -> bool:
+    """Whether an existence question is to be answered yes, read off the question's words."""
+    words = re.findall(r"[a-z]+", text.casefold())
+    shapes, colours = ([w for w in words if w in some] for some in (SHAPES, COLOURS))
+    return any(
+        thing.name in (shapes or SHAPES) and thing.colour in (colours or COLOURS) for thing in scene.things
+    )
+
+
+def test_existence_is_yes_as_often_as_no_and_true():
+    answers = Counter()
+    for i in range(200):
+        rng = scene_rng(0, "train", i)
+        scene = draw_scene(rng, 192, "train", KINDS[i % 2])
+        for question in ask(scene, rng, 99):
+            if question.task == "existence":
+                assert (question.answer == "yes") == holds(scene, question.text)
+                answers[question.answer] += 1
+    assert 0.4 < answers["yes"] / sum(answers.values()) < 0.6
+
+
+def test_counts_are_true_and_every_number_is_asked_for():
+    answers = Counter()
+    for i in range(200):
+        rng = scene_rng(0, "train", i)
+        scene = draw_scene(rng, 192, "train", "count")
+        for question in ask(scene, rng, 99):
+            if question.task == "counting":
+                words = re.findall(r"[a-z]+", question.text.casefold())
+                shape = next((SINGULAR[word] for word in words if word in SINGULAR), None)
+                colour = next((word for word in words if word in COLOURS), None)
+                n = sum(
+                    shape in (None, thing.name) and colour in (None, thing.colour) for thing in scene.things
+                )
+                assert question.answer == str(n)
+                answers[n] += 1
+    assert set(answers) == set(range(1, 10))
+    assert max(answers.values()) < 0.4 * sum(answers.values())
 
 
 def test_dense_labels_of_a_known_scene():
     # Two squares wide and high, then one that covers a single centre and touches its neighbours.
-    ring = Item("shape", "ring", (60, 60, 76, 76), "blue")
+    ring = Item("ring", (60, 60, 76, 76), "blue")
     label = dense_labels(scene_of(RED_STAR, ring))
     star, ringed = CLASSES.index("star"), CLASSES.index("ring")
     expected = np.zeros((6, 6), int)
@@ -76,21 +110,27 @@ def test_dense_labels_of_a_known_scene():
     assert [label["centre"][1, 1], label["centre"][4, 4]] == [star, ringed]
     assert set(label["colour"][:2, :2].ravel()) == {list(COLOURS).index("red")}
     assert (label["colour"] == IGNORE).sum() == 36 - 5
+    assert not label["place"].any()
 
 
-@pytest.mark.parametrize("size", [48, 96, 192])
-def test_dense_labels_agree_with_the_ink(size):
-    for i in range(30):
-        scene = draw_scene(scene_rng(0, "train", i), size, "train")
+def test_places_of_characters_and_what_two_in_one_square_give():
+    label = dense_labels(scene_of(SEVEN, ONE))
+    assert np.argwhere(label["place"] > 0).tolist() == [[4, 0], [4, 2]]
+    assert [label["place"][4, 0], label["place"][4, 2]] == [1, 2]
+    close = dense_labels(scene_of(Item("I", (32, 48, 38, 64), place=1), Item("I", (40, 48, 46, 64), place=2)))
+    assert close["centre"][3, 2] == close["place"][3, 2] == IGNORE
+
+
+@pytest.mark.parametrize("side", [48, 96, 192])
+def test_dense_labels_agree_with_the_ink(side):
+    for i in range(32):
+        scene = draw_scene(scene_rng(0, "train", i), side, "train", KINDS[i % 2])
         label = dense_labels(scene)
-        n = size // 16
+        n = side // 16
         ink = scene.ink.reshape(n, 16, n, 16).transpose(0, 2, 1, 3).reshape(n, n, -1)
         assert ink[label["class"] == 0].sum() == 0  # background is empty
-        centres = label["centre"][label["centre"] > 0].tolist()  # one for every shape, so they can be counted
-        assert sorted(centres) == sorted(CLASSES.index(item.name) for item in scene.of_kind("shape"))
+        centres = label["centre"][label["centre"] > 0].tolist()  # one for every thing, so they can be counted
+        assert sorted(centres) == sorted(CLASSES.index(item.name) for item in scene.things)
         assert np.allclose(label["ink"].mean(-1), ink.mean(-1), atol=1e-6)
-        for item in scene.of_kind("shape"):
-            x, y = ((item.box[0] + item.box[2]) // 32, (item.box[1] + item.box[3]) // 32)
-            assert label["class"][y, x] == CLASSES.index(item.name)
         first = label["ink"][0, 0].reshape(8, 8)  # cells of a square in reading order
         assert np.allclose(first[0, 1], scene.ink[0:2, 2:4].mean(), atol=1e-6)

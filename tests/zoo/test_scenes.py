@@ -1,67 +1,101 @@
-"""Scenes: the same for the same seed, splits apart, and what is drawn is what the items say."""
+"""Training scenes: the same for the same seed, splits apart, and what is drawn is what the items say."""
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from illava.zoo.glyphs import SHAPES, handwriting_ids, shape_mask, text_mask
-from illava.zoo.scenes import COLOURS, SPLITS, TEST_WORDS, draw_scene, scene_rng
+from illava.drawing.canvas import COLOURS
+from illava.drawing.glyphs import SHAPES, handwriting_ids, shape_mask
+from illava.drawing.lettering import FONTS, TEST_WORDS, letter_columns, printed
+from illava.drawing.streams import SPLITS, scene_rng
+from illava.zoo.scenes import KINDS, draw_scene
 
 
-def scenes(n: int, size: int = 192, split: str = "train"):
-    return [draw_scene(scene_rng(0, split, i), size, split) for i in range(n)]
+def scenes(n: int, side: int = 192, split: str = "train", kinds=KINDS):
+    return [draw_scene(scene_rng(0, split, i), side, split, kinds[i % len(kinds)]) for i in range(n)]
 
 
-def test_a_scene_is_a_function_of_its_seed_split_and_place():
-    first, again = (draw_scene(scene_rng(3, "val", 5, 7), 96, "val") for _ in range(2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scene_is_a_function_of_its_seed_split_and_place(kind):
+    first, again = (draw_scene(scene_rng(3, "val", 5, 7), 96, "val", kind) for _ in range(2))
     assert np.array_equal(first.picture, again.picture)
     assert first.items == again.items
     for other in (scene_rng(4, "val", 5, 7), scene_rng(3, "test", 5, 7), scene_rng(3, "val", 5, 8)):
-        assert not np.array_equal(first.picture, draw_scene(other, 96, "val").picture)
+        assert not np.array_equal(first.picture, draw_scene(other, 96, "val", kind).picture)
 
 
-def test_handwriting_samples_are_split_apart_and_kept_apart():
+def test_handwriting_samples_are_split_apart():
     ids = {split: set(handwriting_ids(split).tolist()) for split in SPLITS}
     assert set.union(*ids.values()) == set(range(1797))
     assert sum(map(len, ids.values())) == 1797
+
+
+def test_handwriting_and_fonts_come_from_the_scenes_split(monkeypatch):
+    """Whatever is written in a scene of one split asks for that split's material, and no other's."""
+    from illava.zoo import scenes as module
+
+    asked = []
+    monkeypatch.setattr(
+        module, "handwriting_ids", lambda split: asked.append(split) or handwriting_ids(split)
+    )
+    monkeypatch.setattr(module, "printed", lambda *args: asked.append(args[1]) or printed(*args))
     for split in SPLITS:
-        used = {i.sample for s in scenes(60, split=split) for i in s.of_kind("digit") if i.writing == "hand"}
-        assert len(used) > 5
-        assert used <= ids[split]
+        asked.clear()
+        scenes(24, 96, split, ("number", "word"))
+        assert split in asked
+        assert {name for name in asked if name != split} <= set(FONTS[split])
+        assert len(set(asked)) > 1
 
 
 def test_test_words_are_never_drawn_for_training():
-    words = {split: {i.name for s in scenes(120, 96, split) for i in s.of_kind("word")} for split in SPLITS}
-    assert words["test"] <= set(TEST_WORDS)
-    assert len(words["test"]) > 10
-    assert not (words["train"] | words["val"]) & set(TEST_WORDS)
+    for split in ("train", "val"):
+        words = {scene.written for scene in scenes(120, 96, split, ("word",))}
+        assert len(words) > 60
+        assert not words & set(TEST_WORDS)
 
 
-@pytest.mark.parametrize("size", [48, 96, 192])
-def test_items_stay_inside_and_apart(size):
-    for scene in scenes(40, size):
-        assert scene.picture.shape == (size, size, 3)
+@pytest.mark.parametrize("side", [48, 96, 192])
+@pytest.mark.parametrize("kind", KINDS)
+def test_items_stay_inside_and_apart(side, kind):
+    for scene in scenes(24, side, kinds=(kind,)):
+        assert scene.picture.shape == (side, side, 3)
         assert scene.picture.dtype == np.uint8
-        covered = np.zeros((size, size), int)
-        for left, top, right, bottom in (item.box for item in scene.items):
-            assert 0 <= left < right <= size
-            assert 0 <= top < bottom <= size
-            covered[top:bottom, left:right] += 1
+        assert scene.items
+        covered = np.zeros((side, side), int)
+        for item in scene.items:
+            left, top, right, bottom = item.box
+            assert 0 <= left < right <= side
+            assert 0 <= top < bottom <= side
+            # Letters may lean over their neighbours.
+            covered[top:bottom, left:right] += item.colour is not None
         assert covered.max() <= 1
-        assert np.array_equal(covered > 0, covered + (scene.ink > 0) > 0)  # no ink outside the boxes
+        assert bool(scene.written) == (kind in ("number", "word"))
+        assert [item.place for item in scene.items if item.place] == list(range(1, len(scene.written) + 1))
 
 
-def test_coloured_blobs_in_the_pixels_are_the_shapes():
+def test_coloured_blobs_in_the_pixels_are_the_things():
     """Count and colour, found again without the items: saturated connected regions of the picture."""
     for scene in scenes(60):
         smooth = ndimage.median_filter(scene.picture, size=(5, 5, 1)).astype(int)
         blobs, n = ndimage.label(smooth.max(2) - smooth.min(2) > 75)
         sizes = ndimage.sum(blobs > 0, blobs, range(1, n + 1))
-        large = [k + 1 for k, pixels in enumerate(sizes) if pixels > 60]
+        large = [k + 1 for k, pixels in enumerate(sizes) if pixels > 40]
         found = [np.median(smooth[blobs == k], axis=0) for k in large]
         names = list(COLOURS)
         nearest = [names[np.abs(np.array(list(COLOURS.values())) - rgb).sum(1).argmin()] for rgb in found]
-        assert sorted(nearest) == sorted(item.colour for item in scene.of_kind("shape"))
+        assert sorted(nearest) == sorted(item.colour for item in scene.things)
+
+
+@pytest.mark.parametrize("kind", ["number", "word"])
+def test_characters_lie_where_the_ink_is(kind):
+    for scene in scenes(30, kinds=(kind,)):
+        for item in scene.items:
+            left, top, right, bottom = item.box
+            assert scene.ink[top:bottom, left:right].max() > 0.5
+        outside = scene.ink.copy()
+        for left, top, right, bottom in (item.box for item in scene.items):
+            outside[top:bottom, max(0, left - 4) : right + 4] = 0
+        assert outside.sum() < 0.05 * scene.ink.sum()
 
 
 def test_shapes_have_different_masks():
@@ -72,16 +106,20 @@ def test_shapes_have_different_masks():
             assert np.abs(one - other).mean() > 0.08
 
 
-def test_text_columns_hold_their_letters():
-    mask, columns = text_mask("HIT", 28)
+@pytest.mark.parametrize("font", ["DejaVuSans", "cmr10", "Aileron"])
+def test_letter_columns_hold_their_letters(font):
+    mask, columns = printed("HIT", font, 40), letter_columns("HIT", font, 40)
     assert len(columns) == 3
-    for left, right in columns:
-        assert mask[:, left:right].max() > 0.9
+    for (left, right), letter in zip(columns, "HIT", strict=True):
+        alone = printed(letter, font, 40)
+        assert mask[:, left:right].sum() == pytest.approx(alone.sum(), rel=0.15)
 
 
 def test_errors_say_what_would_be_right():
     with pytest.raises(ValueError, match="multiple of 16"):
-        draw_scene(scene_rng(0, "train", 0), 100, "train")
+        draw_scene(scene_rng(0, "train", 0), 100, "train", "crowd")
+    with pytest.raises(ValueError, match="crowd, count, number, word"):
+        draw_scene(scene_rng(0, "train", 0), 96, "train", "zoo")
     with pytest.raises(ValueError, match="train, val, test"):
         scene_rng(0, "dev", 0)
     with pytest.raises(ValueError, match="train, val and test"):

@@ -33,19 +33,19 @@ def test_digits_and_special_tokens_are_single_tokens(processor):
     ids = [tokenizer(token)["input_ids"] for token in SPECIAL]
     assert all(len(i) == 1 for i in ids)
     assert len({i[0] for i in ids}) == len(SPECIAL)
-    assert 300 <= len(tokenizer) <= 512
+    assert 300 <= len(tokenizer) <= 640
 
 
 def test_questions_are_short_and_words_to_read_are_spelled(processor):
     lengths = [len(processor.tokenizer(text)["input_ids"]) for text in question_texts()]
-    assert max(lengths) <= 12
+    assert max(lengths) <= 30
     assert len(processor.tokenizer("MOON")["input_ids"]) == 4
 
 
 def test_answers_in_words_are_single_tokens(processor):
     tokens = [processor.tokenizer(text)["input_ids"] for text in answer_texts()]
     assert all(len(ids) == 1 for ids in tokens)
-    assert len({ids[0] for ids in tokens}) == len(answer_texts()) >= 14
+    assert len({ids[0] for ids in tokens}) == len(answer_texts()) == 29
 
 
 def test_the_tokenizer_is_the_same_every_time(processor):

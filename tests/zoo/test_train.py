@@ -8,11 +8,11 @@ import torch
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.text import build_processor
-from illava.zoo.train import Recipe, Stage, Trainer, learning_rate
+from illava.zoo.train import SEEING, Recipe, Stage, Trainer, learning_rate
 
 STAGES = (
-    Stage("dense", 48, 2, 2, 0, warmup=1),
-    Stage("ask", 64, 2, 3, 2, warmup=1),
+    Stage("dense", 48, 2, 2, 0, warmup=1, shares=SEEING),
+    Stage("ask", 64, 2, 3, 2, warmup=1, shares=(0.4, 0.2, 0.2, 0.2)),
 )
 
 
@@ -102,18 +102,20 @@ def test_muon_treats_fused_blocks_as_matrices_of_their_own():
 
 
 @torch.no_grad()
-def test_first_blocks_start_by_looking_where_they_should():
-    visual = build_model("S", build_processor(), 0).model.visual
+@pytest.mark.parametrize("size", ["S", "L"])
+def test_first_blocks_start_by_looking_where_they_should(size):
+    visual = build_model(size, build_processor(), 0).model.visual
     row, column = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
     cos, sin = visual.rotary_pos_emb(torch.zeros(1), torch.stack([row.ravel(), column.ravel()], 1))
     here = 5 * 12 + 6
     for block, offsets in zip(visual.blocks, OFFSETS, strict=False):
         query, key, _ = block.attn.qkv.bias.view(3, 4, -1)
         for head, (down, right) in enumerate(offsets):
-            q, k = (z * cos + torch.cat([-z[16:], z[:16]]) * sin for z in (query[head], key[head]))
+            half = query.shape[-1] // 2
+            q, k = (z * cos + torch.cat([-z[half:], z[:half]]) * sin for z in (query[head], key[head]))
             assert int((k @ q[here]).argmax()) == here + 12 * down + right
 
 
 def test_an_unknown_size_is_refused():
-    with pytest.raises(ValueError, match="S, micro"):
+    with pytest.raises(ValueError, match="S, L, micro"):
         build_config("XXL", build_processor())

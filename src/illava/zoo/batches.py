@@ -1,6 +1,5 @@
 """Training batches: pictures in Qwen2-VL's patch order and several questions packed behind each."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,108 +7,147 @@ import numpy as np
 import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from .questions import IGNORE, KINDS, Question, ask, dense_labels
-from .scenes import Scene, draw_scene, scene_rng
-from .text import MEAN, MERGE, PATCH, STD, TEMPORAL
+from ..drawing.streams import scene_rng
+from ..evaluation.tasks import video
+from .lessons import Lesson, draw_lesson
+from .questions import IGNORE, Question
+from .text import MEAN, MERGE, PATCH, STD
 
 
-def patchify(pictures: np.ndarray) -> torch.Tensor:
-    """Turn uint8 (batch, size, size, 3) pictures into the processor's pixel values, unresized.
+def patchify(pairs: np.ndarray) -> torch.Tensor:
+    """Turn uint8 (batch, TEMPORAL, side, side, 3) pictures into the processor's pixel values, unresized.
 
-    Returns float32 (batch, patches, 3 * TEMPORAL * PATCH * PATCH), the patches of each merged unit
-    next to each other, each picture repeated over the temporal axis.
+    A picture stands there twice, of a video two frames. Returns float32 (batch, patches,
+    3 * TEMPORAL * PATCH * PATCH), the patches of each merged unit next to each other.
     """
-    batch, size, _, channels = pictures.shape
-    x = ((pictures.astype(np.float32) / 255 - MEAN) / STD).astype(np.float32)
-    units = size // PATCH // MERGE
-    x = x.reshape(batch, units, MERGE, PATCH, units, MERGE, PATCH, channels)
-    x = x.transpose(0, 1, 4, 2, 5, 7, 3, 6)[:, :, :, :, :, :, None]
-    x = np.repeat(x, TEMPORAL, axis=6)
-    return torch.from_numpy(x.reshape(batch, (units * MERGE) ** 2, -1))
+    batch, times, side, _, channels = pairs.shape
+    x = ((pairs.astype(np.float32) / 255 - MEAN) / STD).astype(np.float32)
+    units = side // PATCH // MERGE
+    x = x.reshape(batch, times, units, MERGE, PATCH, units, MERGE, PATCH, channels)
+    x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
+    return torch.from_numpy(np.ascontiguousarray(x).reshape(batch, (units * MERGE) ** 2, -1))
 
 
 @dataclass
 class Batch:
-    """``batch`` pictures of one size with their dense labels and packed questions, T tokens each.
+    """``batch`` rows of n pictures (or pairs of frames) each, with their packed questions, T tokens a row.
 
-    pixels: float32 (batch, patches, 384). dense: int64 (batch, units) per label. ids: int64 (batch, T).
-    positions: int64 (3, batch, T). segments: int64 (batch, T), 0 for the picture's part, k for question
-    k, -1 for padding. targets: int64 (batch, T), the next token at answer positions, else IGNORE.
+    pixels: float32 (batch * n, patches, 384). dense: int64 (batch * n, units) per label, None where unknown.
+    ids: int64 (batch, T). positions: int64 (3, batch, T). segments: int64 (batch, T), 0 for the pictures'
+    part, k for question k, -1 for padding. targets: int64 (batch, T), the next token at answer positions,
+    else IGNORE. visual: int64 (n * units,), where in every row the pictures' tokens are.
     """
 
     pixels: torch.Tensor
-    dense: dict[str, torch.Tensor]
+    dense: dict[str, torch.Tensor] | None
     ids: torch.Tensor
     positions: torch.Tensor
     segments: torch.Tensor
     targets: torch.Tensor
+    visual: torch.Tensor
     questions: list[list[Question]]
 
 
 class Packer:
-    """Tokenizes questions once and packs scenes into batches."""
+    """Tokenizes questions once and packs lessons of one layout into batches."""
 
     def __init__(self, processor: Qwen2VLProcessor):
         tokenizer = processor.tokenizer
-        self.encode = lru_cache(maxsize=None)(lambda text: tokenizer(text)["input_ids"])
+        self.encode = lru_cache(maxsize=2**16)(lambda text: tokenizer(text)["input_ids"])
         self.picture_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        self.frame_id = tokenizer.convert_tokens_to_ids("<|video_pad|>")
         self.pad_id = tokenizer.pad_token_id
-        self.prefix = self.encode("<|im_start|>user\n<|vision_start|>")
 
-    def __call__(self, scenes: list[Scene], questions: list[list[Question]]) -> Batch:
-        """Pack scenes of one picture size, each with its questions."""
-        pictures = np.stack([scene.picture for scene in scenes])
-        units = pictures.shape[1] // PATCH // MERGE
-        labels = [dense_labels(scene, PATCH * MERGE) for scene in scenes]
-        rows = [self._row(asked, units) for asked in questions]
+    def __call__(self, lessons: list[Lesson]) -> Batch:
+        """Pack lessons with equally many, equally large pictures, or with a video each."""
+        pairs = np.stack([lesson.pairs for lesson in lessons])
+        n, side = pairs.shape[1], pairs.shape[3]
+        shared = self._pictures(n, side // PATCH // MERGE, lessons[0].video)
+        rows = [self._row(shared, lesson.questions) for lesson in lessons]
         length = max(len(row[0]) for row in rows)
         ids = torch.full((len(rows), length), self.pad_id)
         segments = torch.full((len(rows), length), -1)
         targets = torch.full((len(rows), length), IGNORE)
         positions = torch.zeros((3, len(rows), length), dtype=torch.long)
         for i, row in enumerate(rows):
-            n = len(row[0])
-            ids[i, :n], segments[i, :n], targets[i, :n] = (torch.tensor(part) for part in row[:3])
-            positions[:, i, :n] = torch.from_numpy(row[3])
-        dense = {key: np.stack([label[key] for label in labels]) for key in labels[0]}
-        dense = {key: torch.from_numpy(label).flatten(1, 2) for key, label in dense.items()}
-        return Batch(patchify(pictures), dense, ids, positions, segments, targets, questions)
+            width = len(row[0])
+            ids[i, :width], segments[i, :width], targets[i, :width] = (torch.tensor(part) for part in row[:3])
+            positions[:, i, :width] = torch.from_numpy(row[3])
+        dense = None
+        if all(lesson.labels for lesson in lessons):
+            dense = {
+                key: torch.from_numpy(np.concatenate([lesson.labels[key] for lesson in lessons])).flatten(
+                    1, 2
+                )
+                for key in lessons[0].labels
+            }
+        visual = torch.tensor(
+            [i for i, one in enumerate(shared[0]) if one in (self.picture_id, self.frame_id)]
+        )
+        questions = [lesson.questions for lesson in lessons]
+        return Batch(
+            patchify(pairs.reshape(-1, *pairs.shape[2:])),
+            dense,
+            ids,
+            positions,
+            segments,
+            targets,
+            visual,
+            questions,
+        )
 
-    def _row(self, asked: list[Question], units: int) -> tuple[list[int], list[int], list[int], np.ndarray]:
-        """Ids, segments, targets and (3, T) positions of one picture with its questions."""
-        ids = [*self.prefix, *[self.picture_id] * units**2]
-        start = len(self.prefix)
+    def _pictures(self, n: int, units: int, is_video: bool) -> tuple[list[int], np.ndarray, int]:
+        """Ids and (3, T) positions of the pictures' part of a prompt, and the position that comes next."""
+        ids: list[int] = []
+        places, start = [], 0
+
+        def say(text: str) -> None:
+            nonlocal start
+            said = self.encode(text)
+            ids.extend(said)
+            places.append(np.tile(np.arange(len(said)) + start, (3, 1)))
+            start += len(said)
+
+        say("<|im_start|>user\n")
         y, x = np.divmod(np.arange(units**2), units)
-        places = [np.tile(np.arange(start), (3, 1)), np.stack([0 * x, y, x]) + start]
+        for frames in [n] if is_video else [1] * n:
+            say("<|vision_start|>")
+            ids.extend([self.frame_id if is_video else self.picture_id] * frames * units**2)
+            places += [np.stack([0 * x + time, y, x]) + start for time in range(frames)]
+            start += units
+            say("<|vision_end|>")
+        return ids, np.concatenate(places, axis=1), start
+
+    def _row(
+        self, shared: tuple[list[int], np.ndarray, int], asked: list[Question]
+    ) -> tuple[list[int], list[int], list[int], np.ndarray]:
+        """Ids, segments, targets and (3, T) positions of one row: the pictures' part, then its questions."""
+        ids, start = [*shared[0]], shared[2]
+        places = [shared[1]]
         segments, targets = [0] * len(ids), [IGNORE] * len(ids)
         for k, question in enumerate(asked, 1):
-            prompt = self.encode(f"<|vision_end|>{question.text}<|im_end|>\n<|im_start|>assistant\n")
+            prompt = self.encode(f"{question.text}<|im_end|>\n<|im_start|>assistant\n")
             answer = self.encode(f"{question.answer}<|im_end|>")
             ids += [*prompt, *answer]
             segments += [k] * (len(prompt) + len(answer))
             targets += [*[IGNORE] * (len(prompt) - 1), *answer, IGNORE]
-            # As in a prompt of its own, each question starts where the picture's positions end.
-            places.append(np.tile(np.arange(len(prompt) + len(answer)) + start + units, (3, 1)))
+            # As in a prompt of its own, each question starts where the pictures' positions end.
+            places.append(np.tile(np.arange(len(prompt) + len(answer)) + start, (3, 1)))
         return ids, segments, targets, np.concatenate(places, axis=1)
 
 
 def training_batch(
-    packer: Packer,
-    seed: int,
-    split: str,
-    place: tuple[int, ...],
-    size: int,
-    n: int,
-    most: int,
-    kinds: Sequence[str] = KINDS,
+    packer: Packer, form: str, side: int, pictures: int, most: int, split: str, seed: int, *place: int
 ) -> Batch:
-    """Draw and pack ``n`` pictures with up to ``most`` questions each: a pure function of its arguments."""
-    scenes, questions = [], []
-    for i in range(n):
-        rng = scene_rng(seed, split, *place, i)
-        scenes.append(draw_scene(rng, size, split))
-        questions.append(ask(scenes[-1], rng, most, kinds))
-    return packer(scenes, questions)
+    """Draw and pack lessons of one form with about as many pixels as ``pictures`` of side x side.
+
+    A pure function of its arguments.
+    """
+    # A stream of its own: the one of place itself has already chosen the form.
+    count = int(scene_rng(seed, split, *place, 2**20).integers(2, 5)) if form == "multi_picture" else 1
+    share = 4 * video.SIDE**2 / side**2 if form == "video" else count
+    rows = max(2, round(pictures / share))
+    return packer([draw_lesson(form, side, count, most, split, seed, *place, i) for i in range(rows)])
 
 
 def encode_pictures(model: Qwen2VLForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
@@ -148,12 +186,11 @@ def packed_hidden(
 ) -> torch.Tensor:
     """Run the language model on a packed batch; returns the last hidden states (batch, T, hidden size).
 
-    Every question sees the picture's part and, causally, itself, so it is computed as if asked alone.
+    Every question sees the pictures' part and, causally, itself, so it is computed as if asked alone.
     """
     language = model.model.language_model
     embeds = language.embed_tokens(batch.ids)
-    start = int((batch.segments[0] == 0).sum()) - features.shape[1]
-    embeds = torch.cat([embeds[:, :start], features, embeds[:, start + features.shape[1] :]], dim=1)
+    embeds = embeds.index_copy(1, batch.visual, features.reshape(len(embeds), -1, features.shape[-1]))
     query, key = batch.segments[:, :, None], batch.segments[:, None, :]
     causal = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool).tril()
     seen = ((query == key) | ((key == 0) & (query > 0))) & causal

@@ -8,7 +8,8 @@ from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalG
 from .text import MERGE, PATCH, TEMPORAL
 
 SIZES = {
-    "S": {"width": 128, "depth": 6, "heads": 4, "kv_heads": 2, "intermediate": 384, "vision_depth": 6},
+    "S": {"width": 96, "depth": 6, "heads": 4, "kv_heads": 2, "intermediate": 288, "vision_depth": 6},
+    "L": {"width": 160, "depth": 6, "heads": 4, "kv_heads": 2, "intermediate": 480, "vision_depth": 6},
     # for tests only
     "micro": {"width": 32, "depth": 2, "heads": 2, "kv_heads": 1, "intermediate": 48, "vision_depth": 2},
 }

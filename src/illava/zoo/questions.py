@@ -1,85 +1,158 @@
-"""Questions about a scene with exactly one right answer, and the same facts as dense labels."""
+"""The tasks' questions about a training scene, and the same facts as dense labels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .glyphs import SHAPES
-from .scenes import COLOURS, LETTERS, Scene
+from ..drawing.canvas import COLOURS, indefinite
+from ..drawing.glyphs import SHAPES
+from ..drawing.lettering import LETTERS
+from ..evaluation.tasks import attribute, existence, spatial
+from ..evaluation.tasks.counting import COUNTING, PLURALS
+from ..evaluation.tasks.reading import Digits, Words
+from .scenes import Item, Scene
 
-KINDS = ("colour", "shape", "count", "digit", "count_one", "word")
-COUNTING = ("How many {} are there?", "How many {} can you see?", "Count the {}.")
-PHRASES = {
-    "colour": ("What colour is the {}?", "Which colour does the {} have?", "What is the colour of the {}?"),
-    "shape": ("Which shape is {}?", "What is the {} shape?", "What shape is the {} one?"),
-    "count": COUNTING,  # all shapes
-    "count_one": COUNTING,  # the shapes of one name
-    "digit": ("Which digit is written?", "What digit is this?", "Which number do you see?"),
-    "word": ("What does it read?", "What is the word?", "Which word is written?"),
-}
-PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
 # Classes of the dense labels: background, then shapes, digits and letters.
 CLASSES = ("background", *SHAPES, *"0123456789", *LETTERS)
+LONGEST = 4  # characters of a number or word
 IGNORE = -100
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one of ``KINDS`` and its answer, both plain text."""
+    """A question as a task puts it and its answer, both plain text."""
 
-    kind: str
+    task: str
     text: str
     answer: str
 
 
-def facts(scene: Scene) -> list[tuple[str, str, str]]:
-    """List all (kind, thing asked about, answer) that hold unambiguously in ``scene``."""
-    shapes = [item.name for item in scene.of_kind("shape")]
-    colours = [item.colour for item in scene.of_kind("shape")]
+def ask(scene: Scene, rng: np.random.Generator, most: int) -> list[Question]:
+    """Return up to ``most`` questions with one right answer each, those of all tasks by turns."""
+    counts = 5 if scene.kind == "count" else 1
+    asked = [
+        _reading(scene, rng),
+        _some(rng, _counting(scene), counts),
+        _some(rng, _attribute(scene, rng), 4),
+        _some(rng, _spatial(scene, rng), 3),
+        _existence(scene, rng),
+    ]
+    first = next((i for i, group in enumerate(asked) if group), 0)
+    rest = [question for i, group in enumerate(asked) if i != first for question in group]
+    # What the scene was drawn for comes first, or it would be lost among the rest.
+    return [*asked[first], *_some(rng, rest, most)][:most]
+
+
+def _some(rng: np.random.Generator, questions: list[Question], most: int) -> list[Question]:
+    return [questions[i] for i in rng.permutation(len(questions))[:most]]
+
+
+def _reading(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    if not scene.written:
+        return []
+    task = Digits if scene.kind == "number" else Words
+    return [Question(task.name, str(rng.choice(task.phrases)), scene.written)]
+
+
+def _counting(scene: Scene) -> list[Question]:
+    """Every count from 1 to 9 that can be asked after; the phrasing goes by turns."""
+    things = scene.things
+    counts = {"shapes": len(things)}
+    for thing in things:
+        for about in (PLURALS[thing.name], f"{thing.colour} shapes"):
+            counts[about] = counts.get(about, 0) + 1
     found = []
-    for item in scene.of_kind("shape"):
-        if shapes.count(item.name) == 1:
-            found.append(("colour", item.name, item.colour))
-        if colours.count(item.colour) == 1:
-            found.append(("shape", item.colour, item.name))
-    if shapes:
-        found.append(("count", "shapes", str(len(shapes))))
-    if len(set(shapes)) < len(shapes):  # where all differ, counting one shape always gives 1
-        found += [("count_one", PLURALS[shape], str(shapes.count(shape))) for shape in sorted(set(shapes))]
-    found += [("digit", "", item.name) for item in scene.of_kind("digit")]
-    found += [("word", "", item.name) for item in scene.of_kind("word")]
+    for turn, (about, count) in enumerate(counts.items()):
+        # One of a kind is common in any picture: asked after each time, it would be the answer to all.
+        if 2 <= count <= 9 or (count == 1 and turn % 3 == 0):
+            text = COUNTING[(turn + count) % len(COUNTING)].format(about)
+            found.append(Question("counting", text, str(count)))
     return found
 
 
-def ask(scene: Scene, rng: np.random.Generator, most: int, kinds: Sequence[str] = KINDS) -> list[Question]:
-    """Phrase up to ``most`` different questions about ``scene``, every kind once before any kind twice.
+def _attribute(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    found = []
+    for thing in scene.things:
+        if sum(other.name == thing.name for other in scene.things) == 1:
+            text = str(rng.choice(attribute.PHRASES["colour"])).format(thing.name)
+            found.append(Question("attribute", text, thing.colour))
+        if sum(other.colour == thing.colour for other in scene.things) == 1:
+            text = str(rng.choice(attribute.PHRASES["shape"])).format(thing.colour)
+            found.append(Question("attribute", text, thing.name))
+    return found
 
-    ``kinds`` restricts them to some of ``KINDS``; raises ValueError for any other.
+
+def _spatial(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    names = [thing.name for thing in scene.things]
+    pairs = [(thing.name, thing.colour) for thing in scene.things]
+    found = []
+    for a, first in enumerate(scene.things):
+        for b, second in enumerate(scene.things):
+            relation = spatial.relation_of(first.box, second.box) if a != b else None
+            if relation is None or pairs.count(pairs[a]) > 1 or pairs.count(pairs[b]) > 1:
+                continue
+            both = [first.name, second.name]
+            if names.count(both[0]) > 1 or names.count(both[1]) > 1 or rng.random() < 0.4:
+                both = [f"{thing.colour} {thing.name}" for thing in (first, second)]
+            text = str(rng.choice(spatial.PHRASES)).format(*both)
+            found.append(Question("spatial", text, relation))
+    return found
+
+
+def _existence(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Three questions, yes as often as no, about a shape, a colour and both together."""
+    things = scene.things
+    if not things:
+        return []
+    found = []
+    for kind in ("shape", "colour", "both"):
+        there = rng.random() < 0.5
+        thing: Item = things[rng.integers(len(things))]
+        shape, colour = thing.name, thing.colour
+        if not there:
+            away = _away(things, kind, rng)
+            if away is None:
+                continue
+            shape, colour = away
+        about = {"shape": indefinite(shape), "colour": f"anything {colour}"}.get(kind)
+        text = str(rng.choice(existence.PHRASES)).format(about or indefinite(f"{colour} {shape}"))
+        found.append(Question("existence", text, "yes" if there else "no"))
+    return found
+
+
+def _away(things: list[Item], kind: str, rng: np.random.Generator) -> tuple[str, str] | None:
+    """A (shape, colour) that is not there, or None: its shape is not, its colour is not, or not both in one.
+
+    For "both", shape and colour are there on different things, as far as that can be had.
     """
-    for kind in set(kinds) - set(KINDS):
-        raise ValueError(f"unknown kind of question {kind!r}; the kinds are {', '.join(KINDS)}")
-    found = [fact for fact in facts(scene) if fact[0] in kinds]
-    found = [found[i] for i in rng.permutation(len(found))]
-    rank = [sum(other[0] == fact[0] for other in found[:i]) for i, fact in enumerate(found)]
-    chosen = [found[i] for i in np.argsort(rank, kind="stable")[:most]]
-    return [Question(k, str(rng.choice(PHRASES[k])).format(about), answer) for k, about, answer in chosen]
+    pairs = {(thing.name, thing.colour) for thing in things}
+    shapes, colours = ({pair[i] for pair in pairs} for i in range(2))
+    others = [(shape, colour) for shape in SHAPES for colour in COLOURS if (shape, colour) not in pairs]
+    if kind == "shape":
+        others = [pair for pair in others if pair[0] not in shapes]
+    elif kind == "colour":
+        others = [pair for pair in others if pair[1] not in colours]
+    else:
+        others = [pair for pair in others if pair[0] in shapes and pair[1] in colours] or others
+    return others[rng.integers(len(others))] if others else None
 
 
 def dense_labels(scene: Scene, unit: int = 16) -> dict[str, np.ndarray]:
-    """Label every ``unit`` x ``unit`` pixel square of the picture, as int64 (size/unit, size/unit) arrays.
+    """Label every ``unit`` x ``unit`` pixel square of the picture, as int64 (side/unit, side/unit) arrays.
 
-    ``class`` indexes ``CLASSES``: the item over the square's centre, background where no item touches
-    the square, else IGNORE. ``colour`` indexes ``COLOURS`` where a shape covers the centre, else IGNORE.
-    ``centre`` is the class of the shape whose centre the square holds, else 0: a shape covers several
-    squares but has one centre, so this is what counting needs. ``ink`` is float32 (size/unit, size/unit,
-    unit**2/4), the share of ink in each 2 x 2 pixels of the square.
+    ``class`` indexes ``CLASSES``: the item over the square's centre, background where no item touches the
+    square, else IGNORE. ``colour`` indexes ``COLOURS`` where a thing covers the centre, else IGNORE.
+    ``centre`` is the class of the item whose centre the square holds, else 0: an item covers several
+    squares but has one centre, so this is what counting and spelling need. ``place`` is the place of the
+    character whose centre the square holds, else 0. ``ink`` is float32 (side/unit, side/unit, unit**2/4), the
+    share of ink in each 2 x 2 pixels of the square.
     """
     n = scene.picture.shape[0] // unit
     label = {
         "class": np.zeros((n, n), np.int64),
         "colour": np.full((n, n), IGNORE),
         "centre": np.zeros((n, n), np.int64),
+        "place": np.zeros((n, n), np.int64),
     }
 
     def covered(box: tuple[int, int, int, int], shift: float) -> tuple[slice, slice]:
@@ -91,13 +164,14 @@ def dense_labels(scene: Scene, unit: int = 16) -> dict[str, np.ndarray]:
     for item in scene.items:
         label["class"][covered(item.box, unit - 1e-3)] = IGNORE
     for item in scene.items:
-        parts = zip(item.parts or (item.box,), item.name if item.parts else (item.name,), strict=True)
-        for box, name in parts:
-            label["class"][covered(box, unit / 2)] = CLASSES.index(name)
+        index = CLASSES.index(item.name)
+        label["class"][covered(item.box, unit / 2)] = index
         if item.colour is not None:
             label["colour"][covered(item.box, unit / 2)] = list(COLOURS).index(item.colour)
-            x, y = (item.box[0] + item.box[2]) // 2, (item.box[1] + item.box[3]) // 2
-            label["centre"][y // unit, x // unit] = CLASSES.index(item.name)
+        x, y = (min(int(edge // unit), n - 1) for edge in item.centre)
+        taken = label["centre"][y, x] != 0
+        label["centre"][y, x] = IGNORE if taken else index
+        label["place"][y, x] = IGNORE if taken else item.place
     cells = scene.ink.reshape(n, unit // 2, 2, n, unit // 2, 2).mean((2, 5))
     label["ink"] = cells.transpose(0, 2, 1, 3).reshape(n, n, -1)
     return label

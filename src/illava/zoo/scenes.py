@@ -1,181 +1,202 @@
-"""Procedurally drawn scenes: coloured shapes, digits and words on plain backgrounds."""
+"""Training scenes: the tasks' things, numbers and words in any picture size, and where each of them is."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from .glyphs import SHAPES, handwriting_ids, handwritten_mask, shape_mask, text_mask
+from ..drawing.canvas import Box, Canvas, Thing, any_thing, is_free, tone
+from ..drawing.glyphs import handwriting_ids, handwritten_mask, shape_mask
+from ..drawing.lettering import FONTS, in_line, letter_columns, printed, random_word
 
-COLOURS = {
-    "red": (220, 35, 35),
-    "green": (40, 165, 60),
-    "blue": (40, 75, 225),
-    "yellow": (240, 215, 25),
-    "purple": (125, 40, 165),
-    "orange": (250, 135, 20),
-    "pink": (250, 135, 195),
-    "cyan": (35, 205, 220),
-}
-SPLITS = ("train", "val", "test")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# fmt: off
-TEST_WORDS = (
-    "CAT", "DOG", "SUN", "MOON", "TREE", "FISH", "BIRD", "LAMP", "BOOK", "DOOR", "HAND", "FOOT", "MILK",
-    "RAIN", "SNOW", "WIND", "ROAD", "SHIP", "BEAR", "WOLF", "KING", "ZOO", "BOX", "JAM", "EGG", "ICE", "VAN",
-    "PEN", "CUP", "HAT", "KEY", "MAP", "NET", "OWL", "PIG", "QUIZ", "RUG", "TEA", "USB", "VEST", "YAK", "ZIP",
-)
-# fmt: on
-NOT_TEST = frozenset(TEST_WORDS)
+KINDS = ("crowd", "count", "number", "word")
+TRIES = 60  # places tried for a thing before it is left out
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing in a scene. ``box`` is (left, top, right, bottom) in pixels, right and bottom exclusive."""
+    """One thing or one character; ``box`` is (left, top, right, bottom), right and bottom exclusive."""
 
-    kind: str  # "shape", "digit" or "word"
-    name: str  # "star", "7" or "CAT"
-    box: tuple[int, int, int, int]
-    colour: str | None = None  # a key of COLOURS for shapes, None for ink
-    writing: str | None = None  # "print" or "hand" for digits
-    sample: int | None = None  # number of the handwriting sample
-    parts: tuple[tuple[int, int, int, int], ...] = ()  # boxes of a word's letters
+    name: str  # "star", "7" or "C"
+    box: Box
+    colour: str | None = None  # a key of COLOURS for things, None for characters
+    place: int = 0  # characters: from 1, from left to right
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(x, y) in pixels."""
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scene:
-    """A uint8 (size, size, 3) RGB picture, its float (size, size) ink in 0..1 and the items drawn into it."""
+    """A uint8 (side, side, 3) RGB picture, its float32 (side, side) ink in 0..1, and what is in it."""
 
     picture: np.ndarray
     ink: np.ndarray
-    items: list[Item] = field(default_factory=list)
+    items: tuple[Item, ...]
+    kind: str  # one of KINDS
 
-    def of_kind(self, kind: str) -> list[Item]:
-        """Return the items of ``kind``, in drawing order."""
-        return [item for item in self.items if item.kind == kind]
+    @property
+    def things(self) -> list[Item]:
+        """The coloured shapes, in drawing order."""
+        return [item for item in self.items if item.colour is not None]
+
+    @property
+    def written(self) -> str:
+        """The number or word in the picture, or an empty string."""
+        return "".join(item.name for item in self.items if item.place)
 
 
-def scene_rng(seed: int, split: str, *place: int) -> np.random.Generator:
-    """Return the generator of one scene: a pure function of seed, split and place (for example stage, step).
+class Sheet(Canvas):
+    """A canvas that remembers what was painted where."""
 
-    Splits get streams of their own. Raises ValueError for an unknown split.
+    def __init__(self, rng: np.random.Generator, side: int):
+        super().__init__(rng, side)
+        self.cover = np.zeros((side, side), np.float32)
+        self.items: list[Item] = []
+
+    def paint(self, mask: np.ndarray, place: tuple[int, int], colour: np.ndarray) -> float:
+        """As :meth:`Canvas.paint`, noting the ink."""
+        (left, top), (height, width) = place, mask.shape
+        self.cover[top : top + height, left : left + width] = mask
+        return super().paint(mask, place, colour)
+
+    def put(self, rng: np.random.Generator, thing: Thing, size: int, place: tuple[int, int]) -> None:
+        """Paint a thing of ``size`` x ``size`` pixels at ``place`` (left, top)."""
+        shape, colour = thing
+        self.paint(shape_mask(shape, size, rng.uniform(-0.2, 0.2)), place, tone(rng, colour))
+        self.items.append(Item(shape, (place[0], place[1], place[0] + size, place[1] + size), colour))
+
+    def find(self, rng: np.random.Generator, width: int, height: int) -> tuple[int, int] | None:
+        """A free (left, top) for a box, or None where ``TRIES`` places were taken."""
+        if max(width, height) > self.side - 2:
+            return None
+        boxes = [item.box for item in self.items]
+        places = rng.integers(1, (self.side - width, self.side - height), (TRIES, 2)).tolist()
+        found = (place for place in places if is_free(place, width, height, boxes))
+        place = next(found, None)
+        return None if place is None else (place[0], place[1])
+
+    def scatter(self, rng: np.random.Generator, things: Sequence[Thing], sizes: Sequence[int]) -> None:
+        """Paint as many of the things as find a place: answers follow what was drawn."""
+        for thing, size in zip(things, sizes, strict=True):
+            place = self.find(rng, size, size)
+            if place is not None:
+                self.put(rng, thing, int(size), place)
+
+    def scene(self, rng: np.random.Generator, kind: str) -> Scene:
+        """What was painted so far, under fresh noise."""
+        return Scene(np.asarray(self.picture(rng)), self.cover.copy(), tuple(self.items), kind)
+
+
+def sizes_of_crowd(rng: np.random.Generator, side: int) -> np.ndarray:
+    """As :func:`~illava.drawing.canvas.crowd`, with fewer things in a smaller picture."""
+    small = rng.random() < 0.5
+    low, high = (3, 7) if small else (2, 4)
+    scale = side / 192
+    n = rng.integers(max(1, round(low * scale)), max(1, round(high * scale)) + 1)
+    return rng.integers(*((20, 31) if small else (40, min(55, side - 3))), n)
+
+
+def draw_scene(rng: np.random.Generator, side: int, split: str, kind: str) -> Scene:
+    """Draw a scene of one of ``KINDS`` in ``side`` x ``side`` pixels (a multiple of 16, at least 48).
+
+    ``split`` decides which handwriting samples, words and fonts may appear. Raises ValueError for a kind or
+    side that does not fit.
     """
-    if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
-    return np.random.default_rng([seed, SPLITS.index(split), *place])
-
-
-def draw_scene(rng: np.random.Generator, size: int, split: str) -> Scene:
-    """Draw a scene of ``size`` x ``size`` pixels (a multiple of 16, at least 48).
-
-    Holds up to 5 shapes (as many as find a place), at most one digit and at most one word; ``split``
-    decides which handwriting samples and words may appear. Raises ValueError for a size that does not fit.
-    """
-    if size % 16 or size < 48:
-        raise ValueError(f"size must be a multiple of 16 and at least 48 pixels, not {size}")
-    dark = rng.random() < 0.4
-    scene = Scene(_background(rng, size, dark), np.zeros((size, size), np.float32))
-    small = size < 160
-    with_digit = rng.random() < (0.3 if small else 0.5)
-    with_word = rng.random() < 0.25 if not (small and with_digit) else False
-    most = 3 if small and (with_digit or with_word) else 5
-    n_shapes = int(rng.integers(1, most + 1))
-    if with_word:
-        _write_word(scene, rng, split, dark)
-    if with_digit:
-        _write_digit(scene, rng, split, dark)
-    pool = rng.choice(SHAPES, 2, replace=False) if rng.random() < 0.4 else np.array(SHAPES)
-    full = n_shapes + 2 * len(scene.items)
-    largest = 48 if not small or full < 3 else 40 if full == 3 else 32
-    for _ in range(n_shapes):
-        _draw_shape(scene, rng, str(rng.choice(pool)), largest)
-    noise = rng.normal(0, rng.uniform(1, 7), scene.picture.shape)
-    scene.picture = np.clip(scene.picture + noise, 0, 255).round().astype(np.uint8)
-    return scene
-
-
-def _background(rng: np.random.Generator, size: int, dark: bool) -> np.ndarray:
-    """A tinted plain ground with a slight linear gradient, float64 (size, size, 3)."""
-    base = rng.uniform(15, 60) if dark else rng.uniform(195, 245)
-    ground = base + rng.uniform(-12, 12, 3)
-    y, x = np.mgrid[:size, :size] / size - 0.5
-    slope = rng.uniform(-25, 25, 2)
-    return ground + (y * slope[0] + x * slope[1])[..., None]
-
-
-def _ink(rng: np.random.Generator, dark: bool) -> np.ndarray:
-    """A slightly tinted near-black or near-white, whichever stands out: never a shape's colour."""
-    level = rng.uniform(185, 215) if dark else rng.uniform(0, 30)
-    return level + rng.uniform(0, 40, 3)
-
-
-def _free_place(
-    scene: Scene, rng: np.random.Generator, width: int, height: int, gap: int = 3
-) -> tuple[int, int] | None:
-    """Find (left, top) for a box that keeps ``gap`` pixels from all others, or None after 60 tries."""
-    size = scene.picture.shape[0]
-    if max(width, height) > size - 2:
-        return None
-    for left, top in rng.integers(1, (size - width, size - height), (60, 2)):
-        if all(
-            left >= item.box[2] + gap or left + width + gap <= item.box[0]
-            or top >= item.box[3] + gap or top + height + gap <= item.box[1]
-            for item in scene.items
-        ):  # fmt: skip
-            return int(left), int(top)
-    return None
-
-
-def _paint(
-    scene: Scene, mask: np.ndarray, left: int, top: int, colour: np.ndarray
-) -> tuple[int, int, int, int]:
-    """Blend ``colour`` (RGB 0..255) through ``mask`` into the picture; returns the box painted."""
-    height, width = mask.shape
-    region = scene.picture[top : top + height, left : left + width]
-    region += mask[..., None] * (colour - region)
-    scene.ink[top : top + height, left : left + width] = mask
-    return left, top, left + width, top + height
-
-
-def _draw_shape(scene: Scene, rng: np.random.Generator, shape: str, largest: int) -> None:
-    size = int(rng.integers(28, largest + 1))
-    colour = str(rng.choice(list(COLOURS)))
-    place = _free_place(scene, rng, size, size)
-    if place is None:  # the picture is full: leave this one out, the answers follow what was drawn
-        return
-    mask = shape_mask(shape, size, rng.uniform(-0.2, 0.2))
-    tone = np.clip(np.array(COLOURS[colour]) + rng.uniform(-14, 14, 3), 0, 255)
-    scene.items.append(Item("shape", shape, _paint(scene, mask, *place, tone), colour))
-
-
-def _write_digit(scene: Scene, rng: np.random.Generator, split: str, dark: bool) -> None:
-    ink = _ink(rng, dark)
-    if rng.random() < 0.6:
-        sample = int(rng.choice(handwriting_ids(split)))
-        mask, digit = handwritten_mask(sample, int(rng.integers(46, 62)), rng.uniform(-8, 8))
-        writing = "hand"
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of scene {kind!r}; the kinds are {', '.join(KINDS)}")
+    if side % 16 or side < 48:
+        raise ValueError(f"side must be a multiple of 16 and at least 48 pixels, not {side}")
+    sheet = Sheet(rng, side)
+    if kind == "crowd":
+        sizes = sizes_of_crowd(rng, side)
+        sheet.scatter(rng, [any_thing(rng) for _ in sizes], sizes)
+    elif kind == "count":
+        things = _alike(rng, most=max(1, round(9 * (side / 192) ** 0.9)))
+        sheet.scatter(rng, things, rng.integers(20, 31, len(things)))
     else:
-        sample, digit, writing = None, int(rng.integers(10)), "print"
-        mask, _ = text_mask(str(digit), int(rng.integers(36, 60)), int(rng.integers(0, 3)))
-    place = _free_place(scene, rng, mask.shape[1], mask.shape[0])
-    if place is not None:
-        box = _paint(scene, mask, *place, ink)
-        scene.items.append(Item("digit", str(digit), box, writing=writing, sample=sample))
+        mask, columns, text = (_number if kind == "number" else _word)(rng, side, split)
+        left, top = (int(rng.integers(1, side - edge)) for edge in mask.shape[::-1])
+        sheet.paint(mask, (left, top), sheet.ink)
+        for place, (name, (start, end)) in enumerate(zip(text, columns, strict=True), 1):
+            rows = np.nonzero(mask[:, start:end].max(1, initial=0) > 0.1)[0]
+            first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, mask.shape[0])
+            box = (left + start, top + int(first), left + end, top + int(last))
+            sheet.items.append(Item(name, box, place=place))
+        n = int(rng.integers(0, 4)) if side > 96 else int(rng.integers(0, 2))
+        sheet.scatter(rng, [any_thing(rng) for _ in range(n)], rng.integers(20, 31, n))
+    return sheet.scene(rng, kind)
 
 
-def _write_word(scene: Scene, rng: np.random.Generator, split: str, dark: bool) -> None:
-    ink = _ink(rng, dark)
-    word = str(rng.choice(TEST_WORDS)) if split == "test" else _train_word(rng)
-    mask, columns = text_mask(word, int(rng.integers(24, 31)), int(rng.integers(0, 2)))
-    place = _free_place(scene, rng, mask.shape[1], mask.shape[0])
-    if place is not None:
-        left, top, right, bottom = _paint(scene, mask, *place, ink)
-        parts = tuple((left + a, top, left + b, bottom) for a, b in columns)
-        scene.items.append(Item("word", word, (left, top, right, bottom), parts=parts))
+def _alike(rng: np.random.Generator, most: int) -> list[Thing]:
+    """1 to ``most`` things of one shape or of one colour, then up to 6 others of another one."""
+    count = int(rng.integers(1, most + 1))
+    others = int(rng.integers(0, max(1, min(6, most + 3 - count)) + 1))
+    shape, colour = any_thing(rng)
+    if rng.random() < 0.5:
+        things = [(shape, any_thing(rng)[1]) for _ in range(count)]
+        return things + [any_thing(rng, shapes_but=shape) for _ in range(others)]
+    things = [(any_thing(rng)[0], colour) for _ in range(count)]
+    return things + [any_thing(rng, colours_but=colour) for _ in range(others)]
 
 
-def _train_word(rng: np.random.Generator) -> str:
-    """Random letters: an endless supply, so that words are read and not recognised; never a test word."""
+def _stretched(mask: np.ndarray, factor: float) -> np.ndarray:
+    width = max(1, round(mask.shape[1] * factor))
+    image = Image.fromarray(mask).resize((width, mask.shape[0]), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(image), 0, 1)
+
+
+def _number(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndarray, list[tuple[int, int]], str]:
+    """Mask, (left, right) columns of every digit and text of a handwritten number that fits into ``side``."""
+    count = int(rng.integers(2, 5)) if side > 48 else 1
+    size = int(rng.integers(30, 43) if rng.random() < 0.5 else rng.integers(52, 65))
+    stretch = rng.uniform(0.85, 1.15)
     while True:
-        word = "".join(rng.choice(list(LETTERS), int(rng.integers(3, 5))))
-        if word not in NOT_TEST:
-            return word
+        samples = rng.choice(handwriting_ids(split), count).tolist()
+        turns, gaps = rng.uniform(-10, 10, count), rng.integers(2, 7, count)
+        while True:
+            written = [handwritten_mask(s, size, turn) for s, turn in zip(samples, turns, strict=True)]
+            masks = [_stretched(mask, stretch) for mask, _ in written]
+            if sum(mask.shape[1] for mask in masks) + gaps.sum() < side - 4 > max(map(len, masks)) + 5:
+                break
+            size -= 2
+        if count == 1 or written[0][1] != 0:
+            break
+    ends = np.cumsum([mask.shape[1] + gap for mask, gap in zip(masks, gaps, strict=True)])
+    columns = [
+        (int(end - gap - mask.shape[1]), int(end - gap))
+        for mask, gap, end in zip(masks, gaps, ends, strict=True)
+    ]
+    return in_line(masks, gaps, rng.integers(0, 5, count)), columns, "".join(str(d) for _, d in written)
+
+
+def _word(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndarray, list[tuple[int, int]], str]:
+    """Mask, columns of every letter and text of a printed word, slightly stretched and slanted."""
+    word = random_word(rng, split)
+    if side <= 48:
+        word = word[: int(rng.integers(1, 3))]
+    size = int(rng.integers(22, 31) if rng.random() < 0.5 else rng.integers(38, 49))
+    font, stretch = str(rng.choice(FONTS[split])), rng.uniform(0.85, 1.2)
+    slant = rng.uniform(-0.12, 0.2) if rng.random() < 0.5 else 0.0
+    while True:
+        mask = _stretched(printed(word, font, size), stretch)
+        shift = abs(slant) * mask.shape[0]
+        if mask.shape[1] + shift < side - 4:
+            break
+        size -= 2
+    margin = round(shift / 2)
+    if margin:
+        mask = np.pad(mask, ((0, 0), (margin, margin)))
+        # Output pixel (x, y) shows input pixel (x + slant (y - middle), y): letters' centres stay put.
+        across = (1, slant, -slant * mask.shape[0] / 2, 0, 1, 0)
+        image = Image.fromarray(mask)
+        image = image.transform(image.size, Image.Transform.AFFINE, across, Image.Resampling.BILINEAR)
+        mask = np.asarray(image)
+    spans = [
+        (round(a * stretch) + margin, round(b * stretch) + margin)
+        for a, b in letter_columns(word, font, size)
+    ]
+    return mask, [(max(0, a), min(mask.shape[1], max(a + 1, b))) for a, b in spans], word

@@ -1,11 +1,42 @@
 """The zoo's tokenizer, chat template and processor: Qwen2-VL's own classes around a small vocabulary."""
 
+from itertools import pairwise
+
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Tokenizer, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from .questions import PHRASES, PLURALS
-from .scenes import COLOURS
+from ..drawing.canvas import COLOURS, indefinite
+from ..drawing.glyphs import SHAPES
+from ..evaluation.tasks import (
+    Attribute,
+    Counting,
+    EasyVQA,
+    Existence,
+    MultiPicture,
+    Spatial,
+    Video,
+    attribute,
+    existence,
+    multi_picture,
+    spatial,
+    video,
+)
+from ..evaluation.tasks.counting import COUNTING, PLURALS
+from ..evaluation.tasks.reading import Digits, Words
+
+TASKS = (Attribute, Counting, EasyVQA, Existence, MultiPicture, Spatial, Video)
+# The words of easy-VQA's questions, so that its package is not needed here.
+EASY_VQA = [
+    *(f"{start} a {thing} {end}?" for start in ("is there", "is there not", "does the image contain")
+      for thing in ("circle", "rectangle", "triangle", "blue shape", "brown shape", "gray shape",
+                    "teal shape", "black shape", "green shape", "red shape", "yellow shape")
+      for end in ("in the image", "present")),
+    "does the image not contain a circle?",
+    "is no rectangle present?",
+    "what shape does the image contain?",
+    "what is the color of the triangle?",
+]  # fmt: skip
 
 SPECIAL = (
     "<|endoftext|>",
@@ -33,24 +64,46 @@ CHAT_TEMPLATE = (
 
 
 def question_texts() -> list[str]:
-    """Return every question the zoo asks about single pictures, and the names of the speakers."""
-    things = {
-        "colour": [*PLURALS],
-        "shape": [*COLOURS],
-        "count": ["shapes"],
-        "count_one": [*PLURALS.values()],
-    }
-    texts = [p.format(thing) for kind, ps in PHRASES.items() for p in ps for thing in things.get(kind, [""])]
+    """Return every question of the tasks, in every phrasing, and the names of the speakers."""
+    kinds = [*SHAPES, *COLOURS, *PLURALS.values()]
+    things = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    abouts = [indefinite(about) for about in (*SHAPES, *things)]
+    events = [verb for verbs in video.EVENTS.values() for verb in verbs]
+    texts = [
+        *(phrase.format(shape) for phrase in attribute.PHRASES["colour"] for shape in SHAPES),
+        *(phrase.format(colour) for phrase in attribute.PHRASES["shape"] for colour in COLOURS),
+        *(phrase.format(about) for phrase in COUNTING for about in ("shapes", *PLURALS.values())),
+        *(phrase.format(f"{colour} shapes") for phrase in COUNTING for colour in COLOURS),
+        *(phrase for task in (Digits, Words) for phrase in task.phrases * 10),
+        *(phrase.format(a, b) for phrase in spatial.PHRASES for a, b in pairwise([*kinds, *things])),
+        *(phrase.format(about) for phrase in existence.PHRASES for about in abouts),
+        *(phrase.format(f"anything {colour}") for phrase in existence.PHRASES for colour in COLOURS),
+        *(
+            phrase.format(about, listed)
+            for phrase in multi_picture.PHRASES
+            for about in ("more shapes", "the most shapes", *abouts)
+            for listed in ("1 or 2", "1, 2 or 3", "1, 2, 3 or 4")
+        ),
+        *(phrase.format(thing) for phrase in video.PHRASES for thing in things),
+        *(
+            f"Which {kind} {verb} {n}?"
+            for kind in ("shape", "colour")
+            for verb in events
+            for n in ("first", "last")
+        ),
+        *EASY_VQA * 20,
+    ]
     return [*texts, *["user", "assistant", "system"] * 20]
 
 
 def answer_texts() -> list[str]:
-    """Return every answer that is an English word: what is read and what is counted is spelled instead."""
-    return [*COLOURS, *PLURALS]
+    """Return every answer that is an English word: numbers and words in pictures are spelled instead."""
+    words = {word for task in TASKS for word in task.choices if not word.isdigit()}
+    return sorted(words)
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """Train a byte-level BPE on questions and answers: any text can be encoded.
+    """Train a byte-level BPE on the questions and answers: any text can be encoded.
 
     Digits are single tokens, and so are the answers in words: in pieces, an answer that begins like
     another ("cross", "circle") is decided at a piece they share, and mixtures of the two are spelled.
@@ -63,7 +116,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=505,
+        vocab_size=600,
         min_frequency=3,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,

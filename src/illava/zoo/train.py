@@ -1,4 +1,4 @@
-"""Train a zoo model from scratch on one CPU core: ``python -m illava.zoo.train``.
+"""Train a zoo model from scratch on one CPU core: ``python -m illava.zoo.train L``.
 
 Interrupt it at any time; the same command goes on from the last checkpoint and ends with the same weights.
 """
@@ -15,25 +15,36 @@ from pathlib import Path
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from ..drawing.canvas import COLOURS
+from ..drawing.streams import scene_rng
 from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
-from .glyphs import SHAPES
+from .lessons import FORMS
 from .model import SIZES, build_model, export
 from .optim import Muon
-from .questions import CLASSES, IGNORE
-from .scenes import COLOURS
+from .questions import CLASSES, IGNORE, LONGEST
 from .text import build_processor
 
-LABELS = {"class": len(CLASSES), "colour": len(COLOURS), "centre": 1 + len(SHAPES), "ink": 64}
+LABELS = {
+    "class": len(CLASSES),
+    "colour": len(COLOURS),
+    "centre": len(CLASSES),
+    "place": 1 + LONGEST,
+    "ink": 64,
+}
 # Most of a picture is background and easy: hold it back, or it drowns the rest.
-WEIGHTS = {name: torch.tensor([0.1] + [1.0] * (LABELS[name] - 1)) for name in ("class", "centre")}
+WEIGHTS = {name: torch.tensor([0.1] + [1.0] * (LABELS[name] - 1)) for name in ("class", "centre", "place")}
 INK_WEIGHT = 5.0
+
+
+SEEING = (0.85, 0.0, 0.0, 0.15)  # forms whose dense labels are known, one picture at a time
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One leg of the training: ``steps`` batches of ``batch`` pictures of ``pixels`` x ``pixels``.
+    """One leg of the training: ``steps`` batches of as much as ``batch`` pictures of ``pixels`` x ``pixels``.
 
-    ``questions`` is the most asked about a picture; 0 trains the encoder alone, on dense labels.
+    ``questions`` is the most asked about a picture; 0 trains the encoder alone, on dense labels. ``shares``
+    says how often a batch is of each of the ``FORMS``.
     Both learning rates rise over ``warmup`` steps to their full value and fall along a cosine to the
     share ``last`` of it: ``rate`` is Muon's, for hidden matrices, ``rate / 20`` AdamW's, for the rest.
     """
@@ -47,7 +58,7 @@ class Stage:
     last: float = 0.05
     warmup: int = 40
     dense: float = 0.3  # weight of the dense-label loss next to the answers' loss
-    kinds: tuple[str, ...] = ("colour", "shape", "count", "digit", "count_one")
+    shares: tuple[float, ...] = (0.6, 0.1, 0.15, 0.15)
     frozen: bool = False  # leave the encoder as it is, which takes most of the time in large pictures
 
 
@@ -60,12 +71,11 @@ class Recipe:
     weight_decay: float = 0.01  # of hidden matrices
     clip: float = 1.0
     stages: tuple[Stage, ...] = (
-        Stage("dense-48", 48, batch=64, steps=400, questions=0, last=1.0),
-        Stage("dense-96", 96, batch=16, steps=450, questions=0),
-        Stage("ask-96", 96, batch=16, steps=350, questions=12, last=1.0, frozen=True),
-        Stage("ask-192", 192, batch=8, steps=250, questions=12, rate=0.01, last=0.1, warmup=10),
-        Stage("read-192", 192, batch=8, steps=300, questions=12, rate=0.01, last=1.0, frozen=True),
-        Stage("settle-192", 192, batch=8, steps=250, questions=12, rate=0.01, last=0.02, warmup=1),
+        Stage("dense-48", 48, batch=64, steps=400, questions=0, last=1.0, shares=SEEING),
+        Stage("dense-96", 96, batch=16, steps=600, questions=0, shares=SEEING),
+        Stage("ask-96", 96, batch=16, steps=600, questions=12, last=1.0, frozen=True),
+        Stage("both-96", 96, batch=16, steps=500, questions=12, last=1.0),
+        Stage("both-192", 192, batch=8, steps=600, questions=12, rate=0.01, last=0.02, warmup=10),
     )
 
 
@@ -151,13 +161,18 @@ class Trainer:
         """Return the loss to minimise and its parts."""
         with torch.set_grad_enabled(not stage.frozen):
             features = encode_pictures(self.model, batch.pixels)
-        logits = self.dense_logits(features)
-        dense = {"ink": INK_WEIGHT * binary_cross_entropy_with_logits(logits.pop("ink"), batch.dense["ink"])}
-        for label, part in logits.items():
-            told = batch.dense[label].flatten()
-            dense[label] = cross_entropy(part.flatten(0, 1), told, WEIGHTS.get(label), ignore_index=IGNORE)
-        total = sum(dense.values())
-        parts = {label: part.item() for label, part in dense.items()}
+        total, parts = features.new_zeros(()), {}
+        if batch.dense:
+            logits = self.dense_logits(features)
+            ink = binary_cross_entropy_with_logits(logits.pop("ink"), batch.dense["ink"])
+            dense = {"ink": INK_WEIGHT * ink}
+            for label, part in logits.items():
+                told = batch.dense[label].flatten()
+                dense[label] = cross_entropy(
+                    part.flatten(0, 1), told, WEIGHTS.get(label), ignore_index=IGNORE
+                )
+            total = sum(part for part in dense.values() if not part.isnan())
+            parts = {label: part.item() for label, part in dense.items()}
         if stage.questions:
             asked = batch.targets != IGNORE
             hidden = packed_hidden(self.model, features, batch)[asked]
@@ -166,16 +181,18 @@ class Trainer:
             parts["answer"] = answer.item()
         return total, parts
 
-    def _batch(self, split: str, place: tuple[int, ...]) -> Batch:
+    def _batch(self, form: str, split: str, *place: int) -> Batch:
         stage, seed = self.recipe.stages[self.stage], self.recipe.seed
         return training_batch(
-            self.packer, seed, split, place, stage.pixels, stage.batch, stage.questions, stage.kinds
+            self.packer, form, stage.pixels, stage.batch, stage.questions, split, seed, *place
         )
 
     def train_step(self) -> dict[str, float]:
         """Take one optimizer step at the current place and move on to the next."""
         stage = self.recipe.stages[self.stage]
-        batch = self._batch("train", (self.stage, self.step))
+        place = (self.stage, self.step)
+        form = str(scene_rng(self.recipe.seed, "train", *place).choice(FORMS, p=stage.shares))
+        batch = self._batch(form, "train", *place)
         loss, parts = self.loss(batch, stage)
         loss.backward()
         weights = [*self.model.parameters(), *self.heads.parameters()]
@@ -190,31 +207,39 @@ class Trainer:
         return parts
 
     @torch.no_grad()
-    def validate(self, pictures: int = 96) -> dict[str, float]:
-        """Return the share right on held-out scenes of the current stage's size.
+    def validate(self, batches: int = 12) -> dict[str, float]:
+        """Return the share right on held-out lessons of the current stage's size, drawn from every form.
 
-        Per kind of question (every answer token the likeliest one), or of units for dense labels.
+        Per task (every answer token the likeliest one), or of units for dense labels.
         """
         stage = self.recipe.stages[self.stage]
         right: dict[str, list[bool]] = {}
-        for place in range(0, pictures, stage.batch):
-            batch = self._batch("val", (place,))
-            features = encode_pictures(self.model, batch.pixels)
-            for label, logits in self.dense_logits(features).items():
-                if label == "ink":
-                    hits = ((logits > 0) == (batch.dense["ink"] > 0.5)).flatten()
-                else:
-                    told = batch.dense[label] > (-1 if label == "colour" else 0)
-                    hits = (logits.argmax(-1) == batch.dense[label])[told]
-                right.setdefault(f"dense {label}", []).extend(hits.tolist())
-            if stage.questions:
-                guess = self.model.lm_head(packed_hidden(self.model, features, batch)).argmax(-1)
-                wrong = (guess != batch.targets) & (batch.targets != IGNORE)
-                for i, asked in enumerate(batch.questions):
-                    for k, question in enumerate(asked, 1):
-                        miss = bool((wrong[i] & (batch.segments[i] == k)).any())
-                        right.setdefault(question.kind, []).append(not miss)
+        for form, share in zip(FORMS, stage.shares, strict=True):
+            for place in range(batches if form == "scene" else batches // 2) if share else ():
+                batch = self._batch(form, "val", FORMS.index(form), place)
+                features = encode_pictures(self.model, batch.pixels)
+                if batch.dense:
+                    self._score_dense(right, features, batch)
+                if stage.questions:
+                    self._score_answers(right, features, batch)
         return {key: round(sum(hits) / len(hits), 4) for key, hits in sorted(right.items()) if hits}
+
+    def _score_dense(self, right: dict[str, list[bool]], features: torch.Tensor, batch: Batch) -> None:
+        for label, logits in self.dense_logits(features).items():
+            if label == "ink":
+                hits = ((logits > 0) == (batch.dense["ink"] > 0.5)).flatten()
+            else:
+                told = batch.dense[label] > (-1 if label == "colour" else 0)
+                hits = (logits.argmax(-1) == batch.dense[label])[told]
+            right.setdefault(f"dense {label}", []).extend(hits.tolist())
+
+    def _score_answers(self, right: dict[str, list[bool]], features: torch.Tensor, batch: Batch) -> None:
+        guess = self.model.lm_head(packed_hidden(self.model, features, batch)).argmax(-1)
+        wrong = (guess != batch.targets) & (batch.targets != IGNORE)
+        for i, asked in enumerate(batch.questions):
+            for k, question in enumerate(asked, 1):
+                miss = bool((wrong[i] & (batch.segments[i] == k)).any())
+                right.setdefault(question.task, []).append(not miss)
 
     def run(self, log_every: int = 20, check_every: int = 200, save_every: int = 50) -> None:
         """Train from the current place to the end of the recipe."""
@@ -258,17 +283,20 @@ def learning_rate(stage: Stage, step: int) -> float:
 def main(argv: list[str] | None = None) -> None:
     """Train, then export the model into the package: see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m illava.zoo.train", description=main.__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/zoo-S"), help="checkpoints and log")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "models" / "S", help="the export")
+    parser.add_argument("size", choices=("S", "L"))
+    parser.add_argument("--runs", type=Path, help="checkpoints and log: runs/zoo-SIZE unless said otherwise")
+    parser.add_argument("--out", type=Path, help="the export: into the package unless said otherwise")
     parser.add_argument("--export-only", action="store_true", help="export the last checkpoint as it is")
     options = parser.parse_args(argv)
+    runs = options.runs or Path(f"runs/zoo-{options.size}")
+    out = options.out or Path(__file__).parent / "models" / options.size
     torch.set_num_threads(1)
-    trainer = Trainer(Recipe(), options.runs)
+    trainer = Trainer(Recipe(options.size), runs)
     trainer.resume()
     if not options.export_only:
         trainer.run()
-    export(trainer.model, trainer.processor, options.out)
-    shutil.copy(options.runs / "log.jsonl", options.out / "training.jsonl")
+    export(trainer.model, trainer.processor, out)
+    shutil.copy(runs / "log.jsonl", out / "training.jsonl")
 
 
 if __name__ == "__main__":

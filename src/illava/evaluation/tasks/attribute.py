@@ -2,11 +2,14 @@
 
 import numpy as np
 
-from ...zoo.glyphs import SHAPES
-from ...zoo.questions import PHRASES
-from ...zoo.scenes import COLOURS
+from ...drawing.canvas import COLOURS, SMALL, Canvas, any_thing, crowd, scatter
+from ...drawing.glyphs import SHAPES
 from .base import Drawn, Task
-from .canvas import SMALL, Canvas, any_thing, crowd, scatter
+
+PHRASES = {
+    "colour": ("What colour is the {}?", "Which colour does the {} have?", "What is the colour of the {}?"),
+    "shape": ("Which shape is {}?", "What is the {} shape?", "What shape is the {} one?"),
+}
 
 
 class Attribute(Task):

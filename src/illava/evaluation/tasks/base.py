@@ -10,8 +10,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ...drawing.streams import SPLITS, scene_rng
 from ...errors import UnsupportedError
-from ...zoo.scenes import SPLITS, scene_rng
 from ..samples import Sample
 
 

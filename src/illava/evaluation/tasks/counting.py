@@ -2,9 +2,12 @@
 
 import numpy as np
 
-from ...zoo.questions import COUNTING, PLURALS
+from ...drawing.canvas import SMALL, Canvas, any_thing, scatter
+from ...drawing.glyphs import SHAPES
 from .base import Drawn, Task
-from .canvas import SMALL, Canvas, any_thing, scatter
+
+COUNTING = ("How many {} are there?", "How many {} can you see?", "Count the {}.")
+PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SHAPES}
 
 MOST = 12  # things in a picture
 

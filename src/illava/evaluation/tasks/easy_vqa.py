@@ -8,9 +8,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
+from ...drawing.canvas import SIDE, SMALL
 from ..samples import Sample
 from .base import Task
-from .canvas import SIDE, SMALL
 
 VAL_FROM = 3600  # the official train pictures from this one on are val: the package has train and test only
 SHAPES = ("circle", "rectangle", "triangle")
@@ -61,6 +61,13 @@ class EasyVQA(Task):
             kind="shape" if answer in SHAPES else "colour" if answer in COLOURS else "existence",
             small=1 - ground / (picture.width * picture.height) < SMALL,
         )
+
+    def by_picture(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Every picture's file with all its (question, answer), in the package's order."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for question, answer, _, path in self._rows:
+            found.setdefault(path, []).append((question, answer))
+        return list(found.items())
 
 
 @lru_cache(maxsize=3)

@@ -2,8 +2,17 @@
 
 import numpy as np
 
+from ...drawing.canvas import (
+    SMALL,
+    Canvas,
+    any_thing,
+    crowd,
+    indefinite,
+    other_than,
+    scatter,
+    with_or_without,
+)
 from .base import Drawn, Task
-from .canvas import SMALL, Canvas, any_thing, crowd, indefinite, other_than, scatter, with_or_without
 
 PHRASES = (
     "Which picture has {}: {}?",

@@ -1,47 +1,11 @@
 """Numbers of several handwritten digits, and printed words."""
 
-import os
-from functools import lru_cache
-
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from ...zoo.glyphs import handwriting_ids, handwritten_mask
-from ...zoo.scenes import LETTERS, NOT_TEST, TEST_WORDS
+from ...drawing.canvas import SIDE, SMALL, Canvas, any_thing, layout, scatter
+from ...drawing.glyphs import handwriting_ids, handwritten_mask
+from ...drawing.lettering import FONTS, TEST_WORDS, in_line, printed, random_word
 from .base import Drawn, Task
-from .canvas import SIDE, SMALL, Canvas, any_thing, layout, scatter
-
-# Families are kept apart, not only faces. All but Aileron, which Pillow carries, come with matplotlib. That
-# makes few families: one for val, three for test, of which STIX is the only one without a relative in train
-# (DejaVu Serif shares its proportions with DejaVu Sans; cmss is Computer Modern's sans, train has its roman).
-FONTS = {
-    "train": (
-        "Aileron",
-        "DejaVuSans",
-        "DejaVuSans-Bold",
-        "DejaVuSans-Oblique",
-        "DejaVuSans-BoldOblique",
-        "DejaVuSansMono",
-        "DejaVuSansMono-Bold",
-        "DejaVuSansMono-Oblique",
-        "DejaVuSansMono-BoldOblique",
-        "cmr10",
-        "cmb10",
-        "cmti10",
-    ),
-    "val": ("cmtt10",),
-    "test": (
-        "STIXGeneral",
-        "STIXGeneralBol",
-        "STIXGeneralItalic",
-        "STIXGeneralBolIta",
-        "DejaVuSerif",
-        "DejaVuSerif-Bold",
-        "DejaVuSerif-Italic",
-        "DejaVuSerif-BoldItalic",
-        "cmss10",
-    ),
-}
 
 
 class Digits(Task):
@@ -71,7 +35,7 @@ class Digits(Task):
                     break
             if written[0][1] != 0:
                 break
-        line = _in_line([mask for mask, _ in written], gaps, rng.integers(0, 5, count))
+        line = in_line([mask for mask, _ in written], gaps, rng.integers(0, 5, count))
         answer = "".join(str(digit) for _, digit in written)
         return _written(self.phrases, rng, line, f"{count} digits", answer)
 
@@ -81,8 +45,8 @@ class Words(Task):
 
     Words of train and val are random letters, so that they must be read letter by letter; those of test are
     the 42 English words that no training picture shows, in families of fonts that no training picture uses
-    (see ``FONTS``). A guess is right once in 42. Small when the ink of the whole word covers under 3 % of the
-    picture.
+    (see ``illava.drawing.lettering.FONTS``). A guess is right once in 42. Small when the ink of the whole
+    word covers under 3 % of the picture.
     """
 
     name = "words"
@@ -93,7 +57,7 @@ class Words(Task):
     phrases = ("What does it read?", "What is the word?", "Which word is written?")
 
     def draw(self, rng: np.random.Generator, number: int) -> Drawn:
-        word = str(rng.choice(TEST_WORDS)) if self.split == "test" else _random_word(rng, self.split)
+        word = str(rng.choice(TEST_WORDS)) if self.split == "test" else random_word(rng, self.split)
         size = int(rng.integers(22, 31) if rng.random() < 0.5 else rng.integers(38, 49))
         font = str(rng.choice(FONTS[self.split]))
         mask = printed(word, font, size)
@@ -115,40 +79,3 @@ def _written(
     taken = [(left, top, left + width, top + height)]
     scatter(canvas, rng, others, rng.integers(20, 31, len(others)), taken)
     return Drawn(kind, str(rng.choice(phrases)), answer, share < SMALL, (canvas.picture(rng),))
-
-
-def _in_line(masks: list[np.ndarray], gaps: np.ndarray, drops: np.ndarray) -> np.ndarray:
-    """Put masks side by side, each ``gaps`` pixels after and ``drops`` pixels below the one before's top."""
-    height = max(mask.shape[0] + drop for mask, drop in zip(masks, drops, strict=True))
-    columns = []
-    for mask, gap, drop in zip(masks, gaps, drops, strict=True):
-        below = height - mask.shape[0] - drop
-        columns.append(np.pad(mask, ((drop, below), (0, gap))))
-    line = np.concatenate(columns, axis=1)
-    return line[:, : line.shape[1] - gaps[-1]]
-
-
-def _random_word(rng: np.random.Generator, split: str) -> str:
-    """Random letters, never a test word; those whose letters' numbers add up to tens are val's."""
-    while True:
-        letters = rng.integers(0, len(LETTERS), rng.integers(3, 5))
-        word = "".join(LETTERS[i] for i in letters)
-        if word not in NOT_TEST and (letters.sum() % 10 == 0) == (split == "val"):
-            return word
-
-
-@lru_cache(maxsize=256)
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    if name == "Aileron":
-        return ImageFont.load_default(size=size)
-    data = Words.needed().get_data_path()
-    return ImageFont.truetype(os.path.join(data, "fonts", "ttf", f"{name}.ttf"), size)
-
-
-def printed(word: str, font: str, size: int) -> np.ndarray:
-    """Print ``word`` in one of ``FONTS``: a float32 mask in 0..1, cut to the ink."""
-    face = _font(font, size)
-    left, top, right, bottom = face.getbbox(word)
-    image = Image.new("L", (int(right - left), int(bottom - top)))
-    ImageDraw.Draw(image).text((-left, -top), word, fill=255, font=face)
-    return np.asarray(image, np.float32) / 255

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from ...zoo.glyphs import SHAPES, shape_mask
-from ...zoo.scenes import COLOURS
+from ...drawing.canvas import COLOURS, SIDE, SMALL, Box, Canvas, Thing, any_thing, crowd, scatter, tone
+from ...drawing.glyphs import SHAPES, shape_mask
 from .base import Drawn, Task
-from .canvas import SIDE, SMALL, Box, Canvas, Thing, any_thing, crowd, scatter, tone
 
 MARGIN = 8  # pixels between the two along the relation's axis
 SLANT = 0.4  # how far the centres may differ across it, as a share of how far they differ along it
@@ -66,15 +65,24 @@ def _unlike(rng: np.random.Generator, pair: list[Thing]) -> Thing:
 
 def _place(rng: np.random.Generator, relation: str, size: int, other: int) -> list[Box]:
     """Boxes of two things of these sizes, the first in ``relation`` to the second."""
-    axis = 0 if relation in ("left", "right") else 1
-    sign = -1 if relation in ("left", "above") else 1
     while True:
         first = rng.integers(1, SIDE - size, 2)
         second = rng.integers(1, SIDE - other, 2)
-        apart = (first + size / 2 - second - other / 2) * sign
-        gap = apart[axis] - (size + other) / 2
-        if gap >= MARGIN and abs(apart[1 - axis]) <= SLANT * apart[axis]:
-            return [
-                (int(x), int(y), int(x) + side, int(y) + side)
-                for (x, y), side in ((first, size), (second, other))
-            ]
+        boxes = [
+            (int(x), int(y), int(x) + side, int(y) + side)
+            for (x, y), side in ((first, size), (second, other))
+        ]
+        if relation_of(*boxes) == relation:
+            return boxes
+
+
+def relation_of(first: Box, second: Box) -> str | None:
+    """Where the first of two boxes lies, seen from the second, or None where that is not plain to see."""
+    for axis, names in enumerate((("left", "right"), ("above", "below"))):
+        # Twice the distances of the centres, and the sides' sum: whole numbers, as boxes are.
+        apart = [first[i] + first[i + 2] - second[i] - second[i + 2] for i in range(2)]
+        along, across = apart[axis], apart[1 - axis]
+        sides = first[axis + 2] - first[axis] + second[axis + 2] - second[axis]
+        if abs(along) - sides >= 2 * MARGIN and abs(across) <= SLANT * abs(along):
+            return names[along > 0]
+    return None

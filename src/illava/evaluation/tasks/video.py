@@ -3,10 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from ...zoo.glyphs import SHAPES, shape_mask
-from ...zoo.scenes import COLOURS
+from ...drawing.canvas import COLOURS, SMALL, Canvas, Thing, layout, tone
+from ...drawing.glyphs import SHAPES, shape_mask
 from .base import Drawn, Task
-from .canvas import SMALL, Canvas, Thing, layout, tone
 
 SIDE, FRAMES = 96, 8  # 36 visual tokens for every two frames in the zoo's models: 144 in all
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -34,29 +33,34 @@ class Video(Task):
     stream = 8
 
     def draw(self, rng: np.random.Generator, number: int) -> Drawn:
-        sizes = rng.integers(16, 21, 2) if rng.random() < 0.5 else rng.integers(27, 35, 2)
-        shapes = rng.choice(SHAPES, 2, replace=False)
-        colours = rng.choice(list(COLOURS), 2, replace=False)
-        things = [(str(shape), str(colour)) for shape, colour in zip(shapes, colours, strict=True)]
+        sizes, things = two_things(rng)
         if rng.random() < 0.5:
             kind, answer = "direction", str(rng.choice(list(DIRECTIONS)))
             question = str(rng.choice(PHRASES)).format(" ".join(reversed(things[0])))
-            paths = _moving(rng, sizes, answer)
+            paths = moving(rng, sizes, answer)
         else:
             kind, event, which = "order", str(rng.choice(list(EVENTS))), str(rng.choice(["first", "last"]))
             aspect = int(rng.integers(2))
             answer = things[0][aspect]
             verb = str(rng.choice(EVENTS[event]))
             question = f"Which {('shape', 'colour')[aspect]} {verb} {which}?"
-            paths = _in_order(rng, sizes, event, which)
+            paths = in_order(rng, sizes, event, which)
         video, share = _film(rng, things, sizes, paths)
         return Drawn(kind, question, answer, share < SMALL, video=video)
+
+
+def two_things(rng: np.random.Generator) -> tuple[np.ndarray, list[Thing]]:
+    """Sizes in pixels, both small or both large, and two things of two shapes and two colours."""
+    sizes = rng.integers(16, 21, 2) if rng.random() < 0.5 else rng.integers(27, 35, 2)
+    shapes = rng.choice(SHAPES, 2, replace=False)
+    colours = rng.choice(list(COLOURS), 2, replace=False)
+    return sizes, [(str(shape), str(colour)) for shape, colour in zip(shapes, colours, strict=True)]
 
 
 Path = list[tuple[int, int] | None]  # (left, top) frame by frame, None where it is not there
 
 
-def _moving(rng: np.random.Generator, sizes: np.ndarray, direction: str) -> list[Path]:
+def moving(rng: np.random.Generator, sizes: np.ndarray, direction: str) -> list[Path]:
     """Paths of a thing that moves in ``direction`` and of one that keeps to the other half."""
     step = np.array(DIRECTIONS[direction])
     along = int(np.flatnonzero(step)[0])
@@ -77,7 +81,7 @@ def _moving(rng: np.random.Generator, sizes: np.ndarray, direction: str) -> list
     return paths
 
 
-def _in_order(rng: np.random.Generator, sizes: np.ndarray, event: str, which: str) -> list[Path]:
+def in_order(rng: np.random.Generator, sizes: np.ndarray, event: str, which: str) -> list[Path]:
     """Paths of two things that stand still; the first is the one that comes or goes ``which``."""
     early = int(rng.integers(1, 5))
     late = int(rng.integers(early + 2, FRAMES - 1))

@@ -1,10 +1,9 @@
-"""Anti-aliased masks of shapes, printed text and handwritten digits: float32 arrays in 0..1."""
+"""Anti-aliased masks of shapes and handwritten digits: float32 arrays in 0..1."""
 
 from functools import lru_cache
-from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart")
 OVERSAMPLE = 4
@@ -56,25 +55,6 @@ def shape_mask(shape: str, size: int, turn: float) -> np.ndarray:
         corners = [(x * cos - y * sin, x * sin + y * cos) for x, y in OUTLINES[shape]]
         pen.polygon([((x * 0.94 + 1) * side / 2, (y * 0.94 + 1) * side / 2) for x, y in corners], fill=255)
     return np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float32) / 255
-
-
-@lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size=size)
-
-
-def text_mask(text: str, font_size: int, stroke: int = 0) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Print ``text`` in Pillow's built-in font.
-
-    Returns the float32 (height, width) mask in 0..1, cut to the ink, and the (left, right) pixel
-    columns of each character in it.
-    """
-    font = _font(font_size)
-    left, top, right, bottom = font.getbbox(text, stroke_width=stroke)
-    image = Image.new("L", (int(right - left), int(bottom - top)))
-    ImageDraw.Draw(image).text((-left, -top), text, fill=255, font=font, stroke_width=stroke)
-    edges = [round(min(max(font.getlength(text[:i]) - left, 0), image.width)) for i in range(len(text) + 1)]
-    return np.asarray(image, np.float32) / 255, list(pairwise(edges))
 
 
 @lru_cache(maxsize=1)

@@ -5,9 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from ...zoo.glyphs import SHAPES, shape_mask
-from ...zoo.scenes import COLOURS
+from .glyphs import SHAPES, shape_mask
 
+COLOURS = {
+    "red": (220, 35, 35),
+    "green": (40, 165, 60),
+    "blue": (40, 75, 225),
+    "yellow": (240, 215, 25),
+    "purple": (125, 40, 165),
+    "orange": (250, 135, 20),
+    "pink": (250, 135, 195),
+    "cyan": (35, 205, 220),
+}
 SIDE = 192  # pixels: 144 visual tokens in the zoo's models
 SMALL = 0.03  # share of the picture below which a thing counts as small
 GAP = 4  # pixels between things
@@ -64,7 +73,7 @@ def layout(
         boxes = list(taken)
         for width, height in sizes:
             places = rng.integers(1, (side - width, side - height), (40, 2)).tolist()
-            free = (place for place in places if _free(place, width, height, boxes))
+            free = (place for place in places if is_free(place, width, height, boxes))
             place = next(free, None)
             if place is None:
                 break
@@ -74,7 +83,8 @@ def layout(
     raise ValueError(f"{len(sizes)} things do not fit into {side} x {side} pixels")
 
 
-def _free(place: Sequence[int], width: int, height: int, boxes: Sequence[Box]) -> bool:
+def is_free(place: Sequence[int], width: int, height: int, boxes: Sequence[Box]) -> bool:
+    """Whether a box of this size at ``place`` (left, top) keeps ``GAP`` pixels from all ``boxes``."""
     left, top = place
     return all(
         left >= box[2] + GAP or left + width + GAP <= box[0]

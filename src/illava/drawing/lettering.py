@@ -1,0 +1,97 @@
+"""Printed words and written numbers: fonts and words kept apart by split, and masks to paint."""
+
+import os
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# fmt: off
+TEST_WORDS = (
+    "CAT", "DOG", "SUN", "MOON", "TREE", "FISH", "BIRD", "LAMP", "BOOK", "DOOR", "HAND", "FOOT", "MILK",
+    "RAIN", "SNOW", "WIND", "ROAD", "SHIP", "BEAR", "WOLF", "KING", "ZOO", "BOX", "JAM", "EGG", "ICE", "VAN",
+    "PEN", "CUP", "HAT", "KEY", "MAP", "NET", "OWL", "PIG", "QUIZ", "RUG", "TEA", "USB", "VEST", "YAK", "ZIP",
+)
+# fmt: on
+NOT_TEST = frozenset(TEST_WORDS)
+
+# Families are kept apart, not only faces. All but Aileron, which Pillow carries, come with matplotlib. That
+# makes few families: one for val, three for test, of which STIX is the only one without a relative in train
+# (DejaVu Serif shares its proportions with DejaVu Sans; cmss is Computer Modern's sans, train has its roman).
+FONTS = {
+    "train": (
+        "Aileron",
+        "DejaVuSans",
+        "DejaVuSans-Bold",
+        "DejaVuSans-Oblique",
+        "DejaVuSans-BoldOblique",
+        "DejaVuSansMono",
+        "DejaVuSansMono-Bold",
+        "DejaVuSansMono-Oblique",
+        "DejaVuSansMono-BoldOblique",
+        "cmr10",
+        "cmb10",
+        "cmti10",
+    ),
+    "val": ("cmtt10",),
+    "test": (
+        "STIXGeneral",
+        "STIXGeneralBol",
+        "STIXGeneralItalic",
+        "STIXGeneralBolIta",
+        "DejaVuSerif",
+        "DejaVuSerif-Bold",
+        "DejaVuSerif-Italic",
+        "DejaVuSerif-BoldItalic",
+        "cmss10",
+    ),
+}
+
+
+def in_line(masks: list[np.ndarray], gaps: np.ndarray, drops: np.ndarray) -> np.ndarray:
+    """Put masks side by side, each ``gaps`` pixels after and ``drops`` pixels below the one before's top."""
+    height = max(mask.shape[0] + drop for mask, drop in zip(masks, drops, strict=True))
+    columns = []
+    for mask, gap, drop in zip(masks, gaps, drops, strict=True):
+        below = height - mask.shape[0] - drop
+        columns.append(np.pad(mask, ((drop, below), (0, gap))))
+    line = np.concatenate(columns, axis=1)
+    return line[:, : line.shape[1] - gaps[-1]]
+
+
+def random_word(rng: np.random.Generator, split: str) -> str:
+    """Random letters, never a test word; those whose letters' numbers add up to tens are val's."""
+    while True:
+        letters = rng.integers(0, len(LETTERS), rng.integers(3, 5))
+        word = "".join(LETTERS[i] for i in letters)
+        if word not in NOT_TEST and (letters.sum() % 10 == 0) == (split == "val"):
+            return word
+
+
+@lru_cache(maxsize=256)
+def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    if name == "Aileron":
+        return ImageFont.load_default(size=size)
+    from matplotlib import get_data_path  # its fonts; imported late, as it takes long
+
+    return ImageFont.truetype(os.path.join(get_data_path(), "fonts", "ttf", f"{name}.ttf"), size)
+
+
+def printed(word: str, font: str, size: int) -> np.ndarray:
+    """Print ``word`` in one of ``FONTS``: a float32 mask in 0..1, cut to the ink."""
+    face = _font(font, size)
+    left, top, right, bottom = face.getbbox(word)
+    image = Image.new("L", (int(right - left), int(bottom - top)))
+    ImageDraw.Draw(image).text((-left, -top), word, fill=255, font=face)
+    return np.asarray(image, np.float32) / 255
+
+
+def letter_columns(word: str, font: str, size: int) -> list[tuple[int, int]]:
+    """The (left, right) pixel columns of each letter in the mask that :func:`printed` returns."""
+    face = _font(font, size)
+    left, _, right, _ = face.getbbox(word)
+    ends = [face.getlength(word[:i]) - left for i in range(len(word) + 1)]
+    edges = [round(min(max(end, 0), right - left)) for end in ends]
+    return list(pairwise(edges))

@@ -1,0 +1,163 @@
+"""Training lessons: one or several pictures, or a video, with all the questions they allow."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image
+
+from ..drawing.canvas import Thing, any_thing, indefinite, other_than, with_or_without
+from ..drawing.streams import scene_rng
+from ..evaluation.tasks import multi_picture, video
+from ..evaluation.tasks.easy_vqa import EasyVQA
+from .questions import IGNORE, Question, ask, dense_labels
+from .scenes import KINDS, Scene, Sheet, draw_scene, sizes_of_crowd
+
+FORMS = ("scene", "easy_vqa", "multi_picture", "video")
+# Counting and reading take longest to learn.
+SHARES = {"crowd": 0.25, "count": 0.3, "number": 0.2, "word": 0.25}
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one row of a batch shows and asks.
+
+    pairs: uint8 (n, 2, side, side, 3): n pictures, each twice, or the n pairs of frames of a video. labels:
+    the :func:`dense_labels` of each, stacked, or None where they are not known.
+    """
+
+    pairs: np.ndarray
+    labels: dict[str, np.ndarray] | None
+    questions: list[Question]
+    video: bool = False
+
+
+def draw_lesson(form: str, side: int, count: int, most: int, split: str, seed: int, *place: int) -> Lesson:
+    """Draw a lesson of one of ``FORMS``: a pure function of its arguments.
+
+    Pictures are ``side`` x ``side``, but a video's frames, which are as large as the task's. ``count`` is how
+    many pictures several are, ``most`` how many questions are asked of one picture at most.
+    """
+    rng = scene_rng(seed, split, *place)
+    if form == "scene":
+        scene = draw_scene(rng, side, split, str(rng.choice(KINDS, p=[SHARES[kind] for kind in KINDS])))
+        return _of_scenes([scene], ask(scene, rng, most) if most else [])
+    if form == "multi_picture":
+        return _several(rng, side, count)
+    if form == "video":
+        return _video(rng)
+    if form == "easy_vqa":
+        return _easy_vqa(rng, side, most, split)
+    raise ValueError(f"unknown form of lesson {form!r}; the forms are {', '.join(FORMS)}")
+
+
+def _of_scenes(scenes: list[Scene], questions: list[Question]) -> Lesson:
+    pictures = np.stack([scene.picture for scene in scenes])
+    labels = [dense_labels(scene) for scene in scenes]
+    stacked = {key: np.stack([label[key] for label in labels]) for key in labels[0]}
+    return Lesson(np.stack([pictures, pictures], axis=1), stacked, questions)
+
+
+def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
+    """As the task ``multi_picture`` draws them, asking all that can be asked."""
+    answer = int(rng.integers(count))
+    scenes = []
+    if rng.random() < 0.5:
+        thing = any_thing(rng)
+        for i in range(count):
+            sizes = np.resize(sizes_of_crowd(rng, side), max(2, round(5 * side / 192)))
+            others = [other_than(rng, thing) for _ in sizes[2:]]
+            scenes.append(_scene(rng, side, with_or_without(rng, thing, i == answer) + others, sizes))
+    else:
+        most = int(rng.integers(2, max(3, round(8 * side / 192))))
+        for i in range(count):
+            n = most if i == answer else int(rng.integers(max(1, most - 3), most))
+            scenes.append(_scene(rng, side, [any_thing(rng) for _ in range(n)], rng.integers(20, 31, n)))
+    listed = f"{', '.join(str(i) for i in range(1, count))} or {count}"
+    held = [{(thing.name, thing.colour) for thing in scene.things} for scene in scenes]
+    abouts = []
+    for i, things in enumerate(held):
+        here = sorted(things.difference(*(other for j, other in enumerate(held) if j != i)))
+        for j in rng.permutation(len(here))[:3]:
+            abouts.append((indefinite(f"{here[j][1]} {here[j][0]}"), i))
+    counts = [len(scene.things) for scene in scenes]
+    if counts.count(max(counts)) == 1:
+        about = "more shapes" if count == 2 else "the most shapes"
+        abouts.append((about, counts.index(max(counts))))
+    questions = [
+        Question("multi_picture", str(rng.choice(multi_picture.PHRASES)).format(about, listed), str(i + 1))
+        for about, i in abouts
+    ]
+    return _of_scenes(scenes, questions)
+
+
+def _scene(rng: np.random.Generator, side: int, things: list[Thing], sizes: np.ndarray) -> Scene:
+    sheet = Sheet(rng, side)
+    sheet.scatter(rng, things, sizes)
+    return sheet.scene(rng, "crowd")
+
+
+def _video(rng: np.random.Generator) -> Lesson:
+    """As the task ``video`` draws it, asking all that can be asked."""
+    sizes, things = video.two_things(rng)
+    questions = []
+    if rng.random() < 0.5:
+        direction = str(rng.choice(list(video.DIRECTIONS)))
+        paths = video.moving(rng, sizes, direction)
+        for thing, path in zip(things, paths, strict=True):
+            (left, top), (right, bottom) = path[0], path[-1]
+            step = (np.sign(right - left), np.sign(bottom - top))
+            for name, way in video.DIRECTIONS.items():
+                if step == way:
+                    text = str(rng.choice(video.PHRASES)).format(" ".join(reversed(thing)))
+                    questions.append(Question("video", text, name))
+    else:
+        event = str(rng.choice(list(video.EVENTS)))
+        paths = video.in_order(rng, sizes, event, "first")
+        for which, thing in zip(("first", "last"), things, strict=True):
+            for aspect, answer in zip(("shape", "colour"), thing, strict=True):
+                verb = str(rng.choice(video.EVENTS[event]))
+                questions.append(Question("video", f"Which {aspect} {verb} {which}?", answer))
+    frames = []
+    sheet = Sheet(rng, video.SIDE)
+    ground = sheet.pixels
+    turns = rng.integers(2**31, size=2).tolist()  # the same turn and tone in every frame
+    for places in zip(*paths, strict=True):
+        sheet.pixels, sheet.items = ground.copy(), []
+        sheet.cover = np.zeros_like(sheet.cover)
+        for thing, size, place, turn in zip(things, sizes, places, turns, strict=True):
+            if place is not None:
+                sheet.put(np.random.default_rng(turn), thing, int(size), place)
+        frames.append(sheet.scene(rng, "crowd"))
+    pairs = list(zip(frames[::2], frames[1::2], strict=True))
+    labels = [_agreed(dense_labels(a), dense_labels(b)) for a, b in pairs]
+    return Lesson(
+        np.stack([np.stack([a.picture, b.picture]) for a, b in pairs]),
+        {key: np.stack([label[key] for label in labels]) for key in labels[0]},
+        questions,
+        video=True,
+    )
+
+
+def _agreed(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What both frames of a pair have in common, their mean ink, and IGNORE elsewhere."""
+    both = {key: np.where(one[key] == other[key], one[key], IGNORE) for key in one if key != "ink"}
+    return {**both, "ink": (one["ink"] + other["ink"]) / 2}
+
+
+@lru_cache(maxsize=2)
+def _by_picture(split: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    return EasyVQA(split).by_picture()
+
+
+def _easy_vqa(rng: np.random.Generator, side: int, most: int, split: str) -> Lesson:
+    pictures = _by_picture(split)
+    path, rows = pictures[rng.integers(len(pictures))]
+    with Image.open(path) as file:
+        picture = np.asarray(file.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+    chosen = [rows[i] for i in rng.permutation(len(rows))[:most]]
+    return Lesson(
+        np.stack([picture, picture])[None],
+        None,
+        [Question("easy_vqa", text, answer) for text, answer in chosen],
+    )

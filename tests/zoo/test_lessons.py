@@ -1,0 +1,97 @@
+"""Lessons of several pictures and of videos: the answers hold for what is shown."""
+
+import re
+
+import numpy as np
+import pytest
+
+from illava.drawing.canvas import COLOURS
+from illava.evaluation.tasks import load
+from illava.zoo.lessons import FORMS, draw_lesson
+from illava.zoo.questions import CLASSES, IGNORE
+from tests.evaluation.eyes import look
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_lesson_is_a_function_of_its_arguments(form):
+    first, again = (draw_lesson(form, 96, 2, 4, "train", 1, 5, 7) for _ in range(2))
+    other = draw_lesson(form, 96, 2, 4, "train", 1, 5, 8)
+    assert np.array_equal(first.pairs, again.pairs)
+    assert first.questions == again.questions
+    assert not np.array_equal(first.pairs, other.pairs)
+
+
+def test_unknown_forms_are_refused():
+    with pytest.raises(ValueError, match="scene, easy_vqa, multi_picture, video"):
+        draw_lesson("film", 96, 1, 1, "train", 0, 0)
+
+
+def test_several_pictures_answers_read_off_the_pixels():
+    checked = set()
+    for i in range(40):
+        lesson = draw_lesson("multi_picture", 192, 2 + i % 3, 4, "train", 0, i)
+        seen = [look(picture) for picture in lesson.pairs[:, 0]]
+        assert np.array_equal(lesson.pairs[:, 0], lesson.pairs[:, 1])
+        for question in lesson.questions:
+            found = re.search(r"an? (\w+) (\w+)", question.text)
+            if found:
+                colour, shape = found.groups()
+                having = [any((t.colour, t.shape) == (colour, shape) for t in things) for things in seen]
+            else:
+                having = [len(things) == max(map(len, seen)) for things in seen]
+            assert having == [str(n) == question.answer for n in range(1, len(seen) + 1)], question
+            checked.add(bool(found))
+    assert checked == {True, False}
+
+
+def test_video_answers_read_off_the_pixels():
+    tasks = set()
+    for i in range(40):
+        lesson = draw_lesson("video", 48, 1, 4, "train", 0, i)
+        frames = lesson.pairs.reshape(8, 96, 96, 3)
+        assert lesson.video
+        seen = [look(frame) for frame in frames]
+        for question in lesson.questions:
+            if "move" in question.text or "direction" in question.text:
+                colour = next(word for word in COLOURS if word in question.text)
+                ends = [next(t for t in seen[n] if t.colour == colour) for n in (0, 7)]
+                across, down = ends[1].x - ends[0].x, ends[1].y - ends[0].y
+                way = (
+                    ("right" if across > 0 else "left")
+                    if abs(across) > abs(down)
+                    else ("down" if down > 0 else "up")
+                )
+                assert question.answer == way
+                tasks.add("direction")
+            else:
+                there = {}
+                for things in seen:
+                    for thing in things:
+                        there[thing.shape, thing.colour] = there.get((thing.shape, thing.colour), 0) + 1
+                # Who comes first is there longest, who goes first is there shortest.
+                comes = "appears" in question.text.split() or "comes" in question.text
+                longest = comes == question.text.endswith("first?")
+                shape, colour = (max if longest else min)(there, key=there.get)
+                assert question.answer == (colour if "colour" in question.text else shape)
+                tasks.add("order")
+    assert tasks == {"direction", "order"}
+
+
+def test_labels_of_a_pair_of_frames_are_what_both_show():
+    lesson = draw_lesson("video", 48, 1, 4, "train", 0, 3)
+    assert lesson.labels["class"].shape == (4, 6, 6)
+    known = lesson.labels["class"][lesson.labels["class"] != IGNORE]
+    assert set(known.tolist()) <= {0, *range(1, 1 + CLASSES.index("heart"))}
+    assert (lesson.labels["class"] == IGNORE).any()
+
+
+def test_easy_vqas_training_pictures_never_show_its_test():
+    held = {path for split in ("val", "test") for path, _ in load("easy_vqa", split).by_picture()}
+    train = {path for path, _ in load("easy_vqa", "train").by_picture()}
+    assert len(train) == 3600
+    assert not train & held
+    lesson = draw_lesson("easy_vqa", 96, 1, 5, "train", 0, 1)
+    assert lesson.labels is None
+    assert 1 <= len(lesson.questions) <= 5
+    rows = {row for _, rows in load("easy_vqa", "train").by_picture() for row in rows}
+    assert {(question.text, question.answer) for question in lesson.questions} <= rows
