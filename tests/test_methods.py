@@ -43,6 +43,9 @@ from tests.tiny import FAMILIES, tiny_model
         ({"neighbours": 2.5}, "neighbours must be"),
         ({"reduce": "sum"}, "recycle, drop, weighted, got 'sum'"),
         ({"score": "fast"}, "exact, sampled, got 'fast'"),
+        ({"select": "best"}, "highest, lowest, random, got 'best'"),
+        ({"seed": -1}, "seed must be"),
+        ({"seed": 0.5}, "seed must be"),
     ],
 )
 def test_bad_values_say_what_would_be_right(values, message):

@@ -11,7 +11,7 @@ from typing import ClassVar
 from ..families import ModelParts, rescale
 from ..merging import REDUCTIONS, Reduce
 from ..scoring import SCORES, Score
-from ..stages.steps import Plan, Step
+from ..stages.steps import SELECTS, Plan, Select, Step
 from .base import Method
 
 Keep = float | tuple[float, ...]
@@ -39,6 +39,9 @@ class Illava(Method):
         neighbours: dropped units a recycler takes in, at most.
         reduce: "recycle", "weighted" (one rank-weighted mean of the lowest-scored) or "drop".
         score: "exact" column scores in the encoder, or "sampled" from 256 query rows.
+        select: "highest" scored units stay; "lowest" and "random" are controls that a score must beat, with
+            all else equal.
+        seed: of random units: which ones stay depends on it and on how many there are.
 
     Raises ValueError for values out of range.
     """
@@ -54,6 +57,8 @@ class Illava(Method):
     neighbours: int = 5
     reduce: Reduce = "recycle"
     score: Score = "exact"
+    select: Select = "highest"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for stage in ("encoder", "llm"):
@@ -87,6 +92,10 @@ class Illava(Method):
             raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {self.reduce!r}")
         if self.score not in SCORES:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
+        if self.select not in SELECTS:
+            raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {self.select!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be a whole number from 0 up, got {self.seed!r}")
 
     def plan(self, parts: ModelParts) -> Plan:
         schedule = parts.family.schedule
@@ -143,7 +152,9 @@ class Illava(Method):
         )
 
     def _step(self, keep: float, of_all: float | None = None) -> Step:
-        return Step(keep, of_all, self.reduce, self.recycle, self.neighbours, self.score)
+        return Step(
+            keep, of_all, self.reduce, self.recycle, self.neighbours, self.score, self.select, self.seed
+        )
 
 
 def _share(name: str, share: object) -> float:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from ..merging import MergedSegments, Reduce, keep_count, merge_segments
 from ..scoring import Score
+
+Select = Literal["highest", "lowest", "random"]
+SELECTS: tuple[str, ...] = get_args(Select)
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,10 @@ class Step:
     recycle: float = 0.05
     neighbours: int = 5
     score: Score = "exact"
+    select: Select = "highest"
+    """Which units stay: the highest-scored, or as controls the lowest-scored or random ones."""
+    seed: int = 0
+    """Of random units."""
 
     def count(self, n: int, of: int) -> int:
         """Units that stay of ``n``, in a segment that had ``of`` before any step."""
@@ -40,13 +49,23 @@ class Step:
         counts = [self.count(n, before) for n, before in zip(lengths, of, strict=True)]
         return merge_segments(
             units,
-            scores,
+            self._ranked(scores, lengths),
             lengths,
             counts,
             reduce=self.reduce,
             recycle=self.recycle,
             neighbours=self.neighbours,
         )
+
+    def _ranked(self, scores: Tensor, lengths: Sequence[int]) -> Tensor:
+        """What the units are ranked by, higher = keep."""
+        if self.select == "highest":
+            return scores
+        if self.select == "lowest":
+            return -scores
+        # By length and seed alone, so that a prompt's result does not depend on those beside it.
+        drawn = {n: torch.rand(n, generator=torch.Generator().manual_seed(self.seed)) for n in set(lengths)}
+        return torch.cat([scores.new_empty(0), *(drawn[n].to(scores) for n in lengths)])
 
 
 @dataclass(frozen=True)
