@@ -1,16 +1,19 @@
 """The trainer's shortcuts compute what transformers computes: patches, vision tower, packed questions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
 from illava.zoo.batches import Packer, encode_pictures, packed_hidden, patchify, training_batch
-from illava.zoo.lessons import FORMS, draw_lesson
+from illava.zoo.lessons import FORMS, Syllabus, draw_lesson
 from illava.zoo.model import build_model
-from illava.zoo.questions import IGNORE
+from illava.zoo.questions import IGNORE, REFERENCE
 from illava.zoo.text import build_processor
 
 SIDE, ROWS = 96, 2
+EVEN = Syllabus((0.25,) * 4, (0.25,) * 4, most=4)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def model(processor):
 
 
 def drawn(form: str):
-    return [draw_lesson(form, SIDE, 3, 4, "train", 0, 4, i) for i in range(ROWS)]
+    return [draw_lesson(form, SIDE, 3, EVEN, "train", 0, 4, i) for i in range(ROWS)]
 
 
 def content(lesson):
@@ -60,7 +63,9 @@ def test_vision_at_once_equals_the_vision_tower(processor, model):
 def test_packed_questions_give_the_logits_of_single_prompts(processor, model, form):
     lessons = drawn(form)
     batch = Packer(processor)(lessons)
-    packed = model.lm_head(packed_hidden(model, encode_pictures(model, batch.pixels), batch))
+    hidden, middle = packed_hidden(model, encode_pictures(model, batch.pixels), batch)
+    assert middle.shape == hidden.shape
+    packed = model.lm_head(hidden)
     compared = 0
     for i, lesson in enumerate(lessons):
         for k, question in enumerate(lesson.questions, 1):
@@ -90,7 +95,7 @@ def test_packed_questions_give_the_logits_of_single_prompts(processor, model, fo
 @pytest.mark.parametrize("form", FORMS)
 def test_batches_depend_on_their_place_only(processor, form):
     packer = Packer(processor)
-    first, again, other = (training_batch(packer, form, 64, 2, 3, "train", 0, 1, at) for at in (2, 2, 3))
+    first, again, other = (training_batch(packer, form, 64, 2, EVEN, "train", 0, 1, at) for at in (2, 2, 3))
     assert torch.equal(first.pixels, again.pixels)
     assert torch.equal(first.ids, again.ids)
     assert not torch.equal(first.pixels.flatten()[:384], other.pixels.flatten()[:384])
@@ -100,6 +105,25 @@ def test_batches_of_several_pictures_have_two_to_four(processor):
     packer = Packer(processor)
     shown = set()
     for at in range(12):
-        batch = training_batch(packer, "multi_picture", 64, 4, 3, "train", 0, 1, at)
+        batch = training_batch(packer, "multi_picture", 64, 4, EVEN, "train", 0, 1, at)
         shown.add(len(batch.pixels) / len(batch.ids))
     assert shown == {2, 3, 4}
+
+
+@pytest.mark.parametrize("form", ["scene", "multi_picture", "video"])
+def test_mentions_end_where_the_thing_is_named(processor, form):
+    crowds = replace(EVEN, scenes=(1.0, 0.0, 0.0, 0.0))
+    lessons = [draw_lesson(form, SIDE, 3, crowds, "train", 0, 4, i) for i in range(ROWS)]
+    batch = Packer(processor)(lessons)
+    expected = []
+    for i, lesson in enumerate(lessons):
+        for k, question in enumerate(lesson.questions, 1):
+            start = int((batch.segments[i] == k).nonzero()[0])
+            for said in question.mentions:
+                before = len(processor.tokenizer(question.text[: said.end])["input_ids"])
+                told = [said.facts.get(name, IGNORE) for name in REFERENCE]
+                expected.append([i, start + before - 1, *told])
+                word = processor.decode(batch.ids[i, start + before - 1]).strip()
+                assert question.text[: said.end].endswith(word)
+    assert batch.mentions.tolist() == expected
+    assert expected

@@ -7,15 +7,17 @@ import pytest
 
 from illava.drawing.canvas import COLOURS
 from illava.evaluation.tasks import load
-from illava.zoo.lessons import FORMS, draw_lesson
+from illava.zoo.lessons import FORMS, Syllabus, draw_lesson
 from illava.zoo.questions import CLASSES, IGNORE
 from tests.evaluation.eyes import look
+
+EVEN = Syllabus((0.25,) * 4, (0.25,) * 4, most=5)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_lesson_is_a_function_of_its_arguments(form):
-    first, again = (draw_lesson(form, 96, 2, 4, "train", 1, 5, 7) for _ in range(2))
-    other = draw_lesson(form, 96, 2, 4, "train", 1, 5, 8)
+    first, again = (draw_lesson(form, 96, 2, EVEN, "train", 1, 5, 7) for _ in range(2))
+    other = draw_lesson(form, 96, 2, EVEN, "train", 1, 5, 8)
     assert np.array_equal(first.pairs, again.pairs)
     assert first.questions == again.questions
     assert not np.array_equal(first.pairs, other.pairs)
@@ -23,13 +25,13 @@ def test_a_lesson_is_a_function_of_its_arguments(form):
 
 def test_unknown_forms_are_refused():
     with pytest.raises(ValueError, match="scene, easy_vqa, multi_picture, video"):
-        draw_lesson("film", 96, 1, 1, "train", 0, 0)
+        draw_lesson("film", 96, 1, EVEN, "train", 0, 0)
 
 
 def test_several_pictures_answers_read_off_the_pixels():
     checked = set()
     for i in range(40):
-        lesson = draw_lesson("multi_picture", 192, 2 + i % 3, 4, "train", 0, i)
+        lesson = draw_lesson("multi_picture", 192, 2 + i % 3, EVEN, "train", 0, i)
         seen = [look(picture) for picture in lesson.pairs[:, 0]]
         assert np.array_equal(lesson.pairs[:, 0], lesson.pairs[:, 1])
         for question in lesson.questions:
@@ -47,7 +49,7 @@ def test_several_pictures_answers_read_off_the_pixels():
 def test_video_answers_read_off_the_pixels():
     tasks = set()
     for i in range(40):
-        lesson = draw_lesson("video", 48, 1, 4, "train", 0, i)
+        lesson = draw_lesson("video", 48, 1, EVEN, "train", 0, i)
         frames = lesson.pairs.reshape(8, 96, 96, 3)
         assert lesson.video
         seen = [look(frame) for frame in frames]
@@ -78,7 +80,7 @@ def test_video_answers_read_off_the_pixels():
 
 
 def test_labels_of_a_pair_of_frames_are_what_both_show():
-    lesson = draw_lesson("video", 48, 1, 4, "train", 0, 3)
+    lesson = draw_lesson("video", 48, 1, EVEN, "train", 0, 3)
     assert lesson.labels["class"].shape == (4, 6, 6)
     known = lesson.labels["class"][lesson.labels["class"] != IGNORE]
     assert set(known.tolist()) <= {0, *range(1, 1 + CLASSES.index("heart"))}
@@ -90,8 +92,20 @@ def test_easy_vqas_training_pictures_never_show_its_test():
     train = {path for path, _ in load("easy_vqa", "train").by_picture()}
     assert len(train) == 3600
     assert not train & held
-    lesson = draw_lesson("easy_vqa", 96, 1, 5, "train", 0, 1)
+    lesson = draw_lesson("easy_vqa", 96, 1, EVEN, "train", 0, 1)
     assert lesson.labels is None
     assert 1 <= len(lesson.questions) <= 5
     rows = {row for _, rows in load("easy_vqa", "train").by_picture() for row in rows}
     assert {(question.text, question.answer) for question in lesson.questions} <= rows
+
+
+def test_a_syllabus_says_what_is_drawn_and_asked():
+    only = Syllabus((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), ("counting", "spatial"), most=8)
+    tasks = set()
+    for i in range(20):
+        lesson = draw_lesson("scene", 96, 1, only, "train", 0, i)
+        assert len(lesson.questions) <= 8
+        tasks |= {question.task for question in lesson.questions}
+    assert tasks == {"counting", "spatial"}
+    silent = Syllabus((1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), most=0)
+    assert draw_lesson("scene", 96, 1, silent, "train", 0, 1).questions == []

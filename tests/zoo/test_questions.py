@@ -10,7 +10,7 @@ from illava.drawing.canvas import COLOURS
 from illava.drawing.glyphs import SHAPES
 from illava.drawing.streams import scene_rng
 from illava.evaluation.tasks.counting import PLURALS
-from illava.zoo.questions import CLASSES, IGNORE, ask, dense_labels
+from illava.zoo.questions import CLASSES, IGNORE, ask, dense_labels, mention, refer
 from illava.zoo.scenes import KINDS, Item, Scene, draw_scene
 
 SINGULAR = {plural: shape for shape, plural in PLURALS.items()}
@@ -134,3 +134,33 @@ def test_dense_labels_agree_with_the_ink(side):
         assert np.allclose(label["ink"].mean(-1), ink.mean(-1), atol=1e-6)
         first = label["ink"][0, 0].reshape(8, 8)  # cells of a square in reading order
         assert np.allclose(first[0, 1], scene.ink[0:2, 2:4].mean(), atol=1e-6)
+
+
+def test_mentions_say_what_is_meant():
+    things = (RED_STAR, BLUE_STAR, RED_RING)
+    assert refer(things, "star") == {"count": 2}
+    assert refer(things, "heart") == {"count": 0}
+    expected = {"count": 1, "row": 5, "column": 5, "colour": 0, "shape": SHAPES.index("ring")}
+    assert refer(things, "ring") == refer(things, "ring", "red") == expected
+    said = mention("Is the red ring left of the blue star?", "blue star", {"count": 1})
+    assert "Is the red ring left of the blue star?"[: said.end].endswith("blue star")
+    with pytest.raises(ValueError, match="does not mention 'ring'"):
+        mention("Which string?", "ring", {})
+
+
+def test_every_question_about_things_has_its_mentions():
+    for i in range(60):
+        rng = scene_rng(0, "train", i)
+        scene = draw_scene(rng, 192, "train", KINDS[i % 4])
+        for question in ask(scene, rng, 99):
+            wanted = {"spatial": 2, "digits": 0, "words": 0}.get(question.task, 1)
+            assert len(question.mentions) == wanted
+            if question.task == "counting":
+                assert question.mentions[0].facts["count"] == int(question.answer)
+            elif question.task == "existence":
+                assert (question.mentions[0].facts["count"] > 0) == (question.answer == "yes")
+            elif question.task == "spatial":
+                first, second = (said.facts for said in question.mentions)
+                axis = "column" if question.answer in ("left", "right") else "row"
+                less = question.answer in ("left", "above")
+                assert (first[axis] <= second[axis]) if less else (first[axis] >= second[axis])

@@ -1,18 +1,20 @@
 """Training stops and goes on without a trace; the optimizer and the starting weights do what they say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from illava.drawing.canvas import COLOURS
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.text import build_processor
-from illava.zoo.train import SEEING, Recipe, Stage, Trainer, learning_rate
+from illava.zoo.train import ALL, LABELS, SEEING, Recipe, Stage, Trainer, learning_rate
 
 STAGES = (
-    Stage("dense", 48, 2, 2, 0, warmup=1, shares=SEEING),
-    Stage("ask", 64, 2, 3, 2, warmup=1, shares=(0.4, 0.2, 0.2, 0.2)),
+    Stage("dense", 48, 2, 2, SEEING, warmup=1),
+    Stage("ask", 64, 2, 3, replace(ALL, forms=(0.4, 0.2, 0.2, 0.2), most=2), warmup=1),
 )
 
 
@@ -73,7 +75,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(whole):
 
 
 def test_rates_rise_and_fall():
-    stage = Stage("x", 64, 1, steps=100, questions=0, rate=1.0, last=0.1, warmup=10)
+    stage = Stage("x", 64, 1, 100, SEEING, rate=1.0, last=0.1, warmup=10)
     assert learning_rate(stage, 0) == pytest.approx(0.1, abs=0.01)
     assert learning_rate(stage, 9) == pytest.approx(1.0, abs=0.05)
     assert learning_rate(stage, 99) == pytest.approx(0.1, abs=0.01)
@@ -119,3 +121,32 @@ def test_first_blocks_start_by_looking_where_they_should(size):
 def test_an_unknown_size_is_refused():
     with pytest.raises(ValueError, match="S, L, micro"):
         build_config("XXL", build_processor())
+
+
+@torch.no_grad()
+def test_words_start_in_the_direction_of_what_they_name(tmp_path):
+    made = trainer(tmp_path)
+    made.heads.weight.normal_(generator=torch.Generator().manual_seed(0))
+    made.align_words()
+    rows = made.heads.weight.split(list(LABELS.values()))[1]  # colours
+    embedding = made.model.get_input_embeddings().weight
+    for number, colour in enumerate(COLOURS):
+        (word,) = made.processor.tokenizer(f" {colour}")["input_ids"]
+        likeness = torch.nn.functional.cosine_similarity(rows - rows.mean(0), embedding[word][None])
+        assert int(likeness.argmax()) == number
+
+
+@torch.no_grad()
+def test_attention_starts_by_looking_for_what_is_alike():
+    model = build_model("S", build_processor(), 0)
+    hidden = torch.nn.functional.normalize(
+        torch.randn(40, 96, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    for layer in model.model.language_model.layers:
+        attention = layer.self_attn
+        query = attention.q_proj(hidden).view(40, 4, -1).transpose(0, 1)
+        key = attention.k_proj(hidden).view(40, 2, -1).transpose(0, 1).repeat_interleave(2, 0)
+        likest = (query @ key.transpose(1, 2)).argmax(-1)
+        assert (likest == torch.arange(40)).float().mean() > 0.9
+        copied = attention.o_proj(attention.v_proj(hidden).view(40, 2, -1).repeat_interleave(2, 1).flatten(1))
+        assert torch.cosine_similarity(copied, hidden).mean() > 0.3

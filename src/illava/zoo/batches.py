@@ -9,8 +9,8 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from ..drawing.streams import scene_rng
 from ..evaluation.tasks import video
-from .lessons import Lesson, draw_lesson
-from .questions import IGNORE, Question
+from .lessons import Lesson, Syllabus, draw_lesson
+from .questions import IGNORE, REFERENCE, Question
 from .text import MEAN, MERGE, PATCH, STD
 
 
@@ -35,7 +35,9 @@ class Batch:
     pixels: float32 (batch * n, patches, 384). dense: int64 (batch * n, units) per label, None where unknown.
     ids: int64 (batch, T). positions: int64 (3, batch, T). segments: int64 (batch, T), 0 for the pictures'
     part, k for question k, -1 for padding. targets: int64 (batch, T), the next token at answer positions,
-    else IGNORE. visual: int64 (n * units,), where in every row the pictures' tokens are.
+    else IGNORE. visual: int64 (n * units,), where in every row the pictures' tokens are. mentions: int64
+    (M, 2 + 7), row and place of the last token of every mention and what is told of it, in the order of
+    ``REFERENCE``, else IGNORE.
     """
 
     pixels: torch.Tensor
@@ -45,6 +47,7 @@ class Batch:
     segments: torch.Tensor
     targets: torch.Tensor
     visual: torch.Tensor
+    mentions: torch.Tensor
     questions: list[list[Question]]
 
 
@@ -69,10 +72,12 @@ class Packer:
         segments = torch.full((len(rows), length), -1)
         targets = torch.full((len(rows), length), IGNORE)
         positions = torch.zeros((3, len(rows), length), dtype=torch.long)
+        mentions: list[list[int]] = []
         for i, row in enumerate(rows):
             width = len(row[0])
             ids[i, :width], segments[i, :width], targets[i, :width] = (torch.tensor(part) for part in row[:3])
             positions[:, i, :width] = torch.from_numpy(row[3])
+            mentions += [[i, *told] for told in row[4]]
         dense = None
         if all(lesson.labels for lesson in lessons):
             dense = {
@@ -93,6 +98,7 @@ class Packer:
             segments,
             targets,
             visual,
+            torch.tensor(mentions, dtype=torch.long).view(-1, 2 + len(REFERENCE)),
             questions,
         )
 
@@ -120,12 +126,17 @@ class Packer:
 
     def _row(
         self, shared: tuple[list[int], np.ndarray, int], asked: list[Question]
-    ) -> tuple[list[int], list[int], list[int], np.ndarray]:
-        """Ids, segments, targets and (3, T) positions of one row: the pictures' part, then its questions."""
+    ) -> tuple[list[int], list[int], list[int], np.ndarray, list[list[int]]]:
+        """Ids, segments, targets, (3, T) positions and mentions of one row: the pictures, then questions."""
         ids, start = [*shared[0]], shared[2]
         places = [shared[1]]
         segments, targets = [0] * len(ids), [IGNORE] * len(ids)
+        mentions = []
         for k, question in enumerate(asked, 1):
+            for said in question.mentions:
+                # Words are tokenized one by one, so the tokens of a beginning are the beginning's tokens.
+                place = len(ids) + len(self.encode(question.text[: said.end])) - 1
+                mentions.append([place, *(said.facts.get(name, IGNORE) for name in REFERENCE)])
             prompt = self.encode(f"{question.text}<|im_end|>\n<|im_start|>assistant\n")
             answer = self.encode(f"{question.answer}<|im_end|>")
             ids += [*prompt, *answer]
@@ -133,11 +144,18 @@ class Packer:
             targets += [*[IGNORE] * (len(prompt) - 1), *answer, IGNORE]
             # As in a prompt of its own, each question starts where the pictures' positions end.
             places.append(np.tile(np.arange(len(prompt) + len(answer)) + start, (3, 1)))
-        return ids, segments, targets, np.concatenate(places, axis=1)
+        return ids, segments, targets, np.concatenate(places, axis=1), mentions
 
 
 def training_batch(
-    packer: Packer, form: str, side: int, pictures: int, most: int, split: str, seed: int, *place: int
+    packer: Packer,
+    form: str,
+    side: int,
+    pictures: int,
+    syllabus: Syllabus,
+    split: str,
+    seed: int,
+    *place: int,
 ) -> Batch:
     """Draw and pack lessons of one form with about as many pixels as ``pictures`` of side x side.
 
@@ -147,7 +165,7 @@ def training_batch(
     count = int(scene_rng(seed, split, *place, 2**20).integers(2, 5)) if form == "multi_picture" else 1
     share = 4 * video.SIDE**2 / side**2 if form == "video" else count
     rows = max(2, round(pictures / share))
-    return packer([draw_lesson(form, side, count, most, split, seed, *place, i) for i in range(rows)])
+    return packer([draw_lesson(form, side, count, syllabus, split, seed, *place, i) for i in range(rows)])
 
 
 def encode_pictures(model: Qwen2VLForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
@@ -183,8 +201,8 @@ def _vision_positions(grid: torch.Tensor) -> torch.Tensor:
 
 def packed_hidden(
     model: Qwen2VLForConditionalGeneration, features: torch.Tensor, batch: Batch
-) -> torch.Tensor:
-    """Run the language model on a packed batch; returns the last hidden states (batch, T, hidden size).
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the language model on a packed batch; returns last and middle hidden states (batch, T, width).
 
     Every question sees the pictures' part and, causally, itself, so it is computed as if asked alone.
     """
@@ -195,9 +213,11 @@ def packed_hidden(
     causal = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool).tril()
     seen = ((query == key) | ((key == 0) & (query > 0))) & causal
     mask = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None]
-    return language(
+    out = language(
         inputs_embeds=embeds,
         attention_mask={"full_attention": mask},
         position_ids=batch.positions,
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=True,
+    )
+    return out.last_hidden_state, out.hidden_states[len(language.layers) // 2]

@@ -10,12 +10,10 @@ from ..drawing.canvas import Thing, any_thing, indefinite, other_than, with_or_w
 from ..drawing.streams import scene_rng
 from ..evaluation.tasks import multi_picture, video
 from ..evaluation.tasks.easy_vqa import EasyVQA
-from .questions import IGNORE, Question, ask, dense_labels
+from .questions import IGNORE, Question, ask, dense_labels, mention, refer
 from .scenes import KINDS, Scene, Sheet, draw_scene, sizes_of_crowd
 
 FORMS = ("scene", "easy_vqa", "multi_picture", "video")
-# Counting and reading take longest to learn.
-SHARES = {"crowd": 0.25, "count": 0.3, "number": 0.2, "word": 0.25}
 
 
 @dataclass(frozen=True)
@@ -32,22 +30,38 @@ class Lesson:
     video: bool = False
 
 
-def draw_lesson(form: str, side: int, count: int, most: int, split: str, seed: int, *place: int) -> Lesson:
+@dataclass(frozen=True)
+class Syllabus:
+    """What is taught for a while, and how often.
+
+    forms: shares of the ``FORMS``. scenes: shares of the scenes' ``KINDS``. tasks: those asked about single
+    scenes; () for all. most: questions about one picture; 0 for none.
+    """
+
+    forms: tuple[float, ...]
+    scenes: tuple[float, ...]
+    tasks: tuple[str, ...] = ()
+    most: int = 12
+
+
+def draw_lesson(
+    form: str, side: int, count: int, syllabus: Syllabus, split: str, seed: int, *place: int
+) -> Lesson:
     """Draw a lesson of one of ``FORMS``: a pure function of its arguments.
 
     Pictures are ``side`` x ``side``, but a video's frames, which are as large as the task's. ``count`` is how
-    many pictures several are, ``most`` how many questions are asked of one picture at most.
+    many pictures several are.
     """
     rng = scene_rng(seed, split, *place)
     if form == "scene":
-        scene = draw_scene(rng, side, split, str(rng.choice(KINDS, p=[SHARES[kind] for kind in KINDS])))
-        return _of_scenes([scene], ask(scene, rng, most) if most else [])
+        scene = draw_scene(rng, side, split, str(rng.choice(KINDS, p=syllabus.scenes)))
+        return _of_scenes([scene], ask(scene, rng, syllabus.most, syllabus.tasks) if syllabus.most else [])
     if form == "multi_picture":
         return _several(rng, side, count)
     if form == "video":
         return _video(rng)
     if form == "easy_vqa":
-        return _easy_vqa(rng, side, most, split)
+        return _easy_vqa(rng, side, syllabus.most, split)
     raise ValueError(f"unknown form of lesson {form!r}; the forms are {', '.join(FORMS)}")
 
 
@@ -75,19 +89,21 @@ def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
             scenes.append(_scene(rng, side, [any_thing(rng) for _ in range(n)], rng.integers(20, 31, n)))
     listed = f"{', '.join(str(i) for i in range(1, count))} or {count}"
     held = [{(thing.name, thing.colour) for thing in scene.things} for scene in scenes]
-    abouts = []
+    abouts: list[tuple[str, int, dict[str, int]]] = []
     for i, things in enumerate(held):
         here = sorted(things.difference(*(other for j, other in enumerate(held) if j != i)))
         for j in rng.permutation(len(here))[:3]:
-            abouts.append((indefinite(f"{here[j][1]} {here[j][0]}"), i))
+            facts = {**refer(scenes[i].things, *here[j]), "picture": i}
+            abouts.append((f"{here[j][1]} {here[j][0]}", i, facts))
     counts = [len(scene.things) for scene in scenes]
     if counts.count(max(counts)) == 1:
         about = "more shapes" if count == 2 else "the most shapes"
-        abouts.append((about, counts.index(max(counts))))
-    questions = [
-        Question("multi_picture", str(rng.choice(multi_picture.PHRASES)).format(about, listed), str(i + 1))
-        for about, i in abouts
-    ]
+        abouts.append((about, counts.index(max(counts)), {"picture": counts.index(max(counts))}))
+    questions = []
+    for about, i, facts in abouts:
+        named = about if about.endswith("shapes") else indefinite(about)
+        text = str(rng.choice(multi_picture.PHRASES)).format(named, listed)
+        questions.append(Question("multi_picture", text, str(i + 1), (mention(text, about, facts),)))
     return _of_scenes(scenes, questions)
 
 
@@ -109,8 +125,10 @@ def _video(rng: np.random.Generator) -> Lesson:
             step = (np.sign(right - left), np.sign(bottom - top))
             for name, way in video.DIRECTIONS.items():
                 if step == way:
-                    text = str(rng.choice(video.PHRASES)).format(" ".join(reversed(thing)))
-                    questions.append(Question("video", text, name))
+                    about = " ".join(reversed(thing))
+                    text = str(rng.choice(video.PHRASES)).format(about)
+                    told = mention(text, about, {"motion": list(video.DIRECTIONS).index(name)})
+                    questions.append(Question("video", text, name, (told,)))
     else:
         event = str(rng.choice(list(video.EVENTS)))
         paths = video.in_order(rng, sizes, event, "first")

@@ -1,5 +1,7 @@
 """The tasks' questions about a training scene, and the same facts as dense labels."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,17 +20,61 @@ LONGEST = 4  # characters of a number or word
 IGNORE = -100
 
 
+# What is told about a thing that a question mentions, and how many answers there are.
+REFERENCE = {
+    "count": 10,
+    "row": 12,
+    "column": 12,
+    "colour": len(COLOURS),
+    "shape": len(SHAPES),
+    "picture": 4,
+    "motion": 4,
+}
+UNIT = 16  # pixels of a visual token's side
+
+
+@dataclass(frozen=True)
+class Mention:
+    """Where a question speaks of things, and what is true of those it means, as far as it is unambiguous.
+
+    ``end`` is the character behind the last one; ``facts`` are class numbers by the names in ``REFERENCE``.
+    """
+
+    end: int
+    facts: dict[str, int]
+
+
 @dataclass(frozen=True)
 class Question:
-    """A question as a task puts it and its answer, both plain text."""
+    """A question as a task puts it and its answer, both plain text, and the things it mentions."""
 
     task: str
     text: str
     answer: str
+    mentions: tuple[Mention, ...] = ()
 
 
-def ask(scene: Scene, rng: np.random.Generator, most: int) -> list[Question]:
-    """Return up to ``most`` questions with one right answer each, those of all tasks by turns."""
+def refer(things: Sequence[Item], shape: str | None = None, colour: str | None = None) -> dict[str, int]:
+    """What is true of the things of this shape, or colour, or both: their number; all that is true of one."""
+    meant = [t for t in things if shape in (None, t.name) and colour in (None, t.colour)]
+    facts = {"count": min(len(meant), REFERENCE["count"] - 1)}
+    if len(meant) == 1:
+        x, y = meant[0].centre
+        facts |= {"row": int(y // UNIT), "column": int(x // UNIT)}
+        facts |= {"colour": list(COLOURS).index(meant[0].colour or ""), "shape": SHAPES.index(meant[0].name)}
+    return facts
+
+
+def mention(text: str, phrase: str, facts: dict[str, int]) -> Mention:
+    """The first place where ``text`` has ``phrase`` as whole words."""
+    found = re.search(rf"\b{re.escape(phrase)}\b", text)
+    if found is None:
+        raise ValueError(f"{text!r} does not mention {phrase!r}")
+    return Mention(found.end(), facts)
+
+
+def ask(scene: Scene, rng: np.random.Generator, most: int, tasks: Sequence[str] = ()) -> list[Question]:
+    """Return up to ``most`` questions with one right answer each, of all tasks or of these."""
     counts = 5 if scene.kind == "count" else 1
     asked = [
         _reading(scene, rng),
@@ -37,6 +83,7 @@ def ask(scene: Scene, rng: np.random.Generator, most: int) -> list[Question]:
         _some(rng, _spatial(scene, rng), 3),
         _existence(scene, rng),
     ]
+    asked = [[q for q in group if q.task in tasks or not tasks] for group in asked]
     first = next((i for i, group in enumerate(asked) if group), 0)
     rest = [question for i, group in enumerate(asked) if i != first for question in group]
     # What the scene was drawn for comes first, or it would be lost among the rest.
@@ -58,7 +105,9 @@ def _counting(scene: Scene) -> list[Question]:
     """Every count from 1 to 9 that can be asked after; the phrasing goes by turns."""
     things = scene.things
     counts = {"shapes": len(things)}
+    kinds: dict[str, tuple[str | None, str | None]] = {"shapes": (None, None)}
     for thing in things:
+        kinds |= {PLURALS[thing.name]: (thing.name, None), f"{thing.colour} shapes": (None, thing.colour)}
         for about in (PLURALS[thing.name], f"{thing.colour} shapes"):
             counts[about] = counts.get(about, 0) + 1
     found = []
@@ -66,7 +115,9 @@ def _counting(scene: Scene) -> list[Question]:
         # One of a kind is common in any picture: asked after each time, it would be the answer to all.
         if 2 <= count <= 9 or (count == 1 and turn % 3 == 0):
             text = COUNTING[(turn + count) % len(COUNTING)].format(about)
-            found.append(Question("counting", text, str(count)))
+            shape, colour = kinds[about]
+            told = mention(text, about, refer(things, shape, colour))
+            found.append(Question("counting", text, str(count), (told,)))
     return found
 
 
@@ -75,10 +126,12 @@ def _attribute(scene: Scene, rng: np.random.Generator) -> list[Question]:
     for thing in scene.things:
         if sum(other.name == thing.name for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["colour"])).format(thing.name)
-            found.append(Question("attribute", text, thing.colour))
+            told = mention(text, thing.name, refer(scene.things, shape=thing.name))
+            found.append(Question("attribute", text, thing.colour, (told,)))
         if sum(other.colour == thing.colour for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["shape"])).format(thing.colour)
-            found.append(Question("attribute", text, thing.name))
+            told = mention(text, thing.colour, refer(scene.things, colour=thing.colour))
+            found.append(Question("attribute", text, thing.name, (told,)))
     return found
 
 
@@ -95,7 +148,11 @@ def _spatial(scene: Scene, rng: np.random.Generator) -> list[Question]:
             if names.count(both[0]) > 1 or names.count(both[1]) > 1 or rng.random() < 0.4:
                 both = [f"{thing.colour} {thing.name}" for thing in (first, second)]
             text = str(rng.choice(spatial.PHRASES)).format(*both)
-            found.append(Question("spatial", text, relation))
+            told = [
+                mention(text, name, refer(scene.things, thing.name, thing.colour))
+                for name, thing in zip(both, (first, second), strict=True)
+            ]
+            found.append(Question("spatial", text, relation, tuple(told)))
     return found
 
 
@@ -114,9 +171,11 @@ def _existence(scene: Scene, rng: np.random.Generator) -> list[Question]:
             if away is None:
                 continue
             shape, colour = away
-        about = {"shape": indefinite(shape), "colour": f"anything {colour}"}.get(kind)
-        text = str(rng.choice(existence.PHRASES)).format(about or indefinite(f"{colour} {shape}"))
-        found.append(Question("existence", text, "yes" if there else "no"))
+        about = {"shape": shape, "colour": f"anything {colour}"}.get(kind, f"{colour} {shape}")
+        text = str(rng.choice(existence.PHRASES)).format(about if kind == "colour" else indefinite(about))
+        facts = refer(things, None if kind == "colour" else shape, None if kind == "shape" else colour)
+        told = mention(text, about, facts)
+        found.append(Question("existence", text, "yes" if there else "no", (told,)))
     return found
 
 

@@ -9,20 +9,22 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, rms_norm
 
 from ..drawing.canvas import COLOURS
 from ..drawing.streams import scene_rng
+from ..evaluation.tasks.counting import PLURALS
 from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
-from .lessons import FORMS
+from .lessons import FORMS, Syllabus
 from .model import SIZES, build_model, export
 from .optim import Muon
-from .questions import CLASSES, IGNORE, LONGEST
-from .text import build_processor
+from .questions import CLASSES, IGNORE, LONGEST, REFERENCE
+from .text import MERGE, build_processor
 
 LABELS = {
     "class": len(CLASSES),
@@ -36,15 +38,23 @@ WEIGHTS = {name: torch.tensor([0.1] + [1.0] * (LABELS[name] - 1)) for name in ("
 INK_WEIGHT = 5.0
 
 
-SEEING = (0.85, 0.0, 0.0, 0.15)  # forms whose dense labels are known, one picture at a time
+ALL_SCENES = (0.25, 0.3, 0.2, 0.25)  # counting and reading take longest
+# One picture at a time, and videos: there the dense labels are known.
+SEEING = Syllabus((0.85, 0.0, 0.0, 0.15), ALL_SCENES, most=0)
+# Finding the thing that is meant comes first: every other task needs it, and with all of them at once from
+# the start a model goes on guessing among what it sees.
+FINDING = Syllabus((1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), ("attribute",))
+RELATING = Syllabus(
+    (1.0, 0.0, 0.0, 0.0), (0.7, 0.3, 0.0, 0.0), ("attribute", "existence", "spatial", "counting")
+)
+ALL = Syllabus((0.6, 0.1, 0.15, 0.15), ALL_SCENES)
 
 
 @dataclass(frozen=True)
 class Stage:
     """One leg of the training: ``steps`` batches of as much as ``batch`` pictures of ``pixels`` x ``pixels``.
 
-    ``questions`` is the most asked about a picture; 0 trains the encoder alone, on dense labels. ``shares``
-    says how often a batch is of each of the ``FORMS``.
+    A syllabus without questions trains the encoder alone, on dense labels.
     Both learning rates rise over ``warmup`` steps to their full value and fall along a cosine to the
     share ``last`` of it: ``rate`` is Muon's, for hidden matrices, ``rate / 20`` AdamW's, for the rest.
     """
@@ -53,12 +63,12 @@ class Stage:
     pixels: int
     batch: int
     steps: int
-    questions: int
+    taught: Syllabus
     rate: float = 0.02
     last: float = 0.05
     warmup: int = 40
     dense: float = 0.3  # weight of the dense-label loss next to the answers' loss
-    shares: tuple[float, ...] = (0.6, 0.1, 0.15, 0.15)
+    reference: float = 0.3  # weight of the loss for what mentions mean
     frozen: bool = False  # leave the encoder as it is, which takes most of the time in large pictures
 
 
@@ -71,11 +81,12 @@ class Recipe:
     weight_decay: float = 0.01  # of hidden matrices
     clip: float = 1.0
     stages: tuple[Stage, ...] = (
-        Stage("dense-48", 48, batch=64, steps=400, questions=0, last=1.0, shares=SEEING),
-        Stage("dense-96", 96, batch=16, steps=600, questions=0, shares=SEEING),
-        Stage("ask-96", 96, batch=16, steps=600, questions=12, last=1.0, frozen=True),
-        Stage("both-96", 96, batch=16, steps=500, questions=12, last=1.0),
-        Stage("both-192", 192, batch=8, steps=600, questions=12, rate=0.01, last=0.02, warmup=10),
+        Stage("dense-48", 48, 64, 400, SEEING, last=1.0),
+        Stage("dense-96", 96, 16, 600, SEEING),
+        Stage("find-96", 96, 16, 200, FINDING, last=1.0, frozen=True),
+        Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
+        Stage("all-96", 96, 16, 800, ALL, last=0.2, frozen=True, warmup=1),
+        Stage("all-192", 192, 8, 700, ALL, rate=0.01, last=0.02, warmup=10),
     )
 
 
@@ -88,10 +99,12 @@ class Trainer:
         self.packer = Packer(self.processor)
         self.model = build_model(recipe.size, self.processor, recipe.seed).train()
         width = SIZES[recipe.size]["width"]
-        self.heads = torch.nn.Linear(width, sum(LABELS.values()))  # thrown away after training
+        # Thrown away after training: what a place shows, and what a mention in a question means.
+        self.heads = torch.nn.Linear(width, sum(LABELS.values()))
+        self.references = torch.nn.Linear(width, sum(REFERENCE.values()))
         with torch.no_grad():
-            self.heads.weight.zero_()
-            self.heads.bias.zero_()
+            for weight in (*self.heads.parameters(), *self.references.parameters()):
+                weight.zero_()
         self.optimizers = self._optimizers()
         self.stage = self.step = 0
         self.seconds = 0.0
@@ -105,7 +118,8 @@ class Trainer:
         plain = [w for k, w in hidden.items() if "qkv" not in k]
         groups = [{"params": fused, "blocks": 3}, {"params": plain, "blocks": 1}]
         muon = Muon(groups, weight_decay=self.recipe.weight_decay)
-        adamw = torch.optim.AdamW([*rest, *self.heads.parameters()], betas=(0.9, 0.98), weight_decay=0.0)
+        rest += [*self.heads.parameters(), *self.references.parameters()]
+        adamw = torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0)
         return muon, adamw
 
     @property
@@ -122,6 +136,7 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
+            "references": self.references.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "place": (self.stage, self.step, self.seconds),
         }
@@ -145,6 +160,7 @@ class Trainer:
             raise ValueError(f"{self._checkpoint} was made by another recipe; move it away to start anew")
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
+        self.references.load_state_dict(state["references"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.stage, self.step, self.seconds = state["place"]
@@ -173,29 +189,76 @@ class Trainer:
                 )
             total = sum(part for part in dense.values() if not part.isnan())
             parts = {label: part.item() for label, part in dense.items()}
-        if stage.questions:
+        if stage.taught.most:
             asked = batch.targets != IGNORE
-            hidden = packed_hidden(self.model, features, batch)[asked]
-            answer = cross_entropy(self.model.lm_head(hidden), batch.targets[asked])
-            total = stage.dense * total + answer
-            parts["answer"] = answer.item()
+            hidden, middle = packed_hidden(self.model, features, batch)
+            answer = cross_entropy(self.model.lm_head(hidden[asked]), batch.targets[asked])
+            reference = self.reference_loss(middle, batch)
+            total = stage.dense * total + answer + stage.reference * reference
+            parts |= {"answer": answer.item(), "reference": reference.item()}
         return total, parts
+
+    def reference_loss(self, middle: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """How badly the LLM's middle layer tells what mentions mean, and visual tokens where they are.
+
+        At the end of every mention: how many things there are, where and what they are. Without the visual
+        tokens' part left and right are not learnt: the encoder's features say nothing of absolute places.
+        """
+        row, place, *told = batch.mentions.T
+        losses = [
+            cross_entropy(guess, answers, ignore_index=IGNORE)
+            for guess, answers in zip(self._refer(middle[row, place]).values(), told, strict=True)
+            if (answers != IGNORE).any()
+        ]
+        losses += [cross_entropy(guess, truth) for _, guess, truth in self._places(middle, batch)]
+        return sum(losses, start=middle.new_zeros(()))
+
+    def _places(self, middle: torch.Tensor, batch: Batch) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+        """Logits and truth, by name, of the row and the column of every visual token."""
+        told = self._refer(middle[:, batch.visual].flatten(0, 1))
+        side = int((batch.pixels.shape[1] // MERGE**2) ** 0.5)
+        where = torch.arange(side**2).repeat(len(told["row"]) // side**2)
+        yield "row", told["row"], where // side
+        yield "column", told["column"], where % side
+
+    def _refer(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits by the names in ``REFERENCE``, of (N, width) hidden states."""
+        parts = self.references(rms_norm(hidden, hidden.shape[-1:])).split(list(REFERENCE.values()), -1)
+        return dict(zip(REFERENCE, parts, strict=True))
+
+    @torch.no_grad()
+    def align_words(self) -> None:
+        """Start the words for shapes, colours and characters in the directions that the encoder gives them.
+
+        By chance their embeddings would point anywhere, and most of the LLM's training would go into
+        finding out which word belongs to which look.
+        """
+        tokenize = self.processor.tokenizer
+        rows = dict(zip(LABELS, self.heads.weight.split(list(LABELS.values())), strict=True))
+        embedding = self.model.model.language_model.embed_tokens.weight
+        looks = zip(CLASSES[1:], (rows["class"] + rows["centre"])[1:], strict=True)
+        for name, look in [*looks, *zip(COLOURS, rows["colour"], strict=True)]:
+            mean = rows["colour"].mean(0) if name in COLOURS else (rows["class"] + rows["centre"]).mean(0)
+            plural = PLURALS.get(name, name)
+            for word in {name, f" {name}", plural, f" {plural}"}:
+                ids = tokenize(word)["input_ids"]
+                if len(ids) == 1:
+                    direction = (look - mean) / (look - mean).norm().clamp(min=1e-6)
+                    embedding[ids[0]] = 0.25 * embedding[ids[0]] + direction
 
     def _batch(self, form: str, split: str, *place: int) -> Batch:
         stage, seed = self.recipe.stages[self.stage], self.recipe.seed
-        return training_batch(
-            self.packer, form, stage.pixels, stage.batch, stage.questions, split, seed, *place
-        )
+        return training_batch(self.packer, form, stage.pixels, stage.batch, stage.taught, split, seed, *place)
 
     def train_step(self) -> dict[str, float]:
         """Take one optimizer step at the current place and move on to the next."""
         stage = self.recipe.stages[self.stage]
         place = (self.stage, self.step)
-        form = str(scene_rng(self.recipe.seed, "train", *place).choice(FORMS, p=stage.shares))
+        form = str(scene_rng(self.recipe.seed, "train", *place).choice(FORMS, p=stage.taught.forms))
         batch = self._batch(form, "train", *place)
         loss, parts = self.loss(batch, stage)
         loss.backward()
-        weights = [*self.model.parameters(), *self.heads.parameters()]
+        weights = [*self.model.parameters(), *self.heads.parameters(), *self.references.parameters()]
         parts["norm"] = torch.nn.utils.clip_grad_norm_(weights, self.recipe.clip).item()
         parts["rate"] = learning_rate(stage, self.step)
         for optimizer, share in zip(self.optimizers, (1.0, 1 / 20), strict=True):
@@ -214,13 +277,13 @@ class Trainer:
         """
         stage = self.recipe.stages[self.stage]
         right: dict[str, list[bool]] = {}
-        for form, share in zip(FORMS, stage.shares, strict=True):
+        for form, share in zip(FORMS, stage.taught.forms, strict=True):
             for place in range(batches if form == "scene" else batches // 2) if share else ():
                 batch = self._batch(form, "val", FORMS.index(form), place)
                 features = encode_pictures(self.model, batch.pixels)
                 if batch.dense:
                     self._score_dense(right, features, batch)
-                if stage.questions:
+                if stage.taught.most:
                     self._score_answers(right, features, batch)
         return {key: round(sum(hits) / len(hits), 4) for key, hits in sorted(right.items()) if hits}
 
@@ -234,7 +297,14 @@ class Trainer:
             right.setdefault(f"dense {label}", []).extend(hits.tolist())
 
     def _score_answers(self, right: dict[str, list[bool]], features: torch.Tensor, batch: Batch) -> None:
-        guess = self.model.lm_head(packed_hidden(self.model, features, batch)).argmax(-1)
+        hidden, middle = packed_hidden(self.model, features, batch)
+        for name, told, truth in self._places(middle, batch):
+            right.setdefault(f"place {name}", []).extend((told.argmax(-1) == truth).tolist())
+        row, place, *answers = batch.mentions.T
+        for (name, told), truth in zip(self._refer(middle[row, place]).items(), answers, strict=True):
+            hits = (told.argmax(-1) == truth)[truth != IGNORE]
+            right.setdefault(f"mention {name}", []).extend(hits.tolist())
+        guess = self.model.lm_head(hidden).argmax(-1)
         wrong = (guess != batch.targets) & (batch.targets != IGNORE)
         for i, asked in enumerate(batch.questions):
             for k, question in enumerate(asked, 1):
@@ -246,6 +316,8 @@ class Trainer:
         began = time.monotonic() - self.seconds
         while self.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage]
+            if stage.taught.most and self.step == 0 and not self.recipe.stages[self.stage - 1].taught.most:
+                self.align_words()
             while self.step < stage.steps:
                 parts = self.train_step()
                 if self.step % check_every == 0 or self.step == stage.steps:

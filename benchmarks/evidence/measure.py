@@ -1,0 +1,210 @@
+"""Measure the evidence: ``python -m benchmarks.evidence.measure choose|test|speed|hurt ...``.
+
+Everything can be stopped and started again. Answers go to runs/evidence, figures to docs/evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.evidence import rows as plan
+from illava import __version__
+from illava.ask import load
+from illava.evaluation import tasks as registry
+from illava.evaluation.compare import difference
+from illava.evaluation.rows import BLANK, PLAIN, Row, describe
+from illava.evaluation.run import run
+from illava.evaluation.store import Line, Store, write_json
+from illava.evaluation.summary import summarise
+
+RUNS, FIGURES = Path("runs/evidence"), Path("docs/evidence")
+NEW_TOKENS = 8
+
+
+def ask_all(
+    name: str,
+    model: nn.Module,
+    processor: Any,
+    rows: list[Row],
+    folder: Path,
+    options: dict[str, Any],
+    tasks: list[str],
+) -> tuple[dict[str, Any], list[Line]]:
+    """Answer every task in every row, a folder a task; returns settings and answers of all tasks."""
+    settings: dict[str, Any] = {}
+    lines: list[Line] = []
+    for task_name in tasks:
+        task = registry.load(task_name, split=options["split"], seed=options["seed"])
+        with Store(folder / task_name, describe(name, model, [task], rows, **options)) as store:
+            run(model, processor, [task], rows, store, options["limit"], options["batch_size"], NEW_TOKENS)
+            lines += store.lines
+            known = settings.get("tasks", {})
+            settings = {**store.settings, "tasks": {**known, **store.settings["tasks"]}}
+        print(f"{folder}: {task_name} done", flush=True)
+    return settings, lines
+
+
+def choose(size: str, limit: int) -> None:
+    """Choose layers and split on the validation split by the rule, and write them down."""
+    name = f"zoo/{size}"
+    model, processor = load(name)
+    options = {"limit": limit, "seed": 0, "split": "val", "batch_size": 12, "max_new_tokens": NEW_TOKENS}
+    choice: plan.Choice = {}
+    found: dict[str, Any] = {}
+    for stage in ("encoder", "llm", "both"):
+        offered = plan.candidates(stage, choice)
+        rows = [Row(label, method, plan.BUDGETS[plan.CHOSEN_AT]) for label, (_, method) in offered.items()]
+        settings, lines = ask_all(
+            name, model, processor, rows, RUNS / f"val-{size}" / stage, options, list(registry.names())
+        )
+        summary = summarise(settings, lines)
+        mean = summary["mean"]
+        figures = {
+            label: {
+                "above_blank": mean[label]["above_blank"]["value"],
+                "flops": mean[label]["flops"],
+                "average": mean[label]["average_tokens"] / mean[PLAIN.label]["average_tokens"],
+            }
+            for label in offered
+        }
+        best = plan.pick(stage, figures)
+        choice |= offered[best][0]
+        found[stage] = {"figures": figures, "chosen": best}
+        print(stage, best, figures[best], flush=True)
+    write_json(
+        FIGURES / f"layers-{size}.json",
+        {"model": name, "rule": plan.RULE, **options, "choice": choice, "stages": found},
+    )
+
+
+def read_choice(size: str) -> plan.Choice:
+    """What :func:`choose` wrote down."""
+    import json
+
+    choice: plan.Choice = json.loads((FIGURES / f"layers-{size}.json").read_text())["choice"]
+    return choice
+
+
+def test(size: str, limit: int, tasks: list[str]) -> None:
+    """Answer the test split in all rows; where all tasks are there, write the figures."""
+    name, choice = f"zoo/{size}", read_choice(size)
+    model, processor = load(name)
+    rows = [*plan.main_rows(choice), *plan.control_rows(choice)]
+    options = {"limit": limit, "seed": 0, "split": "test", "batch_size": 12, "max_new_tokens": NEW_TOKENS}
+    settings, lines = ask_all(name, model, processor, rows, RUNS / f"test-{size}", options, tasks)
+    if set(tasks) != set(registry.names()):
+        return
+    summary = summarise(settings, lines)
+    del summary["timing"]
+    summary["machine"] = machine()
+    summary["differences"] = differences(lines)
+    summary["hurt"] = hurt_kinds(lines)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    write_json(FIGURES / f"test-{size}.json", summary)
+
+
+def differences(lines: list[Line]) -> dict[str, Any]:
+    """Recycling minus every control at the same layers and budget, in points of accuracy."""
+    out: dict[str, Any] = {}
+    for name in ("1/3", "1/9"):
+        controls = {other: [f"{other} {name}"] for other in ("drop", "weighted", "inverse")}
+        controls["random"] = [f"random {seed} {name}" for seed in plan.RANDOM_SEEDS]
+        for other, labels in controls.items():
+            mean, by_task = difference(lines, [f"both {name}"], labels)
+            out[f"{other} {name}"] = {
+                "mean": mean.to_dict(),
+                "tasks": {task: figure.to_dict() for task, figure in by_task.items()},
+            }
+    return out
+
+
+def hurt_kinds(
+    lines: list[Line], row: str = f"both {plan.CHOSEN_AT}", least: int = 10
+) -> list[dict[str, Any]]:
+    """Kinds of question by how many points of accuracy they lose, worst first, with samples that show it."""
+    by_kind: dict[tuple[str, str], dict[int, dict[str, Line]]] = {}
+    for line in lines:
+        if line["row"] in (PLAIN.label, BLANK.label, row):
+            kinds = by_kind.setdefault((line["task"], line["kind"]), {})
+            kinds.setdefault(line["sample"], {})[line["row"]] = line
+    out = []
+    for (task, kind), samples in by_kind.items():
+        whole = {n: found for n, found in samples.items() if len(found) == 3}
+        if len(whole) < least:
+            continue
+        right = {
+            label: sum(found[label]["correct"] for found in whole.values()) for label in (PLAIN.label, row)
+        }
+        lost = [
+            n
+            for n, found in sorted(whole.items())
+            if found[PLAIN.label]["correct"] and not found[row]["correct"]
+        ]
+        share = {label: 100 * count / len(whole) for label, count in right.items()}
+        shown = [
+            {key: whole[n][row][key] for key in ("sample", "question", "answer", "prediction")}
+            for n in lost[:3]
+        ]
+        out.append(
+            {
+                "task": task,
+                "kind": kind,
+                "samples": len(whole),
+                "plain": share[PLAIN.label],
+                "merged": share[row],
+                "lost": share[PLAIN.label] - share[row],
+                "examples": shown,
+            }
+        )
+    return sorted(out, key=lambda entry: -entry["lost"])
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, without names of hosts."""
+    import transformers
+
+    return {
+        "cpu": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "illava": __version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """See the module's description."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.measure")
+    parser.add_argument("what", choices=("choose", "test"))
+    parser.add_argument("size", choices=("S", "L"))
+    parser.add_argument("--limit", type=int, default=100, help="samples a task; a later run may ask for more")
+    parser.add_argument(
+        "--tasks", nargs="*", default=list(registry.names()), help="for test: some of them only"
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    if options.what == "choose":
+        choose(options.size, options.limit)
+    else:
+        test(options.size, options.limit, options.tasks)
+
+
+if __name__ == "__main__":
+    main()
