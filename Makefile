@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-lowest style bench train-zoo clean
+.PHONY: demo test test-slow test-lowest style bench evidence evidence-runs train-zoo clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -28,6 +28,16 @@ style: $(READY)  ## lint, format and type checks
 
 bench: $(READY)  ## time the published shapes, plain and merged (minutes to hours on a CPU)
 	$(BIN)/python benchmarks/published_shape.py
+
+evidence: $(READY)  ## write docs/evidence.md from the result files in docs/evidence
+	$(BIN)/python -m benchmarks.evidence.page
+
+evidence-runs: $(READY)  ## measure all that docs/evidence.md tells (hours; goes on where it was stopped)
+	for size in S L; do \
+		$(BIN)/python -m benchmarks.evidence.measure choose $$size --limit 48 --threads 1 && \
+		$(BIN)/python -m benchmarks.evidence.measure test $$size --limit 200 --threads 1 || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.evidence.measure bigger --limit 60 --threads 1
 
 train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
 	$(BIN)/python -m illava.zoo.train S

@@ -1,11 +1,12 @@
-"""Measure the evidence: ``python -m benchmarks.evidence.measure choose|test|speed|hurt ...``.
+"""Measure the evidence: ``python -m benchmarks.evidence.measure choose|test SIZE`` and ``bigger``.
 
-Everything can be stopped and started again. Answers go to runs/evidence, figures to docs/evidence.
+Answers go to runs/evidence, figures to docs/evidence. ``choose`` and ``test`` go on where they were stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.evidence import bigger as contest
+from benchmarks.evidence import pictures
 from benchmarks.evidence import rows as plan
 from illava import __version__
 from illava.ask import load
@@ -25,6 +28,7 @@ from illava.evaluation.summary import summarise
 
 RUNS, FIGURES = Path("runs/evidence"), Path("docs/evidence")
 NEW_TOKENS = 8
+HURT = 5
 
 
 def ask_all(
@@ -85,8 +89,6 @@ def choose(size: str, limit: int) -> None:
 
 def read_choice(size: str) -> plan.Choice:
     """What :func:`choose` wrote down."""
-    import json
-
     choice: plan.Choice = json.loads((FIGURES / f"layers-{size}.json").read_text())["choice"]
     return choice
 
@@ -104,9 +106,31 @@ def test(size: str, limit: int, tasks: list[str]) -> None:
     del summary["timing"]
     summary["machine"] = machine()
     summary["differences"] = differences(lines)
-    summary["hurt"] = hurt_kinds(lines)
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    summary["hurt"] = hurt_kinds(lines)[:HURT]
+    keep = plan.BUDGETS[plan.CHOSEN_AT]
+    for entry in summary["hurt"]:
+        if entry["examples"] and size == "L":
+            entry["picture"] = pictures.draw(model, processor, entry, plan.both(keep, choice), FIGURES)
     write_json(FIGURES / f"test-{size}.json", summary)
+
+
+def bigger(each: int) -> None:
+    """Let the two models compete and write the figures."""
+    choices = {size: read_choice(size) for size in ("S", "L")}
+    models = {size: load(f"zoo/{size}") for size in choices}
+    entered = contest.contestants(choices)
+    lines = contest.compete(models, entered, each)
+    known = [json.loads((FIGURES / f"test-{size}.json").read_text())["tasks"] for size in choices]
+    counted = [name for name in registry.names() if all(tasks[name]["in_mean"] for tasks in known)]
+    figures = {
+        "machine": machine(),
+        "each": each,
+        "tasks": counted,
+        "contestants": contest.results(lines, counted),
+        "all_tasks": contest.results(lines, registry.names()),
+    }
+    write_json(FIGURES / "bigger.json", figures)
+    print(json.dumps(figures["contestants"], indent=1))
 
 
 def differences(lines: list[Line]) -> dict[str, Any]:
@@ -190,8 +214,8 @@ def _processor() -> str:
 def main(argv: list[str] | None = None) -> None:
     """See the module's description."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.measure")
-    parser.add_argument("what", choices=("choose", "test"))
-    parser.add_argument("size", choices=("S", "L"))
+    parser.add_argument("what", choices=("choose", "test", "bigger"))
+    parser.add_argument("size", nargs="?", choices=("S", "L"), default="L")
     parser.add_argument("--limit", type=int, default=100, help="samples a task; a later run may ask for more")
     parser.add_argument(
         "--tasks", nargs="*", default=list(registry.names()), help="for test: some of them only"
@@ -202,6 +226,8 @@ def main(argv: list[str] | None = None) -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     if options.what == "choose":
         choose(options.size, options.limit)
+    elif options.what == "bigger":
+        bigger(options.limit)
     else:
         test(options.size, options.limit, options.tasks)
 
