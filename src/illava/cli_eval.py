@@ -43,7 +43,12 @@ def spread_values(words: list[str]) -> list[str]:
     out: list[str] = []
     option, first = "", False
     for word in words:
-        if word.startswith("-"):
+        name, equals, value = word.partition("=")
+        if equals and name in SEVERAL:
+            # --keep=1 1/3 is --keep 1 1/3.
+            out.append(name)
+            word, option, first = value, name, False
+        elif word.startswith("-"):
             option, first = (word if word in SEVERAL else ""), True
         elif option and not first:
             out.append(option)
@@ -97,6 +102,7 @@ def evaluate(
         asked = make_tasks(_values(tasks), split, seed, limit, skip_bad)
         loaded, processor = load(model, device, dtype)
         rows.check_rows(loaded, chosen)
+        check_folders(asked, processor, limit)
         options = dict(
             limit=limit, seed=seed, split=split, batch_size=batch_size, max_new_tokens=max_new_tokens
         )
@@ -109,10 +115,12 @@ def evaluate(
             if timing is None and samples:
                 with _progress("timing", (1 + len(samples)) * (1 + len(chosen))) as advance:
                     timing = speed.measure_rows(loaded, processor, samples, chosen, max_new_tokens, advance)
-                speed.save(output, timing)
+                with _writing(output):
+                    speed.save(output, timing)
             summary = summarise(store.settings, store.lines, timing)
-            write_summary(output, summary)
-            hint = plot.draw(summary, output / "retained.png")
+            with _writing(output):
+                write_summary(output, summary)
+                hint = plot.draw(summary, output / "retained.png")
         if hint:
             typer.echo(hint, err=True)
         print_summary(summary)
@@ -145,10 +153,7 @@ def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bo
             except (ValueError, ImportError) as error:
                 raise InputError(f"--tasks {name}: {error}") from error
         elif os.path.isdir(name):
-            task = FolderTask(name, limit, skip_bad)
-            if task.bad:
-                typer.echo(f"{name}: skipped {len(task.bad)} bad lines: {'; '.join(task.bad)}", err=True)
-            made.append(task)
+            made.append(FolderTask(name, limit, skip_bad))
         else:
             raise InputError(
                 f"--tasks {name}: no such task or folder; give a folder or some of {', '.join(known)}"
@@ -158,6 +163,20 @@ def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bo
         if labels.count(label) > 1:
             raise InputError(f"--tasks: two tasks are called {label}; rename a folder")
     return made
+
+
+def check_folders(tasks: list[Task], processor: Any, limit: int) -> None:
+    """Say what is left out of folders: what the processor refuses, and lines beyond the limit."""
+    from .evaluation.data import FolderTask
+    from .evaluation.prompts import build_batch
+
+    for task in tasks:
+        if isinstance(task, FolderTask):
+            task.check(lambda sample: build_batch(processor, [sample]))
+            if task.bad:
+                typer.echo(f"{task.name}: skipped {len(task.bad)} bad lines: {'; '.join(task.bad)}", err=True)
+            if len(task) > limit:
+                typer.echo(f"{task.name}: {limit} of its {len(task)} questions; --limit asks more", err=True)
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -187,6 +206,17 @@ def _values(given: list[str] | None) -> list[str]:
     """What comma-separated words name; a folder with a comma in its name stays whole."""
     pieces = [[word] if os.path.isdir(word) else word.split(",") for word in given or ()]
     return [piece.strip() for some in pieces for piece in some if piece.strip()]
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What cannot be written there becomes an InputError."""
+    from .pictures import InputError
+
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there: {error.strerror or error}") from error
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from illava.cli_eval import spread_values
 from illava.evaluation import tasks
@@ -80,6 +81,31 @@ def test_skip_bad(data, tmp_path):
     assert summary(tmp_path / "out")["tasks"]["mine"]["samples"] == 2
 
 
+def test_what_only_the_processor_refuses_is_a_bad_line(data, tmp_path):
+    path = data / "samples.jsonl"
+    Image.new("RGB", (4000, 8)).save(data / "strip.png")
+    path.write_text(path.read_text() + '\n{"picture": "strip.png", "question": "What?", "answer": "x"}\n')
+    words = ["eval", "--tasks", data, "--keep", "1/3", "--output", tmp_path / "out", "--time", 0]
+    assert_error(invoke(*words), "line 3:", "aspect ratio", "--skip-bad")
+    result = invoke(*words, "--skip-bad", "--max-new-tokens", 2, "--limit", 1)
+    assert result.exit_code == 0, result.output
+    assert "mine: 1 of its 3 questions; --limit asks more" in result.stderr
+    result = invoke(*words, "--skip-bad", "--max-new-tokens", 2)
+    assert "skipped 1 bad lines: line 3:" in result.stderr
+    assert summary(tmp_path / "out")["tasks"]["mine"]["samples"] == 2
+
+
+def test_figures_that_cannot_be_written_are_one_line(data, tmp_path, monkeypatch):
+    from illava.evaluation import summary as module
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    words = ["eval", "--tasks", data, "--keep", "1", "--output", tmp_path / "out", "--time", 0]
+    assert_error(invoke(*words, "--max-new-tokens", 2), "cannot write there: No space left on device")
+
+
 def test_plot(tmp_path, monkeypatch):
     """Drawn where matplotlib is; otherwise one line says what to install, and the rest is there."""
     from illava.evaluation.plot import HINT, draw
@@ -116,7 +142,7 @@ def test_plot(tmp_path, monkeypatch):
         ("--keep 1 --keep 1/3", "--keep 1 --keep 1/3"),
         ("--tasks a b c --method x --skip-bad", "--tasks a --tasks b --tasks c --method x --skip-bad"),
         ("--limit 3 4", "--limit 3 4"),
-        ("--keep=1 1/3", "--keep=1 1/3"),
+        ("--keep=1 1/3 --limit=3", "--keep 1 --keep 1/3 --limit=3"),
         ("--keep", "--keep"),
         ("", ""),
     ],

@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,16 +74,9 @@ class FolderTask:
         self.bad: list[str] = []
         """What is wrong with which line, e.g. "line 3: no question"."""
         self._digest = hashlib.sha256()
+        self._limit, self._skip_bad = limit, skip_bad
         self.entries = self._check_files(self._read(), limit)
-        if self.bad and not skip_bad:
-            raise InputError(
-                f"{self.folder / FILE_NAME}: {'; '.join(self.bad)}; mend these, or use --skip-bad"
-            )
-        if not self.entries:
-            raise InputError(
-                f"{self.folder / FILE_NAME}: there is no line to use"
-                + "".join(f"; {reason}" for reason in self.bad)
-            )
+        self._refuse()
         self.fingerprint = self._digest.hexdigest()[:16]
         """Changes with the lines and with the sizes of the files."""
 
@@ -106,6 +100,39 @@ class FolderTask:
             cluster="|".join(entry.pictures) or entry.video,
             kind=entry.kind,
         )
+
+    def check(self, try_prompt: Callable[[Sample], object]) -> None:
+        """Leave out, or refuse, what the model's processor cannot take; then nothing stops a run halfway.
+
+        Args:
+            try_prompt: makes a prompt of a sample, raising InputError where that cannot be.
+
+        Raises InputError as the constructor does.
+        """
+        good: list[Entry] = []
+        for number, entry in enumerate(self.entries):
+            if len(good) < self._limit:
+                try:
+                    try_prompt(self[number])
+                except InputError as error:
+                    self.bad.append(f"line {entry.line}: {error}")
+                    continue
+            good.append(entry)
+        self.entries = good
+        self._refuse()
+
+    def _refuse(self) -> None:
+        """Raise InputError where bad lines are not to be skipped, and where there are no good ones."""
+        self.bad.sort(key=lambda reason: int(reason.split(":")[0].removeprefix("line ")))
+        if self.bad and not self._skip_bad:
+            raise InputError(
+                f"{self.folder / FILE_NAME}: {'; '.join(self.bad)}; mend these, or use --skip-bad"
+            )
+        if not self.entries:
+            raise InputError(
+                f"{self.folder / FILE_NAME}: there is no line to use"
+                + "".join(f"; {reason}" for reason in self.bad)
+            )
 
     def _read(self) -> list[Entry]:
         path, entries = self.folder / FILE_NAME, []
@@ -183,7 +210,6 @@ class FolderTask:
                 self.bad.append(f"line {entry.line}: {wrong}")
             else:
                 good.append(entry)
-        self.bad.sort(key=lambda reason: int(reason.split(":")[0].removeprefix("line ")))
         return good
 
     def _reason(self, name: str, video: bool) -> str:

@@ -47,6 +47,8 @@ FINDING = Syllabus((1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), ("attribute",))
 RELATING = Syllabus(
     (1.0, 0.0, 0.0, 0.0), (0.7, 0.3, 0.0, 0.0), ("attribute", "existence", "spatial", "counting")
 )
+READING = Syllabus((1.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.45, 0.55), ("digits", "words"))
+SEVERAL = Syllabus((0.0, 0.1, 0.45, 0.45), ALL_SCENES)
 ALL = Syllabus((0.6, 0.1, 0.15, 0.15), ALL_SCENES)
 
 
@@ -85,7 +87,9 @@ class Recipe:
         Stage("dense-96", 96, 16, 600, SEEING),
         Stage("find-96", 96, 16, 200, FINDING, last=1.0, frozen=True),
         Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
-        Stage("all-96", 96, 16, 800, ALL, last=0.2, frozen=True, warmup=1),
+        Stage("read-128", 128, 16, 300, READING, last=1.0, frozen=True, warmup=1),
+        Stage("several-96", 96, 16, 250, SEVERAL, last=1.0, frozen=True, warmup=1),
+        Stage("all-96", 96, 16, 400, ALL, last=1.0, frozen=True, warmup=1),
         Stage("all-192", 192, 8, 700, ALL, rate=0.01, last=0.02, warmup=10),
     )
 
