@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from illava.drawing.canvas import COLOURS
+from illava.zoo.curve import draw
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.text import build_processor
@@ -61,6 +62,11 @@ def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, cut):
         assert torch.equal(one, other)
     expected = [(0, 1), (0, 2), (1, 1), (1, 2), (1, 3)]
     assert steps(tmp_path / "log.jsonl") == steps(whole.folder / "log.jsonl") == expected
+
+
+def test_the_curve_is_drawn_from_the_log(whole, tmp_path):
+    draw(whole.folder / "log.jsonl", tmp_path / "curve.png", "zoo/micro")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_training_changes_every_weight_that_is_used(whole):

@@ -20,6 +20,7 @@ from ..drawing.canvas import COLOURS
 from ..drawing.streams import scene_rng
 from ..evaluation.tasks.counting import PLURALS
 from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
+from .curve import draw
 from .lessons import FORMS, Syllabus
 from .model import SIZES, build_model, export
 from .optim import Muon
@@ -373,6 +374,7 @@ def main(argv: list[str] | None = None) -> None:
         trainer.run()
     export(trainer.model, trainer.processor, out)
     shutil.copy(runs / "log.jsonl", out / "training.jsonl")
+    draw(out / "training.jsonl", out / "training.png", f"zoo/{options.size}")
 
 
 if __name__ == "__main__":
