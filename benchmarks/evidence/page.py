@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence import cards
 from benchmarks.evidence.rows import BUDGETS, CHOSEN_AT, RULE, STAGES
 from illava.evaluation.metrics import LEAST_PLAIN
 from illava.evaluation.summary import interval, number
@@ -349,12 +350,13 @@ def _listed(names: list[str]) -> str:
 def main() -> None:
     """Write the page; says in one line which file is missing."""
     try:
-        text = page(read())
+        found = read()
     except FileNotFoundError as error:
         raise SystemExit(f"{error.filename} is missing: run make evidence-runs first") from None
     with replacing(PAGE) as partial:
-        partial.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE}")
+        partial.write_text(page(found), encoding="utf-8")
+    written = [PAGE, *(cards.write(size, found[f"test-{size}"]) for size in SIZES)]
+    print(f"wrote {', '.join(map(str, written))}")
 
 
 if __name__ == "__main__":

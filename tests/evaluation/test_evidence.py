@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks.evidence import bigger, measure, page
+from benchmarks.evidence import bigger, cards, measure, page
 from benchmarks.evidence.rows import MARGIN, both, candidates, control_rows, main_rows, pick
 from illava.evaluation.compare import difference
 from illava.evaluation.metrics import resample
@@ -181,3 +181,14 @@ def test_candidates_and_rows_keep_to_their_budget():
     assert split.encoder_keep**2 == pytest.approx(1 / 3)
     labels = [row.label for row in ROWS]
     assert len(labels) == len(set(labels)) == 27
+
+
+def test_cards_say_what_was_measured(found):
+    log = [{"name": "dense-48", "step": 20, "seconds": 60}, {"name": "dense-48", "step": 400, "seconds": 600}]
+    text = cards.card("L", found["test-L"], 4_200_000, log)
+    assert "4.2 million weights" in text
+    assert "in\n10 minutes" in text
+    assert "`dense-48` (400 x 64 pictures)" in text
+    assert "| attribute | 20 | 100.0" in text
+    assert "| **mean** | | **85.0** | |" in text
+    assert "not learnt well enough to say what merging costs: video." in text

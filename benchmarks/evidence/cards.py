@@ -1,0 +1,142 @@
+"""The model cards of the zoo, with the figures of the result files: written by ``make evidence``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from illava.evaluation.metrics import LEAST_PLAIN
+from illava.evaluation.summary import interval, number
+from illava.zoo.model import SIZES
+from illava.zoo.train import Recipe
+
+Results = dict[str, Any]
+
+
+def card(size: str, found: Results, weights: int, log: list[dict[str, Any]]) -> str:
+    """The card of ``zoo/SIZE``, as Markdown.
+
+    Args:
+        found: the summary that ``measure test SIZE`` wrote.
+        weights: how many numbers the model has.
+        log: lines of training.jsonl.
+    """
+    shape = SIZES[size]
+    return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+license: apache-2.0
+language: en
+tags: [toy, qwen2_vl]
+---
+
+# zoo/{size}
+
+**A toy.** A Qwen2-VL with {weights / 1e6:.1f} million weights, trained from scratch on drawn pictures and on easy-VQA in
+{log[-1]["seconds"] / 60:.0f} minutes of one busy CPU core. It exists so that token merging can be tried, tested and
+measured anywhere, without a download. It knows nothing of photographs and answers nothing but the questions of the nine
+tasks below.
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from illava import zoo
+
+model = AutoModelForImageTextToText.from_pretrained(zoo.path("zoo/{size}"), dtype="float32")
+processor = AutoProcessor.from_pretrained(zoo.path("zoo/{size}"))
+```
+
+The weights are stored as bfloat16; load them as float32 on a CPU, where that is faster.
+
+## Architecture
+
+`Qwen2VLForConditionalGeneration` as it is in transformers. Vision: {shape["vision_depth"]} blocks, width {shape["width"]},
+{shape["heads"]} heads, patches of 8 x 8 pixels, 2 x 2 of them merged. Language: {shape["depth"]} layers, width
+{shape["width"]}, {shape["heads"]} heads ({shape["kv_heads"]} for keys and values), tied embeddings, a byte-level
+vocabulary in which every answer that is a word is one token. A picture of 192 x 192 pixels is 24 x 24 patches and 144
+visual tokens.
+
+## Figures
+
+Exact matches of the greedily generated answer on unseen pictures, handwriting, words and fonts, with 95 % bootstrap
+intervals, and the same questions about plain grey pictures, which shows what guessing gives:
+
+{figures(found)}
+
+By `python -m benchmarks.evidence.measure test {size}`; what token merging costs it is in `docs/evidence.md`.
+
+## Training data
+
+Everything is drawn by `illava.zoo.lessons` from the drawing code of `illava.evaluation.tasks`, a pure function of seed,
+split and step, but for the pictures and questions of easy-VQA (Victor Zhou, MIT), of whose official train part 3,600
+pictures are used. Nothing is downloaded. Handwritten digits are the 8 x 8 pixel samples of scikit-learn's `load_digits`
+(UCI Optical Recognition of Handwritten Digits, CC BY 4.0), enlarged smoothly; of every 20 samples 16 are for training, 1
+for watching it and 3 for the test. Which person wrote a sample is not recorded, so the same hands appear on both sides.
+Printed words are random capitals in training, English words in other families of fonts in the test.
+
+## Training
+
+    python -m illava.zoo.train {size}
+
+One thread, float32, seed 0; interrupted at any time it goes on from its last checkpoint. Stages: {stages(log)}. First the
+vision tower alone, on dense labels (what lies at each place, its colour, its outline, where its centre is, which
+character of the word it is), then the language model on the frozen tower, first on finding the thing that a question
+means, then on relations, reading, several pictures and videos, then both on everything in large pictures. Beside the
+answers the language model's middle layer learns to tell what each mention of a thing means and where each visual token
+is; those heads are thrown away. Words for shapes, colours and characters start in the directions that the tower gives
+their looks. Several questions share a picture; each sees the picture and itself only. Muon for the hidden matrices,
+AdamW for the rest. No token merging takes part. `training.jsonl` is the log, `training.png` its curve.
+
+## Limits
+
+Other sizes, fonts, shapes, phrasings and photographs can be processed but were not trained: expect nonsense. Not for any
+use but testing.
+"""
+
+
+def figures(found: Results) -> str:
+    """Accuracy by task, as a Markdown table."""
+    lines = ["| task | questions | with the picture | blank picture |", "| --- | ---: | ---: | ---: |"]
+    plain = []
+    for task, entry in found["tasks"].items():
+        rows = entry["rows"]
+        plain.append(rows["plain"]["accuracy"]["value"])
+        cells = [interval(rows["plain"]["accuracy"]), number(rows["blank"]["accuracy"]["value"], ".1f")]
+        lines.append(f"| {task} | {entry['samples']} | {' | '.join(cells)} |")
+    lines += [f"| **mean** | | **{sum(plain) / len(plain):.1f}** | |", ""]
+    weak = [name for name, entry in found["tasks"].items() if not entry["in_mean"]]
+    least = f"{100 * LEAST_PLAIN:.0f} %"
+    lines.append(
+        f"Below {least}, so not learnt well enough to say what merging costs: {', '.join(weak)}."
+        if weak
+        else f"All are above {least}."
+    )
+    return "\n".join(lines)
+
+
+def stages(log: list[dict[str, Any]]) -> str:
+    """The stages that were trained, with their steps."""
+    steps: dict[str, int] = {}
+    for line in log:
+        steps[line["name"]] = max(steps.get(line["name"], 0), line["step"])
+    known = {stage.name: stage for stage in Recipe().stages}
+    return ", ".join(
+        f"`{name}` ({count} x {known[name].batch if name in known else '?'} pictures)"
+        for name, count in steps.items()
+    )
+
+
+def write(size: str, found: Results) -> Path:
+    """Write the card into the model's folder; returns its path."""
+    from safetensors import safe_open
+
+    from illava import zoo
+    from illava.files import replacing
+
+    folder = zoo.path(f"zoo/{size}")
+    with safe_open(folder / "model.safetensors", framework="pt") as held:
+        weights = sum(held.get_tensor(name).numel() for name in held.keys())  # noqa: SIM118
+    log = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
+    with replacing(folder / "README.md") as partial:
+        partial.write_text(card(size, found, weights, log), encoding="utf-8")
+    return folder / "README.md"
