@@ -127,3 +127,22 @@ def test_mentions_end_where_the_thing_is_named(processor, form):
                 assert question.text[: said.end].endswith(word)
     assert batch.mentions.tolist() == expected
     assert expected
+
+
+def test_characters_to_be_read_are_looked_for_one_token_ahead(processor):
+    words = replace(EVEN, scenes=(0.0, 0.0, 0.5, 0.5), tasks=("digits", "words"))
+    lessons = [draw_lesson("scene", SIDE, 1, words, "train", 0, 4, i) for i in range(4)]
+    batch = Packer(processor)(lessons)
+    rows = []
+    for i, lesson in enumerate(lessons):
+        (question,) = lesson.questions
+        first = int((batch.targets[i] != IGNORE).nonzero()[0])
+        told = lesson.labels["place"][0]
+        for place, character in enumerate(question.answer, 1):
+            said = batch.targets[i, first + place - 1]
+            assert processor.decode(said) == character
+            ((row, column),) = zip(*(told == place).nonzero(), strict=True)
+            rows.append([i, first + place - 1, row, column])
+    found = batch.mentions[:, :2].tolist()
+    where = [list(REFERENCE).index(name) + 2 for name in ("row", "column")]
+    assert [[*pair, *batch.mentions[n, where].tolist()] for n, pair in enumerate(found)] == rows

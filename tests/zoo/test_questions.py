@@ -155,6 +155,7 @@ def test_every_question_about_things_has_its_mentions():
         for question in ask(scene, rng, 99):
             wanted = {"spatial": 2, "digits": 0, "words": 0}.get(question.task, 1)
             assert len(question.mentions) == wanted
+            assert len(question.spelled) == (len(question.answer) if wanted == 0 else 0)
             if question.task == "counting":
                 assert question.mentions[0].facts["count"] == int(question.answer)
             elif question.task == "existence":

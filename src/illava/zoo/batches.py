@@ -36,8 +36,8 @@ class Batch:
     ids: int64 (batch, T). positions: int64 (3, batch, T). segments: int64 (batch, T), 0 for the pictures'
     part, k for question k, -1 for padding. targets: int64 (batch, T), the next token at answer positions,
     else IGNORE. visual: int64 (n * units,), where in every row the pictures' tokens are. mentions: int64
-    (M, 2 + 7), row and place of the last token of every mention and what is told of it, in the order of
-    ``REFERENCE``, else IGNORE.
+    (M, 2 + 7), row and place of the last token of every mention, and of the token before every character to
+    be read, and what is told of it, in the order of ``REFERENCE``, else IGNORE.
     """
 
     pixels: torch.Tensor
@@ -139,6 +139,10 @@ class Packer:
                 mentions.append([place, *(said.facts.get(name, IGNORE) for name in REFERENCE)])
             prompt = self.encode(f"{question.text}<|im_end|>\n<|im_start|>assistant\n")
             answer = self.encode(f"{question.answer}<|im_end|>")
+            # What is to be said next is known to the token before it; characters are tokens of their own.
+            for i, facts in enumerate(question.spelled):
+                place = len(ids) + len(prompt) - 1 + i
+                mentions.append([place, *(facts.get(name, IGNORE) for name in REFERENCE)])
             ids += [*prompt, *answer]
             segments += [k] * (len(prompt) + len(answer))
             targets += [*[IGNORE] * (len(prompt) - 1), *answer, IGNORE]

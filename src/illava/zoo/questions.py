@@ -46,12 +46,16 @@ class Mention:
 
 @dataclass(frozen=True)
 class Question:
-    """A question as a task puts it and its answer, both plain text, and the things it mentions."""
+    """A question as a task puts it and its answer, both plain text, and the things it mentions.
+
+    ``spelled`` are facts about each character of an answer that is read off the picture: where it is.
+    """
 
     task: str
     text: str
     answer: str
     mentions: tuple[Mention, ...] = ()
+    spelled: tuple[dict[str, int], ...] = ()
 
 
 def refer(things: Sequence[Item], shape: str | None = None, colour: str | None = None) -> dict[str, int]:
@@ -98,7 +102,10 @@ def _reading(scene: Scene, rng: np.random.Generator) -> list[Question]:
     if not scene.written:
         return []
     task = Digits if scene.kind == "number" else Words
-    return [Question(task.name, str(rng.choice(task.phrases)), scene.written)]
+    text, spelled = str(rng.choice(task.phrases)), []
+    for x, y in (item.centre for item in scene.items if item.place):
+        spelled.append({"row": int(y // UNIT), "column": int(x // UNIT)})
+    return [Question(task.name, text, scene.written, spelled=tuple(spelled))]
 
 
 def _counting(scene: Scene) -> list[Question]:

@@ -90,8 +90,9 @@ class Recipe:
         Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
         Stage("read-128", 128, 16, 300, READING, last=1.0, frozen=True, warmup=1),
         Stage("several-96", 96, 16, 250, SEVERAL, last=1.0, frozen=True, warmup=1),
-        Stage("all-96", 96, 16, 400, ALL, last=1.0, frozen=True, warmup=1),
-        Stage("all-192", 192, 8, 700, ALL, rate=0.01, last=0.02, warmup=10),
+        Stage("read-96", 96, 48, 300, READING, last=1.0, frozen=True, warmup=1),
+        Stage("all-96", 96, 16, 250, ALL, last=1.0, frozen=True, warmup=1),
+        Stage("all-192", 192, 8, 550, ALL, rate=0.01, last=0.02, warmup=10),
     )
 
 
