@@ -16,7 +16,7 @@ from benchmarks.evidence.rows import BUDGETS, Choice, both
 from illava import accelerate
 from illava.bench.timing import measure
 from illava.evaluation import tasks as registry
-from illava.evaluation.metrics import Array, estimate, mean_over_tasks, resample
+from illava.evaluation.metrics import Array, Estimate, estimate, mean_over_tasks, resample
 from illava.evaluation.prompts import build_batch
 from illava.evaluation.samples import Sample
 from illava.methods import Method
@@ -72,8 +72,13 @@ def results(
     """Accuracy and seconds an answer of every contestant, and what sets it apart from ``against``.
 
     Means over the tasks ``counted``, each weighing the same, with paired bootstrap intervals clustered by
-    picture. ``points`` is the difference in accuracy, ``times_faster`` the ratio of mean seconds.
+    picture. ``points`` is the difference in accuracy, ``times_faster`` the ratio of mean seconds; ``wins``
+    says whether both are ahead: "yes", "perhaps" where an interval reaches to no advantage, or "no".
+
+    Raises ValueError where no task counts.
     """
+    if not counted:
+        raise ValueError("no task is one that both models have learnt: there is nothing to compare")
     labels = list(dict.fromkeys(line["row"] for line in lines))
     accuracy: dict[str, list[Array]] = {label: [] for label in labels}
     seconds: dict[str, list[Array]] = {label: [] for label in labels}
@@ -85,15 +90,21 @@ def results(
             seconds[label].append(drawn.mean([line["seconds"] for line in rows[label]]))
     right = {label: mean_over_tasks(accuracy[label]) for label in labels}
     took = {label: mean_over_tasks(seconds[label]) for label in labels}
-    return {
-        label: {
+    out = {}
+    for label in labels:
+        points = estimate(right[label] - right[against])
+        faster = estimate(np.asarray(took[against] / took[label]))
+        out[label] = {
             "accuracy": estimate(right[label]).to_dict(),
-            "points": estimate(right[label] - right[against]).to_dict(),
+            "points": points.to_dict(),
             "milliseconds": 1e3 * float(took[label][0]),
-            "times_faster": estimate(np.asarray(took[against] / took[label])).to_dict(),
-            "wins": bool(
-                (right[label] - right[against])[0] > 0 and float(took[against][0] / took[label][0]) > 1
-            ),
+            "times_faster": faster.to_dict(),
+            "wins": _wins(points, faster),
         }
-        for label in labels
-    }
+    return out
+
+
+def _wins(points: Estimate, faster: Estimate) -> str:
+    if (points.value or 0) <= 0 or (faster.value or 0) <= 1:
+        return "no"
+    return "yes" if (points.low or 0) > 0 and (faster.low or 0) > 1 else "perhaps"

@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from illava import zoo
+from illava.ask import load
 from illava.evaluation.metrics import LEAST_PLAIN
+from illava.evaluation.rows import fingerprint
 from illava.evaluation.summary import interval, number
 from illava.zoo.model import SIZES
 from illava.zoo.train import Recipe
@@ -126,17 +129,15 @@ def stages(log: list[dict[str, Any]]) -> str:
     )
 
 
-def write(size: str, found: Results) -> Path:
-    """Write the card into the model's folder; returns its path."""
-    from safetensors import safe_open
+def path(size: str) -> Path:
+    """Where the card of ``zoo/SIZE`` is."""
+    return zoo.path(f"zoo/{size}") / "README.md"
 
-    from illava import zoo
-    from illava.files import replacing
 
-    folder = zoo.path(f"zoo/{size}")
-    with safe_open(folder / "model.safetensors", framework="pt") as held:
-        weights = sum(held.get_tensor(name).numel() for name in held.keys())  # noqa: SIM118
-    log = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
-    with replacing(folder / "README.md") as partial:
-        partial.write_text(card(size, found, weights, log), encoding="utf-8")
-    return folder / "README.md"
+def read(size: str, found: Results) -> str:
+    """The card of the shipped model; raises ValueError where the figures are not about its weights."""
+    model, _ = load(f"zoo/{size}", "cpu", "float32")
+    if fingerprint(model) != found["settings"]["weights"]:
+        raise ValueError(f"the figures are not about the weights of zoo/{size} that ship")
+    log = [json.loads(line) for line in (path(size).parent / "training.jsonl").read_text().splitlines()]
+    return card(size, found, sum(weight.numel() for weight in model.parameters()), log)

@@ -21,12 +21,14 @@ from illava import __version__
 from illava.ask import load
 from illava.evaluation import tasks as registry
 from illava.evaluation.compare import difference
-from illava.evaluation.rows import BLANK, PLAIN, Row, describe
+from illava.evaluation.rows import BLANK, PLAIN, Row, describe, fingerprint
 from illava.evaluation.run import run
 from illava.evaluation.store import Line, Store, write_json
 from illava.evaluation.summary import summarise
+from illava.pictures import InputError
 
 RUNS, FIGURES = Path("runs/evidence"), Path("docs/evidence")
+PLACE = ("cpu", "float32")
 NEW_TOKENS = 8
 HURT = 5
 
@@ -57,7 +59,7 @@ def ask_all(
 def choose(size: str, limit: int) -> None:
     """Choose layers and split on the validation split by the rule, and write them down."""
     name = f"zoo/{size}"
-    model, processor = load(name)
+    model, processor = load(name, *PLACE)
     options = {"limit": limit, "seed": 0, "split": "val", "batch_size": 12, "max_new_tokens": NEW_TOKENS}
     choice: plan.Choice = {}
     found: dict[str, Any] = {}
@@ -69,6 +71,9 @@ def choose(size: str, limit: int) -> None:
         )
         summary = summarise(settings, lines)
         mean = summary["mean"]
+        counted = [task for task, entry in summary["tasks"].items() if entry["in_mean"]]
+        if mean[PLAIN.label]["above_blank"]["value"] is None:
+            raise InputError(f"{name} has learnt no task well enough to choose layers by")
         figures = {
             label: {
                 "above_blank": mean[label]["above_blank"]["value"],
@@ -81,22 +86,33 @@ def choose(size: str, limit: int) -> None:
         choice |= offered[best][0]
         found[stage] = {"figures": figures, "chosen": best}
         print(stage, best, figures[best], flush=True)
-    write_json(
-        FIGURES / f"layers-{size}.json",
-        {"model": name, "rule": plan.RULE, **options, "choice": choice, "stages": found},
-    )
+    path = FIGURES / f"layers-{size}.json"
+    weights = fingerprint(model)
+    if path.exists():
+        frozen = read(f"layers-{size}")
+        if frozen["weights"] == weights and frozen["choice"] != choice:
+            raise InputError(f"{path} is frozen with another choice; move it away to choose anew")
+    written = {"model": name, "weights": weights, "rule": plan.RULE, **options}
+    write_json(path, {**written, "tasks": counted, "choice": choice, "stages": found})
 
 
-def read_choice(size: str) -> plan.Choice:
-    """What :func:`choose` wrote down."""
-    choice: plan.Choice = json.loads((FIGURES / f"layers-{size}.json").read_text())["choice"]
-    return choice
+def read(name: str) -> dict[str, Any]:
+    """A result file. Raises InputError where it is not there yet."""
+    path = FIGURES / f"{name}.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: it is measured first, see make evidence-runs") from None
+    return found
 
 
 def test(size: str, limit: int, tasks: list[str]) -> None:
     """Answer the test split in all rows; where all tasks are there, write the figures."""
-    name, choice = f"zoo/{size}", read_choice(size)
-    model, processor = load(name)
+    name, known = f"zoo/{size}", read(f"layers-{size}")
+    choice: plan.Choice = known["choice"]
+    model, processor = load(name, *PLACE)
+    if fingerprint(model) != known["weights"]:
+        raise InputError(f"layers-{size}.json is about other weights of {name}: run choose {size} again")
     rows = [*plan.main_rows(choice), *plan.control_rows(choice)]
     options = {"limit": limit, "seed": 0, "split": "test", "batch_size": 12, "max_new_tokens": NEW_TOKENS}
     settings, lines = ask_all(name, model, processor, rows, RUNS / f"test-{size}", options, tasks)
@@ -106,7 +122,9 @@ def test(size: str, limit: int, tasks: list[str]) -> None:
     del summary["timing"]
     summary["machine"] = machine()
     summary["differences"] = differences(lines)
-    summary["hurt"] = hurt_kinds(lines)[:HURT]
+    summary["hurt"] = [entry for entry in hurt_kinds(lines)[:HURT] if entry["lost"] > 0]
+    for stale in FIGURES.glob("hurt-*.png") if size == "L" else ():
+        stale.unlink()
     keep = plan.BUDGETS[plan.CHOSEN_AT]
     for entry in summary["hurt"]:
         if entry["examples"] and size == "L":
@@ -116,14 +134,15 @@ def test(size: str, limit: int, tasks: list[str]) -> None:
 
 def bigger(each: int) -> None:
     """Let the two models compete and write the figures."""
-    choices = {size: read_choice(size) for size in ("S", "L")}
-    models = {size: load(f"zoo/{size}") for size in choices}
+    choices = {size: read(f"layers-{size}")["choice"] for size in ("S", "L")}
+    models = {size: load(f"zoo/{size}", *PLACE) for size in choices}
     entered = contest.contestants(choices)
     lines = contest.compete(models, entered, each)
-    known = [json.loads((FIGURES / f"test-{size}.json").read_text())["tasks"] for size in choices]
+    known = [read(f"test-{size}")["tasks"] for size in choices]
     counted = [name for name in registry.names() if all(tasks[name]["in_mean"] for tasks in known)]
     figures = {
         "machine": machine(),
+        "weights": {size: fingerprint(model) for size, (model, _) in models.items()},
         "each": each,
         "tasks": counted,
         "contestants": contest.results(lines, counted),
@@ -134,7 +153,7 @@ def bigger(each: int) -> None:
 
 
 def differences(lines: list[Line]) -> dict[str, Any]:
-    """Recycling minus every control at the same layers and budget, in points of accuracy."""
+    """Points of accuracy: recycling minus each control, all else equal; published schedule minus plain."""
     out: dict[str, Any] = {}
     for name in ("1/3", "1/9"):
         controls = {other: [f"{other} {name}"] for other in ("drop", "weighted", "inverse")}
@@ -145,6 +164,11 @@ def differences(lines: list[Line]) -> dict[str, Any]:
                 "mean": mean.to_dict(),
                 "tasks": {task: figure.to_dict() for task, figure in by_task.items()},
             }
+    mean, by_task = difference(lines, ["published schedule"], [PLAIN.label])
+    out["published schedule"] = {
+        "mean": mean.to_dict(),
+        "tasks": {task: figure.to_dict() for task, figure in by_task.items()},
+    }
     return out
 
 
@@ -224,12 +248,15 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     FIGURES.mkdir(parents=True, exist_ok=True)
-    if options.what == "choose":
-        choose(options.size, options.limit)
-    elif options.what == "bigger":
-        bigger(options.limit)
-    else:
-        test(options.size, options.limit, options.tasks)
+    try:
+        if options.what == "choose":
+            choose(options.size, options.limit)
+        elif options.what == "bigger":
+            bigger(options.limit)
+        else:
+            test(options.size, options.limit, options.tasks)
+    except InputError as error:
+        raise SystemExit(f"{error} (answers of other weights: move {RUNS} away)") from None
 
 
 if __name__ == "__main__":

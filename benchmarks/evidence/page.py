@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence import cards
-from benchmarks.evidence.rows import BUDGETS, CHOSEN_AT, RULE, STAGES
+from benchmarks.evidence.rows import BUDGETS, CHOSEN_AT, STAGES, allowed
 from illava.evaluation.metrics import LEAST_PLAIN
 from illava.evaluation.summary import interval, number
 from illava.files import replacing
@@ -25,7 +25,28 @@ def read() -> Results:
         f"{kind}-{size}": FIGURES / f"{kind}-{size}.json" for kind in ("layers", "test") for size in SIZES
     }
     files |= {"bigger": FIGURES / "bigger.json", "speed": SPEED}
-    return {name: json.loads(path.read_text()) for name, path in files.items()}
+    found = {name: json.loads(path.read_text()) for name, path in files.items()}
+    check(found)
+    return found
+
+
+def check(found: Results) -> None:
+    """Raise ValueError where result files are about different models, layers or settings."""
+    for size in SIZES:
+        weights = {
+            f"test-{size}": found[f"test-{size}"]["settings"]["weights"],
+            f"layers-{size}": found[f"layers-{size}"]["weights"],
+            "bigger": found["bigger"]["weights"][size],
+        }
+        if len(set(weights.values())) > 1:
+            raise ValueError(f"result files are about different weights of zoo/{size}: {weights}")
+        measured = found[f"test-{size}"]["settings"]["rows"][f"both {CHOSEN_AT}"]["options"]
+        choice = found[f"layers-{size}"]["choice"]
+        if [measured["encoder_layers"], measured["llm_layers"]] != [choice["encoder"], choice["llm"]]:
+            raise ValueError(f"test-{size} was not measured at the layers of layers-{size}")
+    for key in ("limit", "seed", "dtype", "illava"):
+        if found["test-S"]["settings"][key] != found["test-L"]["settings"][key]:
+            raise ValueError(f"test-S and test-L differ in {key}")
 
 
 def page(found: Results) -> str:
@@ -47,17 +68,18 @@ def head(found: Results) -> str:
     return f"""# Evidence
 
 Written by `make evidence` from the result files in [`docs/evidence`](evidence), never by hand. `make evidence-runs`
-measures everything anew (hours on two cores; it goes on where it was stopped).
+measures everything anew: hours on one core, and all but the contest of the two models goes on where it was stopped.
 
 **What was measured, and what that is worth.** Two toy models that ship with the project, `zoo/S` and `zoo/L`, trained
 from scratch on drawn pictures and on easy-VQA, on nine tasks whose test material they have never seen
 ([`illava.evaluation.tasks`](../src/illava/evaluation/tasks)). They show what the method does to a model that looks
-closely, on pictures with small things in them, 144 visual tokens a picture; they say nothing about photographs. Every
-number below is from split `test`, {settings["limit"]} questions a task, seed {settings["seed"]}, {settings["dtype"]}
-on one CPU ({machine["cpu"]}, {machine["threads"]} thread a run), torch {machine["torch"]}, transformers
+closely, on pictures with small things in them, 144 visual tokens a picture; they say nothing about photographs. Unless
+said otherwise numbers are from split `test`, {settings["limit"]} questions a task, seed {settings["seed"]},
+{settings["dtype"]} on a CPU ({machine["cpu"]}, {machine["threads"]} thread), torch {machine["torch"]}, transformers
 {machine["transformers"]}, illava {machine["illava"]}. Brackets are 95 % bootstrap intervals, paired and clustered by
-picture. *Retained* is accuracy as a share of the plain model's; *above blank* is (accuracy - blank) / (plain - blank),
-where blank is the plain model on grey pictures: what the questions alone give away. Tasks that the plain model gets
+picture. *Retained* is accuracy as a share of the plain model's, its mean over tasks that of the shares; *above blank* is
+(accuracy - blank) / (plain - blank), over tasks that of the mean accuracies, where blank is the plain model on grey
+pictures: what the questions alone give away. Tasks that the plain model gets
 right less than {100 * LEAST_PLAIN:.0f} % of the time are shown and left out of every mean."""
 
 
@@ -114,43 +136,60 @@ def claims(found: Results) -> str:
 
 
 def _claim_speed(found: Results) -> list[str]:
+    speed = found["speed"]
     told = []
-    for row in found["speed"]["rows"]:
-        factors = [
-            f"{part} {row['measured'][part]['median']:.2f}x" for part in ("encoder", "prefill", "ttft")
-        ]
-        told.append(f"{row['method']}: {', '.join(factors)}, KV bytes {row['kv_ratio']:.3f} of plain")
+    for row in speed["rows"]:
+        parts = []
+        for part in ("encoder", "prefill", "ttft"):
+            measured = row["measured"][part]
+            parts.append(f"{part} {measured['median']:.2f} ({measured['low']:.2f}-{measured['high']:.2f})")
+        told.append(f"{row['method']}: {', '.join(parts)}, KV bytes {row['kv_ratio']:.3f} of plain")
     return [
         "### 1. Up to 2x throughput, prefill up to 4x shorter, 1.7x to 2x less memory",
         "",
-        "Measured on random weights of the published Qwen2-VL-2B sizes, one 672 x 672 picture, float32, one thread, "
-        f"median of {found['speed']['rounds']} rounds: {'; '.join(told)} (ttft: time to the first token). Of memory only the "
-        "key/value cache is counted. `make bench`.",
+        "Measured earlier, on random weights of the published Qwen2-VL-2B sizes, one 672 x 672 picture, float32, one thread "
+        f"of {speed['machine']['cpu']}: times faster than plain, median (lowest-highest) of {speed['rounds']} rounds: "
+        f"{'; '.join(told)} (ttft: time to the first token). Of memory only the key/value cache is counted. "
+        "`python benchmarks/published_shape.py --threads 1 --keep 0.1111111`.",
     ]
 
 
 def _claim_bigger(found: Results) -> list[str]:
-    rows = found["bigger"]["contestants"]
-    winners = [label for label, row in rows.items() if row["wins"] and label.startswith("L merged")]
-    verdict = (
-        f"It does, at {_listed([label.removeprefix('L merged to ') for label in winners])} of the tokens."
-        if winners
-        else "It does not: no budget is both more accurate and faster than the smaller model."
+    entry = found["bigger"]
+    merged = {
+        label.removeprefix("L merged to "): row
+        for label, row in entry["contestants"].items()
+        if label.startswith("L merged")
+    }
+    sure, perhaps = (
+        [name for name, row in merged.items() if row["wins"] == how] for how in ("yes", "perhaps")
     )
+    if sure:
+        verdict = f"It does, at {_listed(sure)} of the tokens."
+    elif perhaps:
+        verdict = f"It is ahead in both at {_listed(perhaps)} of the tokens, but an interval reaches to no advantage."
+    else:
+        verdict = "It does not: no budget is both more accurate and faster than the smaller model."
     lines = [
         "### 2. The larger model with merging beats the smaller one without, in accuracy and speed at once",
         "",
-        f"{verdict} One run, {found['bigger']['each']} questions a task, one prompt at a time, all contestants in turn; "
-        "seconds of a whole `generate`. `python -m benchmarks.evidence.measure bigger`.",
-        "",
-        "| | accuracy % | points above S plain | ms an answer | times faster than S plain |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        f"{verdict} One run, {entry['each']} questions a task, one prompt at a time, all contestants in turn; seconds of a "
+        "whole `generate`. `python -m benchmarks.evidence.measure bigger`.",
     ]
-    for label, row in rows.items():
-        lines.append(
-            f"| {label} | {interval(row['accuracy'])} | {interval(row['points'])} | {row['milliseconds']:.0f} | "
-            f"{_factor(row['times_faster'])} |"
-        )
+    both_learnt = f"Tasks that both have learnt ({', '.join(entry['tasks'])})"
+    for title, rows in {both_learnt: entry["contestants"], "All nine tasks": entry["all_tasks"]}.items():
+        lines += [
+            "",
+            f"{title}:",
+            "",
+            "| | accuracy % | points above S plain | ms an answer | times faster than S plain |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for label, row in rows.items():
+            lines.append(
+                f"| {label} | {interval(row['accuracy'])} | {interval(row['points'])} | {row['milliseconds']:.0f} | "
+                f"{_factor(row['times_faster'])} |"
+            )
     return lines
 
 
@@ -159,10 +198,7 @@ def _claim_ninth(found: Results) -> list[str]:
     for size in SIZES:
         for budget, target in TARGETS.items():
             row = found[f"test-{size}"]["mean"][f"both {budget}"]
-            value = row["above_blank"]["value"]
-            reached = (
-                "-" if value is None else "reached" if value >= target else f"short by {target - value:.1f}"
-            )
+            reached = _reached(row["above_blank"], target)
             told.append(
                 f"| {size} | {budget} | {number(row['final_tokens'], '.1f')} | {interval(row['retained'])} | "
                 f"{interval(row['above_blank'])} | {target:.0f} | {reached} |"
@@ -178,33 +214,54 @@ def _claim_ninth(found: Results) -> list[str]:
     ]
 
 
+def _reached(figure: Results, target: float) -> str:
+    if figure["value"] is None:
+        return "-"
+    if figure["value"] < target:
+        return f"short by {target - figure['value']:.2g}"
+    sure = figure["low"] is not None and figure["low"] >= target
+    return "reached" if sure else "reached, but the interval goes below"
+
+
 def _claim_schedule(found: Results) -> list[str]:
     lines = [
         "### 4. At the published schedules 0.2 to 0.5 points are lost; video loses least",
         "",
-        "The schedule published for Qwen2-VL, its layers scaled to six blocks and six layers, its shares unchanged:",
+        "The schedule published for Qwen2-VL, scaled to six blocks and six layers, where its four steps in the encoder fall "
+        "together into one and so do its three in the LLM:",
         "",
-        "| model | task | plain % | published schedule % | points lost |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| model | task | plain % | points against plain |",
+        "| --- | --- | ---: | ---: |",
     ]
+    notes = []
     for size in SIZES:
-        lost = {}
-        for task, entry in found[f"test-{size}"]["tasks"].items():
-            if entry["in_mean"]:
-                one, other = (
-                    entry["rows"][name]["accuracy"]["value"] for name in ("plain", "published schedule")
-                )
-                lost[task] = (one, other)
-        for task, (one, other) in sorted(lost.items(), key=lambda item: item[1][0] - item[1][1]):
-            lines.append(f"| {size} | {task} | {one:.1f} | {other:.1f} | {one - other:.1f} |")
-        if lost:
-            mean = sum(one - other for one, other in lost.values()) / len(lost)
-            lines.append(f"| {size} | **mean** | | | **{mean:.1f}** |")
-    return lines
+        summary = found[f"test-{size}"]
+        changed = summary["differences"]["published schedule"]
+        counted = [task for task, entry in summary["tasks"].items() if entry["in_mean"]]
+        for task in sorted(counted, key=lambda task: -changed["tasks"][task]["value"]):
+            plain = summary["tasks"][task]["rows"]["plain"]["accuracy"]["value"]
+            lines.append(f"| {size} | {task} | {plain:.1f} | {interval(changed['tasks'][task])} |")
+        lines.append(f"| {size} | **mean of {len(counted)}** | | {interval(changed['mean'])} |")
+        if "video" in counted:
+            place = 1 + sum(
+                changed["tasks"][t]["value"] > changed["tasks"]["video"]["value"] for t in counted
+            )
+            notes.append(
+                f"On zoo/{size} video is number {place} of {len(counted)}, from the one that loses least."
+            )
+        else:
+            notes.append(f"zoo/{size} has not learnt video well enough to say what it loses there.")
+    return [*lines, "", " ".join(notes)]
 
 
 def budgets(found: Results) -> str:
-    lines = ["## What stays, by stage and budget", ""]
+    lines = [
+        "## What stays, by stage and budget",
+        "",
+        "*both*, *encoder*, *llm*: both stages, the encoder's alone, the LLM's alone, at the layers chosen below. *published "
+        "pattern*: the published schedule made harsher until that share is left.",
+        "",
+    ]
     for size in SIZES:
         summary = found[f"test-{size}"]
         counted = [name for name, task in summary["tasks"].items() if task["in_mean"]]
@@ -252,7 +309,8 @@ def controls(found: Results) -> str:
         "## Recycling against dropping, weighted means, random and the lowest scores",
         "",
         "Same layers and budgets as *both*. Points of accuracy that recycling is ahead, mean over tasks: an interval that "
-        "holds 0 means no difference was found. *random*: the mean of three seeds. *inverse*: the lowest-scored stay.",
+        "holds 0 means no difference was found. *random*: the mean of three seeds, each of which keeps the same places in every picture; the "
+        "intervals do not cover the choice of seeds. *inverse*: the lowest-scored stay.",
         "",
         "| against | "
         + " | ".join(f"{size}, {budget}" for size in SIZES for budget in ("1/3", "1/9"))
@@ -289,19 +347,28 @@ def _verdict(found: Results, other: str) -> str:
 
 
 def layers(found: Results) -> str:
-    lines = ["## How the layers were chosen", "", f"The rule, stated beforehand. {RULE}", ""]
-    lines += ["`python -m benchmarks.evidence.measure choose L`. Chosen ones in bold.", ""]
+    lines = [
+        "## How the layers were chosen",
+        "",
+        f"The rule, stated beforehand. {found['layers-L']['rule']}",
+        "",
+    ]
+    lines += [
+        "`python -m benchmarks.evidence.measure choose L`. Chosen ones in bold, those too dear in brackets.",
+        "",
+    ]
     for size in SIZES:
         entry = found[f"layers-{size}"]
         lines += [
-            f"zoo/{size}, {entry['limit']} validation questions a task:",
+            f"zoo/{size}, {entry['limit']} validation questions a task, mean over {', '.join(entry['tasks'])}:",
             "",
             "| candidate | retained above blank % | FLOPs / plain | average tokens / plain |",
             "| --- | ---: | ---: | ---: |",
         ]
-        for stage in entry["stages"].values():
-            for label, row in stage["figures"].items():
-                name = f"**{label}**" if label == stage["chosen"] else label
+        for stage, offered in entry["stages"].items():
+            for label, row in offered["figures"].items():
+                name = label if allowed(stage, row) else f"({label})"
+                name = f"**{label}**" if label == offered["chosen"] else name
                 lines.append(
                     f"| {name} | {row['above_blank']:.1f} | {row['flops']:.3f} | {row['average']:.3f} |"
                 )
@@ -313,7 +380,7 @@ def losses(found: Results) -> str:
     lines = [
         "## Where it loses",
         "",
-        f"The five kinds of question that zoo/L loses most on at {CHOSEN_AT} of the tokens, both stages:",
+        f"The kinds of question that zoo/L loses most on at {CHOSEN_AT} of the tokens, both stages, five at most:",
         "",
         "| task | kind | questions | plain % | merged % | points lost |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -348,15 +415,19 @@ def _listed(names: list[str]) -> str:
 
 
 def main() -> None:
-    """Write the page; says in one line which file is missing."""
+    """Write the page and the cards; says in one line which file is missing or does not belong to the others."""
     try:
         found = read()
+        texts = {PAGE: page(found)}
+        texts |= {cards.path(size): cards.read(size, found[f"test-{size}"]) for size in SIZES}
     except FileNotFoundError as error:
         raise SystemExit(f"{error.filename} is missing: run make evidence-runs first") from None
-    with replacing(PAGE) as partial:
-        partial.write_text(page(found), encoding="utf-8")
-    written = [PAGE, *(cards.write(size, found[f"test-{size}"]) for size in SIZES)]
-    print(f"wrote {', '.join(map(str, written))}")
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    for path, text in texts.items():
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    print(f"wrote {', '.join(map(str, texts))}")
 
 
 if __name__ == "__main__":

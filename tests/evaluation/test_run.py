@@ -176,8 +176,9 @@ def test_summary_leaves_bad_tasks_out_of_the_mean(loaded):
     mean = found["mean"]["illava 1/3"]
     assert mean["accuracy"]["value"] == pytest.approx(70)
     assert mean["retained"]["value"] == pytest.approx((62.5 + 90) / 2)
-    assert mean["above_blank"]["value"] == pytest.approx((50 + 90) / 2)
-    assert mean["above_blank"]["low"] < 70 < mean["above_blank"]["high"]
+    # Of the means: 70 right, 90 plain, 10 blank.
+    assert mean["above_blank"]["value"] == pytest.approx(100 * (70 - 10) / (90 - 10))
+    assert mean["above_blank"]["low"] < 75 < mean["above_blank"]["high"]
     assert found["tasks"]["bad"]["rows"]["illava 1/3"]["above_blank"]["value"] is None
     text = to_markdown(found)
     assert "Left out, below 75 % plain: bad." in text

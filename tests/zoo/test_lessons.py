@@ -9,9 +9,10 @@ from illava.drawing.canvas import COLOURS
 from illava.evaluation.tasks import load
 from illava.zoo.lessons import FORMS, Syllabus, draw_lesson
 from illava.zoo.questions import CLASSES, IGNORE
+from illava.zoo.scenes import draw_scene
 from tests.evaluation.eyes import look
 
-EVEN = Syllabus((0.25,) * 4, (0.25,) * 4, most=5)
+EVEN = Syllabus((0.2,) * 5, (0.2,) * 5, most=5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -24,7 +25,7 @@ def test_a_lesson_is_a_function_of_its_arguments(form):
 
 
 def test_unknown_forms_are_refused():
-    with pytest.raises(ValueError, match="scene, easy_vqa, multi_picture, video"):
+    with pytest.raises(ValueError, match="scene, easy_vqa, multi_picture, video, clip"):
         draw_lesson("film", 96, 1, EVEN, "train", 0, 0)
 
 
@@ -100,12 +101,43 @@ def test_easy_vqas_training_pictures_never_show_its_test():
 
 
 def test_a_syllabus_says_what_is_drawn_and_asked():
-    only = Syllabus((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), ("counting", "spatial"), most=8)
+    only = Syllabus((1.0, 0.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0), ("counting", "spatial"), most=8)
     tasks = set()
     for i in range(20):
         lesson = draw_lesson("scene", 96, 1, only, "train", 0, i)
         assert len(lesson.questions) <= 8
         tasks |= {question.task for question in lesson.questions}
     assert tasks == {"counting", "spatial"}
-    silent = Syllabus((1.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0), most=0)
+    silent = Syllabus((1.0, 0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 0.0), most=0)
     assert draw_lesson("scene", 96, 1, silent, "train", 0, 1).questions == []
+
+
+def test_clips_move_as_they_say():
+    seen = set()
+    for i in range(30):
+        lesson = draw_lesson("clip", 96, 1, EVEN, "train", 0, i)
+        before, after = (look(frame) for frame in lesson.pairs[0])
+        for question in lesson.questions:
+            colour, shape = re.search(rf"the ({'|'.join(COLOURS)}) (\w+)", question.text).groups()
+            one, other = (
+                next(t for t in things if (t.shape, t.colour) == (shape, colour))
+                for things in (before, after)
+            )
+            across, down = other.x - one.x, other.y - one.y
+            flat = abs(across) > abs(down)
+            assert 3 < max(abs(across), abs(down)) < 9
+            assert question.answer == (("left", "right")[across > 0] if flat else ("up", "down")[down > 0])
+            seen.add(question.answer)
+            motion = lesson.labels["motion"][0][
+                int((one.y + other.y) / 2) // 16, int((one.x + other.x) / 2) // 16
+            ]
+            assert motion in (IGNORE, 1 + ["left", "right", "up", "down"].index(question.answer))
+    assert len(seen) == 4
+
+
+def test_mixed_scenes_share_shapes_and_colours():
+    for i in range(20):
+        things = draw_scene(np.random.default_rng(i), 192, "train", "mixed").things
+        assert len({thing.name for thing in things}) <= 3
+        assert len({thing.colour for thing in things}) <= 3
+        assert len(things) >= 3

@@ -60,7 +60,7 @@ def summarise(settings: Summary, lines: Iterable[Line], timing: Summary | None =
             if counts:
                 for key, statistic in {**statistics, **_more(row, drawn)}.items():
                     means[label].setdefault(key, []).append(statistic)
-    overall = {label: _overall(collected) for label, collected in means.items()}
+    overall = {label: _overall(means, label) for label in means}
     return {"settings": settings, "tasks": tasks, "mean": overall, "timing": timing}
 
 
@@ -92,8 +92,17 @@ def _figures(statistics: dict[str, Array], lines: Sequence[Line], drawn: Resampl
     return figures | {key: estimate(value[:1]).value for key, value in _more(lines, drawn).items()}
 
 
-def _overall(collected: dict[str, list[Array]]) -> Summary:
+def _overall(means: dict[str, dict[str, list[Array]]], label: str) -> Summary:
+    """Means over tasks, but above blank: there it is the means that are compared.
+
+    A mean of the tasks' ratios would be mostly the noise of a task whose questions give much away.
+    """
+    collected = means[label]
+    accuracy, plain, blank = (
+        mean_over_tasks(means[row].get("accuracy", [])) for row in (label, PLAIN.label, BLANK.label)
+    )
     figures: Summary = {key: estimate(mean_over_tasks(collected.get(key, []))).to_dict() for key in ESTIMATES}
+    figures["above_blank"] = estimate(retained_above_blank(accuracy, plain, blank)).to_dict()
     return figures | {key: estimate(mean_over_tasks(collected.get(key, []))[:1]).value for key in MEANS}
 
 

@@ -168,7 +168,7 @@ def training_batch(
     # A stream of its own: the one of place itself has already chosen the form.
     count = int(scene_rng(seed, split, *place, 2**20).integers(2, 5)) if form == "multi_picture" else 1
     share = 4 * video.SIDE**2 / side**2 if form == "video" else count
-    rows = max(2, round(pictures / share))
+    rows = max(4 if form == "video" else 2, round(pictures / share))
     return packer([draw_lesson(form, side, count, syllabus, split, seed, *place, i) for i in range(rows)])
 
 

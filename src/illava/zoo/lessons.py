@@ -11,9 +11,9 @@ from ..drawing.streams import scene_rng
 from ..evaluation.tasks import multi_picture, video
 from ..evaluation.tasks.easy_vqa import EasyVQA
 from .questions import IGNORE, Question, ask, dense_labels, mention, refer
-from .scenes import KINDS, Scene, Sheet, draw_scene, sizes_of_crowd
+from .scenes import KINDS, Item, Scene, Sheet, draw_scene, sizes_of_crowd
 
-FORMS = ("scene", "easy_vqa", "multi_picture", "video")
+FORMS = ("scene", "easy_vqa", "multi_picture", "video", "clip")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ def draw_lesson(
         return _several(rng, side, count)
     if form == "video":
         return _video(rng)
+    if form == "clip":
+        return _clip(rng, side)
     if form == "easy_vqa":
         return _easy_vqa(rng, side, syllabus.most, split)
     raise ValueError(f"unknown form of lesson {form!r}; the forms are {', '.join(FORMS)}")
@@ -116,19 +118,12 @@ def _scene(rng: np.random.Generator, side: int, things: list[Thing], sizes: np.n
 def _video(rng: np.random.Generator) -> Lesson:
     """As the task ``video`` draws it, asking all that can be asked."""
     sizes, things = video.two_things(rng)
-    questions = []
+    questions, motions = [], [0, 0]
     if rng.random() < 0.5:
-        direction = str(rng.choice(list(video.DIRECTIONS)))
-        paths = video.moving(rng, sizes, direction)
-        for thing, path in zip(things, paths, strict=True):
-            (left, top), (right, bottom) = path[0], path[-1]
-            step = (np.sign(right - left), np.sign(bottom - top))
-            for name, way in video.DIRECTIONS.items():
-                if step == way:
-                    about = " ".join(reversed(thing))
-                    text = str(rng.choice(video.PHRASES)).format(about)
-                    told = mention(text, about, {"motion": list(video.DIRECTIONS).index(name)})
-                    questions.append(Question("video", text, name, (told,)))
+        paths = video.moving(rng, sizes, str(rng.choice(list(video.DIRECTIONS))))
+        motions = [_motion(path) for path in paths]
+        moving = [pair for pair in zip(things, motions, strict=True) if pair[1]]
+        questions = [_which_way(rng, thing, motion) for thing, motion in moving]
     else:
         event = str(rng.choice(list(video.EVENTS)))
         paths = video.in_order(rng, sizes, event, "first")
@@ -143,10 +138,51 @@ def _video(rng: np.random.Generator) -> Lesson:
     for places in zip(*paths, strict=True):
         sheet.pixels, sheet.items = ground.copy(), []
         sheet.cover = np.zeros_like(sheet.cover)
-        for thing, size, place, turn in zip(things, sizes, places, turns, strict=True):
+        for thing, size, place, turn, motion in zip(things, sizes, places, turns, motions, strict=True):
             if place is not None:
-                sheet.put(np.random.default_rng(turn), thing, int(size), place)
+                sheet.put(np.random.default_rng(turn), thing, int(size), place, motion)
         frames.append(sheet.scene(rng, "crowd"))
+    return _of_frames(frames, questions)
+
+
+def _clip(rng: np.random.Generator, side: int) -> Lesson:
+    """Two frames in which several things move as far as in the task: much to ask about in few tokens."""
+    sheet, drawn = Sheet(rng, side), []
+    for size in sizes_of_crowd(rng, side):
+        thing, motion = any_thing(rng), int(rng.integers(0, 1 + len(video.DIRECTIONS)))
+        way = np.array([(0, 0), *video.DIRECTIONS.values()][motion])
+        # The task's things travel 36 to 50 pixels in seven steps.
+        step = (way * rng.uniform(36, 50) / (video.FRAMES - 1)).round().astype(int)
+        room = int(size) + int(abs(step).max())
+        place = sheet.find(rng, room, room)
+        if place is not None:
+            start = np.array(place) + np.maximum(-step, 0)
+            drawn.append((thing, int(size), start, step, motion, int(rng.integers(2**31))))
+            sheet.items.append(Item("", (place[0], place[1], place[0] + room, place[1] + room)))
+    frames, ground = [], sheet.pixels
+    for moment in range(2):
+        sheet.pixels, sheet.items = ground.copy(), []
+        sheet.cover = np.zeros_like(sheet.cover)
+        for thing, size, start, step, motion, turn in drawn:
+            left, top = (start + moment * step).tolist()
+            sheet.put(np.random.default_rng(turn), thing, size, (left, top), motion)
+        frames.append(sheet.scene(rng, "crowd"))
+    names = [thing for thing, *_ in drawn]
+    questions = []
+    for thing, *_, motion, _ in drawn:
+        if motion and names.count(thing) == 1:
+            questions.append(_which_way(rng, thing, motion))
+    return _of_frames(frames, questions)
+
+
+def _which_way(rng: np.random.Generator, thing: Thing, motion: int) -> Question:
+    about = " ".join(reversed(thing))
+    text = str(rng.choice(video.PHRASES)).format(about)
+    told = mention(text, about, {"motion": motion - 1})
+    return Question("video", text, list(video.DIRECTIONS)[motion - 1], (told,))
+
+
+def _of_frames(frames: list[Scene], questions: list[Question]) -> Lesson:
     pairs = list(zip(frames[::2], frames[1::2], strict=True))
     labels = [_agreed(dense_labels(a), dense_labels(b)) for a, b in pairs]
     return Lesson(
@@ -155,6 +191,13 @@ def _video(rng: np.random.Generator) -> Lesson:
         questions,
         video=True,
     )
+
+
+def _motion(path: video.Path) -> int:
+    """Which way a path that is seen throughout leads: 0 for nowhere, else by the order of the directions."""
+    (left, top), (right, bottom) = path[0] or (0, 0), path[-1] or (0, 0)
+    ways = [(0, 0), *video.DIRECTIONS.values()]
+    return ways.index((int(np.sign(right - left)), int(np.sign(bottom - top))))
 
 
 def _agreed(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -208,6 +208,7 @@ def dense_labels(scene: Scene, unit: int = 16) -> dict[str, np.ndarray]:
 
     ``class`` indexes ``CLASSES``: the item over the square's centre, background where no item touches the
     square, else IGNORE. ``colour`` indexes ``COLOURS`` where a thing covers the centre, else IGNORE.
+    ``motion`` is there which way that thing moves: 0 for not at all, else by the order of the directions.
     ``centre`` is the class of the item whose centre the square holds, else 0: an item covers several
     squares but has one centre, so this is what counting and spelling need. ``place`` is the place of the
     character whose centre the square holds, else 0. ``ink`` is float32 (side/unit, side/unit, unit**2/4), the
@@ -217,6 +218,7 @@ def dense_labels(scene: Scene, unit: int = 16) -> dict[str, np.ndarray]:
     label = {
         "class": np.zeros((n, n), np.int64),
         "colour": np.full((n, n), IGNORE),
+        "motion": np.full((n, n), IGNORE),
         "centre": np.zeros((n, n), np.int64),
         "place": np.zeros((n, n), np.int64),
     }
@@ -234,6 +236,7 @@ def dense_labels(scene: Scene, unit: int = 16) -> dict[str, np.ndarray]:
         label["class"][covered(item.box, unit / 2)] = index
         if item.colour is not None:
             label["colour"][covered(item.box, unit / 2)] = list(COLOURS).index(item.colour)
+            label["motion"][covered(item.box, unit / 2)] = item.motion
         x, y = (min(int(edge // unit), n - 1) for edge in item.centre)
         taken = label["centre"][y, x] != 0
         label["centre"][y, x] = IGNORE if taken else index

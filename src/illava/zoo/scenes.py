@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..drawing.canvas import Box, Canvas, Thing, any_thing, is_free, tone
-from ..drawing.glyphs import handwriting_ids, handwritten_mask, shape_mask
+from ..drawing.canvas import COLOURS, Box, Canvas, Thing, any_thing, is_free, tone
+from ..drawing.glyphs import SHAPES, handwriting_ids, handwritten_mask, shape_mask
 from ..drawing.lettering import FONTS, in_line, letter_columns, printed, random_word
 
-KINDS = ("crowd", "count", "number", "word")
+KINDS = ("crowd", "count", "number", "word", "mixed")
 TRIES = 60  # places tried for a thing before it is left out
 
 
@@ -22,6 +22,7 @@ class Item:
     box: Box
     colour: str | None = None  # a key of COLOURS for things, None for characters
     place: int = 0  # characters: from 1, from left to right
+    motion: int = 0  # things in a video: 0 for still, else from 1 by the order of its directions
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -63,11 +64,14 @@ class Sheet(Canvas):
         self.cover[top : top + height, left : left + width] = mask
         return super().paint(mask, place, colour)
 
-    def put(self, rng: np.random.Generator, thing: Thing, size: int, place: tuple[int, int]) -> None:
+    def put(
+        self, rng: np.random.Generator, thing: Thing, size: int, place: tuple[int, int], motion: int = 0
+    ) -> None:
         """Paint a thing of ``size`` x ``size`` pixels at ``place`` (left, top)."""
         shape, colour = thing
         self.paint(shape_mask(shape, size, rng.uniform(-0.2, 0.2)), place, tone(rng, colour))
-        self.items.append(Item(shape, (place[0], place[1], place[0] + size, place[1] + size), colour))
+        box = (place[0], place[1], place[0] + size, place[1] + size)
+        self.items.append(Item(shape, box, colour, motion=motion))
 
     def find(self, rng: np.random.Generator, width: int, height: int) -> tuple[int, int] | None:
         """A free (left, top) for a box, or None where ``TRIES`` places were taken."""
@@ -114,6 +118,9 @@ def draw_scene(rng: np.random.Generator, side: int, split: str, kind: str) -> Sc
     if kind == "crowd":
         sizes = sizes_of_crowd(rng, side)
         sheet.scatter(rng, [any_thing(rng) for _ in sizes], sizes)
+    elif kind == "mixed":
+        sizes = rng.integers(20, 31, rng.integers(3, max(3, round(7 * side / 192)) + 1))
+        sheet.scatter(rng, _mixed(rng, len(sizes)), sizes)
     elif kind == "count":
         things = _alike(rng, most=max(1, round(9 * (side / 192) ** 0.9)))
         sheet.scatter(rng, things, rng.integers(20, 31, len(things)))
@@ -141,6 +148,14 @@ def _alike(rng: np.random.Generator, most: int) -> list[Thing]:
         return things + [any_thing(rng, shapes_but=shape) for _ in range(others)]
     things = [(any_thing(rng)[0], colour) for _ in range(count)]
     return things + [any_thing(rng, colours_but=colour) for _ in range(others)]
+
+
+def _mixed(rng: np.random.Generator, count: int) -> list[Thing]:
+    """``count`` things of 2 or 3 shapes in 2 or 3 colours: which is which takes a look at both."""
+    shapes = rng.choice(SHAPES, rng.integers(2, 4), replace=False)
+    colours = rng.choice(list(COLOURS), rng.integers(2, 4), replace=False)
+    pairs = [(str(shape), str(colour)) for shape in shapes for colour in colours]
+    return [pairs[i % len(pairs)] for i in rng.permutation(max(count, len(pairs)))[:count]]
 
 
 def _stretched(mask: np.ndarray, factor: float) -> np.ndarray:
