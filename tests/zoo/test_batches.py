@@ -13,7 +13,7 @@ from illava.zoo.questions import IGNORE, REFERENCE
 from illava.zoo.text import build_processor
 
 SIDE, ROWS = 96, 2
-EVEN = Syllabus((0.2,) * 5, (0.2,) * 5, most=4)
+EVEN = Syllabus((1 / 6,) * 6, (0.2,) * 5, most=4)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from illava.zoo.train import ALL, LABELS, SEEING, Recipe, Stage, Trainer, learni
 
 STAGES = (
     Stage("dense", 48, 2, 2, SEEING, warmup=1),
-    Stage("ask", 64, 2, 3, replace(ALL, forms=(0.2, 0.2, 0.2, 0.2, 0.2), most=2), warmup=1),
+    Stage("ask", 64, 2, 3, replace(ALL, forms=(0.1, 0.1, 0.2, 0.2, 0.2, 0.2), most=2), warmup=1),
 )
 
 

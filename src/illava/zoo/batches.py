@@ -11,7 +11,7 @@ from ..drawing.streams import scene_rng
 from ..evaluation.tasks import video
 from .lessons import Lesson, Syllabus, draw_lesson
 from .questions import IGNORE, REFERENCE, Question
-from .text import MEAN, MERGE, PATCH, STD
+from .text import MEAN, MERGE, PATCH, STD, TEMPORAL
 
 
 def patchify(pairs: np.ndarray) -> torch.Tensor:
@@ -26,6 +26,10 @@ def patchify(pairs: np.ndarray) -> torch.Tensor:
     x = x.reshape(batch, times, units, MERGE, PATCH, units, MERGE, PATCH, channels)
     x = x.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
     return torch.from_numpy(np.ascontiguousarray(x).reshape(batch, (units * MERGE) ** 2, -1))
+
+
+FULL, SMALLER = 192, 64  # pixels of the tasks' pictures, and of several pictures in the beginning
+MORE = {"page": 2.5, "clip": 1.5, "video": 2.0}  # rows where pictures are small
 
 
 @dataclass
@@ -161,15 +165,20 @@ def training_batch(
     seed: int,
     *place: int,
 ) -> Batch:
-    """Draw and pack lessons of one form with about as many pixels as ``pictures`` of side x side.
+    """Draw and pack lessons of one form, about as much work as ``pictures`` scenes of side x side.
 
-    A pure function of its arguments.
+    Where pictures are small, several are smaller still, and of forms with few questions there are more
+    rows: what training takes is many questions of every kind. A pure function of its arguments.
     """
     # A stream of its own: the one of place itself has already chosen the form.
     count = int(scene_rng(seed, split, *place, 2**20).integers(2, 5)) if form == "multi_picture" else 1
-    share = 4 * video.SIDE**2 / side**2 if form == "video" else count
-    rows = max(4 if form == "video" else 2, round(pictures / share))
-    return packer([draw_lesson(form, side, count, syllabus, split, seed, *place, i) for i in range(rows)])
+    early = side < FULL
+    drawn = {"multi_picture": min(side, SMALLER) if early else side, "video": video.SIDE, "clip": video.SIDE}
+    edge = drawn.get(form, side)
+    shown = video.FRAMES // TEMPORAL if form == "video" else count
+    rows = pictures * side**2 / (shown * edge**2) * (MORE.get(form, 1.0) if early and syllabus.most else 1.0)
+    lessons = max(2, round(rows))
+    return packer([draw_lesson(form, edge, count, syllabus, split, seed, *place, i) for i in range(lessons)])
 
 
 def encode_pictures(model: Qwen2VLForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ..evaluation.tasks.easy_vqa import EasyVQA
 from .questions import IGNORE, Question, ask, dense_labels, mention, refer
 from .scenes import KINDS, Item, Scene, Sheet, draw_scene, sizes_of_crowd
 
-FORMS = ("scene", "easy_vqa", "multi_picture", "video", "clip")
+FORMS = ("scene", "page", "easy_vqa", "multi_picture", "video", "clip")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Lesson:
 class Syllabus:
     """What is taught for a while, and how often.
 
-    forms: shares of the ``FORMS``. scenes: shares of the scenes' ``KINDS``. tasks: those asked about single
-    scenes; () for all. most: questions about one picture; 0 for none.
+    forms: shares of the ``FORMS``. scenes: shares of the scenes' ``KINDS``; a page's are numbers and words.
+    tasks: those asked about single scenes; () for all. most: questions about one picture; 0 for none.
     """
 
     forms: tuple[float, ...]
@@ -56,6 +56,9 @@ def draw_lesson(
     if form == "scene":
         scene = draw_scene(rng, side, split, str(rng.choice(KINDS, p=syllabus.scenes)))
         return _of_scenes([scene], ask(scene, rng, syllabus.most, syllabus.tasks) if syllabus.most else [])
+    if form == "page":
+        scene = draw_scene(rng, side, split, "word" if rng.random() < 0.6 else "number")
+        return _of_scenes([scene], ask(scene, rng, min(syllabus.most, 2)) if syllabus.most else [])
     if form == "multi_picture":
         return _several(rng, side, count)
     if form == "video":
