@@ -120,7 +120,7 @@ def test_clips_move_as_they_say():
         lesson = draw_lesson("clip", 96, 1, EVEN, "train", 0, i)
         before, after = (look(frame) for frame in lesson.pairs[0])
         for question in lesson.questions:
-            colour, shape = re.search(rf"the ({'|'.join(COLOURS)}) (\w+)", question.text).groups()
+            colour, shape = re.search(rf"[Tt]he ({'|'.join(COLOURS)}) (\w+)", question.text).groups()
             one, other = (
                 next(t for t in things if (t.shape, t.colour) == (shape, colour))
                 for things in (before, after)
