@@ -81,7 +81,7 @@ Printed words are random capitals in training, English words in other families o
 
     python -m illava.zoo.train {size}
 
-One thread, float32, seed 0; interrupted at any time it goes on from its last checkpoint. Stages: {stages(log)}. First the
+One thread, float32, seed 0; interrupted at any time it goes on from its last checkpoint. {versions(log)} Stages: {stages(log)}. First the
 vision tower alone, on dense labels (what lies at each place, its colour, its outline, where its centre is, which
 character of the word it is), then the language model on the frozen tower, first on finding the thing that a question
 means, then on relations, reading, several pictures and videos, then both on everything in large pictures. Beside the
@@ -115,6 +115,17 @@ def figures(found: Results) -> str:
         else f"All are above {least}."
     )
     return "\n".join(lines)
+
+
+def versions(log: list[dict[str, Any]]) -> str:
+    """A sentence on whether one version of the code trained it all."""
+    seen = {line["code"] for line in log if "code" in line}
+    if len(seen) == 1 and "code" in log[0]:
+        return f"All of it was trained by one version of the code (`{seen.pop()}` in the log)."
+    return (
+        f"Its parts were trained by {len(seen) + ('code' not in log[0])} versions of the code, noted in the log: a fresh "
+        "run gives other weights."
+    )
 
 
 def stages(log: list[dict[str, Any]]) -> str:

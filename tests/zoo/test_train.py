@@ -1,7 +1,7 @@
 """Training stops and goes on without a trace; the optimizer and the starting weights do what they say."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from illava.zoo.curve import draw
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.text import build_processor
-from illava.zoo.train import ALL, LABELS, SEEING, Recipe, Stage, Trainer, learning_rate
+from illava.zoo.train import ALL, LABELS, SEEING, Recipe, Stage, Trainer, _trained, learning_rate, main
 
 STAGES = (
     Stage("dense", 48, 2, 2, SEEING, warmup=1),
@@ -26,7 +26,8 @@ def trainer(folder, stages=STAGES, **changes) -> Trainer:
 
 
 def steps(log) -> list[tuple[int, int]]:
-    return [(line["stage"], line["step"]) for line in map(json.loads, log.read_text().splitlines())]
+    lines = map(json.loads, log.read_text().splitlines())
+    return [(line["stage"], line["step"]) for line in lines if "code" not in line]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def whole(tmp_path_factory):
     return made
 
 
-@pytest.mark.parametrize("cut", [1, 3])
+@pytest.mark.parametrize("cut", [1, 2, 3])
 def test_an_interrupted_run_ends_with_the_same_bits(whole, tmp_path, cut):
     class Killed(Exception):
         pass
@@ -73,6 +74,24 @@ def test_training_changes_every_weight_that_is_used(whole):
     start = dict(build_model("micro", whole.processor, 0).named_parameters())
     still = [k for k, w in whole.model.named_parameters() if torch.equal(w, start[k])]
     assert still == []
+
+
+def test_exporting_nothing_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["S", "--export-only", "--runs", str(tmp_path / "none"), "--out", str(tmp_path / "out")])
+    assert "no checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_at_a_constant_rate_may_grow_and_others_not(whole):
+    steady = Stage("dense", 48, 2, 2, SEEING, last=1.0)
+    trained = asdict(Recipe(stages=(steady, STAGES[1])))
+    assert _trained(trained, 0, 1) == _trained(
+        asdict(Recipe(stages=(replace(steady, steps=9), STAGES[1]))), 0, 1
+    )
+    falling = replace(steady, last=0.5)
+    one, other = (asdict(Recipe(stages=(replace(falling, steps=n),))) for n in (2, 9))
+    assert _trained(one, 0, 1) != _trained(other, 0, 1)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(whole):

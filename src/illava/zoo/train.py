@@ -1,9 +1,11 @@
 """Train a zoo model from scratch on one CPU core: ``python -m illava.zoo.train L``.
 
-Interrupt it at any time; the same command goes on from the last checkpoint and ends with the same weights.
+Interrupt it at any time; the same command goes on from the last checkpoint and ends with the same weights,
+as long as the code stays the same: the log says by which version of it each part was trained.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -193,12 +195,16 @@ class Trainer:
                 dense[label] = cross_entropy(
                     part.flatten(0, 1), told, WEIGHTS.get(label), ignore_index=IGNORE
                 )
-            total = sum(part for part in dense.values() if not part.isnan())
-            parts = {label: part.item() for label, part in dense.items()}
+            # A label that no place of the batch has gives NaN: a page may be without things.
+            known = {label: part for label, part in dense.items() if not part.isnan()}
+            total = sum(known.values())
+            parts = {label: part.item() for label, part in known.items()}
         if stage.taught.most:
             asked = batch.targets != IGNORE
             hidden, middle = packed_hidden(self.model, features, batch)
-            answer = cross_entropy(self.model.lm_head(hidden[asked]), batch.targets[asked])
+            answer = hidden.new_zeros(())
+            if asked.any():  # a clip may be without anything that moves
+                answer = cross_entropy(self.model.lm_head(hidden[asked]), batch.targets[asked])
             reference = self.reference_loss(middle, batch)
             total = stage.dense * total + answer + stage.reference * reference
             parts |= {"answer": answer.item(), "reference": reference.item()}
@@ -320,6 +326,9 @@ class Trainer:
     def run(self, log_every: int = 20, check_every: int = 200, save_every: int = 50) -> None:
         """Train from the current place to the end of the recipe."""
         began = time.monotonic() - self.seconds
+        if self.stage < len(self.recipe.stages):
+            name = self.recipe.stages[self.stage].name
+            self._write({"stage": self.stage, "name": name, "step": self.step, "code": code_version()})
         while self.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage]
             if stage.taught.most and self.step == 0 and not self.recipe.stages[self.stage - 1].taught.most:
@@ -341,6 +350,16 @@ class Trainer:
         line = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
         with self._log.open("a") as log:
             log.write(json.dumps(line) + "\n")
+
+
+def code_version() -> str:
+    """A short hash of the code that draws, asks and trains: noted in the log whenever a training goes on."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for folder in ("drawing", "evaluation/tasks", "zoo"):
+        for file in sorted((package / folder).glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def _trained(recipe: dict, stage: int, step: int) -> dict:
@@ -371,6 +390,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     trainer = Trainer(Recipe(options.size), runs)
     trainer.resume()
+    if options.export_only and not trainer.seconds:
+        parser.error(f"there is no checkpoint in {runs} to export")
     if not options.export_only:
         trainer.run()
     export(trainer.model, trainer.processor, out)
