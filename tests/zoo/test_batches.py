@@ -13,7 +13,7 @@ from illava.zoo.questions import IGNORE, REFERENCE
 from illava.zoo.text import build_processor
 
 SIDE, ROWS = 96, 2
-EVEN = Syllabus((1 / 6,) * 6, (0.2,) * 5, most=4)
+EVEN = Syllabus((1 / 6,) * 6, (0.2,) * 5 + (0.0,), most=4)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_vision_at_once_equals_the_vision_tower(processor, model):
 def test_packed_questions_give_the_logits_of_single_prompts(processor, model, form):
     lessons = drawn(form)
     batch = Packer(processor)(lessons)
-    hidden, middle = packed_hidden(model, encode_pictures(model, batch.pixels), batch)
+    hidden, middle, _ = packed_hidden(model, encode_pictures(model, batch.pixels), batch)
     assert middle.shape == hidden.shape
     packed = model.lm_head(hidden)
     compared = 0
@@ -112,11 +112,16 @@ def test_batches_of_several_pictures_have_two_to_four(processor):
 
 @pytest.mark.parametrize("form", ["scene", "multi_picture", "video", "clip"])
 def test_mentions_end_where_the_thing_is_named(processor, form):
-    crowds = replace(EVEN, scenes=(1.0, 0.0, 0.0, 0.0, 0.0))
+    crowds = replace(EVEN, scenes=(1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
     lessons = [draw_lesson(form, SIDE, 3, crowds, "train", 0, 4, i) for i in range(ROWS)]
     batch = Packer(processor)(lessons)
     expected = []
     for i, lesson in enumerate(lessons):
+        ends = (processor.tokenizer.decode([one]) == "<|vision_end|>" for one in batch.ids[i])
+        ends = [place for place, end in enumerate(ends) if end]
+        for place, said in zip(ends, lesson.closing, strict=False):
+            expected.append([i, place, *(said.facts.get(name, IGNORE) for name in REFERENCE)])
+        assert len(lesson.closing) == (0 if lesson.video else len(ends))
         for k, question in enumerate(lesson.questions, 1):
             start = int((batch.segments[i] == k).nonzero()[0])
             for said in question.mentions:
@@ -129,8 +134,54 @@ def test_mentions_end_where_the_thing_is_named(processor, form):
     assert expected
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["scene", "multi_picture", "video"])
+def test_the_pointing_head_is_the_first_of_the_layer_before_the_middle(processor, model, form):
+    """Against the attention weights that transformers' own eager attention hands out."""
+    batch = Packer(processor)(drawn(form))
+    weights = []
+    attention = model.model.language_model.layers[len(model.model.language_model.layers) // 2 - 1].self_attn
+    before = model.config._attn_implementation
+    hook = attention.register_forward_hook(lambda module, given, out: weights.append(out[1]))
+    model.set_attn_implementation("eager")
+    looks = packed_hidden(model, encode_pictures(model, batch.pixels), batch).looks
+    model.set_attn_implementation(before)
+    hook.remove()
+    row, place = batch.mentions.T[:2]
+    expected = weights[0][row, 0, place][:, batch.visual]
+    shares = expected / expected.sum(-1, keepdim=True)
+    assert looks.shape == batch.seen.shape
+    assert len(looks) > 2
+    assert torch.allclose(looks.softmax(-1), shares, atol=1e-5)
+    assert (expected == 0).any() == (form == "multi_picture")  # what comes after a picture's end
+
+
+def test_what_is_seen_are_the_tokens_with_the_things_centres(processor):
+    """Against the dense labels: they are made from the same boxes another way."""
+    crowds = replace(EVEN, scenes=(0.5, 0.5, 0.0, 0.0, 0.0, 0.0))
+    checked = 0
+    for i in range(12):
+        lesson = draw_lesson("scene", SIDE, 1, crowds, "train", 0, 4, i)
+        batch = Packer(processor)([lesson])
+        centres, colours = (lesson.labels[key][0].flatten() for key in ("centre", "colour"))
+        said = [*lesson.closing, *(said for question in lesson.questions for said in question.mentions)]
+        for told, seen in zip(said, batch.seen.numpy(), strict=True):
+            if not told.facts.get("count", 1):
+                assert seen.sum() == 0
+                continue
+            assert abs(seen.sum() - 1) < 1e-6
+            assert set(seen[seen > 0]) == {seen.max()}
+            assert (centres[seen > 0] != 0).all()
+            if {"shape", "colour"} <= told.facts.keys() and (seen > 0).sum() == 1:
+                here = int(seen.argmax())
+                assert centres[here] in (IGNORE, 1 + told.facts["shape"])
+                assert colours[here] in (IGNORE, told.facts["colour"])
+                checked += 1
+    assert checked > 10
+
+
 def test_characters_to_be_read_are_looked_for_one_token_ahead(processor):
-    words = replace(EVEN, scenes=(0.0, 0.0, 0.5, 0.5, 0.0), tasks=("digits", "words"))
+    words = replace(EVEN, scenes=(0.0, 0.0, 0.5, 0.5, 0.0, 0.0), tasks=("digits", "words"))
     lessons = [draw_lesson("scene", SIDE, 1, words, "train", 0, 4, i) for i in range(4)]
     batch = Packer(processor)(lessons)
     rows = []
@@ -144,5 +195,13 @@ def test_characters_to_be_read_are_looked_for_one_token_ahead(processor):
             ((row, column),) = zip(*(told == place).nonzero(), strict=True)
             rows.append([i, first + place - 1, row, column])
     found = batch.mentions[:, :2].tolist()
+    closing = {n for n, (i, place) in enumerate(found) if batch.segments[i, place] == 0}
+    assert len(closing) == len(lessons)
     where = [list(REFERENCE).index(name) + 2 for name in ("row", "column")]
-    assert [[*pair, *batch.mentions[n, where].tolist()] for n, pair in enumerate(found)] == rows
+    assert [
+        [*pair, *batch.mentions[n, where].tolist()] for n, pair in enumerate(found) if n not in closing
+    ] == rows
+    for n, seen in enumerate(batch.seen):
+        if n not in closing:
+            row, column = batch.mentions[n, where].tolist()
+            assert seen.tolist().index(1.0) == row * (SIDE // 16) + column

@@ -1,18 +1,20 @@
 """Lessons of several pictures and of videos: the answers hold for what is shown."""
 
 import re
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from illava.drawing.canvas import COLOURS
+from illava.drawing.streams import scene_rng
 from illava.evaluation.tasks import load
 from illava.zoo.lessons import FORMS, Syllabus, draw_lesson
-from illava.zoo.questions import CLASSES, IGNORE
+from illava.zoo.questions import CLASSES, IGNORE, ask
 from illava.zoo.scenes import draw_scene
 from tests.evaluation.eyes import look
 
-EVEN = Syllabus((1 / 6,) * 6, (0.2,) * 5, most=5)
+EVEN = Syllabus((1 / 6,) * 6, (0.2,) * 5 + (0.0,), most=5)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -102,7 +104,7 @@ def test_easy_vqas_training_pictures_never_show_its_test():
 
 def test_a_syllabus_says_what_is_drawn_and_asked():
     only = Syllabus(
-        (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0), ("counting", "spatial"), most=8
+        (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0, 0.0, 0.0), ("counting", "spatial"), most=8
     )
     tasks = set()
     for i in range(20):
@@ -110,8 +112,37 @@ def test_a_syllabus_says_what_is_drawn_and_asked():
         assert len(lesson.questions) <= 8
         tasks |= {question.task for question in lesson.questions}
     assert tasks == {"counting", "spatial"}
-    silent = Syllabus((1.0, 0.0, 0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 0.0), most=0)
+    silent = Syllabus((1.0, 0.0, 0.0, 0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), most=0)
     assert draw_lesson("scene", 96, 1, silent, "train", 0, 1).questions == []
+
+
+def test_pages_full_of_text_are_for_dense_labels_alone():
+    for i in range(6):
+        scene = draw_scene(scene_rng(0, "train", i), 144, "train", "text")
+        ends = [item for item in scene.items if item.place == 1]
+        assert len(ends) >= 2
+        assert scene.written == ""
+        assert ask(scene, scene_rng(0, "train", i), 9) == []
+        for one, other in combinations(scene.items, 2):
+            (a, b, c, d), (e, f, g, h) = one.box, other.box
+            overlap = max(0, min(c, g) - max(a, e)) * max(0, min(d, h) - max(b, f))
+            # Slanted letters lean into the next one's box, words never into other words.
+            assert overlap == 0 or abs(one.place - other.place) == 1
+
+
+def test_what_is_seen_over_time_is_where_the_thing_is():
+    """Against the colours of the frames: the token's square has pixels of the thing in one of two frames."""
+    checked = 0
+    for i in range(10):
+        lesson = draw_lesson("video", 96, 1, EVEN, "train", 0, i)
+        for question in lesson.questions:
+            (told,) = question.mentions
+            assert {pair for pair, _, _ in told.seen} <= set(range(4))
+            for pair, row, column in told.seen:
+                labels = lesson.labels["class"][pair, row, column]
+                assert labels != 0
+                checked += 1
+    assert checked > 30
 
 
 def test_clips_move_as_they_say():

@@ -70,7 +70,8 @@ def test_items_stay_inside_and_apart(side, kind):
             covered[top:bottom, left:right] += item.colour is not None
         assert covered.max() <= 1
         assert bool(scene.written) == (kind in ("number", "word"))
-        assert [item.place for item in scene.items if item.place] == list(range(1, len(scene.written) + 1))
+        places = [item.place for item in scene.items if item.place]
+        assert kind == "text" or places == list(range(1, len(scene.written) + 1))
 
 
 def test_coloured_blobs_in_the_pixels_are_the_things():

@@ -1,6 +1,7 @@
 """Training stops and goes on without a trace; the optimizer and the starting weights do what they say."""
 
 import json
+import math
 from dataclasses import asdict, replace
 
 import pytest
@@ -11,7 +12,18 @@ from illava.zoo.curve import draw
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.text import build_processor
-from illava.zoo.train import ALL, LABELS, SEEING, Recipe, Stage, Trainer, _trained, learning_rate, main
+from illava.zoo.train import (
+    ALL,
+    LABELS,
+    SEEING,
+    Recipe,
+    Stage,
+    Trainer,
+    _trained,
+    learning_rate,
+    main,
+    pointing_loss,
+)
 
 STAGES = (
     Stage("dense", 48, 2, 2, SEEING, warmup=1),
@@ -97,6 +109,14 @@ def test_a_stage_at_a_constant_rate_may_grow_and_others_not(whole):
 def test_a_checkpoint_of_another_recipe_is_refused(whole):
     with pytest.raises(ValueError, match="another recipe"):
         trainer(whole.folder, clip=2.0)
+
+
+def test_pointing_loss_is_zero_where_it_should_look_and_a_logarithm_elsewhere():
+    seen = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    right = torch.tensor([[9.0, 9.0, -90.0, -90.0], [1.0, 2.0, 3.0, 4.0]])
+    assert pointing_loss(right, seen) == pytest.approx(0, abs=1e-6)
+    assert pointing_loss(torch.zeros(2, 4), seen) == pytest.approx(math.log(2))
+    assert pointing_loss(right, torch.zeros(2, 4)) == 0
 
 
 def test_rates_rise_and_fall():

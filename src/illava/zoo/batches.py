@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb
 
 from ..drawing.streams import scene_rng
 from ..evaluation.tasks import video
@@ -32,6 +34,10 @@ FULL, SMALLER = 192, 64  # pixels of the tasks' pictures, and of several picture
 MORE = {"page": 2.5, "clip": 1.5, "video": 2.0}  # rows where pictures are small
 
 
+# A place in a row, what is told of it and the (picture, row, column) of the visual tokens it means.
+Told = tuple[int, dict[str, int], tuple[tuple[int, int, int], ...]]
+
+
 @dataclass
 class Batch:
     """``batch`` rows of n pictures (or pairs of frames) each, with their packed questions, T tokens a row.
@@ -41,7 +47,8 @@ class Batch:
     part, k for question k, -1 for padding. targets: int64 (batch, T), the next token at answer positions,
     else IGNORE. visual: int64 (n * units,), where in every row the pictures' tokens are. mentions: int64
     (M, 2 + 7), row and place of the last token of every mention, and of the token before every character to
-    be read, and what is told of it, in the order of ``REFERENCE``, else IGNORE.
+    be read, and what is told of it, in the order of ``REFERENCE``, else IGNORE. seen: float32 (M, n * units),
+    the shares of attention that the visual tokens with what it means should have, all 0 where unknown.
     """
 
     pixels: torch.Tensor
@@ -52,6 +59,7 @@ class Batch:
     targets: torch.Tensor
     visual: torch.Tensor
     mentions: torch.Tensor
+    seen: torch.Tensor
     questions: list[list[Question]]
 
 
@@ -63,25 +71,32 @@ class Packer:
         self.encode = lru_cache(maxsize=2**16)(lambda text: tokenizer(text)["input_ids"])
         self.picture_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self.frame_id = tokenizer.convert_tokens_to_ids("<|video_pad|>")
+        self.end_id = tokenizer.convert_tokens_to_ids("<|vision_end|>")
         self.pad_id = tokenizer.pad_token_id
 
     def __call__(self, lessons: list[Lesson]) -> Batch:
         """Pack lessons with equally many, equally large pictures, or with a video each."""
         pairs = np.stack([lesson.pairs for lesson in lessons])
         n, side = pairs.shape[1], pairs.shape[3]
-        shared = self._pictures(n, side // PATCH // MERGE, lessons[0].video)
-        rows = [self._row(shared, lesson.questions) for lesson in lessons]
+        units = side // PATCH // MERGE
+        shared = self._pictures(n, units, lessons[0].video)
+        rows = [self._row(shared, lesson) for lesson in lessons]
         length = max(len(row[0]) for row in rows)
         ids = torch.full((len(rows), length), self.pad_id)
         segments = torch.full((len(rows), length), -1)
         targets = torch.full((len(rows), length), IGNORE)
         positions = torch.zeros((3, len(rows), length), dtype=torch.long)
         mentions: list[list[int]] = []
+        seen: list[torch.Tensor] = []
         for i, row in enumerate(rows):
             width = len(row[0])
             ids[i, :width], segments[i, :width], targets[i, :width] = (torch.tensor(part) for part in row[:3])
             positions[:, i, :width] = torch.from_numpy(row[3])
-            mentions += [[i, *told] for told in row[4]]
+            for place, facts, spots in row[4]:
+                mentions.append([i, place, *(facts.get(name, IGNORE) for name in REFERENCE)])
+                seen.append(torch.zeros(n * units**2))
+                for picture, y, x in spots:
+                    seen[-1][(picture * units + y) * units + x] = 1 / len(spots)
         dense = None
         if all(lesson.labels for lesson in lessons):
             dense = {
@@ -103,6 +118,7 @@ class Packer:
             targets,
             visual,
             torch.tensor(mentions, dtype=torch.long).view(-1, 2 + len(REFERENCE)),
+            torch.stack(seen) if seen else torch.zeros(0, n * units**2),
             questions,
         )
 
@@ -129,24 +145,25 @@ class Packer:
         return ids, np.concatenate(places, axis=1), start
 
     def _row(
-        self, shared: tuple[list[int], np.ndarray, int], asked: list[Question]
-    ) -> tuple[list[int], list[int], list[int], np.ndarray, list[list[int]]]:
+        self, shared: tuple[list[int], np.ndarray, int], lesson: Lesson
+    ) -> tuple[list[int], list[int], list[int], np.ndarray, list[Told]]:
         """Ids, segments, targets, (3, T) positions and mentions of one row: the pictures, then questions."""
         ids, start = [*shared[0]], shared[2]
         places = [shared[1]]
         segments, targets = [0] * len(ids), [IGNORE] * len(ids)
-        mentions = []
-        for k, question in enumerate(asked, 1):
+        ends = [place for place, token in enumerate(ids) if token == self.end_id]
+        mentions: list[Told] = [(ends[i], told.facts, told.seen) for i, told in enumerate(lesson.closing)]
+        for k, question in enumerate(lesson.questions, 1):
             for said in question.mentions:
                 # Words are tokenized one by one, so the tokens of a beginning are the beginning's tokens.
                 place = len(ids) + len(self.encode(question.text[: said.end])) - 1
-                mentions.append([place, *(said.facts.get(name, IGNORE) for name in REFERENCE)])
+                mentions.append((place, said.facts, said.seen))
             prompt = self.encode(f"{question.text}<|im_end|>\n<|im_start|>assistant\n")
             answer = self.encode(f"{question.answer}<|im_end|>")
             # What is to be said next is known to the token before it; characters are tokens of their own.
             for i, facts in enumerate(question.spelled):
                 place = len(ids) + len(prompt) - 1 + i
-                mentions.append([place, *(facts.get(name, IGNORE) for name in REFERENCE)])
+                mentions.append((place, facts, ((0, facts["row"], facts["column"]),)))
             ids += [*prompt, *answer]
             segments += [k] * (len(prompt) + len(answer))
             targets += [*[IGNORE] * (len(prompt) - 1), *answer, IGNORE]
@@ -212,10 +229,20 @@ def _vision_positions(grid: torch.Tensor) -> torch.Tensor:
     return get_vision_position_ids(grid, MERGE)
 
 
-def packed_hidden(
-    model: Qwen2VLForConditionalGeneration, features: torch.Tensor, batch: Batch
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the language model on a packed batch; returns last and middle hidden states (batch, T, width).
+class Hidden(NamedTuple):
+    """What the language model makes of a packed batch.
+
+    last and middle: hidden states (batch, T, width). looks: (M, n * units), how much the pointing head wants
+    to attend from every mention to every visual token of its row, before the softmax.
+    """
+
+    last: torch.Tensor
+    middle: torch.Tensor
+    looks: torch.Tensor
+
+
+def packed_hidden(model: Qwen2VLForConditionalGeneration, features: torch.Tensor, batch: Batch) -> Hidden:
+    """Run the language model on a packed batch.
 
     Every question sees the pictures' part and, causally, itself, so it is computed as if asked alone.
     """
@@ -233,4 +260,23 @@ def packed_hidden(
         use_cache=False,
         output_hidden_states=True,
     )
-    return out.last_hidden_state, out.hidden_states[len(language.layers) // 2]
+    middle = len(language.layers) // 2
+    looks = _looks(language, middle - 1, out.hidden_states[middle - 1], batch)
+    return Hidden(out.last_hidden_state, out.hidden_states[middle], looks)
+
+
+def _looks(language: torch.nn.Module, index: int, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The attention logits of a layer's first head from the mentions to the visual tokens."""
+    layer = language.layers[index]
+    attention, width = layer.self_attn, layer.self_attn.head_dim
+    hidden = layer.input_layernorm(hidden)
+    cos, sin = language.rotary_emb(hidden, batch.positions)
+    row, place = batch.mentions.T[:2]
+    query, key = (
+        torch.nn.functional.linear(hidden, part.weight[:width], part.bias[:width])[:, None]
+        for part in (attention.q_proj, attention.k_proj)
+    )
+    query, key = (part[:, 0] for part in apply_rotary_pos_emb(query, key, cos, sin))
+    looks = torch.einsum("md,mvd->mv", query[row, place], key[:, batch.visual][row]) * attention.scaling
+    # What comes later is not seen; finite, as the loss multiplies it by 0.
+    return looks.masked_fill(batch.visual > place[:, None], -1e4)

@@ -6,11 +6,12 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from ..drawing.canvas import Thing, any_thing, indefinite, other_than, with_or_without
+from ..drawing.canvas import COLOURS, Thing, any_thing, indefinite, other_than, with_or_without
+from ..drawing.glyphs import SHAPES
 from ..drawing.streams import scene_rng
 from ..evaluation.tasks import multi_picture, video
 from ..evaluation.tasks.easy_vqa import EasyVQA
-from .questions import IGNORE, Question, ask, dense_labels, mention, refer
+from .questions import IGNORE, Mention, Question, ask, dense_labels, mention, refer, spots
 from .scenes import KINDS, Item, Scene, Sheet, draw_scene, sizes_of_crowd
 
 FORMS = ("scene", "page", "easy_vqa", "multi_picture", "video", "clip")
@@ -28,6 +29,7 @@ class Lesson:
     labels: dict[str, np.ndarray] | None
     questions: list[Question]
     video: bool = False
+    closing: tuple[Mention, ...] = ()  # what is told at the end of every picture, if anything
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ def _of_scenes(scenes: list[Scene], questions: list[Question]) -> Lesson:
     pictures = np.stack([scene.picture for scene in scenes])
     labels = [dense_labels(scene) for scene in scenes]
     stacked = {key: np.stack([label[key] for label in labels]) for key in labels[0]}
-    return Lesson(np.stack([pictures, pictures], axis=1), stacked, questions)
+    # At the end of a picture all that is in it has been seen: the place to tell how many things it has.
+    closing = tuple(
+        Mention(0, {"count": refer(scene.things)["count"]}, spots(scene.things, picture=i))
+        for i, scene in enumerate(scenes)
+    )
+    return Lesson(np.stack([pictures, pictures], axis=1), stacked, questions, closing=closing)
 
 
 def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
@@ -94,21 +101,24 @@ def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
             scenes.append(_scene(rng, side, [any_thing(rng) for _ in range(n)], rng.integers(20, 31, n)))
     listed = f"{', '.join(str(i) for i in range(1, count))} or {count}"
     held = [{(thing.name, thing.colour) for thing in scene.things} for scene in scenes]
-    abouts: list[tuple[str, int, dict[str, int]]] = []
+    abouts: list[tuple[str, int, Mention]] = []
     for i, things in enumerate(held):
         here = sorted(things.difference(*(other for j, other in enumerate(held) if j != i)))
         for j in rng.permutation(len(here))[:3]:
             facts = {**refer(scenes[i].things, *here[j]), "picture": i}
-            abouts.append((f"{here[j][1]} {here[j][0]}", i, facts))
+            seen = spots(scenes[i].things, *here[j], picture=i)
+            abouts.append((f"{here[j][1]} {here[j][0]}", i, Mention(0, facts, seen)))
     counts = [len(scene.things) for scene in scenes]
     if counts.count(max(counts)) == 1:
-        about = "more shapes" if count == 2 else "the most shapes"
-        abouts.append((about, counts.index(max(counts)), {"picture": counts.index(max(counts))}))
+        about, i = "more shapes" if count == 2 else "the most shapes", counts.index(max(counts))
+        abouts.append((about, i, Mention(0, {"picture": i}, spots(scenes[i].things, picture=i))))
     questions = []
-    for about, i, facts in abouts:
+    for about, i, told in abouts:
         named = about if about.endswith("shapes") else indefinite(about)
         text = str(rng.choice(multi_picture.PHRASES)).format(named, listed)
-        questions.append(Question("multi_picture", text, str(i + 1), (mention(text, about, facts),)))
+        questions.append(
+            Question("multi_picture", text, str(i + 1), (mention(text, about, told.facts, told.seen),))
+        )
     return _of_scenes(scenes, questions)
 
 
@@ -121,19 +131,13 @@ def _scene(rng: np.random.Generator, side: int, things: list[Thing], sizes: np.n
 def _video(rng: np.random.Generator) -> Lesson:
     """As the task ``video`` draws it, asking all that can be asked."""
     sizes, things = video.two_things(rng)
-    questions, motions = [], [0, 0]
+    motions, event = [0, 0], None
     if rng.random() < 0.5:
         paths = video.moving(rng, sizes, str(rng.choice(list(video.DIRECTIONS))))
         motions = [_motion(path) for path in paths]
-        moving = [pair for pair in zip(things, motions, strict=True) if pair[1]]
-        questions = [_which_way(rng, thing, motion) for thing, motion in moving]
     else:
         event = str(rng.choice(list(video.EVENTS)))
         paths = video.in_order(rng, sizes, event, "first")
-        for which, thing in zip(("first", "last"), things, strict=True):
-            for aspect, answer in zip(("shape", "colour"), thing, strict=True):
-                verb = str(rng.choice(video.EVENTS[event]))
-                questions.append(Question("video", f"Which {aspect} {verb} {which}?", answer))
     frames = []
     sheet = Sheet(rng, video.SIDE)
     ground = sheet.pixels
@@ -145,6 +149,15 @@ def _video(rng: np.random.Generator) -> Lesson:
             if place is not None:
                 sheet.put(np.random.default_rng(turn), thing, int(size), place, motion)
         frames.append(sheet.scene(rng, "crowd"))
+    questions = []
+    for which, thing, motion in zip(("first", "last"), things, motions, strict=True):
+        if motion:
+            questions.append(_which_way(rng, thing, motion, frames))
+        for aspect, answer in zip(("shape", "colour"), thing, strict=True) if event else ():
+            text = f"Which {aspect} {rng.choice(video.EVENTS[event])} {which}?"
+            facts = {"shape": SHAPES.index(thing[0]), "colour": list(COLOURS).index(thing[1])}
+            told = mention(text, which, facts, _seen_over_time(frames, thing))
+            questions.append(Question("video", text, answer, (told,)))
     return _of_frames(frames, questions)
 
 
@@ -174,15 +187,21 @@ def _clip(rng: np.random.Generator, side: int) -> Lesson:
     questions = []
     for thing, *_, motion, _ in drawn:
         if motion and names.count(thing) == 1:
-            questions.append(_which_way(rng, thing, motion))
+            questions.append(_which_way(rng, thing, motion, frames))
     return _of_frames(frames, questions)
 
 
-def _which_way(rng: np.random.Generator, thing: Thing, motion: int) -> Question:
+def _which_way(rng: np.random.Generator, thing: Thing, motion: int, frames: list[Scene]) -> Question:
     about = " ".join(reversed(thing))
     text = str(rng.choice(video.PHRASES)).format(about)
-    told = mention(text, about, {"motion": motion - 1})
+    told = mention(text, about, {"motion": motion - 1}, _seen_over_time(frames, thing))
     return Question("video", text, list(video.DIRECTIONS)[motion - 1], (told,))
+
+
+def _seen_over_time(frames: list[Scene], thing: Thing) -> tuple[tuple[int, int, int], ...]:
+    """Where the thing is in every two frames, which share their visual tokens."""
+    seen = [spots(frame.things, *thing, picture=i // 2) for i, frame in enumerate(frames)]
+    return tuple(dict.fromkeys(spot for here in seen for spot in here))
 
 
 def _of_frames(frames: list[Scene], questions: list[Question]) -> Lesson:

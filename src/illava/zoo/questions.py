@@ -37,11 +37,13 @@ UNIT = 16  # pixels of a visual token's side
 class Mention:
     """Where a question speaks of things, and what is true of those it means, as far as it is unambiguous.
 
-    ``end`` is the character behind the last one; ``facts`` are class numbers by the names in ``REFERENCE``.
+    ``end`` is the character behind the last one; ``facts`` are class numbers by the names in ``REFERENCE``;
+    ``seen`` are the (picture, row, column) of the visual tokens that hold the things' centres.
     """
 
     end: int
     facts: dict[str, int]
+    seen: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,29 @@ def refer(things: Sequence[Item], shape: str | None = None, colour: str | None =
     return facts
 
 
-def mention(text: str, phrase: str, facts: dict[str, int]) -> Mention:
+def spots(
+    things: Sequence[Item], shape: str | None = None, colour: str | None = None, picture: int = 0
+) -> tuple[tuple[int, int, int], ...]:
+    """The (picture, row, column) of the visual tokens with the centres of the things that are meant."""
+    meant = [t.centre for t in things if shape in (None, t.name) and colour in (None, t.colour)]
+    return tuple(dict.fromkeys((picture, int(y // UNIT), int(x // UNIT)) for x, y in meant))
+
+
+def mention(
+    text: str, phrase: str, facts: dict[str, int], seen: tuple[tuple[int, int, int], ...] = ()
+) -> Mention:
     """The first place where ``text`` has ``phrase`` as whole words."""
     found = re.search(rf"\b{re.escape(phrase)}\b", text)
     if found is None:
         raise ValueError(f"{text!r} does not mention {phrase!r}")
-    return Mention(found.end(), facts)
+    return Mention(found.end(), facts, seen)
+
+
+def mention_of(
+    text: str, phrase: str, things: Sequence[Item], shape: str | None = None, colour: str | None = None
+) -> Mention:
+    """A mention of the things of this shape, or colour, or both, in the only picture."""
+    return mention(text, phrase, refer(things, shape, colour), spots(things, shape, colour))
 
 
 def ask(scene: Scene, rng: np.random.Generator, most: int, tasks: Sequence[str] = ()) -> list[Question]:
@@ -123,7 +142,7 @@ def _counting(scene: Scene) -> list[Question]:
         if 2 <= count <= 9 or (count == 1 and turn % 3 == 0):
             text = COUNTING[(turn + count) % len(COUNTING)].format(about)
             shape, colour = kinds[about]
-            told = mention(text, about, refer(things, shape, colour))
+            told = mention_of(text, about, things, shape, colour)
             found.append(Question("counting", text, str(count), (told,)))
     return found
 
@@ -133,11 +152,11 @@ def _attribute(scene: Scene, rng: np.random.Generator) -> list[Question]:
     for thing in scene.things:
         if sum(other.name == thing.name for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["colour"])).format(thing.name)
-            told = mention(text, thing.name, refer(scene.things, shape=thing.name))
+            told = mention_of(text, thing.name, scene.things, shape=thing.name)
             found.append(Question("attribute", text, thing.colour, (told,)))
         if sum(other.colour == thing.colour for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["shape"])).format(thing.colour)
-            told = mention(text, thing.colour, refer(scene.things, colour=thing.colour))
+            told = mention_of(text, thing.colour, scene.things, colour=thing.colour)
             found.append(Question("attribute", text, thing.name, (told,)))
     return found
 
@@ -156,7 +175,7 @@ def _spatial(scene: Scene, rng: np.random.Generator) -> list[Question]:
                 both = [f"{thing.colour} {thing.name}" for thing in (first, second)]
             text = str(rng.choice(spatial.PHRASES)).format(*both)
             told = [
-                mention(text, name, refer(scene.things, thing.name, thing.colour))
+                mention_of(text, name, scene.things, thing.name, thing.colour)
                 for name, thing in zip(both, (first, second), strict=True)
             ]
             found.append(Question("spatial", text, relation, tuple(told)))
@@ -180,8 +199,8 @@ def _existence(scene: Scene, rng: np.random.Generator) -> list[Question]:
             shape, colour = away
         about = {"shape": shape, "colour": f"anything {colour}"}.get(kind, f"{colour} {shape}")
         text = str(rng.choice(existence.PHRASES)).format(about if kind == "colour" else indefinite(about))
-        facts = refer(things, None if kind == "colour" else shape, None if kind == "shape" else colour)
-        told = mention(text, about, facts)
+        meant = None if kind == "colour" else shape, None if kind == "shape" else colour
+        told = mention_of(text, about, things, *meant)
         found.append(Question("existence", text, "yes" if there else "no", (told,)))
     return found
 

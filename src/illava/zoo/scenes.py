@@ -10,7 +10,7 @@ from ..drawing.canvas import COLOURS, Box, Canvas, Thing, any_thing, is_free, to
 from ..drawing.glyphs import SHAPES, handwriting_ids, handwritten_mask, shape_mask
 from ..drawing.lettering import FONTS, in_line, letter_columns, printed, random_word
 
-KINDS = ("crowd", "count", "number", "word", "mixed")
+KINDS = ("crowd", "count", "number", "word", "mixed", "text")
 TRIES = 60  # places tried for a thing before it is left out
 
 
@@ -46,8 +46,8 @@ class Scene:
 
     @property
     def written(self) -> str:
-        """The number or word in the picture, or an empty string."""
-        return "".join(item.name for item in self.items if item.place)
+        """The number or word in the picture, or an empty string: also where there are many."""
+        return "".join(item.name for item in self.items if item.place and self.kind != "text")
 
 
 class Sheet(Canvas):
@@ -124,18 +124,33 @@ def draw_scene(rng: np.random.Generator, side: int, split: str, kind: str) -> Sc
     elif kind == "count":
         things = _alike(rng, most=max(1, round(9 * (side / 192) ** 0.9)))
         sheet.scatter(rng, things, rng.integers(20, 31, len(things)))
+    elif kind == "text":
+        # As full as a page gets: to tell letters apart takes many of them, and pictures are what costs.
+        missed = 0
+        while missed < 3:
+            missed += not _write(sheet, rng, split, "word" if rng.random() < 0.75 else "number")
     else:
-        mask, columns, text = (_number if kind == "number" else _word)(rng, side, split)
-        left, top = (int(rng.integers(1, side - edge)) for edge in mask.shape[::-1])
-        sheet.paint(mask, (left, top), sheet.ink)
-        for place, (name, (start, end)) in enumerate(zip(text, columns, strict=True), 1):
-            rows = np.nonzero(mask[:, start:end].max(1, initial=0) > 0.1)[0]
-            first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, mask.shape[0])
-            box = (left + start, top + int(first), left + end, top + int(last))
-            sheet.items.append(Item(name, box, place=place))
+        _write(sheet, rng, split, kind)
         n = int(rng.integers(0, 4)) if side > 96 else int(rng.integers(0, 2))
         sheet.scatter(rng, [any_thing(rng) for _ in range(n)], rng.integers(20, 31, n))
     return sheet.scene(rng, kind)
+
+
+def _write(sheet: Sheet, rng: np.random.Generator, split: str, kind: str) -> bool:
+    """Write a number or a word where there is room; False where there is none."""
+    mask, columns, text = (_number if kind == "number" else _word)(rng, sheet.side, split)
+    height, width = mask.shape
+    place = sheet.find(rng, width, height)
+    if place is None:
+        return False
+    left, top = place
+    sheet.paint(mask, place, sheet.ink)
+    for number, (name, (start, end)) in enumerate(zip(text, columns, strict=True), 1):
+        rows = np.nonzero(mask[:, start:end].max(1, initial=0) > 0.1)[0]
+        first, last = (rows[0], rows[-1] + 1) if len(rows) else (0, height)
+        box = (left + start, top + int(first), left + end, top + int(last))
+        sheet.items.append(Item(name, box, place=number))
+    return True
 
 
 def _alike(rng: np.random.Generator, most: int) -> list[Thing]:
