@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from benchmarks.evidence import bigger, cards, measure, page
+from benchmarks.evidence import bigger, cards, claims, measure, page
 from benchmarks.evidence import rows as plan
 from benchmarks.evidence.rows import MARGIN, both, candidates, control_rows, main_rows, pick
 from illava import ask
@@ -184,7 +184,7 @@ def test_the_verdicts_follow_the_figures(found):
     ],
 )
 def test_targets_are_reached_or_not(figure, said):
-    assert page._reached(dict(zip(("value", "low", "high"), figure, strict=True)), 95.0) == said
+    assert claims._reached(dict(zip(("value", "low", "high"), figure, strict=True)), 95.0) == said
 
 
 @pytest.mark.parametrize(
