@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from ..drawing.canvas import COLOURS
 from ..drawing.streams import scene_rng
 from ..evaluation.tasks.counting import PLURALS
+from ..evaluation.tasks.video import DIRECTIONS
 from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
 from .curve import draw
 from .lessons import FORMS, Syllabus
@@ -57,7 +58,7 @@ SPELLING = Syllabus((0.86, 0.0, 0.0, 0.0, 0.04, 0.1), (0.08, 0.06, 0.0, 0.0, 0.0
 FINDING = Syllabus(SCENES, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), ("attribute",))
 RELATING = Syllabus(SCENES, THINGS, ("attribute", "existence", "spatial", "counting"))
 # From then on everything together: what is not asked for is forgotten within a hundred steps.
-ALL = Syllabus((0.3, 0.25, 0.08, 0.15, 0.12, 0.1), THINGS)
+ALL = Syllabus((0.26, 0.2, 0.08, 0.18, 0.14, 0.14), THINGS)
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Recipe:
         Stage("text-144", 144, 8, 700, SPELLING),
         Stage("find-96", 96, 16, 200, FINDING, last=1.0, frozen=True),
         Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
-        Stage("all-96", 96, 16, 1200, ALL, last=0.3, frozen=True, warmup=1),
-        Stage("all-192", 192, 8, 700, ALL, rate=0.01, last=0.02, warmup=10),
+        Stage("all-96", 96, 16, 1200, ALL, last=0.3, frozen=True, warmup=1, pointing=0.5),
+        Stage("all-192", 192, 8, 500, ALL, rate=0.01, last=0.02, warmup=10, pointing=0.5),
     )
 
 
@@ -248,7 +249,7 @@ class Trainer:
 
     @torch.no_grad()
     def align_words(self) -> None:
-        """Start the words for shapes, colours and characters in the directions that the encoder gives them.
+        """Start the words for shapes, colours, ways and characters in the directions the encoder gives them.
 
         By chance their embeddings would point anywhere, and most of the LLM's training would go into
         finding out which word belongs to which look.
@@ -256,9 +257,16 @@ class Trainer:
         tokenize = self.processor.tokenizer
         rows = dict(zip(LABELS, self.heads.weight.split(list(LABELS.values())), strict=True))
         embedding = self.model.model.language_model.embed_tokens.weight
-        looks = zip(CLASSES[1:], (rows["class"] + rows["centre"])[1:], strict=True)
-        for name, look in [*looks, *zip(COLOURS, rows["colour"], strict=True)]:
-            mean = rows["colour"].mean(0) if name in COLOURS else (rows["class"] + rows["centre"]).mean(0)
+        kinds = (
+            (CLASSES[1:], (rows["class"] + rows["centre"])[1:]),
+            (tuple(COLOURS), rows["colour"]),
+            (tuple(DIRECTIONS), rows["motion"][1:]),
+        )
+        for name, look, mean in (
+            (name, look, looks.mean(0))
+            for names, looks in kinds
+            for name, look in zip(names, looks, strict=True)
+        ):
             plural = PLURALS.get(name, name)
             for word in {name, f" {name}", plural, f" {plural}"}:
                 ids = tokenize(word)["input_ids"]
