@@ -83,11 +83,11 @@ Printed words are random capitals in training, English words in other families o
 
 One thread, float32, seed 0; interrupted at any time it goes on from its last checkpoint. {versions(log)} Stages: {stages(log)}. First the
 vision tower alone, on dense labels (what lies at each place, its colour, its outline, where its centre is, which
-character of the word it is), then the language model on the frozen tower, first on finding the thing that a question
-means, then on relations, reading, several pictures and videos, then both on everything in large pictures. Beside the
-answers the language model's middle layer learns to tell what each mention of a thing means and where each visual token
-is; those heads are thrown away. Words for shapes, colours and characters start in the directions that the tower gives
-their looks. Several questions share a picture; each sees the picture and itself only. Muon for the hidden matrices,
+character of the word it is), at the end on pages full of text; then the language model on the frozen tower, first on
+finding the thing that a question means, then on relations, then on everything; then both on everything in large
+pictures. Beside the answers the language model's middle layer learns to tell what each mention of a thing means and
+where each visual token is, by heads that are thrown away, and one of its attention heads is told where to look. Words for shapes,
+colours, ways and characters start in the directions that the tower gives their looks. Several questions share a picture; each sees the picture and itself only. Muon for the hidden matrices,
 AdamW for the rest. No token merging takes part. `training.jsonl` is the log, `training.png` its curve.
 
 ## Limits
@@ -133,9 +133,10 @@ def stages(log: list[dict[str, Any]]) -> str:
     steps: dict[str, int] = {}
     for line in log:
         steps[line["name"]] = max(steps.get(line["name"], 0), line["step"])
-    known = {stage.name: stage for stage in Recipe().stages}
+    known = {stage.name: stage.batch for stage in Recipe().stages}
     return ", ".join(
-        f"`{name}` ({count} x {known[name].batch if name in known else '?'} pictures)"
+        # "all-96, first start" is a beginning of all-96 that was broken off.
+        f"`{name}` ({count} x {known.get(name.split(',')[0], '?')} pictures)"
         for name, count in steps.items()
     )
 
