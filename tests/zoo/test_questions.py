@@ -96,6 +96,19 @@ def test_counts_are_true_and_every_number_is_asked_for():
     assert max(answers.values()) < 0.4 * sum(answers.values())
 
 
+def test_counts_of_many_are_asked_more_often():
+    """One counting question at a time, of two after 3 things and one after 1: that one in 1 of 7 cases."""
+    colours = ("red", "green", "blue")
+    things = (Item("star", (20 * i, 0, 20 * i + 15, 15), colour) for i, colour in enumerate(colours))
+    scene = scene_of(*things)
+    asked = Counter()
+    for i in range(900):
+        (question,) = ask(scene, scene_rng(0, "train", i), 99, ("counting",))
+        asked[question.answer] += 1
+    assert set(asked) == {"1", "3"}
+    assert 0.1 < asked["1"] / 900 < 0.2
+
+
 def test_dense_labels_of_a_known_scene():
     # Two squares wide and high, then one that covers a single centre and touches its neighbours.
     ring = Item("ring", (60, 60, 76, 76), "blue")

@@ -98,10 +98,10 @@ def mention_of(
 
 def ask(scene: Scene, rng: np.random.Generator, most: int, tasks: Sequence[str] = ()) -> list[Question]:
     """Return up to ``most`` questions with one right answer each, of all tasks or of these."""
-    counts = 5 if scene.kind == "count" else 1
+    counts = {"count": 5, "mixed": 3}.get(scene.kind, 1)
     asked = [
         _reading(scene, rng),
-        _some(rng, _counting(scene), counts),
+        _many(rng, _counting(scene), counts),
         _some(rng, _attribute(scene, rng), 4),
         _some(rng, _spatial(scene, rng), 3),
         _existence(scene, rng),
@@ -115,6 +115,15 @@ def ask(scene: Scene, rng: np.random.Generator, most: int, tasks: Sequence[str] 
 
 def _some(rng: np.random.Generator, questions: list[Question], most: int) -> list[Question]:
     return [questions[i] for i in rng.permutation(len(questions))[:most]]
+
+
+def _many(rng: np.random.Generator, counting: list[Question], most: int) -> list[Question]:
+    """Up to ``most`` of these, a count of six being six times as likely as a count of one.
+
+    Few things of a kind are common in any picture; all the same every number is to be learnt.
+    """
+    keys = [rng.random() ** (1 / int(question.answer)) for question in counting]
+    return [counting[i] for i in np.argsort(keys)[::-1][:most]]
 
 
 def _reading(scene: Scene, rng: np.random.Generator) -> list[Question]:

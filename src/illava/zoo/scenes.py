@@ -119,7 +119,7 @@ def draw_scene(rng: np.random.Generator, side: int, split: str, kind: str) -> Sc
         sizes = sizes_of_crowd(rng, side)
         sheet.scatter(rng, [any_thing(rng) for _ in sizes], sizes)
     elif kind == "mixed":
-        sizes = rng.integers(20, 31, rng.integers(3, max(3, round(7 * side / 192)) + 1))
+        sizes = rng.integers(20, 31, rng.integers(3, max(3, round(12 * side / 192)) + 1))
         sheet.scatter(rng, _mixed(rng, len(sizes)), sizes)
     elif kind == "count":
         things = _alike(rng, most=max(1, round(9 * (side / 192) ** 0.9)))

@@ -59,6 +59,8 @@ FINDING = Syllabus(SCENES, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), ("attribute",))
 RELATING = Syllabus(SCENES, THINGS, ("attribute", "existence", "spatial", "counting"))
 # From then on everything together: what is not asked for is forgotten within a hundred steps.
 ALL = Syllabus((0.26, 0.2, 0.08, 0.18, 0.14, 0.14), THINGS)
+# Only large pictures have room for many things to count.
+LARGE = Syllabus((0.34, 0.18, 0.06, 0.16, 0.12, 0.14), (0.15, 0.5, 0.0, 0.0, 0.35, 0.0))
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ class Recipe:
         Stage("text-144", 144, 8, 700, SPELLING),
         Stage("find-96", 96, 16, 200, FINDING, last=1.0, frozen=True),
         Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
-        Stage("all-96", 96, 16, 1200, ALL, last=0.3, frozen=True, warmup=1, pointing=0.5),
-        Stage("all-192", 192, 8, 500, ALL, rate=0.01, last=0.02, warmup=10, pointing=0.5),
+        Stage("all-96", 96, 16, 700, ALL, last=0.5, frozen=True, warmup=1, pointing=0.5),
+        Stage("large-192", 192, 8, 400, LARGE, rate=0.015, last=0.5, frozen=True, warmup=10, pointing=0.5),
+        Stage("joint-192", 192, 8, 350, LARGE, rate=0.008, last=0.02, warmup=10, pointing=0.5),
     )
 
 
