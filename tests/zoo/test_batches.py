@@ -156,6 +156,44 @@ def test_the_pointing_head_is_the_first_of_the_layer_before_the_middle(processor
     assert (expected == 0).any() == (form == "multi_picture")  # what comes after a picture's end
 
 
+def test_a_corner_moves_the_pictures_and_what_is_told_of_places(processor):
+    lessons = drawn("multi_picture")
+    plain = Packer(processor)(lessons)
+    moved = Packer(processor)(lessons, 12, [(0, 0), (2, 5)])
+    shift = moved.positions - plain.positions
+    pictures = plain.segments == 0
+    visual = torch.zeros_like(pictures)
+    visual[:, plain.visual] = True
+    # Every picture before it leaves 12 places instead of 6; the corner moves the pictures' tokens alone.
+    ends = torch.isin(plain.ids, processor.tokenizer.convert_tokens_to_ids("<|vision_end|>"))
+    before = 6 * ends.cumsum(1)
+    expected = before[None].repeat(3, 1, 1)
+    expected[1, 1, visual[1]] += 2
+    expected[2, 1, visual[1]] += 5
+    real = plain.segments >= 0
+    assert torch.equal(shift[:, real], expected[:, real])
+    there = (plain.mentions[:, 0] == 1) & (plain.mentions[:, 2 + list(REFERENCE).index("row")] != IGNORE)
+    assert there.any()
+    change = moved.mentions - plain.mentions
+    told = torch.zeros_like(change)
+    told[there, 2 + list(REFERENCE).index("row")] = 2
+    told[there, 2 + list(REFERENCE).index("column")] = 5
+    assert torch.equal(change, told)
+    assert torch.equal(moved.seen, plain.seen)
+    assert moved.corners.tolist() == [[0, 0], [2, 5]]
+
+
+def test_small_pictures_lie_anywhere_in_large_ones_but_films_do_not(processor):
+    packer = Packer(processor)
+    for form, edge in (("scene", 64), ("multi_picture", 64), ("video", None), ("clip", None)):
+        batch = training_batch(packer, form, 64, 6, EVEN, "train", 0, 1, 5)
+        corners = {tuple(corner) for corner in batch.corners.tolist()}
+        assert (corners == {(0, 0)}) if edge is None else len(corners) > 1
+        if edge:
+            assert max(max(corner) for corner in corners) <= 12 - edge // 16
+    assert training_batch(packer, "scene", 192, 2, EVEN, "train", 0, 1, 5).corners.tolist() == [[0, 0]] * 2
+
+
 def test_what_is_seen_are_the_tokens_with_the_things_centres(processor):
     """Against the dense labels: they are made from the same boxes another way."""
     crowds = replace(EVEN, scenes=(0.5, 0.5, 0.0, 0.0, 0.0, 0.0))

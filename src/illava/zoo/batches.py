@@ -1,5 +1,6 @@
 """Training batches: pictures in Qwen2-VL's patch order and several questions packed behind each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -49,6 +50,7 @@ class Batch:
     (M, 2 + 7), row and place of the last token of every mention, and of the token before every character to
     be read, and what is told of it, in the order of ``REFERENCE``, else IGNORE. seen: float32 (M, n * units),
     the shares of attention that the visual tokens with what it means should have, all 0 where unknown.
+    corners: int64 (batch, 2), row and column of the pictures' first visual tokens.
     """
 
     pixels: torch.Tensor
@@ -60,6 +62,7 @@ class Batch:
     visual: torch.Tensor
     mentions: torch.Tensor
     seen: torch.Tensor
+    corners: torch.Tensor
     questions: list[list[Question]]
 
 
@@ -74,13 +77,20 @@ class Packer:
         self.end_id = tokenizer.convert_tokens_to_ids("<|vision_end|>")
         self.pad_id = tokenizer.pad_token_id
 
-    def __call__(self, lessons: list[Lesson]) -> Batch:
-        """Pack lessons with equally many, equally large pictures, or with a video each."""
+    def __call__(
+        self, lessons: list[Lesson], room: int = 0, corners: Sequence[tuple[int, int]] | None = None
+    ) -> Batch:
+        """Pack lessons with equally many, equally large pictures, or with a video each.
+
+        As if each picture lay in a larger one of ``room`` x ``room`` visual tokens, of which the LLM is shown
+        that part alone: a lesson's pictures begin at the row and column of its corner, (0, 0) if None.
+        """
+        corners = corners or [(0, 0)] * len(lessons)
         pairs = np.stack([lesson.pairs for lesson in lessons])
         n, side = pairs.shape[1], pairs.shape[3]
         units = side // PATCH // MERGE
-        shared = self._pictures(n, units, lessons[0].video)
-        rows = [self._row(shared, lesson) for lesson in lessons]
+        shared = self._pictures(n, units, lessons[0].video, max(units, room))
+        rows = [self._row(shared, lesson, corner) for lesson, corner in zip(lessons, corners, strict=True)]
         length = max(len(row[0]) for row in rows)
         ids = torch.full((len(rows), length), self.pad_id)
         segments = torch.full((len(rows), length), -1)
@@ -92,7 +102,9 @@ class Packer:
             width = len(row[0])
             ids[i, :width], segments[i, :width], targets[i, :width] = (torch.tensor(part) for part in row[:3])
             positions[:, i, :width] = torch.from_numpy(row[3])
-            for place, facts, spots in row[4]:
+            for place, given, spots in row[4]:
+                moved = zip(("row", "column"), corners[i], strict=True)
+                facts = given | {name: given[name] + shift for name, shift in moved if name in given}
                 mentions.append([i, place, *(facts.get(name, IGNORE) for name in REFERENCE)])
                 seen.append(torch.zeros(n * units**2))
                 for picture, y, x in spots:
@@ -119,10 +131,11 @@ class Packer:
             visual,
             torch.tensor(mentions, dtype=torch.long).view(-1, 2 + len(REFERENCE)),
             torch.stack(seen) if seen else torch.zeros(0, n * units**2),
+            torch.tensor(corners),
             questions,
         )
 
-    def _pictures(self, n: int, units: int, is_video: bool) -> tuple[list[int], np.ndarray, int]:
+    def _pictures(self, n: int, units: int, is_video: bool, room: int) -> tuple[list[int], np.ndarray, int]:
         """Ids and (3, T) positions of the pictures' part of a prompt, and the position that comes next."""
         ids: list[int] = []
         places, start = [], 0
@@ -140,16 +153,17 @@ class Packer:
             say("<|vision_start|>")
             ids.extend([self.frame_id if is_video else self.picture_id] * frames * units**2)
             places += [np.stack([0 * x + time, y, x]) + start for time in range(frames)]
-            start += units
+            start += room
             say("<|vision_end|>")
         return ids, np.concatenate(places, axis=1), start
 
     def _row(
-        self, shared: tuple[list[int], np.ndarray, int], lesson: Lesson
+        self, shared: tuple[list[int], np.ndarray, int], lesson: Lesson, corner: tuple[int, int]
     ) -> tuple[list[int], list[int], list[int], np.ndarray, list[Told]]:
         """Ids, segments, targets, (3, T) positions and mentions of one row: the pictures, then questions."""
         ids, start = [*shared[0]], shared[2]
-        places = [shared[1]]
+        shown = np.isin(ids, (self.picture_id, self.frame_id))
+        places = [shared[1] + shown * np.array([[0], [corner[0]], [corner[1]]])]
         segments, targets = [0] * len(ids), [IGNORE] * len(ids)
         ends = [place for place, token in enumerate(ids) if token == self.end_id]
         mentions: list[Told] = [(ends[i], told.facts, told.seen) for i, told in enumerate(lesson.closing)]
@@ -194,8 +208,15 @@ def training_batch(
     edge = drawn.get(form, side)
     shown = video.FRAMES // TEMPORAL if form == "video" else count
     rows = pictures * side**2 / (shown * edge**2) * (MORE.get(form, 1.0) if early and syllabus.most else 1.0)
-    lessons = max(2, round(rows))
-    return packer([draw_lesson(form, edge, count, syllabus, split, seed, *place, i) for i in range(lessons)])
+    lessons = [
+        draw_lesson(form, edge, count, syllabus, split, seed, *place, i) for i in range(max(2, round(rows)))
+    ]
+    if not early or form in ("video", "clip"):  # whose frames are as large as in the task
+        return packer(lessons)
+    # Small pictures anywhere in a large one: the LLM gets to know all its places at a quarter of the cost.
+    spare = (FULL - edge) // PATCH // MERGE
+    corners = scene_rng(seed, split, *place, 2**21).integers(0, spare + 1, (len(lessons), 2)).tolist()
+    return packer(lessons, FULL // PATCH // MERGE, [(y, x) for y, x in corners])
 
 
 def encode_pictures(model: Qwen2VLForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:

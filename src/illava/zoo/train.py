@@ -100,9 +100,9 @@ class Recipe:
         Stage("text-144", 144, 8, 700, SPELLING),
         Stage("find-96", 96, 16, 200, FINDING, last=1.0, frozen=True),
         Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
-        Stage("all-96", 96, 16, 700, ALL, last=0.5, frozen=True, warmup=1, pointing=0.5),
-        Stage("large-192", 192, 8, 400, LARGE, rate=0.015, last=0.5, frozen=True, warmup=10, pointing=0.5),
-        Stage("joint-192", 192, 8, 350, LARGE, rate=0.008, last=0.02, warmup=10, pointing=0.5),
+        Stage("all-96", 96, 16, 900, ALL, last=0.5, frozen=True, warmup=1, pointing=0.5),
+        Stage("large-192", 192, 8, 300, LARGE, rate=0.015, last=0.5, frozen=True, warmup=10, pointing=0.5),
+        Stage("joint-192", 192, 8, 250, LARGE, rate=0.008, last=0.02, warmup=10, pointing=0.5),
     )
 
 
@@ -241,9 +241,10 @@ class Trainer:
         """Logits and truth, by name, of the row and the column of every visual token."""
         told = self._refer(middle[:, batch.visual].flatten(0, 1))
         side = int((batch.pixels.shape[1] // MERGE**2) ** 0.5)
-        where = torch.arange(side**2).repeat(len(told["row"]) // side**2)
-        yield "row", told["row"], where // side
-        yield "column", told["column"], where % side
+        where = torch.arange(side**2).repeat(len(batch.visual) // side**2)
+        y, x = batch.corners.T[..., None]
+        yield "row", told["row"], (where // side + y).flatten()
+        yield "column", told["column"], (where % side + x).flatten()
 
     def _refer(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits by the names in ``REFERENCE``, of (N, width) hidden states."""
