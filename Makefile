@@ -7,10 +7,10 @@ READY := .venv/.ready
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
-	$(BIN)/illava ask demo/digit.png "Which digit is written?" --compare --save-overlay out/digit.png
-	$(BIN)/illava ask demo/digit.png "What colour is the square?" --compare
-	$(BIN)/illava ask demo/word.png "How many shapes are there?" --compare --save-overlay out/word.png
-	@echo "Patches that stayed are drawn in out/digit.png and out/word.png."
+	$(BIN)/illava ask demo/number.png "What number is written?" --compare --save-overlay out/number.png
+	$(BIN)/illava ask demo/number.png "What colour is the heart?" --compare
+	$(BIN)/illava ask demo/word.png "How many stars are there?" --compare --save-overlay out/word.png
+	@echo "Patches that stayed are drawn in out/number.png and out/word.png."
 
 test: $(READY)  ## all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow"

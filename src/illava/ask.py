@@ -136,7 +136,7 @@ def _decode(processor: Any, timing: Timing, prompt_length: int) -> str:
     return str(processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 
-def load(model: str = "zoo/S", device: str = "auto", dtype: str = "auto") -> tuple[nn.Module, Any]:
+def load(model: str = "zoo/L", device: str = "auto", dtype: str = "auto") -> tuple[nn.Module, Any]:
     """Load a supported model and its processor.
 
     Args:

@@ -69,7 +69,7 @@ def _root(
 def ask(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Picture files, or demo/NAME.")],
     question: Annotated[str, typer.Argument(help="A question about them, in quotes.")],
-    model: ModelOption = "zoo/S",
+    model: ModelOption = "zoo/L",
     keep: Annotated[
         str | None,
         typer.Option(

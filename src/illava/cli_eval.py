@@ -62,7 +62,7 @@ def evaluate(
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where results go; a run that was stopped there goes on.")
     ],
-    model: ModelOption = "zoo/S",
+    model: ModelOption = "zoo/L",
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="Names of tasks, or folders that hold a samples.jsonl. Default: all tasks."),

@@ -38,13 +38,13 @@ def test_answer_is_what_generate_says(loaded):
 
 def test_comparison_asks_both_and_leaves_the_model_plain(loaded):
     model, processor = loaded
-    inputs = build_prompt(processor, [open_picture("demo/digit.png")], "Which digit is written?")
+    inputs = build_prompt(processor, [open_picture("demo/number.png")], "What number is written?")
     plain = model.generate(**inputs, max_new_tokens=4, do_sample=False)
     answer = ask(
         model,
         processor,
-        [open_picture("demo/digit.png")],
-        "Which digit is written?",
+        [open_picture("demo/number.png")],
+        "What number is written?",
         max_new_tokens=4,
         compare=True,
         rounds=2,
@@ -161,4 +161,4 @@ def test_checkpoint_dtype_can_be_asked_for(folder, picture):
 
 def test_shipped_model_is_the_default():
     result = invoke("ask", "demo/word.png", "What does it read?", "--json", *SMALL)
-    assert json.loads(result.stdout)["model"] == "zoo/S"
+    assert json.loads(result.stdout)["model"] == "zoo/L"

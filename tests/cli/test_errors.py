@@ -126,7 +126,7 @@ def test_hub_out_of_reach(command, monkeypatch):
     # Asking the hub in vain takes half a minute.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     result = invoke(*command, "some-company/some-model")
-    assert_error(result, "some-company/some-model", "give a folder, a hub id or one of zoo/S")
+    assert_error(result, "some-company/some-model", "give a folder, a hub id or one of zoo/L, zoo/S")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ _MODELS = Path(__file__).parent / "models"
 
 
 def names() -> list[str]:
-    """Return the names that :func:`path` accepts, sorted, for example ``["zoo/S"]``."""
+    """Return the names that :func:`path` accepts, sorted, for example ``["zoo/L", "zoo/S"]``."""
     return sorted(f"zoo/{config.parent.name}" for config in _MODELS.glob("*/config.json"))
 
 

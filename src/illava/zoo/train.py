@@ -101,8 +101,7 @@ class Recipe:
         Stage("find-96", 96, 16, 200, FINDING, last=1.0, frozen=True),
         Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
         Stage("all-96", 96, 16, 900, ALL, last=0.5, frozen=True, warmup=1, pointing=0.5),
-        Stage("large-192", 192, 8, 300, LARGE, rate=0.015, last=0.5, frozen=True, warmup=10, pointing=0.5),
-        Stage("joint-192", 192, 8, 250, LARGE, rate=0.008, last=0.02, warmup=10, pointing=0.5),
+        Stage("large-192", 192, 8, 550, LARGE, rate=0.015, last=0.02, frozen=True, warmup=10, pointing=0.5),
     )
 
 
