@@ -96,6 +96,19 @@ def test_counts_are_true_and_every_number_is_asked_for():
     assert max(answers.values()) < 0.4 * sum(answers.values())
 
 
+def test_the_phrasing_of_a_count_tells_nothing_about_it():
+    """Every phrasing with every remainder modulo 3, about as often as chance has it."""
+    seen = Counter()
+    for i in range(200):
+        rng = scene_rng(0, "train", i)
+        for question in ask(draw_scene(rng, 192, "train", "count"), rng, 99, ("counting",)):
+            seen[question.text.split()[2] == "shapes", question.text[-8:-1], int(question.answer) % 3] += 1
+    for about in (True, False):
+        for ending in {key[1] for key in seen if key[0] == about}:
+            counts = [seen[about, ending, rest] for rest in range(3)]
+            assert min(counts) > 0.15 * sum(counts) or sum(counts) < 30, (about, ending, counts)
+
+
 def test_counts_of_many_are_asked_more_often():
     """One counting question at a time, of two after 3 things and one after 1: that one in 1 of 7 cases."""
     colours = ("red", "green", "blue")
@@ -153,6 +166,7 @@ def test_mentions_say_what_is_meant():
     things = (RED_STAR, BLUE_STAR, RED_RING)
     assert refer(things, "star") == {"count": 2}
     assert refer(things, "heart") == {"count": 0}
+    assert refer(10 * [RED_STAR], "star") == {}
     expected = {"count": 1, "row": 5, "column": 5, "colour": 0, "shape": SHAPES.index("ring")}
     assert refer(things, "ring") == refer(things, "ring", "red") == expected
     said = mention("Is the red ring left of the blue star?", "blue star", {"count": 1})

@@ -78,10 +78,13 @@ def _of_scenes(scenes: list[Scene], questions: list[Question]) -> Lesson:
     stacked = {key: np.stack([label[key] for label in labels]) for key in labels[0]}
     # At the end of a picture all that is in it has been seen: the place to tell how many things it has.
     closing = tuple(
-        Mention(0, {"count": refer(scene.things)["count"]}, spots(scene.things, picture=i))
-        for i, scene in enumerate(scenes)
+        Mention(0, _number(scene), spots(scene.things, picture=i)) for i, scene in enumerate(scenes)
     )
     return Lesson(np.stack([pictures, pictures], axis=1), stacked, questions, closing=closing)
+
+
+def _number(scene: Scene) -> dict[str, int]:
+    return {name: fact for name, fact in refer(scene.things).items() if name == "count"}
 
 
 def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
@@ -91,7 +94,8 @@ def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
     if rng.random() < 0.5:
         thing = any_thing(rng)
         for i in range(count):
-            sizes = np.resize(sizes_of_crowd(rng, side), max(2, round(5 * side / 192)))
+            crowd = sizes_of_crowd(rng, side)
+            sizes = np.resize(crowd, max(2, len(crowd)))
             others = [other_than(rng, thing) for _ in sizes[2:]]
             scenes.append(_scene(rng, side, with_or_without(rng, thing, i == answer) + others, sizes))
     else:

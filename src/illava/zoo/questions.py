@@ -61,9 +61,9 @@ class Question:
 
 
 def refer(things: Sequence[Item], shape: str | None = None, colour: str | None = None) -> dict[str, int]:
-    """What is true of the things of this shape, or colour, or both: their number; all that is true of one."""
+    """What is true of the things of this shape, or colour, or both: their number up to 9, all of one."""
     meant = [t for t in things if shape in (None, t.name) and colour in (None, t.colour)]
-    facts = {"count": min(len(meant), REFERENCE["count"] - 1)}
+    facts = {"count": len(meant)} if len(meant) < REFERENCE["count"] else {}
     if len(meant) == 1:
         x, y = meant[0].centre
         facts |= {"row": int(y // UNIT), "column": int(x // UNIT)}
@@ -101,7 +101,7 @@ def ask(scene: Scene, rng: np.random.Generator, most: int, tasks: Sequence[str] 
     counts = {"count": 5, "mixed": 3}.get(scene.kind, 1)
     asked = [
         _reading(scene, rng),
-        _many(rng, _counting(scene), counts),
+        _many(rng, _counting(scene, rng), counts),
         _some(rng, _attribute(scene, rng), 4),
         _some(rng, _spatial(scene, rng), 3),
         _existence(scene, rng),
@@ -136,8 +136,8 @@ def _reading(scene: Scene, rng: np.random.Generator) -> list[Question]:
     return [Question(task.name, text, scene.written, spelled=tuple(spelled))]
 
 
-def _counting(scene: Scene) -> list[Question]:
-    """Every count from 1 to 9 that can be asked after; the phrasing goes by turns."""
+def _counting(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """Counts from 2 to 9 that can be asked after, and every third of the counts of 1."""
     things = scene.things
     counts = {"shapes": len(things)}
     kinds: dict[str, tuple[str | None, str | None]] = {"shapes": (None, None)}
@@ -149,7 +149,8 @@ def _counting(scene: Scene) -> list[Question]:
     for turn, (about, count) in enumerate(counts.items()):
         # One of a kind is common in any picture: asked after each time, it would be the answer to all.
         if 2 <= count <= 9 or (count == 1 and turn % 3 == 0):
-            text = COUNTING[(turn + count) % len(COUNTING)].format(about)
+            # By chance, as in the task: nothing about the answer may be read off the phrasing.
+            text = str(rng.choice(COUNTING)).format(about)
             shape, colour = kinds[about]
             told = mention_of(text, about, things, shape, colour)
             found.append(Question("counting", text, str(count), (told,)))

@@ -101,7 +101,7 @@ class Recipe:
         Stage("find-96", 96, 16, 200, FINDING, last=1.0, frozen=True),
         Stage("relate-96", 96, 16, 400, RELATING, last=1.0, frozen=True, warmup=1),
         Stage("all-96", 96, 16, 900, ALL, last=0.5, frozen=True, warmup=1, pointing=0.5),
-        Stage("large-192", 192, 8, 550, LARGE, rate=0.015, last=0.02, frozen=True, warmup=10, pointing=0.5),
+        Stage("large-192", 192, 8, 800, LARGE, rate=0.015, last=0.02, frozen=True, warmup=10, pointing=0.5),
     )
 
 
@@ -419,10 +419,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, help="checkpoints and log: runs/zoo-SIZE unless said otherwise")
     parser.add_argument("--out", type=Path, help="the export: into the package unless said otherwise")
     parser.add_argument("--export-only", action="store_true", help="export the last checkpoint as it is")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="1 unless said otherwise; changes the last bits"
+    )
     options = parser.parse_args(argv)
     runs = options.runs or Path(f"runs/zoo-{options.size}")
     out = options.out or Path(__file__).parent / "models" / options.size
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     trainer = Trainer(Recipe(options.size), runs)
     trainer.resume()
     if options.export_only and not trainer.seconds:
