@@ -9,12 +9,12 @@ import torch
 
 from illava.drawing.canvas import COLOURS
 from illava.zoo.curve import draw
+from illava.zoo.losses import LABELS, pointing_loss
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.text import build_processor
 from illava.zoo.train import (
     ALL,
-    LABELS,
     SEEING,
     Recipe,
     Stage,
@@ -22,7 +22,6 @@ from illava.zoo.train import (
     _trained,
     learning_rate,
     main,
-    pointing_loss,
 )
 
 STAGES = (
@@ -171,9 +170,9 @@ def test_an_unknown_size_is_refused():
 @torch.no_grad()
 def test_words_start_in_the_direction_of_what_they_name(tmp_path):
     made = trainer(tmp_path)
-    made.heads.weight.normal_(generator=torch.Generator().manual_seed(0))
+    made.heads.dense.weight.normal_(generator=torch.Generator().manual_seed(0))
     made.align_words()
-    rows = made.heads.weight.split(list(LABELS.values()))[1]  # colours
+    rows = made.heads.dense.weight.split(list(LABELS.values()))[1]  # colours
     embedding = made.model.get_input_embeddings().weight
     for number, colour in enumerate(COLOURS):
         (word,) = made.processor.tokenizer(f" {colour}")["input_ids"]

@@ -11,12 +11,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, rms_norm
+from torch.nn.functional import cross_entropy
 
 from ..drawing.canvas import COLOURS
 from ..drawing.streams import scene_rng
@@ -25,25 +24,11 @@ from ..evaluation.tasks.video import DIRECTIONS
 from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
 from .curve import draw
 from .lessons import FORMS, Syllabus
+from .losses import LABELS, Heads, Right, pointing_loss
 from .model import SIZES, build_model, export
 from .optim import Muon
-from .questions import CLASSES, IGNORE, LONGEST, REFERENCE
-from .text import MERGE, build_processor
-
-LABELS = {
-    "class": len(CLASSES),
-    "colour": len(COLOURS),
-    "centre": len(CLASSES),
-    "place": 1 + LONGEST,
-    "ink": 64,
-    "motion": 5,
-}
-# Most of a picture is background and easy: hold it back, or it drowns the rest.
-WEIGHTS = {
-    name: torch.tensor([0.1] + [1.0] * (LABELS[name] - 1)) for name in ("class", "centre", "place", "motion")
-}
-INK_WEIGHT = 5.0
-
+from .questions import CLASSES, IGNORE
+from .text import build_processor
 
 # Shares of the forms: scene, page, easy_vqa, multi_picture, video, clip; and of the scenes: crowd, count,
 # number, word, mixed, text.
@@ -114,12 +99,7 @@ class Trainer:
         self.packer = Packer(self.processor)
         self.model = build_model(recipe.size, self.processor, recipe.seed).train()
         width = SIZES[recipe.size]["width"]
-        # Thrown away after training: what a place shows, and what a mention in a question means.
-        self.heads = torch.nn.Linear(width, sum(LABELS.values()))
-        self.references = torch.nn.Linear(width, sum(REFERENCE.values()))
-        with torch.no_grad():
-            for weight in (*self.heads.parameters(), *self.references.parameters()):
-                weight.zero_()
+        self.heads = Heads(width)  # thrown away after training
         self.optimizers = self._optimizers()
         self.stage = self.step = 0
         self.seconds = 0.0
@@ -133,7 +113,7 @@ class Trainer:
         plain = [w for k, w in hidden.items() if "qkv" not in k]
         groups = [{"params": fused, "blocks": 3}, {"params": plain, "blocks": 1}]
         muon = Muon(groups, weight_decay=self.recipe.weight_decay)
-        rest += [*self.heads.parameters(), *self.references.parameters()]
+        rest += self.heads.parameters()
         adamw = torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0)
         return muon, adamw
 
@@ -151,7 +131,6 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "model": self.model.state_dict(),
             "heads": self.heads.state_dict(),
-            "references": self.references.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "place": (self.stage, self.step, self.seconds),
         }
@@ -175,7 +154,6 @@ class Trainer:
             raise ValueError(f"{self._checkpoint} was made by another recipe; move it away to start anew")
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.references.load_state_dict(state["references"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.stage, self.step, self.seconds = state["place"]
@@ -183,36 +161,20 @@ class Trainer:
         kept = [line for line in lines if (line["stage"], line["step"]) <= (self.stage, self.step)]
         self._log.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
-    def dense_logits(self, features: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return (batch, units, classes) logits per dense label from (batch, units, width) features."""
-        parts = self.heads(features).split(list(LABELS.values()), dim=-1)
-        return dict(zip(LABELS, parts, strict=True))
-
     def loss(self, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, float]]:
         """Return the loss to minimise and its parts."""
         with torch.set_grad_enabled(not stage.frozen):
             features = encode_pictures(self.model, batch.pixels)
         total, parts = features.new_zeros(()), {}
         if batch.dense:
-            logits = self.dense_logits(features)
-            ink = binary_cross_entropy_with_logits(logits.pop("ink"), batch.dense["ink"])
-            dense = {"ink": INK_WEIGHT * ink}
-            for label, part in logits.items():
-                told = batch.dense[label].flatten()
-                dense[label] = cross_entropy(
-                    part.flatten(0, 1), told, WEIGHTS.get(label), ignore_index=IGNORE
-                )
-            # A label that no place of the batch has gives NaN: a page may be without things.
-            known = {label: part for label, part in dense.items() if not part.isnan()}
-            total = sum(known.values())
-            parts = {label: part.item() for label, part in known.items()}
+            total, parts = self.heads.dense_loss(features, batch.dense)
         if stage.taught.most:
             asked = batch.targets != IGNORE
             hidden, middle, looks = packed_hidden(self.model, features, batch)
             answer = hidden.new_zeros(())
             if asked.any():  # a clip may be without anything that moves
                 answer = cross_entropy(self.model.lm_head(hidden[asked]), batch.targets[asked])
-            reference = self.reference_loss(middle, batch)
+            reference = self.heads.reference_loss(middle, batch)
             pointing = pointing_loss(looks, batch.seen)
             total = stage.dense * total + answer + stage.reference * reference + stage.pointing * pointing
             parts |= {
@@ -220,35 +182,6 @@ class Trainer:
                 for name, part in (("answer", answer), ("reference", reference), ("pointing", pointing))
             }
         return total, parts
-
-    def reference_loss(self, middle: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """How badly the LLM's middle layer tells what mentions mean, and visual tokens where they are.
-
-        At the end of every mention: how many things there are, where and what they are. Without the visual
-        tokens' part left and right are not learnt: the encoder's features say nothing of absolute places.
-        """
-        row, place, *told = batch.mentions.T
-        losses = [
-            cross_entropy(guess, answers, ignore_index=IGNORE)
-            for guess, answers in zip(self._refer(middle[row, place]).values(), told, strict=True)
-            if (answers != IGNORE).any()
-        ]
-        losses += [cross_entropy(guess, truth) for _, guess, truth in self._places(middle, batch)]
-        return sum(losses, start=middle.new_zeros(()))
-
-    def _places(self, middle: torch.Tensor, batch: Batch) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Logits and truth, by name, of the row and the column of every visual token."""
-        told = self._refer(middle[:, batch.visual].flatten(0, 1))
-        side = int((batch.pixels.shape[1] // MERGE**2) ** 0.5)
-        where = torch.arange(side**2).repeat(len(batch.visual) // side**2)
-        y, x = batch.corners.T[..., None]
-        yield "row", told["row"], (where // side + y).flatten()
-        yield "column", told["column"], (where % side + x).flatten()
-
-    def _refer(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits by the names in ``REFERENCE``, of (N, width) hidden states."""
-        parts = self.references(rms_norm(hidden, hidden.shape[-1:])).split(list(REFERENCE.values()), -1)
-        return dict(zip(REFERENCE, parts, strict=True))
 
     @torch.no_grad()
     def align_words(self) -> None:
@@ -258,7 +191,7 @@ class Trainer:
         finding out which word belongs to which look.
         """
         tokenize = self.processor.tokenizer
-        rows = dict(zip(LABELS, self.heads.weight.split(list(LABELS.values())), strict=True))
+        rows = dict(zip(LABELS, self.heads.dense.weight.split(list(LABELS.values())), strict=True))
         embedding = self.model.model.language_model.embed_tokens.weight
         kinds = (
             (CLASSES[1:], (rows["class"] + rows["centre"])[1:]),
@@ -289,7 +222,7 @@ class Trainer:
         batch = self._batch(form, "train", *place)
         loss, parts = self.loss(batch, stage)
         loss.backward()
-        weights = [*self.model.parameters(), *self.heads.parameters(), *self.references.parameters()]
+        weights = [*self.model.parameters(), *self.heads.parameters()]
         parts["norm"] = torch.nn.utils.clip_grad_norm_(weights, self.recipe.clip).item()
         parts["rate"] = learning_rate(stage, self.step)
         for optimizer, share in zip(self.optimizers, (1.0, 1 / 20), strict=True):
@@ -307,38 +240,21 @@ class Trainer:
         Per task (every answer token the likeliest one), or of units for dense labels.
         """
         stage = self.recipe.stages[self.stage]
-        right: dict[str, list[bool]] = {}
+        right: Right = {}
         for form, share in zip(FORMS, stage.taught.forms, strict=True):
             for place in range(batches if form == "scene" else batches // 2) if share else ():
                 batch = self._batch(form, "val", FORMS.index(form), place)
                 features = encode_pictures(self.model, batch.pixels)
                 if batch.dense:
-                    self._score_dense(right, features, batch)
+                    self.heads.score_dense(right, features, batch.dense)
                 if stage.taught.most:
                     self._score_answers(right, features, batch)
         return {key: round(sum(hits) / len(hits), 4) for key, hits in sorted(right.items()) if hits}
 
-    def _score_dense(self, right: dict[str, list[bool]], features: torch.Tensor, batch: Batch) -> None:
-        for label, logits in self.dense_logits(features).items():
-            if label == "ink":
-                hits = ((logits > 0) == (batch.dense["ink"] > 0.5)).flatten()
-            else:
-                told = batch.dense[label] > (-1 if label in ("colour", "motion") else 0)
-                hits = (logits.argmax(-1) == batch.dense[label])[told]
-            right.setdefault(f"dense {label}", []).extend(hits.tolist())
-
-    def _score_answers(self, right: dict[str, list[bool]], features: torch.Tensor, batch: Batch) -> None:
-        hidden, middle, looks = packed_hidden(self.model, features, batch)
-        known = batch.seen.sum(-1) > 0
-        hits = batch.seen[known].gather(1, looks[known].argmax(-1, keepdim=True)) > 0
-        right.setdefault("mention seen", []).extend(hits.flatten().tolist())
-        for name, told, truth in self._places(middle, batch):
-            right.setdefault(f"place {name}", []).extend((told.argmax(-1) == truth).tolist())
-        row, place, *answers = batch.mentions.T
-        for (name, told), truth in zip(self._refer(middle[row, place]).items(), answers, strict=True):
-            hits = (told.argmax(-1) == truth)[truth != IGNORE]
-            right.setdefault(f"mention {name}", []).extend(hits.tolist())
-        guess = self.model.lm_head(hidden).argmax(-1)
+    def _score_answers(self, right: Right, features: torch.Tensor, batch: Batch) -> None:
+        hidden = packed_hidden(self.model, features, batch)
+        self.heads.score_middle(right, hidden, batch)
+        guess = self.model.lm_head(hidden.last).argmax(-1)
         wrong = (guess != batch.targets) & (batch.targets != IGNORE)
         for i, asked in enumerate(batch.questions):
             for k, question in enumerate(asked, 1):
@@ -372,19 +288,6 @@ class Trainer:
         line = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in line.items()}
         with self._log.open("a") as log:
             log.write(json.dumps(line) + "\n")
-
-
-def pointing_loss(looks: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """Kullback-Leibler divergence from ``seen`` of where a head looks among the visual tokens, (M, V) logits.
-
-    Finding what is meant by the answer alone takes thousands of questions; told where it is, one head of the
-    middle layer finds it in a few hundred. Rows of ``seen`` that are all 0 do not count.
-    """
-    known = seen.sum(-1) > 0
-    if not known.any():
-        return looks.new_zeros(())
-    entropy = torch.special.entr(seen[known]).sum(-1).mean()
-    return cross_entropy(looks[known], seen[known]) - entropy
 
 
 def code_version() -> str:
