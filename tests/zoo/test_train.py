@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from illava.drawing.canvas import COLOURS
+from illava.evaluation.tasks.video import DIRECTIONS
 from illava.zoo.curve import draw
 from illava.zoo.losses import LABELS, pointing_loss
 from illava.zoo.model import OFFSETS, build_config, build_model
@@ -172,12 +173,14 @@ def test_words_start_in_the_direction_of_what_they_name(tmp_path):
     made = trainer(tmp_path)
     made.heads.dense.weight.normal_(generator=torch.Generator().manual_seed(0))
     made.align_words()
-    rows = made.heads.dense.weight.split(list(LABELS.values()))[1]  # colours
+    rows = dict(zip(LABELS, made.heads.dense.weight.split(list(LABELS.values())), strict=True))
     embedding = made.model.get_input_embeddings().weight
-    for number, colour in enumerate(COLOURS):
-        (word,) = made.processor.tokenizer(f" {colour}")["input_ids"]
-        likeness = torch.nn.functional.cosine_similarity(rows - rows.mean(0), embedding[word][None])
-        assert int(likeness.argmax()) == number
+    for names, looks in ((COLOURS, rows["colour"]), (DIRECTIONS, rows["motion"][1:])):
+        for number, name in enumerate(names):
+            for text in (name, f" {name}"):
+                (word,) = made.processor.tokenizer(text)["input_ids"]
+                likeness = torch.nn.functional.cosine_similarity(looks - looks.mean(0), embedding[word][None])
+                assert int(likeness.argmax()) == number
 
 
 @torch.no_grad()
