@@ -81,6 +81,12 @@ def test_packed_questions_give_the_logits_of_single_prompts(processor, model, fo
                 processor_kwargs={"do_sample_frames": False} if lesson.video else {},
             )
             own = batch.segments[i] == k
+            grids = {name: single.get(name) for name in ("image_grid_thw", "video_grid_thw")}
+            places, _ = model.model.get_rope_index(single["input_ids"], single["mm_token_type_ids"], **grids)
+            # As the template's newline at the end is not there, the question's part ends one earlier.
+            assert torch.equal(batch.positions[:, i, own], places[:, 0, :-1][:, -int(own.sum()) :])
+            shown = batch.segments[i] == 0
+            assert torch.equal(batch.positions[:, i, shown], places[:, 0, : int(shown.sum())])
             told = batch.targets[i, own] != IGNORE
             # The template ends the answer's turn with a newline, which is not trained.
             ids = single["input_ids"][0, :-1]

@@ -9,7 +9,7 @@ import pytest
 from illava.drawing.canvas import COLOURS
 from illava.drawing.streams import scene_rng
 from illava.evaluation.tasks import load
-from illava.zoo.lessons import FORMS, Syllabus, draw_lesson
+from illava.zoo.lessons import FORMS, Syllabus, _agreed, draw_lesson
 from illava.zoo.questions import CLASSES, IGNORE, ask
 from illava.zoo.scenes import draw_scene
 from tests.evaluation.eyes import look
@@ -82,6 +82,14 @@ def test_video_answers_read_off_the_pixels():
     assert tasks == {"direction", "order"}
 
 
+def test_labels_that_two_frames_do_not_share_are_ignored():
+    one = {"class": np.array([[1, 2], [0, IGNORE]]), "ink": np.array([0.0, 1.0])}
+    other = {"class": np.array([[1, 3], [4, IGNORE]]), "ink": np.array([1.0, 1.0])}
+    both = _agreed(one, other)
+    assert both["class"].tolist() == [[1, IGNORE], [IGNORE, IGNORE]]
+    assert both["ink"].tolist() == [0.5, 1.0]
+
+
 def test_labels_of_a_pair_of_frames_are_what_both_show():
     lesson = draw_lesson("video", 48, 1, EVEN, "train", 0, 3)
     assert lesson.labels["class"].shape == (4, 6, 6)
@@ -131,18 +139,31 @@ def test_pages_full_of_text_are_for_dense_labels_alone():
 
 
 def test_what_is_seen_over_time_is_where_the_thing_is():
-    """Against the colours of the frames: the token's square has pixels of the thing in one of two frames."""
-    checked = 0
-    for i in range(10):
+    """Against the frames: every token's square, and a little around it, has the thing's middle in it."""
+    kinds = set()
+    for i in range(12):
         lesson = draw_lesson("video", 96, 1, EVEN, "train", 0, i)
+        frames = [look(frame) for frame in lesson.pairs.reshape(8, 96, 96, 3)]
+        said = [(question.text, question.answer) for question in lesson.questions]
         for question in lesson.questions:
+            named = re.search(rf"({'|'.join(COLOURS)}) (\w+)", question.text)
+            if named:
+                colour, shape = named.groups()
+            else:  # which of the two is meant is known from both answers about it
+                last = question.text.split()[-1]
+                shape, colour = (
+                    next(a for text, a in said if text.endswith(last) and text.startswith(f"Which {aspect}"))
+                    for aspect in ("shape", "colour")
+                )
+            kinds.add(bool(named))
+            where = [[t for t in things if (t.shape, t.colour) == (shape, colour)] for things in frames]
             (told,) = question.mentions
-            assert {pair for pair, _, _ in told.seen} <= set(range(4))
+            shown = {n // 2 for n, found in enumerate(where) if found}
+            assert {pair for pair, _, _ in told.seen} == shown
             for pair, row, column in told.seen:
-                labels = lesson.labels["class"][pair, row, column]
-                assert labels != 0
-                checked += 1
-    assert checked > 30
+                there = where[2 * pair] + where[2 * pair + 1]
+                assert any(abs(t.y - 16 * row - 8) < 13 and abs(t.x - 16 * column - 8) < 13 for t in there)
+    assert kinds == {True, False}
 
 
 def test_clips_move_as_they_say():

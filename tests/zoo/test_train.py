@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from illava.drawing.canvas import COLOURS
+from illava.evaluation.tasks.counting import PLURALS
 from illava.evaluation.tasks.video import DIRECTIONS
 from illava.zoo.curve import draw
 from illava.zoo.losses import LABELS, pointing_loss
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
+from illava.zoo.questions import CLASSES
 from illava.zoo.text import build_processor
 from illava.zoo.train import (
     ALL,
@@ -175,12 +177,23 @@ def test_words_start_in_the_direction_of_what_they_name(tmp_path):
     made.align_words()
     rows = dict(zip(LABELS, made.heads.dense.weight.split(list(LABELS.values())), strict=True))
     embedding = made.model.get_input_embeddings().weight
-    for names, looks in ((COLOURS, rows["colour"]), (DIRECTIONS, rows["motion"][1:])):
+    found = set()
+    kinds = (rows["class"] + rows["centre"])[1:]
+    for names, looks in (
+        (COLOURS, rows["colour"]),
+        (DIRECTIONS, rows["motion"][1:]),
+        (CLASSES[1:], kinds),
+        ([PLURALS.get(name, "") for name in CLASSES[1:]], kinds),
+    ):
         for number, name in enumerate(names):
-            for text in (name, f" {name}"):
-                (word,) = made.processor.tokenizer(text)["input_ids"]
+            for text in (name, f" {name}") if name else ():
+                word, *more = made.processor.tokenizer(text)["input_ids"]
+                if more:  # " 7" and the plurals at the start of a text are several tokens
+                    continue
+                found.add(name)
                 likeness = torch.nn.functional.cosine_similarity(looks - looks.mean(0), embedding[word][None])
                 assert int(likeness.argmax()) == number
+    assert found >= {*COLOURS, *DIRECTIONS, *CLASSES[1:], *PLURALS.values()}
 
 
 @torch.no_grad()

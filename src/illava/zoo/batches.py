@@ -32,7 +32,7 @@ def patchify(pairs: np.ndarray) -> torch.Tensor:
 
 
 FULL, SMALLER = 192, 64  # pixels of the tasks' pictures, and of several pictures in the beginning
-MORE = {"page": 2.5, "clip": 1.5, "video": 2.0}  # rows where pictures are small
+MORE = {"page": 2.5, "clip": 1.5, "video": 2.0}  # rows of questions, where few can be asked of one
 
 
 # A place in a row, what is told of it and the (picture, row, column) of the visual tokens it means.
@@ -43,7 +43,8 @@ Told = tuple[int, dict[str, int], tuple[tuple[int, int, int], ...]]
 class Batch:
     """``batch`` rows of n pictures (or pairs of frames) each, with their packed questions, T tokens a row.
 
-    pixels: float32 (batch * n, patches, 384). dense: int64 (batch * n, units) per label, None where unknown.
+    pixels: float32 (batch * n, patches, 384). dense: int64 (batch * n, units) per label, of ink
+    float32 (batch * n, units, 64), None where unknown.
     ids: int64 (batch, T). positions: int64 (3, batch, T). segments: int64 (batch, T), 0 for the pictures'
     part, k for question k, -1 for padding. targets: int64 (batch, T), the next token at answer positions,
     else IGNORE. visual: int64 (n * units,), where in every row the pictures' tokens are. mentions: int64
@@ -207,7 +208,9 @@ def training_batch(
     drawn = {"multi_picture": min(side, SMALLER) if early else side, "video": video.SIDE, "clip": video.SIDE}
     edge = drawn.get(form, side)
     shown = video.FRAMES // TEMPORAL if form == "video" else count
-    rows = pictures * side**2 / (shown * edge**2) * (MORE.get(form, 1.0) if early and syllabus.most else 1.0)
+    rows = pictures * side**2 / (shown * edge**2)
+    if syllabus.most and (early or form == "page"):
+        rows *= MORE.get(form, 1.0)
     lessons = [
         draw_lesson(form, edge, count, syllabus, split, seed, *place, i) for i in range(max(2, round(rows)))
     ]

@@ -52,7 +52,7 @@ def draw_lesson(
     """Draw a lesson of one of ``FORMS``: a pure function of its arguments.
 
     Pictures are ``side`` x ``side``, but a video's frames, which are as large as the task's. ``count`` is how
-    many pictures several are.
+    many pictures several are. Raises ValueError for an unknown form.
     """
     rng = scene_rng(seed, split, *place)
     if form == "scene":
@@ -221,9 +221,9 @@ def _of_frames(frames: list[Scene], questions: list[Question]) -> Lesson:
 
 def _motion(path: video.Path) -> int:
     """Which way a path that is seen throughout leads: 0 for nowhere, else by the order of the directions."""
-    (left, top), (right, bottom) = path[0] or (0, 0), path[-1] or (0, 0)
+    start, end = path[0] or (0, 0), path[-1] or (0, 0)
     ways = [(0, 0), *video.DIRECTIONS.values()]
-    return ways.index((int(np.sign(right - left)), int(np.sign(bottom - top))))
+    return ways.index((int(np.sign(end[0] - start[0])), int(np.sign(end[1] - start[1]))))
 
 
 def _agreed(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

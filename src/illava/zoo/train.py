@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -45,7 +45,8 @@ RELATING = Syllabus(SCENES, THINGS, ("attribute", "existence", "spatial", "count
 # From then on everything together: what is not asked for is forgotten within a hundred steps.
 ALL = Syllabus((0.26, 0.2, 0.08, 0.18, 0.14, 0.14), THINGS)
 # Only large pictures have room for many things to count.
-LARGE = Syllabus((0.34, 0.18, 0.06, 0.16, 0.12, 0.14), (0.15, 0.5, 0.0, 0.0, 0.35, 0.0))
+LARGE = Syllabus((0.36, 0.26, 0.05, 0.13, 0.11, 0.09), (0.1, 0.6, 0.0, 0.0, 0.3, 0.0))
+LARGE_STEPS = {"S": 800, "L": 1500}  # the larger model goes on learning for longer
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ class Trainer:
         return muon, adamw
 
     @property
-    def _checkpoint(self) -> Path:
+    def checkpoint(self) -> Path:
+        """Where the state of the training is."""
         return self.folder / "checkpoint.pt"
 
     @property
@@ -134,9 +136,9 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "place": (self.stage, self.step, self.seconds),
         }
-        partial = self._checkpoint.with_suffix(".partial")
+        partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self._checkpoint)
+        os.replace(partial, self.checkpoint)
 
     def resume(self) -> None:
         """Go on from the checkpoint if there is one, and drop log lines written after it.
@@ -145,13 +147,16 @@ class Trainer:
         stages still to come may change, and how long a stage at a constant rate lasts.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._checkpoint.exists():
+        if not self.checkpoint.exists():
             self._log.write_text("")
             return
-        state = torch.load(self._checkpoint, weights_only=True)
+        state = torch.load(self.checkpoint, weights_only=True)
         place = state["place"][:2]
         if _trained(state["recipe"], *place) != _trained(asdict(self.recipe), *place):
-            raise ValueError(f"{self._checkpoint} was made by another recipe; move it away to start anew")
+            raise ValueError(f"{self.checkpoint} was made by another recipe; move it away to start anew")
+        stages = self.recipe.stages
+        if place[0] < len(stages) and place[1] > stages[place[0]].steps:
+            raise ValueError(f"{self.checkpoint} is further than its stage is to last; move it away")
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -290,6 +295,13 @@ class Trainer:
             log.write(json.dumps(line) + "\n")
 
 
+def recipe(size: str, seed: int = 0) -> Recipe:
+    """The recipe of a model that ships."""
+    made = Recipe(size, seed)
+    *before, last = made.stages
+    return replace(made, stages=(*before, replace(last, steps=LARGE_STEPS[size])))
+
+
 def code_version() -> str:
     """A short hash of the code that draws, asks and trains: noted in the log whenever a training goes on."""
     package = Path(__file__).parents[1]
@@ -329,10 +341,10 @@ def main(argv: list[str] | None = None) -> None:
     runs = options.runs or Path(f"runs/zoo-{options.size}")
     out = options.out or Path(__file__).parent / "models" / options.size
     torch.set_num_threads(options.threads)
-    trainer = Trainer(Recipe(options.size), runs)
-    trainer.resume()
-    if options.export_only and not trainer.seconds:
+    trainer = Trainer(recipe(options.size), runs)
+    if options.export_only and not trainer.checkpoint.exists():
         parser.error(f"there is no checkpoint in {runs} to export")
+    trainer.resume()
     if not options.export_only:
         trainer.run()
     export(trainer.model, trainer.processor, out)

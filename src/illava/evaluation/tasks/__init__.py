@@ -2,8 +2,8 @@
 
 ``load("counting")[7]`` is a :class:`~illava.evaluation.samples.Sample`; the same call gives the same bytes
 (as long as Pillow draws the same). What no two splits share: random streams, handwriting samples, words and
-families of fonts (for how few those are, see ``reading.FONTS``), and easy-VQA's pictures. A picture of
-192 x 192 pixels gives 144 visual tokens in the zoo's models, and so does a whole video.
+families of fonts (for how few those are, see ``illava.drawing.lettering.FONTS``), and easy-VQA's pictures. A
+picture of 192 x 192 pixels gives 144 visual tokens in the zoo's models, and so does a whole video.
 """
 
 from .attribute import Attribute
