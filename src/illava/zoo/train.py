@@ -1,4 +1,4 @@
-"""Train a zoo model from scratch on one CPU core: ``python -m illava.zoo.train L``.
+"""Train a zoo model from scratch on one or two CPU cores: ``python -m illava.zoo.train L``.
 
 Interrupt it at any time; the same command goes on from the last checkpoint and ends with the same weights,
 as long as the code stays the same: the log says by which version of it each part was trained.
@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -104,6 +105,8 @@ class Trainer:
         self.optimizers = self._optimizers()
         self.stage = self.step = 0
         self.seconds = 0.0
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._ahead: dict[tuple[int, int], Future[tuple[Batch, torch.Tensor | None]]] = {}
 
     def _optimizers(self) -> tuple[Muon, torch.optim.AdamW]:
         """Muon for the matrices inside the two towers, AdamW for embeddings, patches, heads and vectors."""
@@ -166,9 +169,11 @@ class Trainer:
         kept = [line for line in lines if (line["stage"], line["step"]) <= (self.stage, self.step)]
         self._log.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
-    def loss(self, batch: Batch, stage: Stage) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss to minimise and its parts."""
-        with torch.set_grad_enabled(not stage.frozen):
+    def loss(
+        self, batch: Batch, stage: Stage, features: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Return the loss to minimise and its parts; ``features`` are the encoded pictures, if at hand."""
+        if features is None:
             features = encode_pictures(self.model, batch.pixels)
         total, parts = features.new_zeros(()), {}
         if batch.dense:
@@ -219,13 +224,28 @@ class Trainer:
         stage, seed = self.recipe.stages[self.stage], self.recipe.seed
         return training_batch(self.packer, form, stage.pixels, stage.batch, stage.taught, split, seed, *place)
 
+    @torch.no_grad()
+    def _prepare(self, place: int, step: int) -> tuple[Batch, torch.Tensor | None]:
+        """The batch of a step, and its encoded pictures where the encoder stays as it is."""
+        stage = self.recipe.stages[place]
+        form = str(scene_rng(self.recipe.seed, "train", place, step).choice(FORMS, p=stage.taught.forms))
+        batch = self._batch(form, "train", place, step)
+        return batch, encode_pictures(self.model, batch.pixels) if stage.frozen else None
+
+    def _prepared(self, place: int, step: int) -> tuple[Batch, torch.Tensor | None]:
+        """As :meth:`_prepare`, which goes on for the next step in a thread of its own meanwhile."""
+        ahead = self._ahead.pop((place, step), None)
+        ready = ahead.result() if ahead else self._prepare(place, step)
+        if step + 1 < self.recipe.stages[place].steps:
+            self._ahead[place, step + 1] = self._worker.submit(self._prepare, place, step + 1)
+        return ready
+
     def train_step(self) -> dict[str, float]:
         """Take one optimizer step at the current place and move on to the next."""
         stage = self.recipe.stages[self.stage]
         place = (self.stage, self.step)
-        form = str(scene_rng(self.recipe.seed, "train", *place).choice(FORMS, p=stage.taught.forms))
-        batch = self._batch(form, "train", *place)
-        loss, parts = self.loss(batch, stage)
+        batch, features = self._prepared(*place)
+        loss, parts = self.loss(batch, stage, features)
         loss.backward()
         weights = [*self.model.parameters(), *self.heads.parameters()]
         parts["norm"] = torch.nn.utils.clip_grad_norm_(weights, self.recipe.clip).item()
@@ -334,13 +354,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, help="checkpoints and log: runs/zoo-SIZE unless said otherwise")
     parser.add_argument("--out", type=Path, help="the export: into the package unless said otherwise")
     parser.add_argument("--export-only", action="store_true", help="export the last checkpoint as it is")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="1 unless said otherwise; changes the last bits"
-    )
     options = parser.parse_args(argv)
     runs = options.runs or Path(f"runs/zoo-{options.size}")
     out = options.out or Path(__file__).parent / "models" / options.size
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     trainer = Trainer(recipe(options.size), runs)
     if options.export_only and not trainer.checkpoint.exists():
         parser.error(f"there is no checkpoint in {runs} to export")
