@@ -12,7 +12,7 @@ from illava.evaluation.metrics import LEAST_PLAIN
 from illava.evaluation.rows import fingerprint
 from illava.evaluation.summary import interval, number
 from illava.zoo.model import SIZES
-from illava.zoo.train import Recipe
+from illava.zoo.recipe import Recipe
 
 Results = dict[str, Any]
 

@@ -15,17 +15,9 @@ from illava.zoo.losses import LABELS, pointing_loss
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.questions import CLASSES
+from illava.zoo.recipe import ALL, SEEING, Recipe, Stage, learning_rate
 from illava.zoo.text import build_processor
-from illava.zoo.train import (
-    ALL,
-    SEEING,
-    Recipe,
-    Stage,
-    Trainer,
-    _trained,
-    learning_rate,
-    main,
-)
+from illava.zoo.train import Trainer, main
 
 STAGES = (
     Stage("dense", 48, 2, 2, SEEING, warmup=1),
@@ -100,12 +92,12 @@ def test_exporting_nothing_is_refused(tmp_path, capsys):
 def test_a_stage_at_a_constant_rate_may_grow_and_others_not(whole):
     steady = Stage("dense", 48, 2, 2, SEEING, last=1.0)
     trained = asdict(Recipe(stages=(steady, STAGES[1])))
-    assert _trained(trained, 0, 1) == _trained(
+    assert trained(trained, 0, 1) == trained(
         asdict(Recipe(stages=(replace(steady, steps=9), STAGES[1]))), 0, 1
     )
     falling = replace(steady, last=0.5)
     one, other = (asdict(Recipe(stages=(replace(falling, steps=n),))) for n in (2, 9))
-    assert _trained(one, 0, 1) != _trained(other, 0, 1)
+    assert trained(one, 0, 1) != trained(other, 0, 1)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(whole):
