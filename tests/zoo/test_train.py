@@ -89,15 +89,31 @@ def test_exporting_nothing_is_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stage_at_a_constant_rate_may_grow_and_others_not(whole):
+def test_a_stage_at_a_constant_rate_may_grow_and_others_not():
     steady = Stage("dense", 48, 2, 2, SEEING, last=1.0)
-    trained = asdict(Recipe(stages=(steady, STAGES[1])))
-    assert trained(trained, 0, 1) == trained(
-        asdict(Recipe(stages=(replace(steady, steps=9), STAGES[1]))), 0, 1
-    )
+    begun, longer = (asdict(Recipe(stages=(replace(steady, steps=n), STAGES[1]))) for n in (2, 9))
+    assert trained(begun, 0, 1) == trained(longer, 0, 1)
     falling = replace(steady, last=0.5)
     one, other = (asdict(Recipe(stages=(replace(falling, steps=n),))) for n in (2, 9))
     assert trained(one, 0, 1) != trained(other, 0, 1)
+
+
+def test_a_checkpoint_beyond_its_stage_is_refused(tmp_path):
+    steady = replace(STAGES[0], last=1.0)
+    made = trainer(tmp_path, (steady, STAGES[1]))
+    made.step = 2
+    made.save()
+    assert trainer(tmp_path, (replace(steady, steps=3), STAGES[1])).step == 2
+    with pytest.raises(ValueError, match="further than its stage"):
+        trainer(tmp_path, (replace(steady, steps=1), STAGES[1]))
+
+
+def test_the_models_that_ship_differ_in_the_last_stage_alone():
+    small, large = (recipe(size).stages for size in ("S", "L"))
+    assert small[:-1] == large[:-1] == Recipe().stages[:-1]
+    assert small[-1].steps < large[-1].steps
+    with pytest.raises(KeyError):
+        recipe("micro")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(whole):
