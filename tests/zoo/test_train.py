@@ -15,7 +15,7 @@ from illava.zoo.losses import LABELS, pointing_loss
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
 from illava.zoo.questions import CLASSES
-from illava.zoo.recipe import ALL, SEEING, Recipe, Stage, learning_rate
+from illava.zoo.recipe import ALL, SEEING, Recipe, Stage, learning_rate, recipe, trained
 from illava.zoo.text import build_processor
 from illava.zoo.train import Trainer, main
 
