@@ -63,7 +63,7 @@ def test_vision_at_once_equals_the_vision_tower(processor, model):
 def test_packed_questions_give_the_logits_of_single_prompts(processor, model, form):
     lessons = drawn(form)
     batch = Packer(processor)(lessons)
-    hidden, middle, _ = packed_hidden(model, encode_pictures(model, batch.pixels), batch)
+    hidden, middle, *_ = packed_hidden(model, encode_pictures(model, batch.pixels), batch)
     assert middle.shape == hidden.shape
     packed = model.lm_head(hidden)
     compared = 0
@@ -142,7 +142,7 @@ def test_mentions_end_where_the_thing_is_named(processor, form):
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["scene", "multi_picture", "video"])
-def test_the_pointing_head_is_the_first_of_the_layer_before_the_middle(processor, model, form):
+def test_two_heads_of_the_layer_before_the_middle_point_and_count(processor, model, form):
     """Against the attention weights that transformers' own eager attention hands out."""
     batch = Packer(processor)(drawn(form))
     weights = []
@@ -150,7 +150,7 @@ def test_the_pointing_head_is_the_first_of_the_layer_before_the_middle(processor
     before = model.config._attn_implementation
     hook = attention.register_forward_hook(lambda module, given, out: weights.append(out[1]))
     model.set_attn_implementation("eager")
-    looks = packed_hidden(model, encode_pictures(model, batch.pixels), batch).looks
+    _, _, looks, tally = packed_hidden(model, encode_pictures(model, batch.pixels), batch)
     model.set_attn_implementation(before)
     hook.remove()
     row, place = batch.mentions.T[:2]
@@ -160,6 +160,9 @@ def test_the_pointing_head_is_the_first_of_the_layer_before_the_middle(processor
     assert len(looks) > 2
     assert torch.allclose(looks.softmax(-1), shares, atol=1e-5)
     assert (expected == 0).any() == (form == "multi_picture")  # what comes after a picture's end
+    counting = weights[0][row, 1, place]
+    assert torch.allclose(tally[:, :-1].exp(), counting[:, batch.visual], atol=1e-5)
+    assert torch.allclose(tally.exp().sum(-1), torch.ones(len(tally)), atol=1e-5)
 
 
 def test_a_corner_moves_the_pictures_and_what_is_told_of_places(processor):

@@ -11,10 +11,10 @@ from illava.drawing.canvas import COLOURS
 from illava.evaluation.tasks.counting import PLURALS
 from illava.evaluation.tasks.video import DIRECTIONS
 from illava.zoo.curve import draw
-from illava.zoo.losses import LABELS, pointing_loss
+from illava.zoo.losses import LABELS, pointing_loss, tally_loss
 from illava.zoo.model import OFFSETS, build_config, build_model
 from illava.zoo.optim import Muon, orthogonalize
-from illava.zoo.questions import CLASSES
+from illava.zoo.questions import CLASSES, IGNORE, REFERENCE
 from illava.zoo.recipe import ALL, SEEING, Recipe, Stage, learning_rate, recipe, trained
 from illava.zoo.text import build_processor
 from illava.zoo.train import Trainer, main
@@ -127,6 +127,19 @@ def test_pointing_loss_is_zero_where_it_should_look_and_a_logarithm_elsewhere():
     assert pointing_loss(right, seen) == pytest.approx(0, abs=1e-6)
     assert pointing_loss(torch.zeros(2, 4), seen) == pytest.approx(math.log(2))
     assert pointing_loss(right, torch.zeros(2, 4)) == 0
+
+
+def test_tally_loss_is_zero_where_shares_tell_the_number():
+    """Two things of three visual tokens; nothing at all; a mention without a count."""
+    seen = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    mentions = torch.full((3, 2 + len(REFERENCE)), IGNORE)
+    mentions[:2, 2] = torch.tensor([2, 0])
+    right = torch.tensor([[1 / 6, 1 / 6, 1e-9, 4 / 6], [1e-9, 1e-9, 1e-9, 1.0], [0.25] * 4]).log()
+    assert tally_loss(right, mentions, seen) == pytest.approx(0, abs=1e-6)
+    even = torch.full((3, 4), 0.25).log()
+    first = sum(p * math.log(4 * p) for p in (1 / 6, 1 / 6, 4 / 6))
+    assert tally_loss(even, mentions, seen) == pytest.approx((first + math.log(4)) / 2)
+    assert tally_loss(even, mentions[2:], seen[2:]) == 0
 
 
 def test_rates_rise_and_fall():

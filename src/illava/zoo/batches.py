@@ -257,12 +257,14 @@ class Hidden(NamedTuple):
     """What the language model makes of a packed batch.
 
     last and middle: hidden states (batch, T, width). looks: (M, n * units), how much the pointing head wants
-    to attend from every mention to every visual token of its row, before the softmax.
+    to attend from every mention to every visual token of its row, before the softmax. tally: (M, n * units
+    + 1), the logarithms of how much the counting head attends to each of them and, last, to all else.
     """
 
     last: torch.Tensor
     middle: torch.Tensor
     looks: torch.Tensor
+    tally: torch.Tensor
 
 
 def packed_hidden(model: Qwen2VLForConditionalGeneration, features: torch.Tensor, batch: Batch) -> Hidden:
@@ -285,22 +287,39 @@ def packed_hidden(model: Qwen2VLForConditionalGeneration, features: torch.Tensor
         output_hidden_states=True,
     )
     middle = len(language.layers) // 2
-    looks = _looks(language, middle - 1, out.hidden_states[middle - 1], batch)
-    return Hidden(out.last_hidden_state, out.hidden_states[middle], looks)
+    looks, counts = _from_mentions(language, middle - 1, out.hidden_states[middle - 1], batch, seen)
+    visual = torch.zeros(counts.shape[1], dtype=torch.bool).index_fill(0, batch.visual, True)
+    shares = counts.log_softmax(-1)
+    tally = torch.cat([shares[:, visual], shares[:, ~visual].logsumexp(-1, keepdim=True)], dim=1)
+    return Hidden(out.last_hidden_state, out.hidden_states[middle], looks[:, visual], tally)
 
 
-def _looks(language: torch.nn.Module, index: int, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The attention logits of a layer's first head from the mentions to the visual tokens."""
+def _from_mentions(
+    language: torch.nn.Module, index: int, hidden: torch.Tensor, batch: Batch, seen: torch.Tensor
+) -> list[torch.Tensor]:
+    """Attention logits (M, T) from the mentions in two heads of a layer: the first, and the one half-way.
+
+    The half-way head has keys of its own where keys are shared by half of the heads.
+    """
     layer = language.layers[index]
     attention, width = layer.self_attn, layer.self_attn.head_dim
     hidden = layer.input_layernorm(hidden)
     cos, sin = language.rotary_emb(hidden, batch.positions)
     row, place = batch.mentions.T[:2]
-    query, key = (
-        torch.nn.functional.linear(hidden, part.weight[:width], part.bias[:width])[:, None]
-        for part in (attention.q_proj, attention.k_proj)
-    )
-    query, key = (part[:, 0] for part in apply_rotary_pos_emb(query, key, cos, sin))
-    looks = torch.einsum("md,mvd->mv", query[row, place], key[:, batch.visual][row]) * attention.scaling
-    # What comes later is not seen; finite, as the loss multiplies it by 0.
-    return looks.masked_fill(batch.visual > place[:, None], -1e4)
+    heads = len(attention.q_proj.bias) // width
+    found = []
+    for head in (0, heads // 2):
+        query, key = (
+            torch.nn.functional.linear(hidden, part.weight[start:][:width], part.bias[start:][:width])[
+                :, None
+            ]
+            for part, start in (
+                (attention.q_proj, head * width),
+                (attention.k_proj, head // attention.num_key_value_groups * width),
+            )
+        )
+        query, key = (part[:, 0] for part in apply_rotary_pos_emb(query, key, cos, sin))
+        logits = torch.einsum("md,mtd->mt", query[row, place], key[row]) * attention.scaling
+        # What is not seen: finite, as the losses multiply it by 0.
+        found.append(logits.masked_fill(~seen[row, place], -1e4))
+    return found

@@ -24,6 +24,7 @@ WEIGHTS = {
     name: torch.tensor([0.1] + [1.0] * (LABELS[name] - 1)) for name in ("class", "centre", "place", "motion")
 }
 INK_WEIGHT = 5.0
+ELSEWHERE = 4.0  # how many things the rest of a prompt weighs in the counting head
 Right = dict[str, list[bool]]  # by name, whether each of what was asked was told rightly
 
 
@@ -103,7 +104,7 @@ class Heads(nn.Module):
 
     def score_middle(self, right: Right, hidden: Hidden, batch: Batch) -> None:
         """Add to ``right`` whether mentions look where, and tell what, they should."""
-        _, middle, looks = hidden
+        _, middle, looks, _ = hidden
         known = batch.seen.sum(-1) > 0
         hits = batch.seen[known].gather(1, looks[known].argmax(-1, keepdim=True)) > 0
         right.setdefault("mention seen", []).extend(hits.flatten().tolist())
@@ -126,3 +127,22 @@ def pointing_loss(looks: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         return looks.new_zeros(())
     entropy = torch.special.entr(seen[known]).sum(-1).mean()
     return cross_entropy(looks[known], seen[known]) - entropy
+
+
+def tally_loss(tally: torch.Tensor, mentions: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of a head's attention from the shares that tell a number.
+
+    Attention sees proportions: of n things that are meant each is to get 1 / (n + ELSEWHERE), all that is
+    not visual the rest, so that what the head brings along grows with n.
+
+    Args:
+        tally: (M, V + 1) logarithms of the attention to visual tokens and to all else.
+        mentions, seen: as in :class:`~illava.zoo.batches.Batch`; mentions without a count do not count.
+    """
+    counts = mentions[:, 2 + list(REFERENCE).index("count")]
+    known = counts != IGNORE
+    if not known.any():
+        return tally.new_zeros(())
+    share = counts[known, None] / (counts[known, None] + ELSEWHERE)
+    wanted = torch.cat([share * seen[known], 1 - share], dim=1)
+    return (torch.xlogy(wanted, wanted) - wanted * tally[known]).sum(-1).mean()

@@ -43,7 +43,7 @@ class Stage:
     warmup: int = 40
     dense: float = 0.3  # weight of the dense-label loss next to the answers' loss
     reference: float = 0.3  # weight of the loss for what mentions mean
-    pointing: float = 1.0  # weight of the loss for where mentions look
+    pointing: float = 1.0  # weight of the losses for where mentions look, and how much
     frozen: bool = False  # leave the encoder as it is, which takes most of the time in large pictures
 
 

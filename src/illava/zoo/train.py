@@ -24,7 +24,7 @@ from ..evaluation.tasks.video import DIRECTIONS
 from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
 from .curve import draw
 from .lessons import FORMS
-from .losses import LABELS, Heads, Right, pointing_loss
+from .losses import LABELS, Heads, Right, pointing_loss, tally_loss
 from .model import SIZES, build_model, export
 from .optim import Muon
 from .questions import CLASSES, IGNORE
@@ -120,12 +120,12 @@ class Trainer:
             total, parts = self.heads.dense_loss(features, batch.dense)
         if stage.taught.most:
             asked = batch.targets != IGNORE
-            hidden, middle, looks = packed_hidden(self.model, features, batch)
+            hidden, middle, looks, tally = packed_hidden(self.model, features, batch)
             answer = hidden.new_zeros(())
             if asked.any():  # a clip may be without anything that moves
                 answer = cross_entropy(self.model.lm_head(hidden[asked]), batch.targets[asked])
             reference = self.heads.reference_loss(middle, batch)
-            pointing = pointing_loss(looks, batch.seen)
+            pointing = pointing_loss(looks, batch.seen) + tally_loss(tally, batch.mentions, batch.seen)
             total = stage.dense * total + answer + stage.reference * reference + stage.pointing * pointing
             parts |= {
                 name: part.item()
