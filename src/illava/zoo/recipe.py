@@ -21,7 +21,7 @@ RELATING = Syllabus(SCENES, THINGS, ("attribute", "existence", "spatial", "count
 ALL = Syllabus((0.26, 0.2, 0.08, 0.18, 0.14, 0.14), THINGS)
 # Only large pictures have room for many things to count.
 LARGE = Syllabus((0.36, 0.26, 0.05, 0.13, 0.11, 0.09), (0.1, 0.6, 0.0, 0.0, 0.3, 0.0))
-LARGE_STEPS = {"S": 800, "L": 1500}  # the larger model goes on learning for longer
+LARGE_STEPS = {"S": 800, "L": 1300}  # the larger model goes on learning for longer
 
 
 @dataclass(frozen=True)
