@@ -34,10 +34,10 @@ evidence: $(READY)  ## write docs/evidence.md from the result files in docs/evid
 
 evidence-runs: $(READY)  ## measure all that docs/evidence.md tells (hours; choosing and testing go on where they were stopped)
 	for size in S L; do \
-		$(BIN)/python -m benchmarks.evidence.measure choose $$size --limit 48 --threads 1 && \
-		$(BIN)/python -m benchmarks.evidence.measure test $$size --limit 200 --threads 1 || exit 1; \
+		$(BIN)/python -m benchmarks.evidence.measure choose $$size --limit 16 --threads 1 && \
+		$(BIN)/python -m benchmarks.evidence.measure test $$size --limit 40 --threads 1 || exit 1; \
 	done
-	$(BIN)/python -m benchmarks.evidence.measure bigger --limit 60 --threads 1
+	$(BIN)/python -m benchmarks.evidence.measure bigger --limit 15 --threads 1
 
 train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
 	$(BIN)/python -m illava.zoo.train S
