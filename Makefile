@@ -7,9 +7,9 @@ READY := .venv/.ready
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
-	$(BIN)/illava ask demo/number.png "What number is written?" --compare --save-overlay out/number.png
-	$(BIN)/illava ask demo/number.png "What colour is the heart?" --compare
-	$(BIN)/illava ask demo/word.png "How many stars are there?" --compare --save-overlay out/word.png
+	$(BIN)/illava ask demo/word.png "What does it read?" --compare --save-overlay out/word.png
+	$(BIN)/illava ask demo/number.png "What colour is the heart?" --compare --save-overlay out/number.png
+	$(BIN)/illava ask demo/number.png "Is there a red diamond?" --compare
 	@echo "Patches that stayed are drawn in out/number.png and out/word.png."
 
 test: $(READY)  ## all tests but the slow ones
