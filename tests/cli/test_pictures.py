@@ -116,7 +116,7 @@ def test_first_frame_of_animations(tmp_path, name):
 def test_demo_pictures_ship():
     files = sorted(pictures._DEMO.glob("*.png"))
     assert len(files) == 2
-    assert sum(file.stat().st_size for file in files) < 60_000
+    assert sum(file.stat().st_size for file in files) < 110_000  # noisy, as the tasks are
     for name in demo_names():
         assert open_picture(name).size == (192, 192)
 

@@ -146,7 +146,7 @@ def test_too_many_pixels(folder, monkeypatch):
 
 def test_a_folder_called_demo_is_not_the_shipped_one(folder, monkeypatch):
     (folder / "demo").mkdir()
-    Image.new("RGB", (7, 7)).save(folder / "demo" / "digit.png")
+    Image.new("RGB", (7, 7)).save(folder / "demo" / "number.png")
     write(folder, {**GOOD, "picture": "demo/number.png"})
     monkeypatch.chdir(folder)
     assert FolderTask(".", 9)[0].pictures[0].size == (7, 7)
