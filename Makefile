@@ -32,7 +32,7 @@ bench: $(READY)  ## time the published shapes, plain and merged (minutes to hour
 evidence: $(READY)  ## write docs/evidence.md from the result files in docs/evidence
 	$(BIN)/python -m benchmarks.evidence.page
 
-evidence-runs: $(READY)  ## measure all that docs/evidence.md tells (hours; choosing and testing go on where they were stopped)
+evidence-runs: $(READY)  ## measure all that docs/evidence.md tells (an hour; choosing and testing go on where they were stopped)
 	for size in S L; do \
 		$(BIN)/python -m benchmarks.evidence.measure choose $$size --limit 16 --threads 1 && \
 		$(BIN)/python -m benchmarks.evidence.measure test $$size --limit 40 --threads 1 || exit 1; \

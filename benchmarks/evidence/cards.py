@@ -37,7 +37,7 @@ tags: [toy, qwen2_vl]
 # zoo/{size}
 
 **A toy.** A Qwen2-VL with {weights / 1e6:.1f} million weights, trained from scratch on drawn pictures and on easy-VQA in
-{log[-1]["seconds"] / 60:.0f} minutes of one busy CPU core. It exists so that token merging can be tried, tested and
+{log[-1]["seconds"] / 60:.0f} minutes on one or two busy CPU cores. It exists so that token merging can be tried, tested and
 measured anywhere, without a download. It knows nothing of photographs and answers nothing but the questions of the nine
 tasks below.
 
@@ -66,7 +66,7 @@ intervals, and the same questions about plain grey pictures, which shows what gu
 
 {figures(found)}
 
-By `python -m benchmarks.evidence.measure test {size}`; what token merging costs it is in `docs/evidence.md`.
+By `python -m benchmarks.evidence.measure test {size} --limit {found["settings"]["limit"]} --threads 1`; what token merging costs it is in `docs/evidence.md`.
 
 ## Training data
 
@@ -81,12 +81,12 @@ Printed words are random capitals in training, English words in other families o
 
     python -m illava.zoo.train {size}
 
-One thread, float32, seed 0; interrupted at any time it goes on from its last checkpoint. {versions(log)} Stages: {stages(log)}. First the
+Float32, seed 0; interrupted at any time it goes on from its last checkpoint. {versions(log)} Stages: {stages(log)}. First the
 vision tower alone, on dense labels (what lies at each place, its colour, its outline, where its centre is, which
 character of the word it is), at the end on pages full of text; then the language model on the frozen tower, first on
-finding the thing that a question means, then on relations, then on everything; then both on everything in large
-pictures. Beside the answers the language model's middle layer learns to tell what each mention of a thing means and
-where each visual token is, by heads that are thrown away, and one of its attention heads is told where to look. Words for shapes,
+finding the thing that a question means, then on relations, then on everything, first in small and then in large pictures. Beside the answers the language model's middle layer learns to tell what each mention of a thing means and
+where each visual token is, by heads that are thrown away, and an attention head of
+the layer before it is told where to look; in the last part of the training of zoo/L a second one is told how much. Words for shapes,
 colours, ways and characters start in the directions that the tower gives their looks. Several questions share a picture; each sees the picture and itself only. Muon for the hidden matrices,
 AdamW for the rest. No token merging takes part. `training.jsonl` is the log, `training.png` its curve.
 

@@ -70,7 +70,8 @@ def _claim_bigger(found: Results) -> list[str]:
         "### 2. The larger model with merging beats the smaller one without, in accuracy and speed at once",
         "",
         f"{verdict} One run, {entry['each']} questions a task, one prompt at a time, all contestants in turn; seconds of a "
-        "whole `generate`. `python -m benchmarks.evidence.measure bigger`.",
+        "whole `generate`. `python -m benchmarks.evidence.measure bigger --limit "
+        f"{entry['each']} --threads 1`.",
     ]
     both_learnt = f"Tasks that both have learnt ({', '.join(entry['tasks'])})"
     for title, rows in {both_learnt: entry["contestants"], "All nine tasks": entry["all_tasks"]}.items():
@@ -102,7 +103,8 @@ def _claim_ninth(found: Results) -> list[str]:
     return [
         "### 3. With 88.9 % of the visual tokens removed, 95 % of the accuracy stays",
         "",
-        "Both stages, layers chosen on the validation split (below). `python -m benchmarks.evidence.measure test L`.",
+        "Both stages, layers chosen on the validation split (below). `python -m benchmarks.evidence.measure test L --limit "
+        f"{found['test-L']['settings']['limit']} --threads 1`.",
         "",
         "| model | tokens | final tokens | retained % | retained above blank % | target above blank | |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",

@@ -67,7 +67,7 @@ def head(found: Results) -> str:
     return f"""# Evidence
 
 Written by `make evidence` from the result files in [`docs/evidence`](evidence), never by hand. `make evidence-runs`
-measures everything anew: hours on one core, and all but the contest of the two models goes on where it was stopped.
+measures everything anew, which takes about an hour on one core for every 40 questions a task; all but the contest of the two models goes on where it was stopped.
 
 **What was measured, and what that is worth.** Two toy models that ship with the project, `zoo/S` and `zoo/L`, trained
 from scratch on drawn pictures and on easy-VQA, on nine tasks whose test material they have never seen
@@ -215,7 +215,7 @@ def layers(found: Results) -> str:
         "",
     ]
     lines += [
-        "`python -m benchmarks.evidence.measure choose L`. Chosen ones in bold, those too dear in brackets.",
+        f"`python -m benchmarks.evidence.measure choose L --limit {found['layers-L']['limit']} --threads 1`. Chosen ones in bold, those too dear in brackets.",
         "",
     ]
     for size in SIZES:
