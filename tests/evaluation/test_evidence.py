@@ -1,17 +1,12 @@
 """The evidence page says what the result files say, and the rule for layers chooses as it is written."""
 
 import copy
-import json
 import re
 
 import pytest
 
 from benchmarks.evidence import bigger, cards, claims, measure, page
-from benchmarks.evidence import rows as plan
 from benchmarks.evidence.rows import MARGIN, both, candidates, control_rows, main_rows, pick
-from illava import ask
-from illava.evaluation import summary
-from illava.evaluation import tasks as registry
 from illava.evaluation.compare import difference
 from illava.evaluation.metrics import Estimate, resample
 from illava.evaluation.rows import BLANK, PLAIN
@@ -283,28 +278,3 @@ def test_cards_say_what_was_measured(found):
     assert "| attribute | 20 | 100.0" in text
     assert "| **mean** | | **85.0** | |" in text
     assert "not learnt well enough to say what merging costs: video." in text
-
-
-def test_a_whole_run_on_two_tasks(monkeypatch, tmp_path):
-    """Choosing, testing and the contest, on few questions: files appear, agree, and go on where they were."""
-    monkeypatch.setattr(measure, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr(measure, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(registry, "names", lambda: ("attribute", "video"))
-    monkeypatch.setattr(plan, "ENCODER", ((1,),))
-    monkeypatch.setattr(plan, "LLM", ((2,),))
-    monkeypatch.setattr(plan, "SHARES", (0.5, 0.8))
-    # Whatever the model has learnt: here it is the machinery that is tested.
-    monkeypatch.setattr(summary, "LEAST_PLAIN", 0.0)
-    monkeypatch.setattr(measure, "load", lambda name, *place: ask.load("zoo/S", *place))
-    for size in ("S", "L"):
-        measure.main(["choose", size, "--limit", "2"])
-        measure.main(["test", size, "--limit", "2"])
-    measure.main(["bigger", "--limit", "1"])
-    with pytest.raises(SystemExit, match="it can only grow"):
-        measure.main(["test", "S", "--limit", "1"])
-    figures = {file.name: json.loads(file.read_text()) for file in (tmp_path / "figures").glob("*.json")}
-    assert set(figures) == {f"{kind}-{size}.json" for kind in ("layers", "test") for size in "SL"} | {
-        "bigger.json"
-    }
-    assert set(figures["test-L.json"]["mean"]) == {row.label for row in ROWS}
-    assert figures["bigger.json"]["weights"]["S"] == figures["layers-S.json"]["weights"]

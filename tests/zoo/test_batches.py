@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from illava.zoo.batches import Packer, encode_pictures, packed_hidden, patchify, training_batch
+from illava.zoo.batches import Packer, patchify, training_batch
+from illava.zoo.forward import encode_pictures, packed_hidden
 from illava.zoo.lessons import FORMS, Syllabus, draw_lesson
 from illava.zoo.model import build_model
 from illava.zoo.questions import IGNORE, REFERENCE

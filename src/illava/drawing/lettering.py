@@ -15,7 +15,6 @@ TEST_WORDS = (
     "PEN", "CUP", "HAT", "KEY", "MAP", "NET", "OWL", "PIG", "QUIZ", "RUG", "TEA", "USB", "VEST", "YAK", "ZIP",
 )
 # fmt: on
-NOT_TEST = frozenset(TEST_WORDS)
 
 # Families are kept apart, not only faces. All but Aileron, which Pillow carries, come with matplotlib. That
 # makes few families: one for val, three for test, of which STIX is the only one without a relative in train
@@ -66,7 +65,7 @@ def random_word(rng: np.random.Generator, split: str) -> str:
     while True:
         letters = rng.integers(0, len(LETTERS), rng.integers(3, 5))
         word = "".join(LETTERS[i] for i in letters)
-        if word not in NOT_TEST and (letters.sum() % 10 == 0) == (split == "val"):
+        if word not in TEST_WORDS and (letters.sum() % 10 == 0) == (split == "val"):
             return word
 
 

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, rms_norm
 
 from ..drawing.canvas import COLOURS
-from .batches import Batch, Hidden
+from .batches import Batch
+from .forward import Hidden
 from .questions import CLASSES, IGNORE, LONGEST, REFERENCE
 from .text import MERGE
 

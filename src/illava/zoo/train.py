@@ -21,8 +21,9 @@ from ..drawing.canvas import COLOURS
 from ..drawing.streams import scene_rng
 from ..evaluation.tasks.counting import PLURALS
 from ..evaluation.tasks.video import DIRECTIONS
-from .batches import Batch, Packer, encode_pictures, packed_hidden, training_batch
+from .batches import Batch, Packer, training_batch
 from .curve import draw
+from .forward import encode_pictures, packed_hidden
 from .lessons import FORMS
 from .losses import LABELS, Heads, Right, pointing_loss, tally_loss
 from .model import SIZES, build_model, export
