@@ -230,7 +230,7 @@ def test_what_is_seen_are_the_tokens_with_the_things_centres(processor):
 
 def test_characters_to_be_read_are_looked_for_one_token_ahead(processor):
     words = replace(EVEN, scenes=(0.0, 0.0, 0.5, 0.5, 0.0, 0.0), tasks=("digits", "words"))
-    lessons = [draw_lesson("scene", SIDE, 1, words, "train", 0, 4, i) for i in range(4)]
+    lessons = [draw_lesson("scene", SIDE, 1, words, "train", 0, 8, i) for i in range(4)]
     batch = Packer(processor)(lessons)
     rows = []
     for i, lesson in enumerate(lessons):

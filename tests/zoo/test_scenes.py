@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from illava.drawing.canvas import COLOURS
 from illava.drawing.glyphs import SHAPES, handwriting_ids, shape_mask
-from illava.drawing.lettering import FONTS, TEST_WORDS, letter_columns, printed
+from illava.drawing.lettering import FONTS, LETTERS, TEST_WORDS, TRAINING_FAMILIES, letter_columns, printed
 from illava.drawing.streams import SPLITS, scene_rng
 from illava.zoo.scenes import KINDS, draw_scene
 
@@ -43,8 +43,17 @@ def test_handwriting_and_fonts_come_from_the_scenes_split(monkeypatch):
         asked.clear()
         scenes(24, 96, split, ("number", "word"))
         assert split in asked
-        assert {name for name in asked if name != split} <= set(FONTS[split])
+        faces = {face for family in TRAINING_FAMILIES for face in family}
+        assert {name for name in asked if name != split} <= (faces if split == "train" else set(FONTS[split]))
         assert len(set(asked)) > 1
+
+
+def test_training_families_are_neither_vals_nor_tests_and_have_every_letter():
+    for face in (face for family in TRAINING_FAMILIES for face in family):
+        assert face not in FONTS["val"] + FONTS["test"]
+        masks = {printed(letter, face, 22).tobytes() for letter in LETTERS}
+        assert len(masks) == len(LETTERS)
+    assert set(FONTS["train"]) <= {face for family in TRAINING_FAMILIES for face in family}
 
 
 def test_test_words_are_never_drawn_for_training():

@@ -2,6 +2,7 @@
 
 import os
 from functools import lru_cache
+from importlib.resources import files
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +49,21 @@ FONTS = {
     ),
 }
 
+# Scenes to learn from have more families to offer, a face of each as likely as one of any other. These come
+# in packages of their own (the extra ``train``), so that no task that is measured needs them.
+TRAINING_FAMILIES = (
+    FONTS["train"][:1],
+    FONTS["train"][1:5],
+    FONTS["train"][5:9],
+    FONTS["train"][9:],
+    tuple(f"font_caladea/Caladea-{face}.ttf" for face in ("Regular", "Bold", "Italic", "BoldItalic")),
+    tuple(f"font_source_serif_pro/SourceSerifPro-{face}.ttf" for face in ("Regular", "Bold", "It", "Light")),
+    tuple(f"font_source_sans_pro/SourceSansPro-{face}.ttf" for face in ("Regular", "Bold", "It")),
+    tuple(f"font_lato/Lato-{face}.ttf" for face in ("Regular", "Bold", "Italic")),
+    tuple(f"font_manrope/Manrope-{face}.ttf" for face in ("Regular", "Bold")),
+    ("font_fjallaone/FjallaOne-Regular.ttf",),
+)
+
 
 def in_line(masks: list[np.ndarray], gaps: np.ndarray, drops: np.ndarray) -> np.ndarray:
     """Put masks side by side, each ``gaps`` pixels after and ``drops`` pixels below the one before's top."""
@@ -73,13 +89,16 @@ def random_word(rng: np.random.Generator, split: str) -> str:
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     if name == "Aileron":
         return ImageFont.load_default(size=size)
+    if "/" in name:
+        package, file = name.split("/")
+        return ImageFont.truetype(str(files(package) / "files" / file), size)
     from matplotlib import get_data_path  # its fonts; imported late, as it takes long
 
     return ImageFont.truetype(os.path.join(get_data_path(), "fonts", "ttf", f"{name}.ttf"), size)
 
 
 def printed(word: str, font: str, size: int) -> np.ndarray:
-    """Print ``word`` in one of ``FONTS``: a float32 mask in 0..1, cut to the ink."""
+    """Print ``word`` in one of ``FONTS`` or ``TRAINING_FAMILIES``: a float32 mask in 0..1, cut to the ink."""
     face = _font(font, size)
     left, top, right, bottom = face.getbbox(word)
     image = Image.new("L", (int(right - left), int(bottom - top)))

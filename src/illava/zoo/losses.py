@@ -79,13 +79,18 @@ class Heads(nn.Module):
         return sum(losses, start=middle.new_zeros(()))
 
     def _places(self, middle: torch.Tensor, batch: Batch) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-        """Logits and truth, by name, of the row and the column of every visual token."""
+        """Logits and truth, by name, of the row and the column of every visual token.
+
+        And, where there are several, of the picture (or, in a video, the pair of frames) that it belongs to.
+        """
         told = self._refer(middle[:, batch.visual].flatten(0, 1))
         side = int((batch.pixels.shape[1] // MERGE**2) ** 0.5)
         where = torch.arange(side**2).repeat(len(batch.visual) // side**2)
         y, x = batch.corners.T[..., None]
         yield "row", told["row"], (where // side + y).flatten()
         yield "column", told["column"], (where % side + x).flatten()
+        if len(batch.visual) > side**2:
+            yield "picture", told["picture"], (where // side**2 + 0 * y).flatten()
 
     def _refer(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits by the names in ``REFERENCE``, of (N, width) hidden states."""

@@ -8,7 +8,14 @@ from PIL import Image
 
 from ..drawing.canvas import COLOURS, Box, Canvas, Thing, any_thing, is_free, tone
 from ..drawing.glyphs import SHAPES, handwriting_ids, handwritten_mask, shape_mask
-from ..drawing.lettering import FONTS, in_line, letter_columns, printed, random_word
+from ..drawing.lettering import (
+    FONTS,
+    TRAINING_FAMILIES,
+    in_line,
+    letter_columns,
+    printed,
+    random_word,
+)
 
 KINDS = ("crowd", "count", "number", "word", "mixed", "text")
 TRIES = 60  # places tried for a thing before it is left out
@@ -209,8 +216,9 @@ def _word(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndarray, 
     if side <= 48:
         word = word[: int(rng.integers(1, 3))]
     size = int(rng.integers(22, 31) if rng.random() < 0.5 else rng.integers(38, 49))
-    font, stretch = str(rng.choice(FONTS[split])), rng.uniform(0.85, 1.2)
-    slant = rng.uniform(-0.12, 0.2) if rng.random() < 0.5 else 0.0
+    fonts = TRAINING_FAMILIES[rng.integers(len(TRAINING_FAMILIES))] if split == "train" else FONTS[split]
+    font, stretch = str(rng.choice(fonts)), rng.uniform(0.8, 1.25)
+    slant = rng.uniform(-0.12, 0.25) if rng.random() < 0.5 else 0.0
     while True:
         mask = _stretched(printed(word, font, size), stretch)
         shift = abs(slant) * mask.shape[0]

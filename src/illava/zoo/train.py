@@ -235,7 +235,8 @@ class Trainer:
             self._write({"stage": self.stage, "name": name, "step": self.step, "code": code_version()})
         while self.stage < len(self.recipe.stages):
             stage = self.recipe.stages[self.stage]
-            if stage.taught.most and self.step == 0 and not self.recipe.stages[self.stage - 1].taught.most:
+            before = self.recipe.stages[: self.stage]
+            if stage.taught.most and self.step == 0 and not any(leg.taught.most for leg in before):
                 self.align_words()
             while self.step < stage.steps:
                 parts = self.train_step()
