@@ -200,11 +200,18 @@ def test_a_removed_handle_cannot_be_entered():
         pass
 
 
-@pytest.mark.parametrize(("layer", "allowed"), [(-1, True), (-2, True), (-3, False), ([-1, -2], False)])
+@pytest.mark.parametrize(
+    ("layer", "allowed"), [(-1, True), (-2, True), (-3, False), ([-1, -2], True), ([-1, -3], False)]
+)
 def test_the_feature_layer_must_come_after_the_merging(layer, allowed):
-    model = tiny_model("llava_onevision")
-    inputs = single(model)
+    model = tiny_model("vipllava")
     model.config.vision_feature_layer = layer
+    if isinstance(layer, int):
+        # Its projector was made for two layers side by side.
+        wide = model.model.multi_modal_projector
+        wide.projector_layernorm = torch.nn.LayerNorm(24)
+        wide.linear_1 = torch.nn.Linear(24, 32)
+    inputs = single(model)
     if allowed:
         with illava.accelerate(model, BOTH), torch.no_grad():
             assert model(**inputs).logits.isfinite().all()
@@ -216,6 +223,6 @@ def test_the_feature_layer_must_come_after_the_merging(layer, allowed):
 
 def test_another_vision_tower_is_refused():
     model = tiny_model("llava_onevision")
-    model.config.vision_config.model_type = "clip_vision_model"
-    with pytest.raises(illava.UnsupportedError, match="clip_vision_model"):
+    model.config.vision_config.model_type = "dinov2"
+    with pytest.raises(illava.UnsupportedError, match="dinov2"):
         illava.accelerate(model)

@@ -9,77 +9,24 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForImageTextToText,
-    LlavaOnevisionConfig,
-    PretrainedConfig,
-    Qwen2_5_VLConfig,
-    Qwen2VLConfig,
-)
+from transformers import AutoModelForImageTextToText
+
+from .tiny_configs import CONFIGS, END, IMAGE, PAD, START, TEXT, VIDEO, config
 
 FAMILIES = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
-IMAGE, VIDEO, START, END, PAD = 90, 91, 92, 93, 0
+ALL = tuple(CONFIGS)
+BREAK, LAST = 96, 97  # Pixtral's line ends
 
-TEXT = dict(
-    vocab_size=100,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=5,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=4096,
-    pad_token_id=PAD,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+__all__ = ["ALL", "END", "FAMILIES", "IMAGE", "PAD", "START", "TEXT", "VIDEO", "config"]
 
 
-def config(family: str) -> PretrainedConfig:
-    if family == "llava_onevision":
-        return LlavaOnevisionConfig(
-            text_config={"model_type": "qwen2", **TEXT},
-            vision_config={
-                "model_type": "siglip_vision_model",
-                "hidden_size": 24,
-                "intermediate_size": 36,
-                "num_hidden_layers": 5,
-                "num_attention_heads": 3,
-                "image_size": 24,
-                "patch_size": 4,
-                "vision_use_head": False,
-            },
-            image_token_index=IMAGE,
-            video_token_index=VIDEO,
-            image_grid_pinpoints=[[24, 48], [48, 24], [48, 48], [24, 24], [96, 96]],
-            vision_feature_layer=-1,
-        )
-    tokens = dict(
-        image_token_id=IMAGE, video_token_id=VIDEO, vision_start_token_id=START, vision_end_token_id=END
-    )
-    if family == "qwen2_vl":
-        vision = dict(depth=5, embed_dim=24, hidden_size=32, num_heads=3, mlp_ratio=2, patch_size=4)
-        return Qwen2VLConfig(text_config={**TEXT, "rope_parameters": MROPE}, vision_config=vision, **tokens)
-    if family == "qwen2_5_vl":
-        vision = dict(
-            depth=5,
-            hidden_size=24,
-            intermediate_size=36,
-            out_hidden_size=32,
-            num_heads=3,
-            patch_size=4,
-            window_size=16,
-            fullatt_block_indexes=[1, 3],
-        )
-        text = {**TEXT, "rope_parameters": MROPE}
-        return Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
-    raise ValueError(family)
-
-
-def tiny_model(family: str, attention: str = "sdpa", seed: int = 0) -> nn.Module:
+def tiny_model(name: str, attention: str = "sdpa", seed: int = 0) -> nn.Module:
+    made = config(name)
+    # Expert by expert: the grouped products of a mixture of experts know no float64.
+    experts = {"experts_implementation": "eager"} if "moe" in name else {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config(family), attn_implementation=attention)
+        model = AutoModelForImageTextToText.from_config(made, attn_implementation=attention, **experts)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -99,35 +46,81 @@ class Picture:
     """One picture as a family's processor would hand it over."""
 
     values: dict[str, Tensor]
-    tokens: int
+    ids: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.count(IMAGE)
+
+
+IN_TILES = ("llava_onevision", "llava_next", "llava_next_video")
+RUNS_OF_TILES = ("idefics3", "smolvlm")
+
+
+def kind(model: nn.Module) -> str:
+    """How the processor of this model's family prepares pictures."""
+    family = model.config.model_type
+    if family in IN_TILES:
+        return "anyres"
+    if family in (*RUNS_OF_TILES, "internvl"):
+        return family
+    if model.config.vision_config.model_type == "pixtral":
+        return "pixtral"
+    return "square" if family in ("llava", "vipllava") else "grid"
+
+
+SIZES = {
+    "anyres": ((40, 30), (20, 44), (24, 24)),
+    "grid": ((5, 6), (3, 4), (4, 4)),
+    "pixtral": ((5, 6), (3, 4), (4, 4)),
+    "square": ((1, 1),),
+    "internvl": ((3, 1), (1, 1), (2, 1)),
+    "idefics3": ((3, 1), (1, 1), (2, 1)),
+    "smolvlm": ((3, 1), (1, 1), (2, 1)),
+}
 
 
 def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
-    """``size`` is (rows, columns): units for the Qwen families, pixels for OneVision."""
+    """``size`` is (rows, columns): pixels for anyres, tiles for InternVL and Idefics, else units."""
     generator = torch.Generator().manual_seed(seed)
-    if model.config.model_type == "llava_onevision":
-        from transformers.models.llava_onevision.modeling_llava_onevision import image_size_to_num_patches
+    vision, (rows, columns) = model.config.vision_config, size
 
-        tiles = image_size_to_num_patches(list(size), model.config.image_grid_pinpoints, 24)
-        pixels = torch.randn(1, tiles, 3, 24, 24, generator=generator)
-        values = {"pixel_values": pixels, "image_sizes": torch.tensor([size])}
-        with torch.no_grad():
-            features = model.model.get_image_features(**values).pooler_output
-        return Picture(values, sum(len(rows) for rows in features))
-    rows, columns = size
-    vision = model.config.vision_config
-    pixels = torch.randn(rows * columns * 4, 3 * 2 * vision.patch_size**2, generator=generator)
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    match kind(model):
+        case "anyres":
+            from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+            tiles = image_size_to_num_patches(list(size), model.config.image_grid_pinpoints, 24)
+            values = {"pixel_values": noise(1, tiles, 3, 24, 24), "image_sizes": torch.tensor([size])}
+            with torch.no_grad():
+                features = model.model.get_image_features(**values).pooler_output
+            return Picture(values, [IMAGE] * sum(len(part) for part in features))
+        case "square":
+            extra = vision.model_type == "clip_vision_model" and (
+                getattr(model.config, "vision_feature_select_strategy", "default") == "full"
+            )
+            return Picture({"pixel_values": noise(1, 3, 24, 24)}, [IMAGE] * (36 + extra))
+        case "internvl":
+            return Picture({"pixel_values": noise(rows * columns, 3, 24, 24)}, [IMAGE] * 9 * rows * columns)
+        case "idefics3" | "smolvlm":
+            tiles = rows * columns
+            ids = [token for tile in range(tiles) for token in [BREAK - tile % 2, *[IMAGE] * 9]]
+            return Picture({"pixel_values": noise(1, tiles, 3, 24, 24)}, ids[1:])
+        case "pixtral":
+            unit = vision.patch_size * (2 if model.config.model_type == "mistral3" else 1)
+            sizes = torch.tensor([[rows * unit, columns * unit]])
+            ids = [*([*[IMAGE] * columns, BREAK] * rows)[:-1], LAST]
+            return Picture({"pixel_values": noise(1, 3, *sizes[0].tolist()), "image_sizes": sizes}, ids)
+    pixels = noise(rows * columns * 4, 3 * 2 * vision.patch_size**2)
     grid = torch.tensor([[1, rows * 2, columns * 2]])
-    return Picture({"pixel_values": pixels, "image_grid_thw": grid}, rows * columns)
-
-
-SIZES = {"llava_onevision": ((40, 30), (20, 44), (24, 24)), "qwen2_vl": ((5, 6), (3, 4), (4, 4))}
-SIZES["qwen2_5_vl"] = SIZES["qwen2_vl"]
+    return Picture({"pixel_values": pixels, "image_grid_thw": grid}, [IMAGE] * rows * columns)
 
 
 def pictures(model: nn.Module, count: int, seed: int = 0) -> list[Picture]:
-    """Pictures of different sizes."""
-    sizes = SIZES[model.config.model_type]
+    """Pictures of different sizes, where a family has any."""
+    sizes = SIZES[kind(model)]
     return [picture(model, sizes[i % len(sizes)], seed + i) for i in range(count)]
 
 
@@ -135,7 +128,7 @@ def row(text: list[int], parts: list[Picture]) -> list[int]:
     """Token ids of one prompt: every picture behind a piece of text, then the rest of the text."""
     ids = [1]
     for i, part in enumerate(parts):
-        ids += [text[i % len(text)], START, *[IMAGE] * part.tokens, END]
+        ids += [text[i % len(text)], START, *part.ids, END]
     return ids + text
 
 
@@ -147,18 +140,27 @@ def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dic
         "input_ids": torch.tensor([[PAD] * (length - len(r)) + r for r in ids]),
         "attention_mask": torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in ids]),
     }
-    parts = [part for _, row_parts in rows for part in row_parts]
-    if model.config.model_type != "llava_onevision":
+    prepared = kind(model)
+    if prepared == "grid":
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
-    elif parts:
+    parts = [part for _, row_parts in rows for part in row_parts]
+    if not parts:
+        return inputs
+    pixels = [part.values["pixel_values"] for part in parts]
+    rest = {name: _join(parts, name) for name in parts[0].values if name != "pixel_values"}
+    if prepared == "anyres":
         # The processor pads to the largest number of tiles.
-        pixels = [part.values["pixel_values"] for part in parts]
         most = max(tiles.shape[1] for tiles in pixels)
-        padded = [nn.functional.pad(t, (0, 0) * 3 + (0, most - t.shape[1])) for t in pixels]
-        return {**inputs, "pixel_values": torch.cat(padded), "image_sizes": _join(parts, "image_sizes")}
-    if parts:
-        inputs |= {name: _join(parts, name) for name in parts[0].values}
-    return inputs
+        pixels = [nn.functional.pad(t, (0, 0) * 3 + (0, most - t.shape[1])) for t in pixels]
+    elif prepared == "pixtral":
+        high, wide = (max(p.shape[axis] for p in pixels) for axis in (2, 3))
+        pixels = [nn.functional.pad(p, (0, wide - p.shape[3], 0, high - p.shape[2])) for p in pixels]
+    elif prepared in RUNS_OF_TILES:
+        # One row of tiles a prompt, filled up with empty ones.
+        by_row = [[part.values["pixel_values"][0] for part in row_parts] for _, row_parts in rows]
+        most = max(sum(map(len, tiles)) for tiles in by_row)
+        pixels = [torch.cat([*tiles, torch.zeros(most, 3, 24, 24)])[None, :most] for tiles in by_row]
+    return {**inputs, "pixel_values": torch.cat(pixels), **rest}
 
 
 def _join(parts: list[Picture], name: str) -> Tensor:

@@ -24,6 +24,8 @@ class EncoderShape:
     """Numbers that one patch embedding takes in."""
     projector: tuple[tuple[int, int], ...]
     """(in, out) of each linear map of the projector, applied to one feature of the LLM."""
+    taps: tuple[int, ...] = ()
+    """Blocks after which a projector of the same size feeds the LLM too (deepstack)."""
 
 
 @dataclass(frozen=True)

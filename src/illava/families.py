@@ -5,16 +5,40 @@ Attribute paths are those of transformers' own classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
-from transformers.vision_utils import get_vision_window_index
+from torch import nn
 
 from .cost import EncoderShape
 from .errors import UnsupportedError
-from .shapes import qwen2_5_vl_encoder, qwen2_vl_encoder, siglip_encoder
+from .shapes import (
+    glm4v_encoder,
+    idefics3_encoder,
+    internvl_encoder,
+    llava_encoder,
+    mistral3_encoder,
+    qwen2_5_vl_encoder,
+    qwen2_vl_encoder,
+    qwen3_vl_encoder,
+)
+from .towers import (
+    CLIP,
+    GLM4V,
+    INTERNVL,
+    PIXTRAL,
+    QWEN2_5_VL,
+    QWEN2_VL,
+    QWEN3_VL,
+    SIGLIP,
+    SIGLIP_IN_SQUARES,
+    Tower,
+)
+
+ANY = "*"
+"""Stands for every kind of image encoder, where a family has but one."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +61,28 @@ class Family:
     model_type: str
     schedule: Schedule
     encoder: str
-    blocks: str
-    projector: str
-    encoder_attention: str
-    """Relative to a block; so are the next two."""
-    second_norm: str
-    encoder_mlp: str
+    projector: str | None
+    """What turns units into features of the LLM row by row, and where dropped ones get their places back."""
+    towers: dict[str, Tower]
+    """By the ``model_type`` of the vision config, the image encoders that this family comes with."""
     encoder_shape: Callable[[Any], EncoderShape]
     """Model config to the encoder's sizes."""
-    tower: str | None
-    """``model_type`` of the vision config that ``blocks`` describes; None where the family has only one."""
-    packed: bool
-    """All pictures in one sequence (Qwen), or a batch of equal tiles (LLaVA)."""
     group: Callable[[Any], int] = lambda config: 1
     """Model config to g, the tokens a unit is made of."""
-    full_attention_blocks: Callable[[Any], tuple[int, ...] | None] = lambda config: None
-    """Model config to the encoder blocks without windows; None when no block has any."""
-    unit_order: Callable[[ModelParts, Tensor], Tensor | None] = lambda parts, grid: None
-    """(images, 3) token grids to (U,) the raster index of each unit in the encoder's order; None: raster."""
     row_mixers: tuple[str, ...] = ()
     """Methods of the base model between projector and LLM that may average feature rows."""
+    taps: str | None = None
+    """A list of more such projectors, fed from inside the encoder (deepstack)."""
+    unfolds_after: str | None = None
+    """Where the tokens of a unit are a square of a grid: the module behind which the grid is cut up."""
+    unfolds_before: str | None = None
+    """The same, where it is the module itself that cuts up its input."""
+    compacts_before: str | None = None
+    """The first module after that which works row by row, so that it need not see dropped units."""
+    pooler: str | None = None
+    """A module before the projector that averages the rows of a video's frames."""
+    first_llm_layer: Callable[[Any], int] = lambda config: 1
+    """Model config to the first decoder layer before which tokens may merge."""
     llm: str = "language_model"
     llm_layers: str = "layers"
     llm_attention: str = "self_attn"
@@ -67,68 +93,107 @@ class ModelParts:
     """The modules of one loaded model."""
 
     family: Family
+    tower: Tower
     model: nn.Module
     base: nn.Module
     config: Any
     encoder: nn.Module
     blocks: list[nn.Module]
-    projector: nn.Module
+    projector: nn.Module | None
+    taps: list[nn.Module]
     llm: nn.Module
     layers: list[nn.Module]
     group: int
+
+    @staticmethod
+    def tile_shape(tokens: int) -> tuple[int, int]:
+        """Rows and columns of a tile, which is square."""
+        side = math.isqrt(tokens)
+        return side, side
 
     def __reduce__(self) -> str:
         # Every hook leads here; a copy of the hooks would work on the original's state.
         raise UnsupportedError("an accelerated model cannot be copied or pickled; call handle.remove() first")
 
 
-_QWEN: dict[str, Any] = {
-    "encoder": "visual",
-    "blocks": "visual.blocks",
-    "projector": "visual.merger",
-    "encoder_attention": "attn",
-    "second_norm": "norm2",
-    "encoder_mlp": "mlp",
-    "tower": None,
-    "packed": True,
-    "group": lambda config: config.vision_config.spatial_merge_size**2,
+def _patch_group(config: Any) -> int:
+    return int(config.vision_config.spatial_merge_size**2)
+
+
+_QWEN: dict[str, Any] = {"encoder": "visual", "projector": "visual.merger", "group": _patch_group}
+_LLAVA: dict[str, Any] = {
+    "encoder": "vision_tower",
+    "projector": "multi_modal_projector",
+    "encoder_shape": llava_encoder,
 }
-
-
-def _window_order(parts: ModelParts, grid: Tensor) -> Tensor:
-    """Qwen2.5-VL sorts units by window, picture by picture."""
-    vision = parts.config.vision_config
-    index, _ = get_vision_window_index(
-        grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
-    )
-    return index
-
-
+_IDEFICS: dict[str, Any] = {
+    "encoder": "vision_model",
+    "projector": "connector.modality_projection",
+    "unfolds_before": "connector",
+    "compacts_before": "connector.modality_projection",
+    "towers": {ANY: SIGLIP_IN_SQUARES},
+    "encoder_shape": idefics3_encoder,
+    "group": lambda config: int(config.scale_factor**2),
+    "llm": "text_model",
+}
+_CLIP_OR_SIGLIP = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
 _PAPER = "arXiv 2412.06263"
+# 92 of 729 tokens removed at each encoder block: 361 stay.
+_ONEVISION_KEEP = (637 / 729, 545 / 637, 453 / 545, 361 / 453)
+# Where none was published. Vicuna's and Mistral's 32 layers: OneVision's layer 8 of 28 lies at 9.
+_LIKE_ONEVISION = Schedule(
+    26, (5, 6, 7, 8), _ONEVISION_KEEP, 28, (8,), (0.7,), "LLaVA-OneVision's, none was published for it"
+)
+
+_QWEN3_VL = Schedule(27, (5, 6, 7, 8), (0.85,) * 4, 36, (19, 21, 23, 25), (0.9,) * 4, _PAPER)
+_LIKE_QWEN3_VL = replace(_QWEN3_VL, source="Qwen3-VL's, none was published for it")
+_DEEPSTACK: dict[str, Any] = {
+    **_QWEN,
+    "towers": {ANY: QWEN3_VL},
+    "encoder_shape": qwen3_vl_encoder,
+    "taps": "visual.deepstack_merger_list",
+    # What is tapped is added to the first layers' outputs, at the places of the full prompt.
+    "first_llm_layer": lambda config: max(1, len(config.vision_config.deepstack_visual_indexes)),
+}
+_GLM: dict[str, Any] = {**_QWEN, "towers": {ANY: GLM4V}, "encoder_shape": glm4v_encoder}
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
+        Family("llava", _LIKE_ONEVISION, towers={**_CLIP_OR_SIGLIP, "pixtral": PIXTRAL}, **_LLAVA),
+        Family(
+            "vipllava",
+            # Its LLM sees what comes out of block 5, beside later ones: nothing may merge behind that.
+            replace(_LIKE_ONEVISION, encoder_depth=24, encoder_layers=(2, 3, 4, 5)),
+            towers=_CLIP_OR_SIGLIP,
+            **_LLAVA,
+        ),
+        Family(
+            "llava_next",
+            _LIKE_ONEVISION,
+            towers=_CLIP_OR_SIGLIP,
+            row_mixers=("pack_image_features",),
+            **_LLAVA,
+        ),
+        Family(
+            "llava_next_video",
+            _LIKE_ONEVISION,
+            towers=_CLIP_OR_SIGLIP,
+            row_mixers=("pack_image_features",),
+            pooler="vision_resampler",
+            **_LLAVA,
+        ),
         Family(
             "llava_onevision",
-            # 92 of 729 tokens removed at each encoder block: 361 stay.
-            Schedule(
-                26, (5, 6, 7, 8), (637 / 729, 545 / 637, 453 / 545, 361 / 453), 28, (8,), (0.7,), _PAPER
-            ),
-            encoder="vision_tower",
-            blocks="vision_tower.encoder.layers",
-            projector="multi_modal_projector",
-            encoder_attention="self_attn",
-            second_norm="layer_norm2",
-            encoder_mlp="mlp",
-            encoder_shape=siglip_encoder,
-            tower="siglip_vision_model",
-            packed=False,
+            Schedule(26, (5, 6, 7, 8), _ONEVISION_KEEP, 28, (8,), (0.7,), _PAPER),
+            towers=_CLIP_OR_SIGLIP,
             row_mixers=("pack_image_features", "apply_pooling"),
+            **_LLAVA,
         ),
         Family(
             "qwen2_vl",
             Schedule(32, (12, 13, 14, 15), (0.84,) * 4, 28, (6, 7, 8), (0.9,) * 3, _PAPER),
+            towers={ANY: QWEN2_VL},
             encoder_shape=qwen2_vl_encoder,
             **_QWEN,
         ),
@@ -139,10 +204,38 @@ FAMILIES: dict[str, Family] = {
             Schedule(
                 32, (7, 15), (0.84**2,) * 2, 28, (6, 7, 8), (0.9,) * 3, "Qwen2-VL's, at full-attention blocks"
             ),
+            towers={ANY: QWEN2_5_VL},
             encoder_shape=qwen2_5_vl_encoder,
-            unit_order=_window_order,
-            full_attention_blocks=lambda config: tuple(config.vision_config.fullatt_block_indexes),
             **_QWEN,
+        ),
+        Family("qwen3_vl", _QWEN3_VL, **_DEEPSTACK),
+        Family("qwen3_vl_moe", _LIKE_QWEN3_VL, **_DEEPSTACK),
+        Family("glm4v", _LIKE_QWEN3_VL, **_GLM),
+        Family("glm4v_moe", _LIKE_QWEN3_VL, **_GLM),
+        Family("glm46v", _LIKE_QWEN3_VL, **_GLM),
+        Family(
+            "internvl",
+            _LIKE_ONEVISION,
+            encoder="vision_tower",
+            projector="multi_modal_projector",
+            unfolds_after="vision_tower.layernorm",
+            compacts_before="multi_modal_projector",
+            towers={ANY: INTERNVL},
+            encoder_shape=internvl_encoder,
+            group=lambda config: round(1 / config.downsample_ratio) ** 2,
+        ),
+        Family("idefics3", _LIKE_ONEVISION, **_IDEFICS),
+        Family("smolvlm", _LIKE_ONEVISION, **_IDEFICS),
+        Family(
+            "mistral3",
+            _LIKE_ONEVISION,
+            encoder="vision_tower",
+            projector="multi_modal_projector",
+            unfolds_before="multi_modal_projector",
+            compacts_before="multi_modal_projector.patch_merger.merging_layer",
+            towers={"pixtral": PIXTRAL},
+            encoder_shape=mistral3_encoder,
+            group=lambda config: int(config.spatial_merge_size**2),
         ),
     )
 }
@@ -185,20 +278,25 @@ def find_parts(model: nn.Module) -> ModelParts:
     family = family_of(config)
     base = model if hasattr(model, family.llm) and not hasattr(model, "lm_head") else model.model
     assert isinstance(base, nn.Module)
-    tower = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
-    if family.tower not in (None, tower):
+    kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
+    tower = family.towers.get(ANY) or family.towers.get(kind)
+    if tower is None:
         raise UnsupportedError(
-            f"{family.model_type} with a vision tower of type {tower!r} is not supported yet"
+            f"{family.model_type} with a vision tower of type {kind!r} is not supported; "
+            f"supported are {', '.join(family.towers)}"
         )
+    encoder = base.get_submodule(family.encoder)
     llm = base.get_submodule(family.llm)
     return ModelParts(
         family=family,
+        tower=tower,
         model=model,
         base=base,
         config=config,
-        encoder=base.get_submodule(family.encoder),
-        blocks=list(base.get_submodule(family.blocks).children()),
-        projector=base.get_submodule(family.projector),
+        encoder=encoder,
+        blocks=list(encoder.get_submodule(tower.blocks).children()),
+        projector=None if family.projector is None else base.get_submodule(family.projector),
+        taps=[] if family.taps is None else list(base.get_submodule(family.taps).children()),
         llm=llm,
         layers=list(llm.get_submodule(family.llm_layers).children()),
         group=family.group(config),
@@ -206,15 +304,20 @@ def find_parts(model: nn.Module) -> ModelParts:
 
 
 def check_feature_layer(parts: ModelParts, encoder_layers: Iterable[int]) -> None:
-    """Raise UnsupportedError unless the LLM sees one encoder layer, at or after the last that merges."""
-    feature = getattr(parts.config, "vision_feature_layer", -1)
-    last = max(encoder_layers, default=-1)
-    depth = len(parts.blocks)
-    # Hidden state 0 is the input of block 0.
-    if last >= 0 and (not isinstance(feature, int) or feature % (depth + 1) <= last):
+    """Raise UnsupportedError unless the LLM sees encoder layers at or after the last that merges alone."""
+    given = getattr(parts.config, "vision_feature_layer", -1)
+    features = [given] if isinstance(given, int) else list(given)
+    last, depth = max(encoder_layers, default=-1), len(parts.blocks)
+    if last >= 0 and parts.family.unfolds_after is not None and given != -1:
         raise UnsupportedError(
-            f"vision_feature_layer={feature}: the encoder stage needs a model that reads one encoder layer "
-            f"after the last block that merges, {last} here; give earlier encoder_layers, or () for none"
+            f"vision_feature_layer={given}: the encoder stage of {parts.family.model_type} needs -1, the "
+            "encoder's own output; use encoder_layers=() for none"
+        )
+    # Hidden state 0 is the input of block 0.
+    if last >= 0 and any(feature % (depth + 1) <= last for feature in features):
+        raise UnsupportedError(
+            f"vision_feature_layer={given}: the encoder stage needs a model that reads encoder layers after "
+            f"the last block that merges, {last} here; give earlier encoder_layers, or () for none"
         )
 
 

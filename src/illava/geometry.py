@@ -6,6 +6,7 @@ height. They may stick out of [0, 1] where a model pads the picture.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,18 @@ class Layout:
     """(T, 5) fp32: the patch of each placeholder in the prompt; NaN for tokens that show no patch."""
 
 
-def layouts(parts: ModelParts, run: EncoderRun) -> list[Layout]:
-    """Every picture of an encoder run, in order."""
-    return _packed(parts, run) if run.grid is not None else _tiled(parts, run)
+def layouts(parts: ModelParts, run: EncoderRun, video_tokens: int | None = None) -> list[Layout]:
+    """Every picture of an encoder run, in order.
+
+    ``video_tokens``: placeholders of the first video of the prompt, which tell how many frames a video has
+    where the encoder is handed the frames of all of them.
+    """
+    if run.grid is not None:
+        return _packed(parts, run)
+    if run.mixing is None:
+        return _separate(parts, run)
+    pooled = run.mixing[0] in ("apply_pooling", parts.family.pooler)
+    return _pooled(run, video_tokens) if pooled else _tiled(parts, run)
 
 
 def grid_boxes(frames: int, rows: int, columns: int) -> Tensor:
@@ -45,7 +55,7 @@ def grid_boxes(frames: int, rows: int, columns: int) -> Tensor:
 def _packed(parts: ModelParts, run: EncoderRun) -> list[Layout]:
     assert run.grid is not None
     side = round(run.group**0.5)
-    order = parts.family.unit_order(parts, run.grid)
+    order = parts.tower.unit_order(parts.config.vision_config, run.grid)
     out, first = [], 0
     for frames, rows, columns in run.grid.tolist():
         tokens = grid_boxes(frames, rows // side, columns // side)
@@ -55,22 +65,52 @@ def _packed(parts: ModelParts, run: EncoderRun) -> list[Layout]:
     return out
 
 
-def _tiled(parts: ModelParts, run: EncoderRun) -> list[Layout]:
-    """Tiles of LLaVA-OneVision; token boxes by running the model's own packing on the boxes of the units."""
-    if run.mixing is None:
+def _separate(parts: ModelParts, run: EncoderRun) -> list[Layout]:
+    """Tiles that are pictures of their own, as far as the model knows."""
+    out, first = [], 0
+    for n in run.full_lengths:
+        side = math.isqrt(n)
+        units = tokens = grid_boxes(1, side, side)
+        if run.prefix and getattr(parts.config, "vision_feature_select_strategy", "default") == "full":
+            # The class token's feature comes first.
+            tokens = torch.cat([torch.full((1, 5), float("nan")), units])
+        out.append(Layout("image", first, units, tokens))
+        first += n
+    return out
+
+
+def _pooled(run: EncoderRun, video_tokens: int | None) -> list[Layout]:
+    """Videos frame by frame, whose units a function averages; boxes of tokens by running it on theirs."""
+    assert run.mixing is not None
+    name, function = run.mixing[:2]
+    frames, side = len(run.full_lengths), math.isqrt(run.full_lengths[0])
+    # OneVision closes a video with one newline feature.
+    ends = int(name == "apply_pooling")
+    pooled = function(grid_boxes(1, side, side)[None])[0]
+    each = frames if video_tokens is None else (video_tokens - ends) // len(pooled)
+    if not each or frames % each:
         return []
-    name, function, tiles, args, kwargs = run.mixing
-    side = round(run.full_lengths[0] ** 0.5)
+    # An average of boxes has the right centre, and the size of one of them.
+    margin = (math.sqrt(side**2 / len(pooled)) - 1) / side / 2
+    pooled = pooled + torch.tensor([0, -margin, -margin, margin, margin])
+    units, tokens = (_frames(boxes, each) for boxes in (grid_boxes(1, side, side), pooled))
+    tokens = torch.cat([tokens, torch.full((ends, 5), float("nan"))])
+    return [Layout("video", i * side**2, units, tokens) for i in range(0, frames, each)]
+
+
+def _frames(boxes: Tensor, count: int) -> Tensor:
+    """(n, 5) boxes of a frame to (count n, 5) of as many."""
+    out = boxes.repeat(count, 1)
+    out[:, 0] = torch.arange(count).repeat_interleave(len(boxes))
+    return out
+
+
+def _tiled(parts: ModelParts, run: EncoderRun) -> list[Layout]:
+    """Pictures cut into tiles; token boxes by running the model's own packing on the boxes of the units."""
+    assert run.mixing is not None
+    _, function, tiles, args, kwargs = run.mixing
+    side = math.isqrt(run.full_lengths[0])
     whole = grid_boxes(1, side, side)
-    if name == "apply_pooling":
-        frames = len(run.full_lengths)
-        units = whole.repeat(frames, 1, 1)
-        units[..., 0] = torch.arange(frames)[:, None]
-        tokens = function(units).flatten(0, 1)
-        # One newline feature closes a video.
-        return [
-            Layout("video", 0, units.flatten(0, 1), torch.cat([tokens, torch.full((1, 5), float("nan"))]))
-        ]
     sizes = kwargs["image_sizes"] if "image_sizes" in kwargs else args[0]
     boxes = [_tile_boxes(parts.config, n, whole, size.tolist()) for n, size in zip(tiles, sizes, strict=True)]
     newline = {**kwargs, "image_newline": torch.full((5,), float("nan"))}

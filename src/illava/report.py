@@ -123,9 +123,11 @@ def make_report(
     parts: ModelParts, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
 ) -> Report:
     """Put together what the stages noted about one prefill."""
-    pictures = [(run, layout) for run in runs for layout in layouts(parts, run)]
-    pictures.sort(key=lambda pair: pair[1].kind)
     prompt = prefill.prompt
+    videos = prompt.runs[prompt.video & (prompt.runs >= 0)]
+    video_tokens = int((videos == videos[0]).sum()) if len(videos) else None
+    pictures = [(run, layout) for run in runs for layout in layouts(parts, run, video_tokens)]
+    pictures.sort(key=lambda pair: pair[1].kind)
     shown = sum(len(layout.tokens) for _, layout in pictures)
     visual = sum(prompt.lengths)
     # Beams and several answers a prompt repeat every row of the batch.
@@ -170,9 +172,12 @@ def _costs(
             units = sum(run.lengths if which else run.full_lengths)
             encoder[which] += cost.patch_embedding_flops(shape, g * sum(run.full_lengths))
             projector[which] += cost.projector_flops(shape, units)
+            for tap in shape.taps:
+                alive = sum(run.lengths_before(tap + 1) if which else run.full_lengths)
+                projector[which] += cost.projector_flops(shape, alive)
             for block in range(len(parts.blocks)):
                 segments = run.sequence_lengths(block, merged=bool(which))
-                after = g * sum(run.lengths_before(block + 1)) if which else None
+                after = sum(run.prefix + g * n for n in run.lengths_before(block + 1)) if which else None
                 encoder[which] += cost.encoder_block_flops(shape, segments, after)
     batch, length = prefill.prompt.runs.shape
     head = cost.head_flops(llm, batch)

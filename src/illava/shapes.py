@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .cost import EncoderShape, LlmShape
@@ -14,11 +15,27 @@ def llm_shape(config: Any) -> LlmShape:
     return LlmShape(
         depth=text.num_hidden_layers,
         hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
+        intermediate=_intermediate(text),
         heads=text.num_attention_heads,
         kv_heads=text.num_key_value_heads,
         head_dim=head_dim,
         vocabulary=text.vocab_size,
+    )
+
+
+def _intermediate(text: Any) -> int:
+    """Width of a layer's MLP; of a mixture of experts what a token goes through, averaged over the layers."""
+    chosen = getattr(text, "num_experts_per_tok", None)
+    if not chosen:
+        return int(text.intermediate_size)
+    width = chosen * text.moe_intermediate_size
+    width += getattr(text, "shared_expert_intermediate_size", 0)
+    width += getattr(text, "n_shared_experts", 0) * text.moe_intermediate_size
+    dense = getattr(text, "first_k_dense_replace", 0)
+    if not dense:
+        return int(width)
+    return round(
+        (dense * text.intermediate_size + (text.num_hidden_layers - dense) * width) / text.num_hidden_layers
     )
 
 
@@ -31,6 +48,21 @@ def qwen2_vl_encoder(config: Any) -> EncoderShape:
 def qwen2_5_vl_encoder(config: Any) -> EncoderShape:
     vision = config.vision_config
     return _packed_encoder(vision, vision.hidden_size, vision.intermediate_size, 3, vision.out_hidden_size)
+
+
+def qwen3_vl_encoder(config: Any) -> EncoderShape:
+    """Qwen3-VL, whose LLM is fed from inside the encoder as well, and Qwen3.5, whose is not."""
+    vision = config.vision_config
+    shape = _packed_encoder(vision, vision.hidden_size, vision.intermediate_size, 2, vision.out_hidden_size)
+    return replace(shape, taps=tuple(getattr(vision, "deepstack_visual_indexes", ())))
+
+
+def glm4v_encoder(config: Any) -> EncoderShape:
+    vision = config.vision_config
+    out, inner = vision.out_hidden_size, vision.intermediate_size
+    shape = _packed_encoder(vision, vision.hidden_size, out, 3, out)
+    wide = vision.hidden_size * vision.spatial_merge_size**2
+    return replace(shape, projector=((wide, out), (out, out), (out, inner), (out, inner), (inner, out)))
 
 
 def _packed_encoder(vision: Any, hidden: int, intermediate: int, matrices: int, out: int) -> EncoderShape:
@@ -46,13 +78,45 @@ def _packed_encoder(vision: Any, hidden: int, intermediate: int, matrices: int, 
     )
 
 
-def siglip_encoder(config: Any) -> EncoderShape:
-    vision, width = config.vision_config, config.get_text_config().hidden_size
+def llava_encoder(config: Any) -> EncoderShape:
+    """A LLaVA projector, which may read several encoder layers side by side."""
+    layers = getattr(config, "vision_feature_layer", -1)
+    read = 1 if isinstance(layers, int) else len(layers)
+    hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
+    return _tiled_encoder(config.vision_config, ((hidden * read, width), (width, width)))
+
+
+def internvl_encoder(config: Any) -> EncoderShape:
+    width = config.get_text_config().hidden_size
+    wide = round(config.vision_config.hidden_size / config.downsample_ratio**2)
+    return _tiled_encoder(config.vision_config, ((wide, width), (width, width)))
+
+
+def idefics3_encoder(config: Any) -> EncoderShape:
+    wide = config.vision_config.hidden_size * config.scale_factor**2
+    return _tiled_encoder(config.vision_config, ((wide, config.get_text_config().hidden_size),))
+
+
+def gemma_encoder(config: Any) -> EncoderShape:
+    """Gemma 3, which averages tokens before its one matrix, and PaliGemma."""
+    hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
+    return _tiled_encoder(config.vision_config, ((hidden, width),))
+
+
+def mistral3_encoder(config: Any) -> EncoderShape:
+    hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
+    wide = hidden * config.spatial_merge_size**2
+    return _tiled_encoder(config.vision_config, ((wide, hidden), (hidden, width), (width, width)))
+
+
+def _tiled_encoder(vision: Any, projector: tuple[tuple[int, int], ...]) -> EncoderShape:
+    """CLIP, SigLIP and towers that name their sizes likewise."""
+    patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     return EncoderShape(
         depth=vision.num_hidden_layers,
         hidden=vision.hidden_size,
         intermediate=vision.intermediate_size,
-        mlp_matrices=2,
-        patch_values=vision.num_channels * vision.patch_size**2,
-        projector=((vision.hidden_size, width), (width, width)),
+        mlp_matrices=3 if vision.model_type == "pixtral" else 2,
+        patch_values=vision.num_channels * patch**2,
+        projector=projector,
     )

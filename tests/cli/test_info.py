@@ -50,7 +50,7 @@ def test_skeleton_plans_like_the_model(family):
     [
         ("mllama", ["attends across", "40 layers"]),
         ("gpt2", ["12 layers"]),
-        ("llava", ["24 blocks", "32 layers"]),
+        ("chameleon", ["32 layers"]),
     ],
 )
 def test_unsupported_is_an_answer(tmp_path, family, texts):

@@ -107,14 +107,26 @@ class Illava(Method):
                 schedule.encoder_keep,
                 schedule.encoder_depth,
                 len(parts.blocks),
-                allowed=parts.family.full_attention_blocks(parts.config),
+                allowed=parts.tower.full_attention_blocks(parts.config.vision_config),
             ),
         )
         llm = self._stage(
             "llm",
             len(parts.layers),
-            rescale(schedule.llm_layers, schedule.llm_keep, schedule.llm_depth, len(parts.layers), first=1),
+            rescale(
+                schedule.llm_layers,
+                schedule.llm_keep,
+                schedule.llm_depth,
+                len(parts.layers),
+                first=parts.family.first_llm_layer(parts.config),
+            ),
         )
+        first = min(llm, default=len(parts.layers))
+        if first < parts.family.first_llm_layer(parts.config):
+            raise ValueError(
+                f"llm_layers: the first {parts.family.first_llm_layer(parts.config)} layers of "
+                f"{parts.family.model_type} take in features of the full prompt, got {first}"
+            )
         if self.keep is None:
             return Plan(
                 {k: self._step(v) for k, v in encoder.items()}, {k: self._step(v) for k, v in llm.items()}

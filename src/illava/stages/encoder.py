@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UnsupportedError
 from ..families import ModelParts
 from ..scoring import Score, column_scores, unit_scores
 from .attention import AttentionTap
@@ -32,7 +33,12 @@ class EncoderRun:
     lengths: tuple[int, ...]
     """Units of each segment that are left."""
     grid: Tensor | None = None
-    """(images, 3) frames, rows and columns in tokens, for packed encoders."""
+    """(pictures, 3) frames, rows and columns in tokens, for packed encoders."""
+    prefix: int = 0
+    """Class tokens in front of each segment, which are no units."""
+    order: Tensor | None = None
+    """(U, g) int64: the tokens of each unit among all tokens that are in units, where they do not follow one
+    another. From the first merge on the survivors stand in the order of units."""
     history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
     """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step."""
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -70,12 +76,19 @@ class EncoderRun:
         if block in self.boundaries:
             lengths: list[int] = self.boundaries[block][merged].diff().tolist()
             return lengths
-        return [n * self.group for n in (self.lengths_before(block) if merged else self.full_lengths)]
+        left = self.lengths_before(block) if merged else self.full_lengths
+        return [self.prefix + n * self.group for n in left]
 
     def tokens(self) -> Tensor:
-        """(P * g,) int64 indices of the surviving tokens."""
+        """(P * g,) int64 indices of the surviving tokens, among all that are in units."""
         assert self.kept is not None
+        if self.order is not None:
+            return self.order.to(self.kept.device)[self.kept].flatten()
         return (self.kept[:, None] * self.group + torch.arange(self.group, device=self.kept.device)).flatten()
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """(1, 1, N, N) attention mask of all tokens to that of the survivors."""
+        return self._once(mask, lambda: mask[:, :, self.tokens()][..., self.tokens()])
 
     def rotary(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """(N, ...) rotary tables of all tokens to those of the survivors."""
@@ -102,10 +115,10 @@ class EncoderStage:
         self.runs: list[EncoderRun] = []
         hooks.pre(parts.encoder, self._start)
         first = min(steps, default=len(parts.blocks))
-        if not parts.family.packed:
+        if not parts.tower.packed:
             hooks.pre(parts.blocks[0], self._enter_batched)
         for index, block in enumerate(parts.blocks):
-            if parts.family.packed:
+            if parts.tower.packed:
                 hooks.pre(block, _bind(self._enter_block, index, index > first))
             if index in steps:
                 _MergingBlock(self, index, block, steps[index], hooks)
@@ -119,18 +132,30 @@ class EncoderStage:
         self.run = None
         if self.merges:
             refuse_checkpointing(self.parts.blocks[0])
-        if self.parts.family.packed:
-            grid = kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
+        if self.parts.tower.packed:
+            grid = self.parts.tower.grid(self.parts.config.vision_config, args, kwargs)
             self.begin(tuple(h * w for t, h, w in grid.tolist() for _ in range(t)), grid)
 
     def begin(self, tokens: tuple[int, ...], grid: Tensor | None = None) -> None:
-        """Note a call over segments of that many tokens each."""
-        g = self.parts.group
-        self.run = EncoderRun(g, tuple(n // g for n in tokens), grid)
+        """Note a call over segments of that many tokens each, class tokens included."""
+        tower, g = self.parts.tower, self.parts.group
+        lengths = tuple((n - tower.prefix) // g for n in tokens)
+        order = None
+        if tower.spatial and g > 1:
+            shapes = [(n * g, *self.parts.tile_shape(n * g)) for n in lengths]
+            if grid is not None:
+                shapes = [(h * w, h, w) for t, h, w in grid.tolist() for _ in range(t)]
+            order = _spatial_units(shapes, round(g**0.5))
+        self.run = EncoderRun(g, lengths, grid, tower.prefix, order)
         self.runs = [*self.runs[-1:], self.run]
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = args[0] if args else kwargs["hidden_states"]
+        x, *rest = [*args, *kwargs.values()]
+        if self.merges and any(isinstance(part, Tensor) for part in rest):
+            raise UnsupportedError(
+                "pictures with masked patches are not supported by the encoder stage: hand over whole tiles, "
+                "as the processor makes them, or use encoder_layers=()"
+            )
         self.begin((x.shape[1],) * x.shape[0])
 
     def _enter_block(
@@ -138,51 +163,84 @@ class EncoderStage:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         run = self.run
         assert run is not None
-        if not merged or run.kept is None:
-            run.boundaries[index] = (kwargs["cu_seqlens"],) * 2
-            return None
+        after = merged and run.kept is not None
         kwargs = dict(kwargs)
-        run.boundaries[index] = (kwargs["cu_seqlens"], run.sequences(kwargs["cu_seqlens"]))
-        kwargs["cu_seqlens"] = run.boundaries[index][1]
+        if "cu_seqlens" in kwargs:
+            whole = kwargs["cu_seqlens"]
+            kwargs["cu_seqlens"] = run.sequences(whole) if after else whole
+            run.boundaries[index] = (whole, kwargs["cu_seqlens"])
+        if not after:
+            return None
         kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"])
         if kwargs.get("max_seqlen") is not None:
             kwargs["max_seqlen"] = int(kwargs["cu_seqlens"].diff().max())
+        # Pixtral's blocks are handed a mask that keeps the pictures apart.
+        args = tuple(
+            run.mask(part) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
+        )
         return args, kwargs
+
+
+def _spatial_units(shapes: list[tuple[int, int, int]], side: int) -> Tensor:
+    """(tokens, rows, columns) of segments to (U, g) tokens of each side x side square, in raster order."""
+    out, first = [], 0
+    for tokens, rows, columns in shapes:
+        if rows % side or columns % side or rows * columns != tokens:
+            raise UnsupportedError(
+                f"{rows} x {columns} patches do not divide into {side} x {side} squares; the encoder stage "
+                "needs pictures that do, or encoder_layers=() for none"
+            )
+        places = torch.arange(tokens).view(rows // side, side, columns // side, side)
+        out.append(places.transpose(1, 2).reshape(-1, side * side) + first)
+        first += tokens
+    return torch.cat(out)
 
 
 class _MergingBlock:
     """The hooks of one block at which tokens are merged."""
 
     def __init__(self, stage: EncoderStage, index: int, block: nn.Module, step: Step, hooks: Hooks) -> None:
-        names = stage.parts.family
+        names = stage.parts.tower
         self.stage, self.index, self.step = stage, index, step
-        self.scores = ColumnScores(step.score)
+        self.scores = ColumnScores(step.score, self._sequences)
         self.shape = torch.Size()
         self.merged: Tensor | None = None
         self.output: Tensor | None = None
-        hooks.tap(AttentionTap(block.get_submodule(names.encoder_attention), self.scores))
+        hooks.tap(AttentionTap(block.get_submodule(names.attention), self.scores))
         hooks.pre(block, self._enter, prepend=True)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
-        hooks.post(block.get_submodule(names.encoder_mlp), self._keep_output)
+        hooks.post(block.get_submodule(names.mlp), self._keep_output)
         # Prepended: hooks that record hidden states must see what the block really returns.
         hooks.post(block, self._leave, prepend=True)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.merged = self.output = None
-        self.scores.parts.clear()
+        self.scores.clear()
+
+    def _sequences(self) -> list[int] | None:
+        run = self.stage.run
+        assert run is not None
+        return None if run.grid is None else run.sequence_lengths(self.index, merged=True)
 
     def _merge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         (x,) = args
         run = self.stage.run
         assert run is not None
-        units = x.reshape(-1, run.group * x.shape[-1])
-        scores = unit_scores(self.scores.take(), run.group)
-        step = self.step.merge(units, scores, run.lengths, run.full_lengths)
+        # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), of which all keep equally many.
+        patches, scores = x[..., run.prefix :, :], self.scores.take()
+        if run.prefix:
+            scores = scores.view(len(x), -1)[:, run.prefix :].flatten()
+        tokens = patches.reshape(-1, x.shape[-1])
+        if run.order is not None and run.kept is None:
+            order = run.order.to(x.device).flatten()
+            tokens, scores = tokens[order], scores[order]
+        units = tokens.reshape(-1, run.group * x.shape[-1])
+        step = self.step.merge(units, unit_scores(scores, run.group), run.lengths, run.full_lengths)
         if step is None:
             return None
         run.record(self.index, step.kept, step.lengths)
-        # Packed (N, d) or batched (tiles, n, d): the tiles of a batch have equal size and stay so.
-        self.merged = step.units.reshape(*x.shape[:-2], -1, x.shape[-1])
+        survivors = step.units.reshape(*x.shape[:-2], -1, x.shape[-1])
+        self.merged = torch.cat([x[..., : run.prefix, :], survivors], dim=-2) if run.prefix else survivors
         self.shape = x.shape
         return (self.merged,), kwargs
 
@@ -197,7 +255,8 @@ class _MergingBlock:
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if self.merged is None or self.output is None:
             return None
-        result = self.merged + self.output
+        scale = self.stage.parts.tower.scale
+        result = self.merged + (self.output if scale is None else scale(module, self.output))
         self.merged = self.output = None
         return (result, *output[1:]) if isinstance(output, tuple) else result
 
@@ -205,14 +264,28 @@ class _MergingBlock:
 class ColumnScores:
     """Collects column sums of the attention of one block, over however many calls the block makes."""
 
-    def __init__(self, score: Score) -> None:
-        self.score = score
+    def __init__(self, score: Score, sequences: Callable[[], list[int] | None]) -> None:
+        self.score, self.sequences = score, sequences
         self.parts: list[Tensor] = []
+        self._lengths: list[int] | None = None
+
+    def clear(self) -> None:
+        """Forget what was collected: a block begins."""
+        self.parts.clear()
 
     def __call__(self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
-        # Sums, not means: under window attention a segment's tokens sit in windows of different size.
-        received = column_scores(query, key, scaling, score=self.score) * query.shape[2]
-        self.parts.append(received.flatten())
+        if not self.parts:
+            self._lengths = self.sequences()
+        # A packed encoder attends to one sequence after the other, or to all at once and keeps them apart.
+        here = [query.shape[2]]
+        if self._lengths is not None:
+            here = []
+            while sum(here) < query.shape[2]:
+                here.append(self._lengths.pop(0))
+        for q, k in zip(query.split(here, dim=2), key.split(here, dim=2), strict=True):
+            # Sums, not means: under window attention a segment's tokens sit in windows of different size.
+            received = column_scores(q, k, scaling, score=self.score) * q.shape[2]
+            self.parts.append(received.flatten())
 
     def take(self) -> Tensor:
         """(N,) fp32 scores of all tokens, in the order of the calls; empties the collection."""

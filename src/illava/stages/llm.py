@@ -130,11 +130,22 @@ class LlmStage:
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = torch.arange(length, device=embeds.device)[None]
-        if positions.dim() == 2:
-            kwargs["position_ids"] = take_rows(positions, columns)
-        else:
-            # M-RoPE: (3, B, L), or (4, B, L) with a text row that serves packed sequences only.
-            kwargs["position_ids"] = torch.stack([take_rows(axis, columns) for axis in positions[-3:]])
+        # M-RoPE: (3, B, L), or (4, B, L) with a text row that serves packed sequences only.
+        kwargs["position_ids"] = _take_positions(
+            positions[-3:] if positions.dim() > 2 else positions, columns
+        )
+        shown = kwargs.get("visual_pos_masks")
+        if shown is not None and kwargs.get("deepstack_visual_embeds") is not None:
+            # What was tapped early has rows of tokens that went later: whoever is left decides.
+            left = torch.zeros_like(shown)
+            left[
+                torch.arange(batch, device=shown.device)[:, None].expand_as(columns)[columns >= 0],
+                columns[columns >= 0],
+            ] = True
+            kwargs["deepstack_visual_embeds"] = [
+                rows[left[shown].to(rows.device)] for rows in kwargs["deepstack_visual_embeds"]
+            ]
+            kwargs["visual_pos_masks"] = take_rows(shown, columns)
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         wanted = kwargs.get("use_cache")
@@ -205,7 +216,7 @@ class LlmStage:
         )
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = prefill.once(
-                kwargs["position_ids"], lambda: take_rows(kwargs["position_ids"], columns)
+                kwargs["position_ids"], lambda: _take_positions(kwargs["position_ids"], columns)
             )
         return args, kwargs
 
@@ -270,6 +281,13 @@ class LlmStage:
             layer = prefill.cache_layers[index]
             layer.dropped, layer.columns, layer.group = sequence.dropped, sequence.columns, group
             layer.prompt_length, layer.padded = prefill.prompt.runs.shape[1], padded
+
+
+def _take_positions(positions: Tensor, columns: Tensor) -> Tensor:
+    """(B, L) or (axes, B, L) positions at (B, n) columns."""
+    if positions.dim() == 2:
+        return take_rows(positions, columns)
+    return torch.stack([take_rows(axis, columns) for axis in positions])
 
 
 def _take(table: Tensor, columns: Tensor) -> Tensor:

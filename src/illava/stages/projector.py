@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UnsupportedError
 from ..families import ModelParts
-from .encoder import EncoderStage
+from .encoder import EncoderRun, EncoderStage
 from .hooks import Hooks
 
 
@@ -24,10 +25,78 @@ class ProjectorStage:
     """Expands the projector's output to full size; marks what the encoder stage dropped."""
 
     def __init__(self, parts: ModelParts, encoder: EncoderStage, hooks: Hooks) -> None:
-        self.encoder = encoder
-        hooks.post(parts.projector, self._expand)
-        for name in parts.family.row_mixers:
+        self.parts, self.encoder = parts, encoder
+        family, module = parts.family, parts.base.get_submodule
+        if family.unfolds_after is not None:
+            hooks.post(module(family.unfolds_after), self._unfold_after)
+        if family.unfolds_before is not None:
+            hooks.pre(module(family.unfolds_before), self._unfold_before)
+        if family.compacts_before is not None:
+            hooks.pre(module(family.compacts_before), self._compact)
+        if family.projector is not None:
+            hooks.post(parts.projector, self._expand)
+        for tap in parts.taps:
+            hooks.post(tap, self._expand)
+        for name in family.row_mixers:
             hooks.attribute(parts.base, name, self._mixing(name, getattr(parts.base, name)))
+        if family.pooler is not None:
+            pooler = module(family.pooler)
+            hooks.attribute(pooler, "forward", self._pooling(pooler, pooler.forward))
+
+    # -- where the tokens of a unit are squares of a grid: back to their places before that is cut up ----
+
+    def _unfold_after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Any:
+        run = self.encoder.run
+        return None if run is None or run.kept is None else self._tokens_in_place(run, output)
+
+    def _unfold_before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.encoder.run
+        if run is None or run.kept is None:
+            return None
+        if args:
+            return (self._tokens_in_place(run, args[0]), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, {**kwargs, name: self._tokens_in_place(run, kwargs[name])}
+
+    def _tokens_in_place(self, run: EncoderRun, tokens: Tensor) -> Tensor:
+        """(..., prefix + P g, d) survivors to (..., prefix + N, d) in the grid's order, NaN elsewhere."""
+        prefix = tokens[..., : run.prefix, :]
+        rows = tokens[..., run.prefix :, :].reshape(-1, tokens.shape[-1])
+        full = rows.new_full((sum(run.full_lengths) * run.group, rows.shape[-1]), float("nan"))
+        full = full.index_copy(0, run.tokens().to(rows.device), rows)
+        return torch.cat([prefix, full.view(*tokens.shape[:-2], -1, rows.shape[-1])], dim=-2)
+
+    def _compact(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.encoder.run
+        if run is None or run.kept is None:
+            return None
+        x, *rest = args
+        rows = x.reshape(-1, x.shape[-1])[run.kept.to(x.device)]
+        return (rows.view(*x.shape[:-2], -1, x.shape[-1]), *rest), kwargs
+
+    # -- what averages rows ----------------------------------------------------------------------------
+
+    def _pooling(self, pooler: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+        through = mark_through(function)
+
+        def pool(features: Tensor, *args: Any, **kwargs: Any) -> Any:
+            run = self.encoder.run
+            if run is None:
+                return function(features, *args, **kwargs)
+            run.mixing = (str(self.parts.family.pooler), function, [], args, kwargs)
+            if run.kept is None:
+                return function(features, *args, **kwargs)
+            mode = getattr(pooler, "mode", "average")
+            if mode != "average":
+                raise UnsupportedError(
+                    f"spatial_pool_mode={mode!r}: the encoder stage can follow a video's rows through an "
+                    "average alone; use encoder_layers=() for this model's videos"
+                )
+            return through(self._rows_in_place(run, features), *args, **kwargs)
+
+        return pool
 
     def _mixing(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         through = mark_through(function)
@@ -45,12 +114,24 @@ class ProjectorStage:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
     ) -> Any:
         run = self.encoder.run
-        if run is None or run.kept is None:
+        if run is None or run.kept is None or (run.mixing and run.mixing[0] == self.parts.family.pooler):
             return None
-        full = features.new_full((sum(run.full_lengths), features.shape[-1]), float("nan"))
-        full = full.index_copy(0, run.kept.to(features.device), features.reshape(-1, features.shape[-1]))
-        # (P, d) for packed encoders, (tiles, n, d) for batched ones.
-        return full if features.dim() == 2 else full.unflatten(0, (len(run.full_lengths), -1))
+        return self._rows_in_place(run, features)
+
+    def _rows_in_place(self, run: EncoderRun, features: Tensor) -> Tensor:
+        """Rows of survivors to as many as there are units, NaN for those that are gone.
+
+        (P, d) or (1, P, d) for packed encoders, (tiles, p, d) for batched ones, where a class token's row in
+        front of each tile, if it is there, stays.
+        """
+        assert run.kept is not None
+        tiles = 1 if run.grid is not None else len(run.full_lengths)
+        extra = features.numel() // features.shape[-1] - sum(run.lengths)
+        prefix = features[..., : extra // tiles, :]
+        rows = features[..., extra // tiles :, :].reshape(-1, features.shape[-1])
+        full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
+        full = full.index_copy(0, run.kept.to(rows.device), rows)
+        return torch.cat([prefix, full.view(*features.shape[:-2], -1, rows.shape[-1])], dim=-2)
 
 
 def marked(features: Tensor) -> Tensor:
@@ -75,7 +156,7 @@ def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
             return parts[0] if isinstance(features, Tensor) else type(features)(parts)
 
         filled = rebuild([part.masked_fill(marked(part)[..., None], 0) for part in parts])
-        alive = rebuild([(~marked(part)).to(part.dtype)[..., None] for part in parts])
+        alive = rebuild([(~marked(part)).float()[..., None] for part in parts])
         shares_kwargs = dict(kwargs)
         if kwargs.get("image_newline") is not None:
             shares_kwargs["image_newline"] = kwargs["image_newline"].new_ones(1)
@@ -90,4 +171,7 @@ def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _average(values: Tensor, shares: Tensor) -> Tensor:
     dropped = shares < 0.5
-    return torch.where(dropped, float("nan"), values / shares.masked_fill(dropped, 1))
+    # Weights add up to one within rounding: a row whose sources all live stays what it is, bit for bit.
+    whole = (shares - 1).abs() < 1e-5
+    rows = torch.where(whole, values, values / shares.masked_fill(dropped | whole, 1).to(values.dtype))
+    return rows.masked_fill(dropped, float("nan"))
