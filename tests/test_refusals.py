@@ -106,7 +106,7 @@ def test_quantised_layers_are_refused():
     cache = DynamicCache()
     cache.layers = [Quantised()]
     with pytest.raises(illava.UnsupportedError, match="Quantised"):
-        prepare_for_merging(cache, 1)
+        prepare_for_merging(cache, [None])
 
 
 def test_pictures_on_a_filled_cache_are_refused():

@@ -24,6 +24,8 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0) -> nn.Module:
     made = config(name)
     # Expert by expert: the grouped products of a mixture of experts know no float64.
     experts = {"experts_implementation": "eager"} if "moe" in name else {}
+    # Gemma 2 has no other.
+    attention = "eager" if name == "paligemma-2" else attention
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(made, attn_implementation=attention, **experts)
@@ -55,6 +57,7 @@ class Picture:
 
 IN_TILES = ("llava_onevision", "llava_next", "llava_next_video")
 RUNS_OF_TILES = ("idefics3", "smolvlm")
+SQUARE = ("clip_vision_model", "siglip_vision_model")
 
 
 def kind(model: nn.Module) -> str:
@@ -66,7 +69,7 @@ def kind(model: nn.Module) -> str:
         return family
     if model.config.vision_config.model_type == "pixtral":
         return "pixtral"
-    return "square" if family in ("llava", "vipllava") else "grid"
+    return "square" if model.config.vision_config.model_type in SQUARE else "grid"
 
 
 SIZES = {
@@ -101,7 +104,8 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             extra = vision.model_type == "clip_vision_model" and (
                 getattr(model.config, "vision_feature_select_strategy", "default") == "full"
             )
-            return Picture({"pixel_values": noise(1, 3, 24, 24)}, [IMAGE] * (36 + extra))
+            tokens = getattr(model.config, "mm_tokens_per_image", 36)
+            return Picture({"pixel_values": noise(1, 3, 24, 24)}, [IMAGE] * (tokens + extra))
         case "internvl":
             return Picture({"pixel_values": noise(rows * columns, 3, 24, 24)}, [IMAGE] * 9 * rows * columns)
         case "idefics3" | "smolvlm":
@@ -143,6 +147,10 @@ def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dic
     prepared = kind(model)
     if prepared == "grid":
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == IMAGE).int()
+    elif model.config.model_type == "gemma3":
+        inputs["token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
+    elif model.config.model_type == "paligemma":
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
     parts = [part for _, row_parts in rows for part in row_parts]
     if not parts:
         return inputs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    Gemma3Config,
     Glm4vConfig,
     Glm4vMoeConfig,
     Glm46VConfig,
@@ -15,9 +16,12 @@ from transformers import (
     LlavaNextVideoConfig,
     LlavaOnevisionConfig,
     Mistral3Config,
+    PaliGemmaConfig,
     PretrainedConfig,
     Qwen2_5_VLConfig,
     Qwen2VLConfig,
+    Qwen3_5Config,
+    Qwen3_5MoeConfig,
     Qwen3VLConfig,
     Qwen3VLMoeConfig,
     SmolVLMConfig,
@@ -65,6 +69,7 @@ QWEN_VISION = dict(
     depth=5, hidden_size=24, intermediate_size=36, num_heads=3, patch_size=4, out_hidden_size=32
 )
 QWEN3_VISION = {**QWEN_VISION, "num_position_embeddings": 36, "deepstack_visual_indexes": [1, 3]}
+QWEN3_5_VISION = {**QWEN_VISION, "num_position_embeddings": 36}
 GLM_VISION = {**QWEN_VISION, "intermediate_size": 40, "image_size": 24}
 QWEN_EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
 GLM_EXPERTS = dict(
@@ -88,12 +93,31 @@ def _rope(*section: int, **more: Any) -> dict[str, Any]:
 
 
 QWEN3_TEXT = {**TEXT, "head_dim": 8, **_rope(2, 1, 1)}
+# Full attention at layers 3 and 7.
+HYBRID = {
+    **TEXT,
+    "head_dim": 32,
+    "num_hidden_layers": 8,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_conv_kernel_dim": 4,
+    **_rope(2, 1, 1, partial_rotary_factor=0.25),
+}
 GLM_TEXT = {
     **TEXT,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     **_rope(1, 1, 2, partial_rotary_factor=0.5),
 }
+
+
+GEMMA = {**TEXT, "head_dim": 8, "query_pre_attn_scalar": 8}
+
+
+def _types(letters: str) -> list[str]:
+    return [{"s": "sliding_attention", "f": "full_attention"}[letter] for letter in letters]
 
 
 def _llava(kind: type[PretrainedConfig], vision: Any, text: Any, **more: Any) -> PretrainedConfig:
@@ -136,6 +160,16 @@ CONFIGS = {
     "qwen3_vl_moe": lambda: Qwen3VLMoeConfig(
         text_config={**QWEN3_TEXT, **QWEN_EXPERTS}, vision_config=QWEN3_VISION, **TOKENS
     ),
+    "qwen3_5": lambda: Qwen3_5Config(text_config=HYBRID, vision_config=QWEN3_5_VISION, **TOKENS),
+    "qwen3_5_moe": lambda: Qwen3_5MoeConfig(
+        text_config={
+            **{name: value for name, value in HYBRID.items() if name != "intermediate_size"},
+            **QWEN_EXPERTS,
+            "shared_expert_intermediate_size": 16,
+        },
+        vision_config=QWEN3_5_VISION,
+        **TOKENS,
+    ),
     "glm4v": lambda: Glm4vConfig(text_config=GLM_TEXT, vision_config=GLM_VISION, **GLM_TOKENS),
     "glm4v_moe": lambda: Glm4vMoeConfig(
         text_config={**GLM_TEXT, **GLM_EXPERTS}, vision_config=GLM_VISION, **GLM_TOKENS
@@ -166,6 +200,24 @@ CONFIGS = {
         pad_token_id=PAD,
     ),
     "mistral3": lambda: _llava(Mistral3Config, PIXTRAL, MISTRAL, spatial_merge_size=2),
+    "gemma3": lambda: _llava(
+        Gemma3Config,
+        SIGLIP,
+        {**GEMMA, "sliding_window": 24, "layer_types": _types("sfsfs")},
+        boi_token_index=START,
+        eoi_token_index=END,
+        mm_tokens_per_image=9,
+    ),
+    "paligemma": lambda: _llava(
+        PaliGemmaConfig, SIGLIP, {"model_type": "gemma", **TEXT, "head_dim": 8}, projection_dim=32
+    ),
+    "paligemma-2": lambda: _llava(
+        PaliGemmaConfig,
+        SIGLIP,
+        {"model_type": "gemma2", **GEMMA, "sliding_window": 24, "layer_types": _types("sfsfs")},
+        projection_dim=32,
+    ),
+    "llava-windows": lambda: _llava(LlavaConfig, CLIP, {**MISTRAL, "sliding_window": 30}),
 }
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from .cost import EncoderShape
 from .errors import UnsupportedError
 from .shapes import (
+    gemma_encoder,
     glm4v_encoder,
     idefics3_encoder,
     internvl_encoder,
@@ -83,6 +84,8 @@ class Family:
     """A module before the projector that averages the rows of a video's frames."""
     first_llm_layer: Callable[[Any], int] = lambda config: 1
     """Model config to the first decoder layer before which tokens may merge."""
+    outer_masks: bool = False
+    """Whether the outer model makes the LLM's attention masks, because pictures see themselves whole."""
     llm: str = "language_model"
     llm_layers: str = "layers"
     llm_attention: str = "self_attn"
@@ -105,6 +108,25 @@ class ModelParts:
     layers: list[nn.Module]
     group: int
 
+    @property
+    def outer_masks(self) -> bool:
+        """Whether the LLM is handed its masks ready made."""
+        return self.family.outer_masks
+
+    @property
+    def windows(self) -> list[int | None]:
+        """The sliding window of every LLM layer, or None."""
+        text = self.llm.config
+        window = getattr(text, "sliding_window", None)
+        types = getattr(text, "layer_types", None) or ["sliding_attention"] * len(self.layers)
+        return [window if kind == "sliding_attention" else None for kind in types]
+
+    @property
+    def recurrent(self) -> list[bool]:
+        """Of every LLM layer, whether it is a recurrent one without keys and values."""
+        types = getattr(self.llm.config, "layer_types", None) or [""] * len(self.layers)
+        return [kind == "linear_attention" for kind in types]
+
     @staticmethod
     def tile_shape(tokens: int) -> tuple[int, int]:
         """Rows and columns of a tile, which is square."""
@@ -118,6 +140,12 @@ class ModelParts:
 
 def _patch_group(config: Any) -> int:
     return int(config.vision_config.spatial_merge_size**2)
+
+
+def _gemma3_group(config: Any) -> int:
+    vision = config.vision_config
+    side = vision.image_size // vision.patch_size
+    return (side // math.isqrt(config.mm_tokens_per_image)) ** 2
 
 
 _QWEN: dict[str, Any] = {"encoder": "visual", "projector": "visual.merger", "group": _patch_group}
@@ -155,6 +183,11 @@ _DEEPSTACK: dict[str, Any] = {
     # What is tapped is added to the first layers' outputs, at the places of the full prompt.
     "first_llm_layer": lambda config: max(1, len(config.vision_config.deepstack_visual_indexes)),
 }
+_QWEN3_5: dict[str, Any] = {**_QWEN, "towers": {ANY: QWEN3_VL}, "encoder_shape": qwen3_vl_encoder}
+# A recurrent layer behind a merge would have to take back what it has taken in.
+_ENCODER_ONLY = replace(
+    _QWEN3_VL, llm_layers=(), llm_keep=(), source="Qwen3-VL's encoder stage, none was published for it"
+)
 _GLM: dict[str, Any] = {**_QWEN, "towers": {ANY: GLM4V}, "encoder_shape": glm4v_encoder}
 
 FAMILIES: dict[str, Family] = {
@@ -210,6 +243,8 @@ FAMILIES: dict[str, Family] = {
         ),
         Family("qwen3_vl", _QWEN3_VL, **_DEEPSTACK),
         Family("qwen3_vl_moe", _LIKE_QWEN3_VL, **_DEEPSTACK),
+        Family("qwen3_5", _ENCODER_ONLY, **_QWEN3_5),
+        Family("qwen3_5_moe", _ENCODER_ONLY, **_QWEN3_5),
         Family("glm4v", _LIKE_QWEN3_VL, **_GLM),
         Family("glm4v_moe", _LIKE_QWEN3_VL, **_GLM),
         Family("glm46v", _LIKE_QWEN3_VL, **_GLM),
@@ -236,6 +271,27 @@ FAMILIES: dict[str, Family] = {
             towers={"pixtral": PIXTRAL},
             encoder_shape=mistral3_encoder,
             group=lambda config: int(config.spatial_merge_size**2),
+        ),
+        Family(
+            "gemma3",
+            # Every sixth layer sees the whole prompt; the others' windows may not reach the pictures.
+            replace(_LIKE_ONEVISION, llm_depth=34, llm_layers=(12,)),
+            encoder="vision_tower",
+            projector=None,
+            unfolds_before="multi_modal_projector",
+            towers={"siglip_vision_model": SIGLIP_IN_SQUARES},
+            encoder_shape=gemma_encoder,
+            group=_gemma3_group,
+            outer_masks=True,
+        ),
+        Family(
+            "paligemma",
+            _LIKE_ONEVISION,
+            encoder="vision_tower",
+            projector="multi_modal_projector",
+            towers={"siglip_vision_model": SIGLIP},
+            encoder_shape=gemma_encoder,
+            outer_masks=True,
         ),
     )
 }

@@ -6,6 +6,7 @@ from types import TracebackType
 
 from torch import nn
 
+from .errors import UnsupportedError
 from .families import check_feature_layer, find_parts
 from .methods import Illava, Method
 from .report import Report, make_report
@@ -33,6 +34,11 @@ class Handle:
         self.plan: Plan = method.plan(self.parts)
         """The merge steps on this model."""
         check_feature_layer(self.parts, self.plan.encoder)
+        if self.plan.llm and any(self.parts.recurrent):
+            raise UnsupportedError(
+                f"the LLM stage is not supported for {self.parts.family.model_type}, whose recurrent layers "
+                "hold no keys and values to leave out; use llm_layers=() for the encoder stage alone"
+            )
         self._last: tuple[list[EncoderRun], Prefill] | None = None
         self._hooks = Hooks()
         try:

@@ -181,17 +181,40 @@ def _costs(
                 encoder[which] += cost.encoder_block_flops(shape, segments, after)
     batch, length = prefill.prompt.runs.shape
     head = cost.head_flops(llm, batch)
+    layers = list(zip(parts.windows, parts.recurrent, strict=True))
     held = [stage.columns.shape[1] for stage in stages]
     plain_held = [length] * len(held)
     return tuple(  # type: ignore[return-value]
         Cost(
             encoder[which],
             projector[which],
-            batch * sum(cost.llm_layer_flops(llm, n) for n in tokens) + head,
-            batch * cost.kv_bytes(llm, tokens, size),
+            # A recurrent layer is counted as one without attention.
+            batch
+            * sum(
+                cost.llm_layer_flops(llm, n, 0 if recurrent else n)
+                for n, (_, recurrent) in zip(tokens, layers, strict=True)
+            )
+            + head,
+            batch * cost.kv_bytes(llm, kept, size),
         )
-        for which, tokens in ((1, held), (0, plain_held))
+        for which, tokens, kept in (
+            (1, held, [_held(parts, i, prefill, stage) for i, stage in enumerate(stages)]),
+            (0, plain_held, [_held(parts, i, prefill, None) for i in range(len(held))]),
+        )
     )
+
+
+def _held(parts: ModelParts, layer: int, prefill: Prefill, stage: Sequence | None) -> int:
+    """Keys that a layer's cache holds after the prefill, merged or (``stage`` None) plain."""
+    if parts.recurrent[layer]:
+        return 0
+    length, window = prefill.prompt.runs.shape[1], parts.windows[layer]
+    if stage is None:
+        return length if window is None else min(length, window - 1)
+    n = stage.columns.shape[1]
+    if window is None or n < window:
+        return n
+    return int((stage.columns > length - window).any(0).sum())
 
 
 def _pictures(

@@ -57,7 +57,12 @@ def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = 
 
 
 def last_row_scores(
-    query: Tensor, key: Tensor, scaling: float, last: Tensor, mask: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    last: Tensor,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Softmax weight of every key in one query row of each sequence, averaged over heads.
 
@@ -69,6 +74,7 @@ def last_row_scores(
         mask: None for a plain causal mask over the last q keys; or what the attention layer got:
             (B or 1, H or 1, q, k) boolean (True = may attend) or additive; or (B, k) boolean or 0/1 key
             padding, on top of the causal mask.
+        softcap: bound c on the scaled dot products z, which become c tanh(z / c) (Gemma 2), or None.
 
     Returns (B, k) fp32; each row sums to 1.
     """
@@ -77,6 +83,8 @@ def last_row_scores(
     asking = query[torch.arange(batch, device=query.device), :, last].float()
     grouped = asking.reshape(batch, key.shape[1], heads // key.shape[1], width)
     logits = (grouped * scaling).matmul(key.float().transpose(2, 3)).reshape(batch, heads, length)
+    if softcap is not None:
+        logits = (logits / softcap).tanh() * softcap
     if mask is None or mask.dim() == 2:
         seen = torch.arange(length, device=query.device) <= (last + length - rows)[:, None]
         if mask is not None:

@@ -75,16 +75,16 @@ def test_a_lazy_cache_gets_all_its_layers():
     cache = DynamicCache()
     assert not is_merged(cache)
     assert not is_merged(None)
-    layers = prepare_for_merging(cache, 3)
+    layers = prepare_for_merging(cache, [None] * 3)
     assert cache.layers == layers
     assert len(layers) == 3
     assert is_merged(cache)
     # An empty merged cache may be used for the next prompt.
-    assert len(prepare_for_merging(cache, 3)) == 3
+    assert len(prepare_for_merging(cache, [None] * 3)) == 3
 
 
 def test_a_filled_cache_is_refused():
     cache = DynamicCache()
     cache.update(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3), 0)
     with pytest.raises(illava.UnsupportedError, match="fresh cache"):
-        prepare_for_merging(cache, 2)
+        prepare_for_merging(cache, [None] * 2)

@@ -118,6 +118,7 @@ class Illava(Method):
                 schedule.llm_keep,
                 schedule.llm_depth,
                 len(parts.layers),
+                allowed=_behind_full_layers(parts),
                 first=parts.family.first_llm_layer(parts.config),
             ),
         )
@@ -167,6 +168,13 @@ class Illava(Method):
         return Step(
             keep, of_all, self.reduce, self.recycle, self.neighbours, self.score, self.select, self.seed
         )
+
+
+def _behind_full_layers(parts: ModelParts) -> tuple[int, ...] | None:
+    """The LLM layers whose predecessor sees the whole prompt, where some see a window of it alone."""
+    if not any(parts.windows) or all(parts.windows):
+        return None
+    return tuple(i + 1 for i, window in enumerate(parts.windows[:-1]) if window is None)
 
 
 def _share(name: str, share: object) -> float:

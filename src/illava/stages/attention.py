@@ -22,8 +22,9 @@ from ..errors import UnsupportedError
 IMPLEMENTATION = "illava"
 SUPPORTED_BACKENDS = ("sdpa", "eager")
 
-Observer = Callable[[Tensor, Tensor, float, Tensor | None], None]
-"""Called with query (B, H, q, h), key (B, H_kv, k, h), scaling and the layer's mask, before the attention."""
+Observer = Callable[[Tensor, Tensor, float, Tensor | None, float | None], None]
+"""Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask and the
+softcap on its logits, if it has one."""
 
 
 class AttentionTap:
@@ -73,7 +74,7 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    tap.observer(query, key, factor, attention_mask)
+    tap.observer(query, key, factor, attention_mask, kwargs.get("softcap"))
     return tap.attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 

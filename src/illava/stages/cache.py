@@ -7,11 +7,18 @@ the keys it holds are the last ones, ``dropped`` columns in.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
 
 from ..errors import UnsupportedError
 from .hooks import Owner
@@ -20,15 +27,21 @@ from .hooks import Owner
 class MergedLayer(DynamicLayer):
     """A DynamicLayer some of whose tokens were dropped before they entered it."""
 
-    def __init__(self, owner: Owner | None = None) -> None:
+    def __init__(self, owner: Owner | None = None, window: int | None = None) -> None:
         super().__init__()
         self.owner = owner
+        self.window = window
+        """Columns that a query sees, its own included, in a sliding-window layer."""
+        # Mask creation takes a cache's sizes from the first layer that does not slide.
+        self.is_sliding = window is not None
         self.dropped = 0
         """Logical minus physical length."""
         self.columns: Tensor | None = None
         """(B, n) int64: the logical column of each key of the prefill, -1 for filler."""
         self.prompt_length = 0
         """Logical length of the prefill."""
+        self.forgotten = 0
+        """Those of them that a sliding window has left behind."""
         self.group = 0
         """Layers of one group hold the same tokens and share masks."""
         self.padded = False
@@ -41,7 +54,21 @@ class MergedLayer(DynamicLayer):
                 "run the prompt again"
             )
         keys, values = super().update(*args, **kwargs)
+        if self.window is not None and self.columns is not None:
+            self._forget()
         return keys, values
+
+    def _forget(self) -> None:
+        """Let go of keys in front that no later query will see; the columns tell which."""
+        assert self.window is not None
+        if self.physical_length() < self.window:
+            return
+        columns = self.key_columns()
+        gone = int((columns <= self.get_seq_length() - self.window).all(0).int().cumprod(0).sum())
+        self.keys, self.values = self.keys[..., gone:, :], self.values[..., gone:, :]
+        self.columns, self.prompt_length = columns[:, gone:], self.get_seq_length() + gone
+        self.dropped += gone
+        self.forgotten += gone
 
     def physical_length(self) -> int:
         return super().get_seq_length()
@@ -54,36 +81,50 @@ class MergedLayer(DynamicLayer):
         length = super().get_seq_length()
         return length + query_length, self.dropped if length else 0
 
+    def key_columns(self, queries: int = 0) -> Tensor:
+        """(B, k) int64: the logical column of each key held and of ``queries`` new ones, -1 for filler."""
+        assert self.columns is not None
+        generated = self.physical_length() - self.columns.shape[1] + queries
+        after = torch.arange(self.prompt_length, self.prompt_length + generated, device=self.columns.device)
+        return torch.cat([self.columns, after.expand(len(self.columns), -1)], 1)
+
     def key_padding(self, padding: Tensor | None, queries: int) -> Tensor:
         """(B, k) bool over the keys held plus ``queries`` new ones, True = a real token.
 
         ``padding`` is the model's 2-D mask over the logical sequence, new tokens included, or None.
         """
-        assert self.columns is not None
-        generated = self.physical_length() - self.columns.shape[1] + queries
-        real = self.columns >= 0
+        columns = self.key_columns(queries)
+        real = columns >= 0
         if padding is None:
-            return torch.cat([real, real.new_ones(len(real), generated)], 1)
-        padding = padding.bool()
-        prompt = real & padding[:, : self.prompt_length].gather(1, self.columns.clamp(min=0))
-        return torch.cat([prompt, padding[:, self.prompt_length : self.prompt_length + generated]], 1)
+            return real
+        return real & padding.to(columns.device).bool().gather(1, columns.clamp(min=0))
 
     def crop(self, tokens_to_remove: int) -> None:
-        generated = self.get_seq_length() - self.prompt_length
-        if tokens_to_remove > 0 or -tokens_to_remove > generated:
+        """Take off the last tokens, given as a number <= 0, as far as none was dropped among them."""
+        if tokens_to_remove == 0 or not self.is_initialized:
+            return
+        assert self.columns is not None
+        length, count = self.get_seq_length(), -tokens_to_remove
+        last = self.key_columns()[:, -count:] if 0 < count <= self.physical_length() else None
+        if last is None or not bool((last == torch.arange(length - count, length, device=last.device)).all()):
             raise UnsupportedError(
-                f"a merged cache can be cropped by at most its {generated} generated tokens (a number <= 0), "
-                f"got {tokens_to_remove}; assisted and prompt-lookup decoding are not supported yet"
+                f"a merged cache can be cropped by a number <= 0 of tokens behind the last one that was "
+                f"dropped, got {tokens_to_remove}"
             )
-        if tokens_to_remove < 0:
-            # Counted from the end: the logical length says nothing about where the keys lie.
-            self.keys = self.keys[..., :tokens_to_remove, :]
-            self.values = self.values[..., :tokens_to_remove, :]
+        if self.forgotten:
+            raise UnsupportedError(
+                "a sliding-window layer that has let go of tokens cannot be cropped; decode without assistance"
+            )
+        # Counted from the end: the logical length says nothing about where the keys lie.
+        self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
+        if self.physical_length() < self.columns.shape[1]:
+            self.columns, self.prompt_length = self.columns[:, : self.physical_length()], length - count
 
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False
-        self.dropped, self.columns, self.prompt_length, self.padded = 0, None, 0, False
+        self.dropped = self.forgotten = self.prompt_length = 0
+        self.columns, self.padded = None, False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
@@ -98,6 +139,14 @@ class MergedLayer(DynamicLayer):
         if self.columns is not None:
             self.columns = self.columns.repeat_interleave(repeats, dim=0)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> MergedLayer:
+        # A copy of a cache belongs to the same acceleration.
+        memo[id(self.owner)] = self.owner
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return made
+
     def _select_columns(self, indices: Tensor) -> None:
         if self.columns is not None:
             self.columns = self.columns[indices.to(self.columns.device)]
@@ -108,28 +157,38 @@ def is_merged(cache: Cache | None) -> bool:
     return cache is not None and any(isinstance(layer, MergedLayer) for layer in cache.layers)
 
 
-def prepare_for_merging(cache: Cache, num_layers: int, owner: Owner | None = None) -> list[MergedLayer]:
+def prepare_for_merging(cache: Cache, windows: Sequence[int | None], owner: Owner | None = None) -> list[Any]:
     """Make every layer of an empty dynamic cache a MergedLayer, in place, and return them.
 
-    Raises UnsupportedError for caches that hold tokens already, and for static, quantised, sliding-window
-    or other special layers.
+    ``windows`` has an entry for every layer of the model: its sliding window, or None.
+
+    Raises UnsupportedError for caches that hold tokens already, and for static, quantised or other special
+    layers.
     """
-    strange = {
-        type(layer).__name__ for layer in cache.layers if type(layer) not in (DynamicLayer, MergedLayer)
-    }
+    known = (DynamicLayer, DynamicSlidingWindowLayer, MergedLayer, LinearAttentionLayer)
+    strange = {type(layer).__name__ for layer in cache.layers if type(layer) not in known}
+    for layer, window in zip(cache.layers, windows, strict=False):
+        if type(layer) is DynamicSlidingWindowLayer and layer.sliding_window != window:
+            strange.add(
+                f"{type(layer).__name__} with a window of {layer.sliding_window}, which this model lacks"
+            )
     lazy = cache.layer_class_to_replicate
     if lazy not in (None, DynamicLayer):
         strange.add(lazy.__name__)
     if strange:
         raise UnsupportedError(
-            f"illava needs a DynamicCache of full-attention layers (transformers' default), "
-            f"got {', '.join(sorted(strange))}"
+            f"illava needs a DynamicCache (transformers' default), got {', '.join(sorted(strange))}"
         )
     if cache.get_seq_length() > 0:
         raise UnsupportedError(
             "pictures on top of a filled cache (chat continuation, chunked prefill) are not supported yet; "
             "pass the whole prompt at once with a fresh cache"
         )
-    layers = [MergedLayer(owner) for _ in range(max(num_layers, len(cache.layers)))]
+    layers = [MergedLayer(owner, window) for window in windows]
+    layers += [MergedLayer(owner) for _ in cache.layers[len(windows) :]]
+    for index, layer in enumerate(cache.layers):
+        # A state of constant size, to which tokens that are not there have never come.
+        if isinstance(layer, LinearAttentionLayer):
+            layers[index] = layer
     cache.layers[:] = layers
     return layers

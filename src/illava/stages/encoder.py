@@ -273,7 +273,9 @@ class ColumnScores:
         """Forget what was collected: a block begins."""
         self.parts.clear()
 
-    def __call__(self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+    def __call__(
+        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, softcap: float | None
+    ) -> None:
         if not self.parts:
             self._lengths = self.sequences()
         # A packed encoder attends to one sequence after the other, or to all at once and keeps them apart.

@@ -23,7 +23,7 @@ from ..scoring import last_row_scores
 from .attention import AttentionTap
 from .cache import MergedLayer, is_merged, prepare_for_merging
 from .hooks import Hooks, refuse_checkpointing
-from .masks import causal_mask, left_pad, take_mask, take_rows
+from .masks import causal_mask, column_mask, left_pad, take_mask, take_rows
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import Prompt, PromptReader
@@ -36,7 +36,8 @@ class Decoding:
 
     padding: Tensor | None
     dtype: torch.dtype
-    masks: dict[int, Tensor] = field(default_factory=dict)
+    queries: int
+    masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
 
 class LlmStage:
@@ -48,6 +49,7 @@ class LlmStage:
         self.parts, self.steps, self.marks = parts, plan.llm, bool(plan.encoder)
         self.on_prefill = on_prefill
         self.owner = hooks.owner
+        self.windows = parts.windows
         self.state: Prefill | Decoding | None = None
         self.reader = PromptReader(parts, hooks, active=bool(plan.encoder or plan.llm))
         hooks.pre(parts.llm, self._enter)
@@ -56,7 +58,7 @@ class LlmStage:
             if index + 1 in self.steps:
                 attention = layer.get_submodule(parts.family.llm_attention)
                 hooks.tap(AttentionTap(attention, self._observe))
-            if index >= min(self.steps, default=len(parts.layers)):
+            if index >= min(self.steps, default=len(parts.layers)) or parts.outer_masks:
                 hooks.pre(layer, self._layer_hook(index), prepend=True)
 
     # -- before the LLM ---------------------------------------------------------------------------
@@ -76,8 +78,10 @@ class LlmStage:
         if not self.steps and not bool(dropped.any()):
             self.on_prefill(Prefill(prompt, None, self._whole(prompt, kwargs, embeds), None))
             return None
-        padding = kwargs.get("attention_mask")
-        if padding is not None and (not isinstance(padding, Tensor) or padding.dim() != 2):
+        padding = prompt.padding
+        made = kwargs.get("attention_mask")
+        plain = made is None or (isinstance(made, Tensor) and made.dim() == 2)
+        if not plain and not self.parts.outer_masks:
             raise UnsupportedError(
                 "illava needs the 2-D attention mask that the processor returns (static caches and prepared "
                 "masks are not supported yet)"
@@ -92,8 +96,10 @@ class LlmStage:
         if cache is None and self._uses_cache(kwargs):
             cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
         if cache is not None:
-            layers = prepare_for_merging(cache, len(self.parts.layers), self.owner)
+            layers = prepare_for_merging(cache, self.windows, self.owner)
         sequence = self._whole(prompt, kwargs, embeds)
+        if any(self.windows) and not self.parts.outer_masks:
+            kwargs["attention_mask"] = self._window_masks(sequence.columns, sequence.columns, embeds.dtype)
         if bool(dropped.any()):
             alive = (sequence.columns >= 0) & ~dropped
             columns = left_pad([row.nonzero().flatten() for row in alive])
@@ -108,9 +114,8 @@ class LlmStage:
 
     def _whole(self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor) -> Sequence:
         columns = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
-        padding = kwargs.get("attention_mask")
-        if isinstance(padding, Tensor) and padding.dim() == 2:
-            columns = columns.where(padding.bool(), -1)
+        if prompt.padding is not None:
+            columns = columns.where(prompt.padding.to(columns.device).bool(), -1)
         return self._sequence(prompt, columns, columns, prompt.runs)
 
     def _sequence(self, prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) -> Sequence:
@@ -122,11 +127,18 @@ class LlmStage:
     def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor) -> None:
         columns, (batch, length) = sequence.columns, embeds.shape[:2]
         kwargs["inputs_embeds"] = take_rows(embeds, columns)
-        # Always an explicit mask: positions with gaps would look like packed sequences without one.
-        padding = kwargs.get("attention_mask")
-        if padding is None:
-            padding = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
-        kwargs["attention_mask"] = take_rows(padding, columns)
+        mask = kwargs.get("attention_mask")
+        if isinstance(mask, dict):
+            kwargs["attention_mask"] = {
+                kind: self._at_entry(part, columns, embeds) for kind, part in mask.items()
+            }
+        elif self.parts.outer_masks or (mask is not None and mask.dim() > 2):
+            kwargs["attention_mask"] = self._at_entry(mask, columns, embeds)
+        else:
+            # Always an explicit mask: positions with gaps would look like packed sequences without one.
+            if mask is None:
+                mask = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
+            kwargs["attention_mask"] = take_rows(mask, columns)
         positions = kwargs.get("position_ids")
         if positions is None:
             positions = torch.arange(length, device=embeds.device)[None]
@@ -147,6 +159,28 @@ class LlmStage:
             ]
             kwargs["visual_pos_masks"] = take_rows(shown, columns)
 
+    def _at_entry(self, mask: Tensor | None, columns: Tensor, embeds: Tensor) -> Tensor | None:
+        if mask is not None:
+            return take_mask(mask, columns)
+        real = columns >= 0
+        if bool(real.all()):
+            return None
+        return causal_mask(real, real.shape[1], embeds.dtype, additive=self._additive)
+
+    def _window_masks(self, keys: Tensor, queries: Tensor, dtype: torch.dtype) -> Any:
+        """The masks of a model with sliding windows, in the form in which it takes them ready made.
+
+        It would make its own by places among the tokens that are left, where windows count the full prompt's.
+        """
+        made = {
+            window: column_mask(keys, queries, window, dtype, additive=self._additive)
+            for window in set(self.windows)
+        }
+        types = getattr(self.parts.llm.config, "layer_types", None)
+        if not types:
+            return made[self.windows[0]]
+        return {kind: made[window] for kind, window in zip(types, self.windows, strict=True)}
+
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         wanted = kwargs.get("use_cache")
         return bool(self.parts.llm.config.use_cache if wanted is None else wanted)
@@ -156,19 +190,27 @@ class LlmStage:
     ) -> Any:
         if not is_merged(cache) or cache.get_seq_length() == 0:
             return None
-        if embeds.shape[1] > 1:
-            raise UnsupportedError(
-                "several new tokens at once on a merged cache (chat continuation, chunked prefill, assisted "
-                "decoding) are not supported yet; decode token by token"
-            )
-        first: MergedLayer = cache.layers[0]
-        padding = kwargs.get("attention_mask")
-        self.state = Decoding(padding, embeds.dtype)
+        held = [layer for layer in cache.layers if isinstance(layer, MergedLayer)]
+        first = held[0]
+        queries = embeds.shape[1]
+        padding = self.reader.padding
+        if padding is not None and queries > 1 and not bool(padding[:, -queries:].all()):
+            for layer in held:
+                layer.padded = True
+        self.state = state = Decoding(padding, embeds.dtype, queries)
+        if self.parts.outer_masks or any(self.windows):
+            types = getattr(self.parts.llm.config, "layer_types", None)
+            layers = range(len(self.windows))
+            if types and (not self.parts.outer_masks or isinstance(kwargs.get("attention_mask"), dict)):
+                made: Any = {types[i]: self._cached_mask(state, cache.layers[i]) for i in reversed(layers)}
+            else:
+                made = self._cached_mask(state, first)
+            return args, {**kwargs, "attention_mask": made}
         if not first.padded:
             return None
         # The mask is made for a sliding layer: the columns it will look at are the last ones.
-        held = first.key_padding(padding, queries=1).long()
-        return args, {**kwargs, "attention_mask": nn.functional.pad(held, (first.dropped, 0))}
+        real = first.key_padding(padding, queries).long()
+        return args, {**kwargs, "attention_mask": nn.functional.pad(real, (first.dropped, 0))}
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if isinstance(self.state, Prefill):
@@ -179,9 +221,12 @@ class LlmStage:
 
     # -- at the layers ----------------------------------------------------------------------------
 
-    def _observe(self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+    def _observe(
+        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, softcap: float | None
+    ) -> None:
         if isinstance(self.state, Prefill):
-            self.state.scores = last_row_scores(query, key, scaling, self.state.last, mask)
+            last = self.state.last.to(query.device)
+            self.state.scores = last_row_scores(query, key, scaling, last, mask, softcap)
 
     def _layer_hook(self, index: int) -> Any:
         def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -256,14 +301,24 @@ class LlmStage:
     def _decoding_mask(self, state: Decoding, index: int, kwargs: dict[str, Any]) -> Tensor | None:
         layer: MergedLayer = kwargs["past_key_values"].layers[index]
         if layer.group == 0:
-            # Same tokens as at the entry: the mask the model made is the right one.
-            return kwargs.get("attention_mask")
-        if not layer.padded:
+            # Same tokens as at the entry: the mask made there is the right one.
+            mask: Tensor | None = kwargs.get("attention_mask")
+            return mask
+        return self._cached_mask(state, layer)
+
+    def _cached_mask(self, state: Decoding, layer: MergedLayer) -> Tensor | None:
+        """For new tokens on what ``layer`` holds; None where a plain causal mask would do."""
+        if layer.window is None and not layer.padded and state.queries == 1:
             return None
-        if layer.group not in state.masks:
-            real = layer.key_padding(state.padding, queries=1)
-            state.masks[layer.group] = causal_mask(real, 1, state.dtype, additive=self._additive)
-        return state.masks[layer.group]
+        key = (layer.group, layer.window)
+        if key not in state.masks:
+            keys = layer.key_columns(state.queries)
+            if state.padding is not None:
+                keys = keys.where(layer.key_padding(state.padding, state.queries), -1)
+            start = layer.get_seq_length()
+            queries = torch.arange(start, start + state.queries, device=keys.device).expand(len(keys), -1)
+            state.masks[key] = column_mask(keys, queries, layer.window, state.dtype, additive=self._additive)
+        return state.masks[key]
 
     @property
     def _additive(self) -> bool:
@@ -279,6 +334,8 @@ class LlmStage:
         padded = not bool(real.all())
         for index in layers:
             layer = prefill.cache_layers[index]
+            if not isinstance(layer, MergedLayer):
+                continue
             layer.dropped, layer.columns, layer.group = sequence.dropped, sequence.columns, group
             layer.prompt_length, layer.padded = prefill.prompt.runs.shape[1], padded
 

@@ -59,6 +59,25 @@ def causal_mask(real: Tensor, queries: int, dtype: torch.dtype, *, additive: boo
     )
 
 
+def column_mask(
+    keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype, *, additive: bool
+) -> Tensor:
+    """The causal mask by columns of the full sequence: (B, k) and (B, q) int64 to (B, 1, q, k).
+
+    Keys at -1 are seen by nobody; a query sees the columns up to its own, of those the last ``window`` if it
+    is given. A query that sees nothing is filler or padding, and sees every key, so that its softmax is
+    not empty. Boolean, or additive in ``dtype``.
+    """
+    near, far = keys[:, None, :], queries[:, :, None].to(keys.device)
+    seen = (near <= far) & (near >= 0)
+    if window is not None:
+        seen &= near > far - window
+    seen = (seen | ~seen.any(-1, keepdim=True))[:, None]
+    return (
+        torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min) if additive else seen
+    )
+
+
 def _seal(mask: Tensor, filler: Tensor) -> Tensor:
     """Close filler rows and columns of a (B, H, n, n) mask except for the diagonal."""
     closed, opened = (False, True) if mask.dtype == torch.bool else (torch.finfo(mask.dtype).min, 0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +30,8 @@ class Prompt:
     """Whether there are both images and videos."""
     last: Tensor
     """(B,) int64: column of the last prompt token, whose attention scores the visual tokens."""
+    padding: Tensor | None
+    """(B, L) the model's mask of padding, or None."""
 
 
 class PromptReader:
@@ -39,14 +43,25 @@ class PromptReader:
         self.image = getattr(parts.config, "image_token_id", None)
         self.video = getattr(parts.config, "video_token_id", None)
         self.prompt: Prompt | None = None
+        self.padding: Tensor | None = None
+        """(B, L) the mask of padding that the model was last handed, or None."""
         # Pictures, prompt ids and last columns of a generate() without a cache that may be under way.
         self._generating: tuple[weakref.ref[Tensor], Tensor, Tensor, int] | None = None
+        self._prompt_end: int | None = None
         hooks.pre(parts.model, self._note_options)
+        if hasattr(parts.model, "_get_candidate_generator"):
+            before = parts.model._get_candidate_generator
+            hooks.attribute(parts.model, "_get_candidate_generator", partial(self._begin_assisted, before))
         hooks.pre(parts.base, self._read)
 
     def take(self) -> Prompt | None:
         prompt, self.prompt = self.prompt, None
         return prompt
+
+    def _begin_assisted(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # The first pass of assisted decoding runs over the prompt and the candidates at once.
+        self._prompt_end = kwargs["input_ids"].shape[1] if "input_ids" in kwargs else None
+        return make(*args, **kwargs)
 
     def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.refusal = None
@@ -57,6 +72,8 @@ class PromptReader:
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.prompt = None
+        padding = kwargs.get("attention_mask")
+        self.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
         ids = kwargs.get("input_ids", args[0] if args else None)
         embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
         filled = cache is not None and cache.get_seq_length() > 0
@@ -81,7 +98,7 @@ class PromptReader:
         last = self._last(ids, kwargs, visual)
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        self.prompt = Prompt(runs, lengths, video, mixed, last)
+        self.prompt = Prompt(runs, lengths, video, mixed, last, self.padding)
 
     def _find(self, token: int | None, found: Tensor) -> Tensor:
         """(B, L) bool: where ``found``, token ids or embeddings, holds a placeholder."""
@@ -99,10 +116,12 @@ class PromptReader:
         token longer and with the very same picture tensor; then the prompt still ends where it ended in the
         first pass. Loops by hand that do the same are treated the same.
         """
+        end, self._prompt_end = self._prompt_end, None
+        if end is not None:
+            return torch.full((len(visual),), min(end, visual.shape[1]) - 1, device=visual.device)
         columns = torch.arange(visual.shape[1], device=visual.device)
-        padding = kwargs.get("attention_mask")
-        if isinstance(padding, Tensor) and padding.dim() == 2:
-            last = (padding.bool() * columns).argmax(1)
+        if self.padding is not None:
+            last = (self.padding.bool() * columns).argmax(1)
         else:
             last = columns[-1].repeat(len(visual))
         source = _picture_tensor(kwargs) if kwargs.get("use_cache") is False else None
