@@ -8,29 +8,24 @@ import torch
 import illava
 from illava.stages.projector import mark_through, marked
 from tests.test_exact import BOTH, logits_of_steps
-from tests.tiny import END, FAMILIES, IMAGE, START, VIDEO, picture, pictures, prompt, tiny_model
+from tests.tiny import (
+    FAMILIES,
+    IMAGE,
+    VIDEO,
+    picture,
+    pictures,
+    prompt,
+    tiny_model,
+    video,
+    video_prompt,
+)
 
 
-def with_video(model, frames=3, image=False, seed=0):
+def with_video(model, frames=3, image=False):
     """One prompt: text, maybe a picture, a video, text. Returns inputs and the video's placeholders."""
-    generator = torch.Generator().manual_seed(seed)
+    shown = video(model, frames)
     parts = pictures(model, 1) if image else []
-    if model.config.model_type == "llava_onevision":
-        pixels = torch.randn(1, frames, 3, 24, 24, generator=generator)
-        values, tokens = {"pixel_values_videos": pixels}, frames * 9 + 1
-    else:
-        patch = 3 * 2 * model.config.vision_config.patch_size**2
-        pixels = torch.randn(frames * 4 * 6, patch, generator=generator)
-        values = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[frames, 4, 6]])}
-        tokens = frames * 6
-    inputs = prompt(model, [([5, 6, 7], parts)])
-    video = torch.tensor([[8, START, *[VIDEO] * tokens, END, 9, 10]])
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], video], 1)
-    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if "mm_token_type_ids" in inputs:
-        kinds = (inputs["input_ids"] == IMAGE).int() + 2 * (inputs["input_ids"] == VIDEO).int()
-        inputs["mm_token_type_ids"] = kinds
-    return inputs | values, tokens
+    return video_prompt(model, [5, 6, 7], parts, shown), shown.ids.count(VIDEO)
 
 
 def exactly_merged(model, inputs):
@@ -54,21 +49,21 @@ def test_video(family, image):
     model = tiny_model(family)
     inputs, tokens = with_video(model, image=image)
     report = exactly_merged(model, inputs)
-    video = report.pictures[-1]
+    shown = report.pictures[-1]
     assert [p.kind for p in report.pictures] == ["image"] * image + ["video"]
-    assert video.frames == 3
+    assert shown.frames == 3
     assert report.visual_tokens == int(
         ((inputs["input_ids"] == IMAGE) | (inputs["input_ids"] == VIDEO)).sum()
     )
     units = 36 if family == "llava_onevision" else 6
-    assert len(video.all) == 3 * units
+    assert len(shown.all) == 3 * units
     # Every frame is a segment of its own: each loses its share.
     left = round(0.7 * round(0.7 * units))
     for frame in range(3):
-        assert int((video.kept[1][:, 0] == frame).sum()) == left
+        assert int((shown.kept[1][:, 0] == frame).sum()) == left
     if family != "llava_onevision":
-        assert len(video.kept[3]) == round(0.7 * round(0.7 * 3 * left))
-    assert tokens > len(video.kept[3])
+        assert len(shown.kept[3]) == round(0.7 * round(0.7 * 3 * left))
+    assert tokens > len(shown.kept[3])
 
 
 def test_interpolated_tiles_average_over_survivors():

@@ -173,3 +173,56 @@ def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dic
 
 def _join(parts: list[Picture], name: str) -> Tensor:
     return torch.cat([part.values[name] for part in parts])
+
+
+WITH_VIDEO = (
+    "llava_next_video",
+    "llava_onevision",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "glm4v",
+    "glm4v_moe",
+    "glm46v",
+)
+
+
+def video(model: nn.Module, frames: int, seed: int = 0) -> Picture:
+    """A video of 24 x 24 pixels, or of frames of 2 x 3 units, as a picture; its ids may hold text too."""
+    generator = torch.Generator().manual_seed(seed)
+    family = model.config.model_type
+    if kind(model) == "anyres":
+        pixels = torch.randn(1, frames, 3, 24, 24, generator=generator)
+        # Pooled to 3 x 3; OneVision adds an end.
+        tokens = frames * 9 + (family == "llava_onevision")
+        return Picture({"pixel_values_videos": pixels}, [VIDEO] * tokens)
+    patch = 3 * 2 * model.config.vision_config.patch_size**2
+    pixels = torch.randn(frames * 4 * 6, patch, generator=generator)
+    values = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[frames, 4, 6]])}
+    if family in ("qwen2_vl", "qwen2_5_vl"):
+        return Picture(values, [VIDEO] * frames * 6)
+    # Frames apart, each behind its time; GLM's stand for pictures between two marks.
+    token = IMAGE if family.startswith("glm") else VIDEO
+    ids = [i for frame in range(frames) for i in (END, 20 + frame, START, *[token] * 6)][3:]
+    return Picture(values, ids)
+
+
+def video_prompt(
+    model: nn.Module, text: list[int], parts: list[Picture], shown: Picture
+) -> dict[str, Tensor]:
+    """One prompt: pictures, a video, text."""
+    inputs = prompt(model, [(text, parts)])
+    ids = [8, START, *shown.ids, END, 9, 10]
+    if model.config.model_type.startswith("glm"):
+        ids = [8, 94, START, *shown.ids, END, 95, 9, 10]
+    before = inputs["input_ids"].shape[1]
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if "mm_token_type_ids" in inputs:
+        kinds = (inputs["input_ids"] == IMAGE).int() + 2 * (inputs["input_ids"] == VIDEO).int()
+        kinds[:, before:] = 2 * kinds[:, before:].bool()
+        inputs["mm_token_type_ids"] = kinds
+    return inputs | shown.values

@@ -113,7 +113,7 @@ class MergedLayer(DynamicLayer):
             )
         if self.forgotten:
             raise UnsupportedError(
-                "a sliding-window layer that has let go of tokens cannot be cropped; decode without assistance"
+                "a sliding-window layer that has let go of tokens cannot be cropped: decode unassisted"
             )
         # Counted from the end: the logical length says nothing about where the keys lie.
         self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
