@@ -120,16 +120,6 @@ def test_pictures_on_a_filled_cache_are_refused():
 
 
 @every_family
-def test_several_tokens_on_a_merged_cache_are_refused(family):
-    model = tiny_model(family)
-    cache = DynamicCache()
-    with illava.accelerate(model, LLM), torch.no_grad():
-        model(**single(model), past_key_values=cache)
-        with pytest.raises(illava.UnsupportedError, match="token by token"):
-            model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
-
-
-@every_family
 def test_a_prompt_that_ends_with_a_picture_is_refused(family):
     model = tiny_model(family)
     inputs = single(model)

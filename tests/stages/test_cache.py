@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
 import illava
 from illava.stages.cache import MergedLayer, is_merged, prepare_for_merging
+from illava.stages.hooks import Owner
 
 
 def filled():
@@ -54,14 +57,50 @@ def test_rows_follow_the_batch():
     assert len(layer.keys) == 4
 
 
-def test_only_generated_tokens_can_be_cropped():
+def test_tokens_behind_the_last_dropped_one_can_be_cropped():
     layer = filled()
+    layer.crop(0)
     layer.crop(-1)
     assert (layer.get_seq_length(), layer.physical_length()) == (7, 5)
-    with pytest.raises(illava.UnsupportedError, match="at most its 1 generated tokens"):
-        layer.crop(-2)
-    with pytest.raises(illava.UnsupportedError, match="at most"):
-        layer.crop(3)
+    # One generated, and the last of the prompt, which both rows hold; column 4 is gone from them.
+    layer.crop(-2)
+    assert (layer.get_seq_length(), layer.physical_length()) == (5, 3)
+    assert layer.columns.tolist() == [[0, 2, 3], [-1, 1, 2]]
+    layer.update(torch.zeros(2, 1, 1, 3), torch.zeros(2, 1, 1, 3))
+    assert layer.key_columns().tolist() == [[0, 2, 3, 5], [-1, 1, 2, 5]]
+    for count in (-2, -9, 3):
+        with pytest.raises(illava.UnsupportedError, match="behind the last one that was dropped"):
+            layer.crop(count)
+
+
+def test_a_sliding_layer_lets_go_of_what_no_query_will_see():
+    layer = MergedLayer(window=3)
+    assert layer.is_sliding
+    layer.dropped, layer.prompt_length = 2, 6
+    layer.columns = torch.tensor([[0, 2, 3, 5], [-1, 1, 2, 5]])
+    keys = torch.arange(4.0)[None, None, :, None].expand(2, 1, 4, 3)
+    held, _ = layer.update(keys, keys)
+    assert held.shape[2] == 4, "the prompt itself sees all of it"
+    # The next query stands at column 6 and sees 4, 5 and itself.
+    assert layer.keys[0, 0, :, 0].tolist() == [3]
+    assert layer.columns.tolist() == [[5], [5]]
+    for length in (7, 8, 9):
+        layer.update(keys[:, :, :1], keys[:, :, :1])
+        assert layer.get_seq_length() == length
+        assert layer.key_columns().tolist() == [list(range(max(5, length - 2), length))] * 2
+    with pytest.raises(illava.UnsupportedError, match="let go"):
+        layer.crop(-1)
+
+
+def test_a_copied_cache_belongs_to_the_same_acceleration():
+    owner = Owner()
+    cache = DynamicCache()
+    prepare_for_merging(cache, [None], owner)
+    copied = copy.deepcopy(cache)
+    assert copied.layers[0].owner is owner
+    owner.active = False
+    with pytest.raises(illava.UnsupportedError, match="while the model was accelerated"):
+        copied.update(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3), 0)
 
 
 def test_reset_forgets_the_merging():

@@ -23,10 +23,13 @@ ALL = Syllabus((0.26, 0.2, 0.08, 0.18, 0.14, 0.14), THINGS)
 LARGE = Syllabus((0.36, 0.26, 0.05, 0.13, 0.11, 0.09), (0.1, 0.6, 0.0, 0.0, 0.3, 0.0))
 # When most of it is learnt: more of what takes longest, and a little more of easy-VQA.
 LAST = Syllabus((0.38, 0.26, 0.08, 0.16, 0.08, 0.04), (0.05, 0.6, 0.0, 0.0, 0.35, 0.0))
+# Where characters stand in their word is what the encoder learns last, and reading waits for it.
+READING = Syllabus((0.34, 0.34, 0.08, 0.14, 0.07, 0.03), (0.05, 0.6, 0.0, 0.0, 0.35, 0.0))
+# The larger model learns for longer.
 STEPS = {
-    "S": {"large-192": 800, "long-192": 600},
+    "S": {"large-192": 800, "long-192": 600, "text-third": 0, "settle-third": 0},
     "L": {"large-192": 1300},
-}  # the larger model learns for longer
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Recipe:
         Stage("text-again", 144, 8, 500, SPELLING, rate=0.015),
         Stage("long-192", 192, 8, 2400, LAST, rate=0.01, last=1.0, frozen=True, warmup=10, pointing=0.5),
         Stage("settle-192", 192, 8, 300, LAST, rate=0.01, last=0.02, frozen=True, warmup=1, pointing=0.5),
+        Stage("text-third", 144, 8, 800, SPELLING, rate=0.015),
+        Stage("settle-third", 192, 8, 800, READING, rate=0.01, last=0.02, frozen=True, pointing=0.5),
     )
 
 
