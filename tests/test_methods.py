@@ -12,7 +12,8 @@ import illava
 from illava.families import FAMILIES as ENTRIES
 from illava.families import find_parts, rescale
 from illava.methods import Method, method_from_dict, methods
-from tests.tiny import ALL, FAMILIES, tiny_model
+from tests.tiny import FAMILIES, tiny_model
+from tests.tiny_configs import CONFIGS
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_illava_is_known_by_name():
 
 
 def test_published_schedules_are_those_of_the_paper():
-    assert illava.supported_families() == tuple(sorted({name.split("-")[0] for name in ALL}))
+    assert illava.supported_families() == tuple(sorted({name.split("-")[0] for name in CONFIGS}))
     onevision, qwen2 = ENTRIES["llava_onevision"].schedule, ENTRIES["qwen2_vl"].schedule
     assert onevision.encoder_layers == (5, 6, 7, 8)
     counts = [729]

@@ -194,13 +194,11 @@ def test_a_removed_handle_cannot_be_entered():
     ("layer", "allowed"), [(-1, True), (-2, True), (-3, False), ([-1, -2], True), ([-1, -3], False)]
 )
 def test_the_feature_layer_must_come_after_the_merging(layer, allowed):
-    model = tiny_model("vipllava")
+    model = tiny_model("llava")
     model.config.vision_feature_layer = layer
-    if isinstance(layer, int):
-        # Its projector was made for two layers side by side.
-        wide = model.model.multi_modal_projector
-        wide.projector_layernorm = torch.nn.LayerNorm(24)
-        wide.linear_1 = torch.nn.Linear(24, 32)
+    if not isinstance(layer, int):
+        # Its projector takes them side by side.
+        model.model.multi_modal_projector.linear_1 = torch.nn.Linear(48, 32)
     inputs = single(model)
     if allowed:
         with illava.accelerate(model, BOTH), torch.no_grad():

@@ -75,7 +75,7 @@ INTERNVL = Tower(
     "mlp",
     spatial=True,
     prefix=1,
-    scale=lambda block, output: block.lambda_2 * block.dropout(output),
+    scale=lambda block, output: block.dropout(output) * (1 if block.lambda_2 is None else block.lambda_2),
 )
 SIGLIP_IN_SQUARES = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", spatial=True)
 PIXTRAL = Tower(
