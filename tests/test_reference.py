@@ -135,7 +135,9 @@ def check_rows(
     return check(model, prompt(model, rows), parts, settings, close)
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "llava_onevision"])
+@pytest.mark.parametrize(
+    "family", ["qwen2_vl", "qwen2_5_vl", "llava_onevision", "llava", "internvl", "idefics3"]
+)
 def test_the_reference_is_the_plain_model_where_nothing_merges(family: str) -> None:
     model = model_of(family)
     parts = pictures(tiny_model(family), 2)
@@ -195,6 +197,13 @@ def test_other_families(family: str, settings: dict) -> None:
     check_rows(family, settings, (2, 0, 1) if settings["encoder_layers"] and settings["llm_layers"] else (1,))
 
 
+# A class token, units that are squares of a grid, and layer scale.
+@pytest.mark.parametrize("family", ["llava", "internvl", "idefics3"])
+@pytest.mark.parametrize("settings", [ENCODER, LLM, {**BOTH, "recycle": 0.3}], ids=["encoder", "llm", "both"])
+def test_towers_of_tiles(family: str, settings: dict) -> None:
+    check_rows(family, settings, (2, 0, 1) if settings["encoder_layers"] and settings["llm_layers"] else (1,))
+
+
 @pytest.mark.parametrize("reduce", ["drop", "weighted"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "llava_onevision"])
 def test_other_families_reductions(family: str, reduce: str) -> None:
@@ -220,7 +229,9 @@ def test_video_frames_are_segments_of_the_encoder_and_one_run_of_the_llm(family:
     if family == "qwen2_5_vl":
         inputs["second_per_grid_ts"] = torch.tensor([1.0 / model.config.vision_config.tokens_per_second])
     inputs["mm_token_type_ids"] = (ids == VIDEO).int() * 2
-    check(model, inputs, [[Picture(values, frames * rows * columns)]], {**BOTH, "recycle": 0.3}, NEAR)
+    check(
+        model, inputs, [[Picture(values, [VIDEO] * frames * rows * columns)]], {**BOTH, "recycle": 0.3}, NEAR
+    )
 
 
 def test_pictures_side_by_side_are_one_run_of_the_llm() -> None:

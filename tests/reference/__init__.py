@@ -14,9 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from .step import Plan, attention, merge, rotate
+from .tiles import tiles
 from .vision import Box, Seen, onevision, qwen
 
 __all__ = ["Plan", "Run", "run"]
+
+
+ENCODERS = {
+    "llava_onevision": lambda *args: [onevision(*args)],
+    "qwen2_vl": lambda *args: [qwen(*args)],
+    "qwen2_5_vl": lambda *args: [qwen(*args)],
+}
 
 
 @dataclass
@@ -40,8 +48,8 @@ class Run:
 def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], plan: Plan, prompt: int) -> Run:
     """One row without padding; its first ``prompt`` ids are the prompt, the others were generated."""
     model = copy.deepcopy(model).double()
-    encode = onevision if model.config.model_type == "llava_onevision" else qwen
-    seen = [encode(model, values, plan) for values in pictures]
+    encode = ENCODERS.get(model.config.model_type, tiles)
+    seen = [part for values in pictures for part in encode(model, values, plan)]
     steps = [
         Step("encoder", layer, sum(s.steps[i][0] for s in seen), sum(len(s.steps[i][1]) for s in seen))
         for i, layer in enumerate(sorted(plan.encoder))
@@ -49,7 +57,7 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
     ]
     kept = [[boxes for _, boxes in s.steps] for s in seen]
 
-    placeholders = {model.config.image_token_id, model.config.video_token_id}
+    placeholders = {model.config.image_token_id, getattr(model.config, "video_token_id", None)}
     visual = [i for i in range(prompt) if ids[i] in placeholders]
     hidden = model.get_input_embeddings()(torch.tensor(ids))
     alive = [True] * len(ids)
@@ -60,7 +68,7 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
             row = next(rows)
             hidden[row], alive[row], box_at[row] = feature, living, (number, box)
 
-    language = model.model.language_model
+    language = model.model.text_model if hasattr(model.model, "text_model") else model.model.language_model
     cos, sin = (t[0].double() for t in language.rotary_emb(hidden, _positions(model, ids, seen)))
     causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
     weights: list[Tensor] = []
@@ -102,7 +110,7 @@ def _contiguous(rows: list[int]) -> list[list[int]]:
 
 def _positions(model: nn.Module, ids: list[int], seen: list[Seen]) -> Tensor:
     """Positions of the full prompt: 1-D, or time, height and width for the Qwen families."""
-    if model.config.model_type == "llava_onevision":
+    if all(s.grid is None for s in seen):
         return torch.arange(len(ids))[None]
     placeholders = {model.config.image_token_id, model.config.video_token_id}
     positions: list[tuple[int, int, int]] = []

@@ -1,0 +1,103 @@
+"""Towers that see one tile at a time: class tokens, units that are squares of the grid, layer scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .step import Plan, attention, merge, received
+from .vision import Seen
+
+
+def squares(side: int, edge: int) -> list[list[int]]:
+    """The raster numbers of the tokens in each edge x edge square of a side x side grid."""
+    return [
+        [(y * edge + dy) * side + x * edge + dx for dy in range(edge) for dx in range(edge)]
+        for y in range(side // edge)
+        for x in range(side // edge)
+    ]
+
+
+def tiles(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> list[Seen]:
+    """LLaVA-1.5, InternVL and Idefics3: what each tile of a picture becomes."""
+    pixels = values["pixel_values"].double()
+    return [_tile(model, tile[None], plan) for tile in pixels.flatten(0, -4)]
+
+
+def _tile(model: nn.Module, pixels: Tensor, plan: Plan) -> Seen:
+    family, base = model.config.model_type, model.model
+    tower = base.vision_model if family == "idefics3" else base.vision_tower
+    if family == "idefics3":
+        embedded = tower.embeddings(pixels, patch_attention_mask=torch.ones(1, 6, 6, dtype=torch.bool))
+    else:
+        embedded = tower.embeddings(pixels)
+    hidden = (embedded[0] if isinstance(embedded, tuple) else embedded)[0]
+    first = 0 if family == "idefics3" else 1  # behind the class token
+    if family == "llava":
+        hidden = tower.pre_layrnorm(hidden)
+    units = [[first + token for token in unit] for unit in squares(6, 1 if family == "llava" else 2)]
+    across = round(len(units) ** 0.5)
+    boxes = [
+        (0, x / across, y / across, (x + 1) / across, (y + 1) / across)
+        for y in range(across)
+        for x in range(across)
+    ]
+    alive = [True] * len(units)
+    seen = Seen(hidden, alive, list(boxes))
+    layers = list(tower.encoder.layer if family == "internvl" else tower.encoder.layers)
+    if family == "llava":
+        layers = layers[:-1]  # it reads the last but one
+    for number, layer in enumerate(layers):
+        hidden = _layer(layer, hidden, units, seen, number, plan)
+    seen.features = torch.zeros(len(units), model.config.text_config.hidden_size, dtype=torch.float64)
+    for unit, tokens in enumerate(units):
+        if alive[unit]:
+            seen.features[unit] = _project(family, base, hidden[tokens])
+    return seen
+
+
+def _layer(layer: Any, hidden: Tensor, units: list[list[int]], seen: Seen, number: int, plan: Plan) -> Tensor:
+    scaled = hasattr(layer, "lambda_1")
+    attn = layer.attention if scaled else layer.self_attn
+    norms = (
+        (layer.layernorm_before, layer.layernorm_after) if scaled else (layer.layer_norm1, layer.layer_norm2)
+    )
+    one, two = (layer.lambda_1, layer.lambda_2) if scaled else (1, 1)
+    last = attn.projection_layer if scaled else attn.out_proj
+    living = [True] * len(hidden)
+    for unit, tokens in enumerate(units):
+        for token in tokens:
+            living[token] = seen.alive[unit]
+    normed = norms[0](hidden)
+    heads = attn.num_heads
+    query, key, value = (
+        linear(normed).view(len(hidden), heads, -1) for linear in (attn.q_proj, attn.k_proj, attn.v_proj)
+    )
+    mixed, weights = attention(query, key, value, torch.tensor(living).expand(len(hidden), -1))
+    hidden = hidden + one * last(mixed)
+    if number in plan.encoder:
+        left = [u for u in range(len(units)) if seen.alive[u]]
+        # The class token is no candidate, but what it looks at counts.
+        queries = [token for token in range(len(hidden)) if living[token]]
+        scores = [sum(received(weights, queries, t) for t in units[u]) / len(units[u]) for u in left]
+        vectors = [torch.cat([hidden[t] for t in units[u]]) for u in left]
+        stay = merge(vectors, scores, plan.encoder[number], plan)
+        hidden = hidden.clone()
+        for i, u in enumerate(left):
+            seen.alive[u] = i in stay
+            hidden[units[u]] = vectors[i].view(len(units[u]), -1)
+        seen.steps.append(
+            (len(left), [box for box, kept in zip(seen.boxes, seen.alive, strict=True) if kept])
+        )
+    return hidden + two * layer.mlp(norms[1](hidden))
+
+
+def _project(family: str, base: Any, tokens: Tensor) -> Tensor:
+    """(g, d) tokens of one unit to its feature."""
+    if family == "llava":
+        return base.multi_modal_projector(tokens)[0]
+    if family == "internvl":
+        return base.multi_modal_projector(base.vision_tower.layernorm(tokens).flatten()[None])[0]
+    return base.connector.modality_projection(base.vision_model.post_layernorm(tokens).flatten()[None])[0]
