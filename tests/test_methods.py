@@ -10,8 +10,8 @@ import pytest
 
 import illava
 from illava.families import FAMILIES as ENTRIES
-from illava.families import find_parts, rescale
 from illava.methods import Method, method_from_dict, methods
+from illava.parts import find_parts, rescale
 from tests.tiny import FAMILIES, tiny_model
 from tests.tiny_configs import CONFIGS
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .families import ModelParts
+from .parts import ModelParts
 from .stages.encoder import EncoderRun
 
 

@@ -7,8 +7,8 @@ from types import TracebackType
 from torch import nn
 
 from .errors import UnsupportedError
-from .families import check_feature_layer, find_parts
 from .methods import Illava, Method
+from .parts import check_feature_layer, find_parts
 from .report import Report, make_report
 from .stages.attention import check_backend
 from .stages.encoder import EncoderRun, EncoderStage

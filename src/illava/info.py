@@ -13,8 +13,9 @@ from transformers import AutoModelForImageTextToText
 from . import zoo
 from .ask import read_config
 from .errors import UnsupportedError
-from .families import FAMILIES, ModelParts, Schedule, family_of, find_parts
+from .families import FAMILIES, Schedule, family_of
 from .methods import Illava
+from .parts import ModelParts, find_parts
 from .pictures import demo_names
 
 Titled = tuple[str, Table]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from . import cost
-from .families import ModelParts
 from .geometry import Layout, layouts
 from .methods import Method
+from .parts import ModelParts
 from .shapes import llm_shape
 from .stages.encoder import EncoderRun
 from .stages.prefill import Prefill, Sequence

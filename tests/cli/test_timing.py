@@ -11,7 +11,7 @@ import torch
 from illava import accelerate
 from illava.ask import build_prompt
 from illava.bench.timing import Timing, hook_seconds, interleave, measure, median_interval, ratio, spread
-from illava.families import find_parts
+from illava.parts import find_parts
 from illava.pictures import open_picture
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..families import find_parts
+from ..parts import find_parts
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..families import find_parts
 from ..handle import accelerate
 from ..methods import Method
+from ..parts import find_parts
 from .prompts import blank, build_batch, by_form
 from .rows import BLANK, PLAIN, Row, Task, size
 from .samples import Sample

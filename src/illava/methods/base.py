@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self
 
-from ..families import ModelParts
 from ..files import replacing
+from ..parts import ModelParts
 from ..stages.steps import Plan
 
 FILE_NAME = "illava_config.json"

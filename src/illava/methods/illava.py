@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar
 
-from ..families import ModelParts, rescale
 from ..merging import REDUCTIONS, Reduce
+from ..parts import ModelParts, rescale
 from ..scoring import SCORES, Score
 from ..stages.steps import SELECTS, Plan, Select, Step
 from .base import Method

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedError
-from ..families import ModelParts
+from ..parts import ModelParts
 from ..scoring import Score, column_scores, unit_scores
 from .attention import AttentionTap
 from .hooks import Hooks, refuse_checkpointing
@@ -58,7 +58,7 @@ class EncoderRun:
     def record(self, block: int, kept: Tensor, lengths: tuple[int, ...]) -> None:
         """``kept`` indexes the units that were left before this step."""
         before = self.kept
-        self.history.append((block, kept if before is None else before[kept], lengths))
+        self.history.append((block, kept if before is None else before.to(kept.device)[kept], lengths))
         self.lengths = lengths
         self._once.clear()
 
@@ -88,11 +88,15 @@ class EncoderRun:
 
     def mask(self, mask: Tensor) -> Tensor:
         """(1, 1, N, N) attention mask of all tokens to that of the survivors."""
-        return self._once(mask, lambda: mask[:, :, self.tokens()][..., self.tokens()])
+        return self._once(mask, lambda: self._at_both_ends(mask, self.tokens().to(mask.device)))
+
+    @staticmethod
+    def _at_both_ends(mask: Tensor, tokens: Tensor) -> Tensor:
+        return mask[:, :, tokens][..., tokens]
 
     def rotary(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """(N, ...) rotary tables of all tokens to those of the survivors."""
-        return self._once(tables, lambda: tuple(table[self.tokens()] for table in tables))
+        return self._once(tables, lambda: tuple(table[self.tokens().to(table.device)] for table in tables))
 
     def sequences(self, cu_seqlens: Tensor) -> Tensor:
         """Boundaries of all tokens' attention sequences to those of the survivors, emptied ones gone."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from ..errors import UnsupportedError
-from ..families import ModelParts
+from ..parts import ModelParts
 from ..scoring import last_row_scores
 from .attention import AttentionTap
 from .cache import MergedLayer, is_merged, prepare_for_merging
@@ -268,16 +268,17 @@ class LlmStage:
     def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
         step, sequence, scores = self.steps[index], prefill.sequence, prefill.scores
         assert scores is not None
-        visual = sequence.runs >= 0
+        # The layers of a model may lie on several devices.
+        visual, scores = (sequence.runs >= 0).to(hidden.device), scores.to(hidden.device)
         # Row by row and left to right, so segments follow one another.
         merged = step.merge(hidden[visual], scores[visual], sequence.lengths, prefill.prompt.lengths)
         if merged is None:
             return hidden
         places = visual.nonzero()[merged.kept]
-        stays = ~visual & (sequence.columns >= 0)
+        stays = ~visual & (sequence.columns >= 0).to(hidden.device)
         stays[places[:, 0], places[:, 1]] = True
         hidden = hidden.index_put((places[:, 0], places[:, 1]), merged.units)
-        kept = left_pad([row.nonzero().flatten() for row in stays])
+        kept = left_pad([row.nonzero().flatten() for row in stays]).to(sequence.columns.device)
         prefill.sequence = self._sequence(
             prefill.prompt,
             *(_take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),

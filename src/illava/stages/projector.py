@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedError
-from ..families import ModelParts
+from ..parts import ModelParts
 from .encoder import EncoderRun, EncoderStage
 from .hooks import Hooks
 

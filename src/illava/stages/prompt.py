@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedError
-from ..families import ModelParts
+from ..parts import ModelParts
 from .hooks import Hooks
 
 
