@@ -14,6 +14,7 @@ from .stages.attention import check_backend
 from .stages.encoder import EncoderRun, EncoderStage
 from .stages.hooks import Hooks
 from .stages.llm import LlmStage
+from .stages.llm_masks import check_masks
 from .stages.prefill import Prefill
 from .stages.projector import ProjectorStage
 from .stages.steps import Plan
@@ -34,6 +35,8 @@ class Handle:
         self.plan: Plan = method.plan(self.parts)
         """The merge steps on this model."""
         check_feature_layer(self.parts, self.plan.encoder)
+        if self.plan.encoder or self.plan.llm:
+            check_masks(self.parts)
         if self.plan.llm and any(self.parts.recurrent):
             raise UnsupportedError(
                 f"the LLM stage is not supported for {self.parts.family.model_type}, whose recurrent layers "
@@ -88,7 +91,7 @@ def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | 
 
     Args:
         model: a transformers VLM of a supported family (:func:`illava.supported_families`), on any device,
-            in any floating dtype, with SDPA or eager attention.
+            in any floating dtype, with SDPA, eager, flash or flex attention.
         method: which tokens go and when, e.g. ``illava.Illava(...)``. Default: iLLaVA at the schedule
             published for the model's family.
         keep: short for ``illava.Illava(keep=keep)``: final visual tokens / all, in (0, 1].

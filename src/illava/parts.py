@@ -32,11 +32,6 @@ class ModelParts:
     group: int
 
     @property
-    def outer_masks(self) -> bool:
-        """Whether the LLM is handed its masks ready made."""
-        return self.family.outer_masks
-
-    @property
     def windows(self) -> list[int | None]:
         """The sliding window of every LLM layer, or None."""
         text = self.llm.config

@@ -20,11 +20,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ..errors import UnsupportedError
 
 IMPLEMENTATION = "illava"
-SUPPORTED_BACKENDS = ("sdpa", "eager")
+# Modelling code asks the name whether to hand over all packed sequences at once.
+FLASH_IMPLEMENTATION = "illava_flash"
+SUPPORTED_BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
-Observer = Callable[[Tensor, Tensor, float, Tensor | None, float | None], None]
-"""Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask and the
-softcap on its logits, if it has one."""
+Observer = Callable[[Tensor, Tensor, float, Any, float | None], None]
+"""Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask
+(Tensor, None, or flex attention's BlockMask) and the softcap on its logits, if it has one."""
 
 
 class AttentionTap:
@@ -35,32 +37,54 @@ class AttentionTap:
         self.config: Any = module.config
         check_backend(self.config)
         tapped = copy.copy(self.config)
-        tapped._attn_implementation = IMPLEMENTATION
-        module.config = tapped
+        tapped._attn_implementation = FLASH_IMPLEMENTATION if is_flash(self.config) else IMPLEMENTATION
+        self.tapped = module.config = tapped
         module._illava_tap = self  # type: ignore[assignment]
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
         """What the module would have computed without the tap, by the user's current choice of backend."""
         check_backend(self.config)
+        refuse_another(self.config, is_flash(self.tapped))
         backend = self.config._attn_implementation
         if backend == "eager":
             # Every modelling file of transformers has its own eager function, not a registered one.
             return sys.modules[type(self.module).__module__].eager_attention_forward(*args, **kwargs)
-        return ALL_ATTENTION_FUNCTIONS[backend](*args, **kwargs)
+        # Flash attention looks up its kernel by the module's config.
+        self.module.config = self.config
+        try:
+            return ALL_ATTENTION_FUNCTIONS[backend](*args, **kwargs)
+        finally:
+            self.module.config = self.tapped
 
     def remove(self) -> None:
         self.module.config = self.config
         del self.module._illava_tap
 
 
+def is_flash(config: Any) -> bool:
+    """Whether the attention implementation is flash attention, of whatever version and source."""
+    return "flash" in config._attn_implementation
+
+
+def refuse_another(config: Any, flash: bool) -> None:
+    """Raise UnsupportedError if the user's choice has gone to or from flash attention since accelerate()."""
+    if is_flash(config) != flash:
+        raise UnsupportedError(
+            f"the attention implementation became {config._attn_implementation!r} after accelerate(); "
+            "call handle.remove() first, then change it and accelerate again"
+        )
+
+
 def check_backend(config: Any) -> None:
     """Raise UnsupportedError unless scores can be read beside the attention backend of ``config``."""
     backend = config._attn_implementation
-    if backend not in SUPPORTED_BACKENDS:
-        raise UnsupportedError(
-            f"attention implementation {backend!r} is not supported yet; "
-            f"load the model with attn_implementation={' or '.join(map(repr, SUPPORTED_BACKENDS))}"
-        )
+    # Flash attention kernels that are downloaded go by the name of their repository.
+    if backend in SUPPORTED_BACKENDS or ("flash" in backend and "paged" not in backend):
+        return
+    raise UnsupportedError(
+        f"attention implementation {backend!r} is not supported; "
+        f"load the model with attn_implementation={' or '.join(map(repr, SUPPORTED_BACKENDS))}"
+    )
 
 
 def _observed_attention(
@@ -79,3 +103,4 @@ def _observed_attention(
 
 
 AttentionInterface.register(IMPLEMENTATION, _observed_attention)
+AttentionInterface.register(FLASH_IMPLEMENTATION, _observed_attention)

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from ..errors import UnsupportedError
 from ..parts import ModelParts
-from ..scoring import Score, column_scores, unit_scores
+from ..scoring import unit_scores
 from .attention import AttentionTap
+from .column_scores import ColumnScores
 from .hooks import Hooks, refuse_checkpointing
 from .once import Once
 from .steps import Step
@@ -160,6 +162,12 @@ class EncoderStage:
                 "pictures with masked patches are not supported by the encoder stage: hand over whole tiles, "
                 "as the processor makes them, or use encoder_layers=()"
             )
+        if self.merges and any(isinstance(part, BlockMask) for part in rest):
+            raise UnsupportedError(
+                f"{self.parts.family.model_type} masks its patches under flex attention, which the encoder "
+                "stage does not support: load it with attn_implementation={'vision_config': 'sdpa', "
+                "'text_config': 'flex_attention'}, or use encoder_layers=()"
+            )
         self.begin((x.shape[1],) * x.shape[0])
 
     def _enter_block(
@@ -169,15 +177,18 @@ class EncoderStage:
         assert run is not None
         after = merged and run.kept is not None
         kwargs = dict(kwargs)
-        if "cu_seqlens" in kwargs:
-            whole = kwargs["cu_seqlens"]
-            kwargs["cu_seqlens"] = run.sequences(whole) if after else whole
-            run.boundaries[index] = (whole, kwargs["cu_seqlens"])
+        # Pixtral has boundaries for flash attention alone, under the names of that.
+        for name in ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k"):
+            if name in kwargs:
+                whole = kwargs[name]
+                kwargs[name] = run.sequences(whole) if after else whole
+                run.boundaries[index] = (whole, kwargs[name])
         if not after:
             return None
         kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"])
-        if kwargs.get("max_seqlen") is not None:
-            kwargs["max_seqlen"] = int(kwargs["cu_seqlens"].diff().max())
+        for name in ("max_seqlen", "max_length_q", "max_length_k"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = int(run.boundaries[index][1].diff().max())
         # Pixtral's blocks are handed a mask that keeps the pictures apart.
         args = tuple(
             run.mask(part) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
@@ -263,41 +274,6 @@ class _MergingBlock:
         result = self.merged + (self.output if scale is None else scale(module, self.output))
         self.merged = self.output = None
         return (result, *output[1:]) if isinstance(output, tuple) else result
-
-
-class ColumnScores:
-    """Collects column sums of the attention of one block, over however many calls the block makes."""
-
-    def __init__(self, score: Score, sequences: Callable[[], list[int] | None]) -> None:
-        self.score, self.sequences = score, sequences
-        self.parts: list[Tensor] = []
-        self._lengths: list[int] | None = None
-
-    def clear(self) -> None:
-        """Forget what was collected: a block begins."""
-        self.parts.clear()
-
-    def __call__(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, softcap: float | None
-    ) -> None:
-        if not self.parts:
-            self._lengths = self.sequences()
-        # A packed encoder attends to one sequence after the other, or to all at once and keeps them apart.
-        here = [query.shape[2]]
-        if self._lengths is not None:
-            here = []
-            while sum(here) < query.shape[2]:
-                here.append(self._lengths.pop(0))
-        for q, k in zip(query.split(here, dim=2), key.split(here, dim=2), strict=True):
-            # Sums, not means: under window attention a segment's tokens sit in windows of different size.
-            received = column_scores(q, k, scaling, score=self.score) * q.shape[2]
-            self.parts.append(received.flatten())
-
-    def take(self) -> Tensor:
-        """(N,) fp32 scores of all tokens, in the order of the calls; empties the collection."""
-        scores = torch.cat(self.parts)
-        self.parts.clear()
-        return scores
 
 
 def _bind(function: Any, *first: Any) -> Any:

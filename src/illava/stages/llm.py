@@ -10,7 +10,6 @@ steps see a cache that is shorter than it says.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,24 +19,15 @@ from transformers.cache_utils import DynamicCache
 from ..errors import UnsupportedError
 from ..parts import ModelParts
 from ..scoring import last_row_scores
-from .attention import AttentionTap
+from .attention import AttentionTap, refuse_another
 from .cache import MergedLayer, is_merged, prepare_for_merging
 from .hooks import Hooks, refuse_checkpointing
-from .masks import causal_mask, column_mask, left_pad, take_mask, take_rows
+from .llm_masks import CachedMasks, LlmMasks
+from .masks import left_pad, take_rows
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import Prompt, PromptReader
 from .steps import Plan
-
-
-@dataclass
-class Decoding:
-    """One step on a cache that a merged prefill left."""
-
-    padding: Tensor | None
-    dtype: torch.dtype
-    queries: int
-    masks: dict[tuple[int, int | None], Tensor | None] = field(default_factory=dict)
 
 
 class LlmStage:
@@ -49,8 +39,9 @@ class LlmStage:
         self.parts, self.steps, self.marks = parts, plan.llm, bool(plan.encoder)
         self.on_prefill = on_prefill
         self.owner = hooks.owner
-        self.windows = parts.windows
-        self.state: Prefill | Decoding | None = None
+        self.masks = LlmMasks(parts)
+        self.flash = self.masks.flash
+        self.state: Prefill | CachedMasks | None = None
         self.reader = PromptReader(parts, hooks, active=bool(plan.encoder or plan.llm))
         hooks.pre(parts.llm, self._enter)
         hooks.post(parts.llm, self._leave, always=True)
@@ -58,7 +49,9 @@ class LlmStage:
             if index + 1 in self.steps:
                 attention = layer.get_submodule(parts.family.llm_attention)
                 hooks.tap(AttentionTap(attention, self._observe))
-            if index >= min(self.steps, default=len(parts.layers)) or parts.outer_masks:
+            first = min(self.steps, default=len(parts.layers))
+            wanted = index >= first or self.masks.outer or (self.flash and self.marks)
+            if wanted and not parts.recurrent[index]:
                 hooks.pre(layer, self._layer_hook(index), prepend=True)
 
     # -- before the LLM ---------------------------------------------------------------------------
@@ -68,6 +61,7 @@ class LlmStage:
         prompt = self.reader.take()
         if self.steps:
             refuse_checkpointing(self.parts.layers[0])
+        refuse_another(self.parts.llm.config, self.flash)
         cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
         if embeds is None:
             return None
@@ -81,7 +75,7 @@ class LlmStage:
         padding = prompt.padding
         made = kwargs.get("attention_mask")
         plain = made is None or (isinstance(made, Tensor) and made.dim() == 2)
-        if not plain and not self.parts.outer_masks:
+        if not plain and not self.masks.outer:
             raise UnsupportedError(
                 "illava needs the 2-D attention mask that the processor returns (static caches and prepared "
                 "masks are not supported yet)"
@@ -96,10 +90,10 @@ class LlmStage:
         if cache is None and self._uses_cache(kwargs):
             cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
         if cache is not None:
-            layers = prepare_for_merging(cache, self.windows, self.owner)
+            layers = prepare_for_merging(cache, self.masks.windows, self.owner)
         sequence = self._whole(prompt, kwargs, embeds)
-        if any(self.windows) and not self.parts.outer_masks:
-            kwargs["attention_mask"] = self._window_masks(sequence.columns, sequence.columns, embeds.dtype)
+        if self.masks.ready_made and not self.masks.outer:
+            kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
         if bool(dropped.any()):
             alive = (sequence.columns >= 0) & ~dropped
             columns = left_pad([row.nonzero().flatten() for row in alive])
@@ -128,12 +122,8 @@ class LlmStage:
         columns, (batch, length) = sequence.columns, embeds.shape[:2]
         kwargs["inputs_embeds"] = take_rows(embeds, columns)
         mask = kwargs.get("attention_mask")
-        if isinstance(mask, dict):
-            kwargs["attention_mask"] = {
-                kind: self._at_entry(part, columns, embeds) for kind, part in mask.items()
-            }
-        elif self.parts.outer_masks or (mask is not None and mask.dim() > 2):
-            kwargs["attention_mask"] = self._at_entry(mask, columns, embeds)
+        if self.masks.ready_made or (isinstance(mask, Tensor) and mask.dim() > 2):
+            kwargs["attention_mask"] = self.masks.at(mask, columns, embeds.dtype)
         else:
             # Always an explicit mask: positions with gaps would look like packed sequences without one.
             if mask is None:
@@ -149,37 +139,11 @@ class LlmStage:
         shown = kwargs.get("visual_pos_masks")
         if shown is not None and kwargs.get("deepstack_visual_embeds") is not None:
             # What was tapped early has rows of tokens that went later: whoever is left decides.
-            left = torch.zeros_like(shown)
-            left[
-                torch.arange(batch, device=shown.device)[:, None].expand_as(columns)[columns >= 0],
-                columns[columns >= 0],
-            ] = True
+            left = _among(columns, length)[shown]
             kwargs["deepstack_visual_embeds"] = [
-                rows[left[shown].to(rows.device)] for rows in kwargs["deepstack_visual_embeds"]
+                rows[left.to(rows.device)] for rows in kwargs["deepstack_visual_embeds"]
             ]
             kwargs["visual_pos_masks"] = take_rows(shown, columns)
-
-    def _at_entry(self, mask: Tensor | None, columns: Tensor, embeds: Tensor) -> Tensor | None:
-        if mask is not None:
-            return take_mask(mask, columns)
-        real = columns >= 0
-        if bool(real.all()):
-            return None
-        return causal_mask(real, real.shape[1], embeds.dtype, additive=self._additive)
-
-    def _window_masks(self, keys: Tensor, queries: Tensor, dtype: torch.dtype) -> Any:
-        """The masks of a model with sliding windows, in the form in which it takes them ready made.
-
-        It would make its own by places among the tokens that are left, where windows count the full prompt's.
-        """
-        made = {
-            window: column_mask(keys, queries, window, dtype, additive=self._additive)
-            for window in set(self.windows)
-        }
-        types = getattr(self.parts.llm.config, "layer_types", None)
-        if not types:
-            return made[self.windows[0]]
-        return {kind: made[window] for kind, window in zip(types, self.windows, strict=True)}
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         wanted = kwargs.get("use_cache")
@@ -191,26 +155,17 @@ class LlmStage:
         if not is_merged(cache) or cache.get_seq_length() == 0:
             return None
         held = [layer for layer in cache.layers if isinstance(layer, MergedLayer)]
-        first = held[0]
         queries = embeds.shape[1]
         padding = self.reader.padding
         if padding is not None and queries > 1 and not bool(padding[:, -queries:].all()):
             for layer in held:
                 layer.padded = True
-        self.state = state = Decoding(padding, embeds.dtype, queries)
-        if self.parts.outer_masks or any(self.windows):
-            types = getattr(self.parts.llm.config, "layer_types", None)
-            layers = range(len(self.windows))
-            if types and (not self.parts.outer_masks or isinstance(kwargs.get("attention_mask"), dict)):
-                made: Any = {types[i]: self._cached_mask(state, cache.layers[i]) for i in reversed(layers)}
-            else:
-                made = self._cached_mask(state, first)
-            return args, {**kwargs, "attention_mask": made}
-        if not first.padded:
+        self.state = state = CachedMasks(self.masks, padding, embeds.dtype, queries)
+        if self.masks.ready_made:
+            return args, {**kwargs, "attention_mask": state.ready_made(cache, kwargs.get("attention_mask"))}
+        if not held[0].padded:
             return None
-        # The mask is made for a sliding layer: the columns it will look at are the last ones.
-        real = first.key_padding(padding, queries).long()
-        return args, {**kwargs, "attention_mask": nn.functional.pad(real, (first.dropped, 0))}
+        return args, {**kwargs, "attention_mask": state.at_entry(held[0])}
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if isinstance(self.state, Prefill):
@@ -221,11 +176,12 @@ class LlmStage:
 
     # -- at the layers ----------------------------------------------------------------------------
 
-    def _observe(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, softcap: float | None
-    ) -> None:
+    def _observe(self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
         if isinstance(self.state, Prefill):
             last = self.state.last.to(query.device)
+            if mask is not None and not isinstance(mask, Tensor):
+                # Flex attention's masks are functions: causal, without padding.
+                mask = (self.state.sequence.columns >= 0).to(query.device)
             self.state.scores = last_row_scores(query, key, scaling, last, mask, softcap)
 
     def _layer_hook(self, index: int) -> Any:
@@ -233,8 +189,10 @@ class LlmStage:
             state = self.state
             if isinstance(state, Prefill):
                 return self._prefill_layer(state, index, args, dict(kwargs))
-            if isinstance(state, Decoding):
-                return args, {**kwargs, "attention_mask": self._decoding_mask(state, index, kwargs)}
+            if isinstance(state, CachedMasks):
+                layer = kwargs["past_key_values"].layers[index]
+                # The first group is the one at the entry: the mask made there is the right one.
+                return (args, {**kwargs, "attention_mask": state.for_layer(layer)}) if layer.group else None
             return None
 
         return enter_layer
@@ -249,6 +207,9 @@ class LlmStage:
                 args = (hidden, *args[1:])
             else:
                 kwargs["hidden_states"] = hidden
+        if self.flash:
+            # Positions with gaps would look like packed sequences.
+            kwargs["position_ids"] = None
         if prefill.sequence is prefill.entry:
             return args, kwargs
         columns = prefill.sequence.entered
@@ -257,7 +218,10 @@ class LlmStage:
             lambda: tuple(take_rows(table, columns) for table in kwargs["position_embeddings"]),
         )
         kwargs["attention_mask"] = prefill.once(
-            kwargs.get("attention_mask"), lambda: self._prefill_mask(prefill, columns, kwargs)
+            kwargs.get("attention_mask"),
+            lambda: self.masks.at(
+                kwargs.get("attention_mask"), columns, kwargs["position_embeddings"][0].dtype
+            ),
         )
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = prefill.once(
@@ -288,43 +252,6 @@ class LlmStage:
         self._note_cache(prefill, range(index, len(self.parts.layers)), len(prefill.history) - 1)
         return take_rows(hidden, kept)
 
-    def _prefill_mask(self, prefill: Prefill, columns: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
-        mask = kwargs.get("attention_mask")
-        if mask is not None:
-            return take_mask(mask, columns)
-        real = columns >= 0
-        if bool(real.all()):
-            return None
-        return causal_mask(
-            real, real.shape[1], kwargs["position_embeddings"][0].dtype, additive=self._additive
-        )
-
-    def _decoding_mask(self, state: Decoding, index: int, kwargs: dict[str, Any]) -> Tensor | None:
-        layer: MergedLayer = kwargs["past_key_values"].layers[index]
-        if layer.group == 0:
-            # Same tokens as at the entry: the mask made there is the right one.
-            mask: Tensor | None = kwargs.get("attention_mask")
-            return mask
-        return self._cached_mask(state, layer)
-
-    def _cached_mask(self, state: Decoding, layer: MergedLayer) -> Tensor | None:
-        """For new tokens on what ``layer`` holds; None where a plain causal mask would do."""
-        if layer.window is None and not layer.padded and state.queries == 1:
-            return None
-        key = (layer.group, layer.window)
-        if key not in state.masks:
-            keys = layer.key_columns(state.queries)
-            if state.padding is not None:
-                keys = keys.where(layer.key_padding(state.padding, state.queries), -1)
-            start = layer.get_seq_length()
-            queries = torch.arange(start, start + state.queries, device=keys.device).expand(len(keys), -1)
-            state.masks[key] = column_mask(keys, queries, layer.window, state.dtype, additive=self._additive)
-        return state.masks[key]
-
-    @property
-    def _additive(self) -> bool:
-        return bool(self.parts.llm.config._attn_implementation == "eager")
-
     def _note_cache(self, prefill: Prefill, layers: range, group: int) -> None:
         if prefill.cache_layers is None:
             return
@@ -351,3 +278,9 @@ def _take_positions(positions: Tensor, columns: Tensor) -> Tensor:
 def _take(table: Tensor, columns: Tensor) -> Tensor:
     """(B, L) int table at (B, n) columns; filler stays -1."""
     return table.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)
+
+
+def _among(columns: Tensor, length: int) -> Tensor:
+    """(B, n) columns, -1 for filler, to (B, length) bool: which columns are there."""
+    out = torch.zeros(len(columns), length + 1, dtype=torch.bool, device=columns.device)
+    return out.scatter_(1, columns.where(columns >= 0, length), True)[:, :length]

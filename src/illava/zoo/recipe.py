@@ -26,8 +26,9 @@ LAST = Syllabus((0.38, 0.26, 0.08, 0.16, 0.08, 0.04), (0.05, 0.6, 0.0, 0.0, 0.35
 # Where characters stand in their word is what the encoder learns last, and reading waits for it.
 READING = Syllabus((0.34, 0.34, 0.08, 0.14, 0.07, 0.03), (0.05, 0.6, 0.0, 0.0, 0.35, 0.0))
 # The larger model learns for longer.
+LATER = ("text-third", "settle-third", "text-fourth", "settle-fourth")
 STEPS = {
-    "S": {"large-192": 800, "long-192": 600, "text-third": 0, "settle-third": 0},
+    "S": {"large-192": 800, "long-192": 600, **dict.fromkeys(LATER, 0)},
     "L": {"large-192": 1300},
 }
 
@@ -77,6 +78,8 @@ class Recipe:
         Stage("settle-192", 192, 8, 300, LAST, rate=0.01, last=0.02, frozen=True, warmup=1, pointing=0.5),
         Stage("text-third", 144, 8, 800, SPELLING, rate=0.015),
         Stage("settle-third", 192, 8, 800, READING, rate=0.01, last=0.02, frozen=True, pointing=0.5),
+        Stage("text-fourth", 144, 8, 400, SPELLING, rate=0.01),
+        Stage("settle-fourth", 192, 8, 800, READING, rate=0.01, last=0.02, frozen=True, pointing=0.5),
     )
 
 

@@ -1,0 +1,133 @@
+"""The attention masks of a shortened prompt, in the form that the user's attention backend takes.
+
+SDPA takes boolean masks, eager and flex attention additive ones, and flash attention only the keys that are
+real: it makes the causal part itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedError
+from ..parts import ModelParts
+from .attention import is_flash
+from .cache import MergedLayer
+from .masks import causal_mask, column_mask, take_mask, take_rows
+
+
+class LlmMasks:
+    """Makes masks for the language model of ``parts``."""
+
+    def __init__(self, parts: ModelParts) -> None:
+        self.config, self.windows, self.outer = parts.llm.config, parts.windows, parts.family.outer_masks
+
+    @property
+    def backend(self) -> str:
+        """The attention implementation that the user has chosen."""
+        return str(self.config._attn_implementation)
+
+    @property
+    def flash(self) -> bool:
+        """Whether it is flash attention, of whatever version and source."""
+        return is_flash(self.config)
+
+    @property
+    def _additive(self) -> bool:
+        return self.backend in ("eager", "flex_attention")
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether the LLM is handed its masks, because it would make them by places, not by columns."""
+        return self.outer or any(self.windows)
+
+    @property
+    def _types(self) -> list[str] | None:
+        return getattr(self.config, "layer_types", None)
+
+    def at(self, mask: Any, columns: Tensor, dtype: torch.dtype) -> Any:
+        """What becomes of the full prompt's mask when only ``columns`` are left of it.
+
+        Args:
+            mask: as the layers got it, None and one for each type of layer included.
+            columns: (B, n) int64, -1 for filler and padding.
+            dtype: of additive masks.
+        """
+        if isinstance(mask, dict):
+            return {kind: self.at(part, columns, dtype) for kind, part in mask.items()}
+        if isinstance(mask, Tensor):
+            return take_mask(mask, columns) if mask.dim() == 4 else take_rows(mask, columns)
+        real = columns >= 0
+        if self.flash:
+            return None if bool(real.all()) else real
+        # Without a mask SDPA and eager attention are causal; flex attention is not.
+        if bool(real.all()) and mask is None:
+            return None
+        return causal_mask(real, real.shape[1], dtype, additive=self._additive)
+
+    def of_windows(self, columns: Tensor, dtype: torch.dtype) -> Any:
+        """The masks of a whole prompt for a model with sliding windows, which count the prompt's columns."""
+        made = {
+            window: column_mask(columns, columns, window, dtype, additive=self._additive)
+            for window in set(self.windows)
+        }
+        if not self._types:
+            return made[self.windows[0]]
+        return {kind: made[window] for kind, window in zip(self._types, self.windows, strict=True)}
+
+
+def check_masks(parts: ModelParts) -> None:
+    """Raise UnsupportedError where the chosen attention backend cannot be given the masks that are needed."""
+    masks = LlmMasks(parts)
+    name = parts.family.model_type
+    if masks.outer and (masks.flash or masks.backend == "flex_attention"):
+        raise UnsupportedError(
+            f"{name} with {masks.backend!r} is not supported: its pictures see themselves whole, for which "
+            "the masks are made ready; load it with attn_implementation='sdpa'"
+        )
+    if masks.flash and masks.ready_made:
+        raise UnsupportedError(
+            f"{name} with sliding windows and {masks.backend!r} is not supported: the kernel would count a "
+            "window among the tokens that are left; load it with attn_implementation='sdpa'"
+        )
+
+
+class CachedMasks:
+    """The masks of one step on a cache that a merged prefill left: new tokens on what a layer holds."""
+
+    def __init__(self, masks: LlmMasks, padding: Tensor | None, dtype: torch.dtype, queries: int) -> None:
+        self.masks, self.padding, self.dtype, self.queries = masks, padding, dtype, queries
+        self._made: dict[tuple[int, int | None], Tensor | None] = {}
+
+    def for_layer(self, layer: MergedLayer) -> Tensor | None:
+        """(B, 1, q, k), or (B, k) for flash attention; None where all that is held is to be seen."""
+        if not layer.padded and (self.masks.flash or (layer.window is None and self.queries == 1)):
+            return None
+        key = (layer.group, layer.window)
+        if key not in self._made:
+            self._made[key] = self._make(layer)
+        return self._made[key]
+
+    def _make(self, layer: MergedLayer) -> Tensor:
+        if self.masks.flash:
+            return layer.key_padding(self.padding, self.queries)
+        keys = layer.key_columns(self.queries)
+        if self.padding is not None:
+            keys = keys.where(layer.key_padding(self.padding, self.queries), -1)
+        start = layer.get_seq_length()
+        queries = torch.arange(start, start + self.queries, device=keys.device).expand(len(keys), -1)
+        return column_mask(keys, queries, layer.window, self.dtype, additive=self.masks._additive)
+
+    def ready_made(self, cache: Any, given: Any) -> Any:
+        """For an LLM that is handed its masks: as ``given``, or one for each type of layer if it has any."""
+        types = self.masks._types
+        if types and (not self.masks.outer or isinstance(given, dict)):
+            # The first layer of a type decides: layers behind a merge get their own.
+            return {types[i]: self.for_layer(cache.layers[i]) for i in reversed(range(len(types)))}
+        return self.for_layer(next(layer for layer in cache.layers if isinstance(layer, MergedLayer)))
+
+    def at_entry(self, layer: MergedLayer) -> Tensor:
+        """(B, logical keys) 0/1: what the LLM makes its mask of; a merged layer takes the last columns."""
+        return nn.functional.pad(layer.key_padding(self.padding, self.queries).long(), (layer.dropped, 0))

@@ -1,0 +1,97 @@
+"""Flex attention: the same logits as SDPA's. Uncompiled, which is enough here; `make test-slow` compiles it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import transformers.integrations.flex_attention as flex
+import transformers.masking_utils as masking
+from torch.nn.attention.flex_attention import flex_attention
+
+import illava
+from tests.battery.test_battery import inputs_of, method_of
+from tests.flash import use
+from tests.test_exact import logits_of_steps
+from tests.tiny import ALL, WITH_VIDEO, tiny_model
+
+# Idefics masks its patches even where all are there. Pictures that see themselves whole need masks that are made ready; Gemma 2 has eager attention alone.
+REFUSED = ("idefics3", "smolvlm", "gemma3", "paligemma", "paligemma-2")
+CLOSE = {"qwen3_5": 1e-3, "qwen3_5_moe": 1e-3}
+
+
+QUICK = (
+    ("llava_onevision", "one"),
+    ("llava-windows", "two"),
+    ("qwen2_vl", "one"),
+    ("qwen3_vl", "video"),
+    ("internvl", "two"),
+)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = masking.create_block_mask
+    monkeypatch.setattr(masking, "create_block_mask", lambda **kwargs: made(**{**kwargs, "_compile": False}))
+    attend = partial(flex_attention)
+    monkeypatch.setattr(
+        flex, "compile_friendly_flex_attention", lambda *args, training, **kwargs: attend(*args, **kwargs)
+    )
+
+
+def check(name: str, shown: str, rows: str) -> None:
+    plain, other = tiny_model(name), use(tiny_model(name), "flex_attention")
+    inputs = inputs_of(plain, shown, rows)
+    with illava.accelerate(plain, method_of(name)):
+        expected, _ = logits_of_steps(plain, inputs)
+    with illava.accelerate(other, method_of(name)):
+        merged, _ = logits_of_steps(other, inputs)
+    real = slice(None) if rows == "single" else inputs["attention_mask"][:, -1].bool()
+    torch.testing.assert_close(merged[:, real], expected[:, real], atol=CLOSE.get(name, 1e-5), rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(
+    ("name", "shown", "rows"),
+    [
+        pytest.param(
+            name,
+            shown,
+            rows,
+            id=f"{name}-{shown}-{rows}",
+            marks=() if (name, shown) in QUICK else pytest.mark.slow,
+        )
+        for name in ALL
+        for shown, rows in (("two", "single"), ("one", "batch"), ("video", "single"))
+        if name not in REFUSED and (shown != "video" or name in WITH_VIDEO)
+    ],
+)
+def test_as_with_sdpa(name: str, shown: str, rows: str, uncompiled: None) -> None:
+    check(name, shown, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_compiled_as_with_sdpa(name: str) -> None:
+    check(name, "one", "batch")
+
+
+def test_masked_patches_are_refused(uncompiled: None) -> None:
+    model = use(tiny_model("idefics3"), "flex_attention")
+    inputs = inputs_of(model, "one", "single")
+    with (
+        illava.accelerate(model, method_of("idefics3")),
+        pytest.raises(illava.UnsupportedError, match="'vision_config': 'sdpa'"),
+    ):
+        model(**inputs)
+    use(model.model.vision_model, "sdpa")
+    with illava.accelerate(model, method_of("idefics3")) as handle:
+        logits_of_steps(model, inputs)
+        assert handle.report.final_tokens < handle.report.visual_tokens
+
+
+@pytest.mark.parametrize("name", ["gemma3", "paligemma"])
+def test_masks_that_are_made_ready_are_refused(name: str) -> None:
+    with pytest.raises(illava.UnsupportedError, match="sdpa"):
+        illava.accelerate(use(tiny_model(name), "flex_attention"), method_of(name))
