@@ -1,4 +1,4 @@
-"""Flex attention: the same logits as SDPA's. Uncompiled, which is enough here; `make test-slow` compiles it."""
+"""Flex attention: the same logits as SDPA's. Uncompiled, which suffices here; `make test-slow` compiles it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.flash import use
 from tests.test_exact import logits_of_steps
 from tests.tiny import ALL, WITH_VIDEO, tiny_model
 
-# Idefics masks its patches even where all are there. Pictures that see themselves whole need masks that are made ready; Gemma 2 has eager attention alone.
+# Idefics masks its patches even where all are there. Pictures that see themselves whole need masks that are
+# made ready. Gemma 2 has eager attention alone.
 REFUSED = ("idefics3", "smolvlm", "gemma3", "paligemma", "paligemma-2")
 CLOSE = {"qwen3_5": 1e-3, "qwen3_5_moe": 1e-3}
 

@@ -145,18 +145,6 @@ def test_copying_an_accelerated_model_is_refused(copying):
     assert copy.deepcopy(model) is not model
 
 
-@pytest.mark.parametrize("method", [illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=()), LLM])
-def test_gradient_checkpointing_is_refused_in_training(method):
-    model = tiny_model("qwen2_vl").train()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    inputs = single(model)
-    with illava.accelerate(model, method):
-        with pytest.raises(illava.UnsupportedError, match="gradient checkpointing"):
-            model(**inputs, use_cache=False)
-        with torch.no_grad():
-            assert model(**inputs, use_cache=False).logits.isfinite().all()
-
-
 def test_positions_of_logits_are_refused_with_pictures_but_not_their_number():
     model = tiny_model("qwen2_vl")
     inputs = single(model)

@@ -60,7 +60,7 @@ class Family:
     model_type: str
     schedule: Schedule
     encoder: str
-    projector: str | None
+    projector: str
     """What turns units into features of the LLM row by row, and where dropped ones get their places back."""
     towers: dict[str, Tower]
     """By the ``model_type`` of the vision config, the image encoders that this family comes with."""
@@ -228,8 +228,9 @@ FAMILIES: dict[str, Family] = {
             # Every sixth layer sees the whole prompt; the others' windows may not reach the pictures.
             replace(_LIKE_ONEVISION, llm_depth=34, llm_layers=(12,)),
             encoder="vision_tower",
-            projector=None,
+            projector="multi_modal_projector",
             unfolds_before="multi_modal_projector",
+            compacts_before="multi_modal_projector.mm_soft_emb_norm",
             towers={"siglip_vision_model": SIGLIP_IN_SQUARES},
             encoder_shape=gemma_encoder,
             group=_gemma3_group,

@@ -25,7 +25,7 @@ class ModelParts:
     config: Any
     encoder: nn.Module
     blocks: list[nn.Module]
-    projector: nn.Module | None
+    projector: nn.Module
     taps: list[nn.Module]
     llm: nn.Module
     layers: list[nn.Module]
@@ -60,10 +60,17 @@ def find_parts(model: nn.Module) -> ModelParts:
     """Look up the modules of a loaded model by its family's entry.
 
     Args:
-        model: a transformers VLM, with or without its language-model head.
+        model: a transformers VLM, with or without its language-model head, or peft's wrapper of one.
 
     Raises UnsupportedError for another family, or a vision tower this family's entry does not describe.
     """
+    if callable(getattr(model, "get_base_model", None)):
+        if getattr(model.active_peft_config, "is_prompt_learning", False):
+            raise UnsupportedError(
+                "prompt learning is not supported: peft's virtual tokens shift the pictures of a prompt; "
+                "LoRA and other adapters of weights are"
+            )
+        model = model.get_base_model()
     config = getattr(model, "config", None)
     if config is None:
         raise UnsupportedError(
@@ -90,7 +97,7 @@ def find_parts(model: nn.Module) -> ModelParts:
         config=config,
         encoder=encoder,
         blocks=list(encoder.get_submodule(tower.blocks).children()),
-        projector=None if family.projector is None else base.get_submodule(family.projector),
+        projector=base.get_submodule(family.projector),
         taps=[] if family.taps is None else list(base.get_submodule(family.taps).children()),
         llm=llm,
         layers=list(llm.get_submodule(family.llm_layers).children()),

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -98,7 +99,9 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    tap.observer(query, key, factor, attention_mask, kwargs.get("softcap"))
+    # Scores only choose: no gradient goes through them, and nothing of them is kept for a backward pass.
+    with torch.no_grad():
+        tap.observer(query, key, factor, attention_mask, kwargs.get("softcap"))
     return tap.attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 

@@ -20,8 +20,9 @@ from ..errors import UnsupportedError
 from ..parts import ModelParts
 from ..scoring import unit_scores
 from .attention import AttentionTap
+from .checkpoints import Checkpoints
 from .column_scores import ColumnScores
-from .hooks import Hooks, refuse_checkpointing
+from .hooks import Hooks
 from .once import Once
 from .steps import Step
 
@@ -50,7 +51,8 @@ class EncoderRun:
 
     def __post_init__(self) -> None:
         self.full_lengths = self.lengths
-        self._once = Once()
+        # By number of the merges before.
+        self._once: dict[int, Once] = {}
 
     @property
     def kept(self) -> Tensor | None:
@@ -58,11 +60,16 @@ class EncoderRun:
         return self.history[-1][1] if self.history else None
 
     def record(self, block: int, kept: Tensor, lengths: tuple[int, ...]) -> None:
-        """``kept`` indexes the units that were left before this step."""
+        """``kept`` indexes the units that were left before this step; a backward pass may come by again."""
+        if self.history and self.history[-1][0] >= block:
+            return
         before = self.kept
         self.history.append((block, kept if before is None else before.to(kept.device)[kept], lengths))
         self.lengths = lengths
-        self._once.clear()
+
+    def kept_before(self, block: int) -> Tensor | None:
+        """(P,) int64 indices of the units that enter ``block``; None if all do."""
+        return next((kept for at, kept, _ in reversed(self.history) if at < block), None)
 
     def lengths_before(self, block: int) -> tuple[int, ...]:
         """Units of each segment that enter ``block``."""
@@ -81,34 +88,40 @@ class EncoderRun:
         left = self.lengths_before(block) if merged else self.full_lengths
         return [self.prefix + n * self.group for n in left]
 
-    def tokens(self) -> Tensor:
-        """(P * g,) int64 indices of the surviving tokens, among all that are in units."""
-        assert self.kept is not None
+    def tokens(self, block: int | None = None) -> Tensor:
+        """(P * g,) int64 indices of the tokens that enter ``block``, or survive all, among those in units."""
+        kept = self.kept if block is None else self.kept_before(block)
+        assert kept is not None
         if self.order is not None:
-            return self.order.to(self.kept.device)[self.kept].flatten()
-        return (self.kept[:, None] * self.group + torch.arange(self.group, device=self.kept.device)).flatten()
+            return self.order.to(kept.device)[kept].flatten()
+        return (kept[:, None] * self.group + torch.arange(self.group, device=kept.device)).flatten()
 
-    def mask(self, mask: Tensor) -> Tensor:
-        """(1, 1, N, N) attention mask of all tokens to that of the survivors."""
-        return self._once(mask, lambda: self._at_both_ends(mask, self.tokens().to(mask.device)))
+    def _at(self, block: int) -> Once:
+        return self._once.setdefault(sum(at < block for at, _, _ in self.history), Once())
+
+    def mask(self, mask: Tensor, block: int) -> Tensor:
+        """(1, 1, N, N) attention mask of all tokens to that of those that enter ``block``."""
+        return self._at(block)(mask, lambda: self._at_both_ends(mask, self.tokens(block).to(mask.device)))
 
     @staticmethod
     def _at_both_ends(mask: Tensor, tokens: Tensor) -> Tensor:
         return mask[:, :, tokens][..., tokens]
 
-    def rotary(self, tables: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """(N, ...) rotary tables of all tokens to those of the survivors."""
-        return self._once(tables, lambda: tuple(table[self.tokens().to(table.device)] for table in tables))
+    def rotary(self, tables: tuple[Tensor, ...], block: int) -> tuple[Tensor, ...]:
+        """(N, ...) rotary tables of all tokens to those of the tokens that enter ``block``."""
+        return self._at(block)(
+            tables, lambda: tuple(table[self.tokens(block).to(table.device)] for table in tables)
+        )
 
-    def sequences(self, cu_seqlens: Tensor) -> Tensor:
-        """Boundaries of all tokens' attention sequences to those of the survivors, emptied ones gone."""
-        return self._once(cu_seqlens, lambda: self._boundaries(cu_seqlens))
+    def sequences(self, cu_seqlens: Tensor, block: int) -> Tensor:
+        """Boundaries of all tokens' attention sequences to those in ``block``, emptied ones gone."""
+        return self._at(block)(cu_seqlens, lambda: self._boundaries(cu_seqlens, block))
 
-    def _boundaries(self, cu_seqlens: Tensor) -> Tensor:
+    def _boundaries(self, cu_seqlens: Tensor, block: int) -> Tensor:
         alive = torch.zeros(
             sum(self.full_lengths) * self.group + 1, dtype=torch.int64, device=cu_seqlens.device
         )
-        alive[self.tokens().to(alive.device) + 1] = 1
+        alive[self.tokens(block).to(alive.device) + 1] = 1
         return alive.cumsum(0)[cu_seqlens.long()].unique_consecutive().to(cu_seqlens.dtype)
 
 
@@ -119,6 +132,7 @@ class EncoderStage:
         self.parts, self.merges = parts, bool(steps)
         self.run: EncoderRun | None = None
         self.runs: list[EncoderRun] = []
+        self.checkpoints = Checkpoints(self, "run", parts.blocks, hooks)
         hooks.pre(parts.encoder, self._start)
         first = min(steps, default=len(parts.blocks))
         if not parts.tower.packed:
@@ -137,7 +151,7 @@ class EncoderStage:
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.run = None
         if self.merges:
-            refuse_checkpointing(self.parts.blocks[0])
+            self.checkpoints.prepare(reentrant=False)
         if self.parts.tower.packed:
             grid = self.parts.tower.grid(self.parts.config.vision_config, args, kwargs)
             self.begin(tuple(h * w for t, h, w in grid.tolist() for _ in range(t)), grid)
@@ -175,23 +189,23 @@ class EncoderStage:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         run = self.run
         assert run is not None
-        after = merged and run.kept is not None
+        after = merged and run.kept_before(index) is not None
         kwargs = dict(kwargs)
         # Pixtral has boundaries for flash attention alone, under the names of that.
         for name in ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k"):
             if name in kwargs:
                 whole = kwargs[name]
-                kwargs[name] = run.sequences(whole) if after else whole
+                kwargs[name] = run.sequences(whole, index) if after else whole
                 run.boundaries[index] = (whole, kwargs[name])
         if not after:
             return None
-        kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"])
+        kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"], index)
         for name in ("max_seqlen", "max_length_q", "max_length_k"):
             if kwargs.get(name) is not None:
                 kwargs[name] = int(run.boundaries[index][1].diff().max())
         # Pixtral's blocks are handed a mask that keeps the pictures apart.
         args = tuple(
-            run.mask(part) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
+            run.mask(part, index) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
         )
         return args, kwargs
 
@@ -246,11 +260,12 @@ class _MergingBlock:
         if run.prefix:
             scores = scores.view(len(x), -1)[:, run.prefix :].flatten()
         tokens = patches.reshape(-1, x.shape[-1])
-        if run.order is not None and run.kept is None:
+        if run.order is not None and run.kept_before(self.index) is None:
             order = run.order.to(x.device).flatten()
             tokens, scores = tokens[order], scores[order]
         units = tokens.reshape(-1, run.group * x.shape[-1])
-        step = self.step.merge(units, unit_scores(scores, run.group), run.lengths, run.full_lengths)
+        lengths = run.lengths_before(self.index)
+        step = self.step.merge(units, unit_scores(scores, run.group), lengths, run.full_lengths)
         if step is None:
             return None
         run.record(self.index, step.kept, step.lengths)

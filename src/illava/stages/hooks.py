@@ -5,20 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..errors import UnsupportedError
 from .attention import AttentionTap
-
-
-def refuse_checkpointing(layer: nn.Module) -> None:
-    """Raise UnsupportedError if the layer would run its forward a second time for the backward pass."""
-    if layer.training and getattr(layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
-        raise UnsupportedError(
-            "gradient checkpointing is not supported on an accelerated model yet; "
-            "call gradient_checkpointing_disable() or handle.remove() first"
-        )
 
 
 class Owner:
@@ -45,6 +34,10 @@ class Hooks:
         """``hook(module, args, kwargs, output)`` after it; may return another output."""
         handle = module.register_forward_hook(hook, with_kwargs=True, prepend=prepend, always_call=always)
         self._undo.append(handle.remove)
+
+    def undo(self, function: Callable[[], Any]) -> None:
+        """Call ``function`` when everything is taken off."""
+        self._undo.append(function)
 
     def tap(self, tap: AttentionTap) -> None:
         self._undo.append(tap.remove)

@@ -10,6 +10,7 @@ steps see a cache that is shorter than it says.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from ..parts import ModelParts
 from ..scoring import last_row_scores
 from .attention import AttentionTap, refuse_another
 from .cache import MergedLayer, is_merged, prepare_for_merging
-from .hooks import Hooks, refuse_checkpointing
+from .checkpoints import Checkpoints
+from .hooks import Hooks
 from .llm_masks import CachedMasks, LlmMasks
 from .masks import left_pad, take_rows
 from .prefill import Prefill, Sequence
@@ -43,12 +45,13 @@ class LlmStage:
         self.flash = self.masks.flash
         self.state: Prefill | CachedMasks | None = None
         self.reader = PromptReader(parts, hooks, active=bool(plan.encoder or plan.llm))
+        self.checkpoints = Checkpoints(self, "state", parts.layers, hooks)
         hooks.pre(parts.llm, self._enter)
         hooks.post(parts.llm, self._leave, always=True)
         for index, layer in enumerate(parts.layers):
             if index + 1 in self.steps:
                 attention = layer.get_submodule(parts.family.llm_attention)
-                hooks.tap(AttentionTap(attention, self._observe))
+                hooks.tap(AttentionTap(attention, partial(self._observe, index)))
             first = min(self.steps, default=len(parts.layers))
             wanted = index >= first or self.masks.outer or (self.flash and self.marks)
             if wanted and not parts.recurrent[index]:
@@ -59,8 +62,7 @@ class LlmStage:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.state = None
         prompt = self.reader.take()
-        if self.steps:
-            refuse_checkpointing(self.parts.layers[0])
+        self.checkpoints.prepare()
         refuse_another(self.parts.llm.config, self.flash)
         cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
         if embeds is None:
@@ -168,21 +170,25 @@ class LlmStage:
         return args, {**kwargs, "attention_mask": state.at_entry(held[0])}
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if isinstance(self.state, Prefill):
-            # What the report needs stays; keys, values and tables are the caller's to keep or drop.
-            self.state.once.clear()
-            self.state.scores = self.state.cache_layers = None
+        # What the report needs stays; keys, values and tables are the caller's to keep or drop, and those
+        # of a backward pass that runs layers again.
+        if isinstance(self.state, Prefill) and not self.checkpoints.active:
+            self.state.forget()
         self.state = None
 
     # -- at the layers ----------------------------------------------------------------------------
 
-    def _observe(self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
-        if isinstance(self.state, Prefill):
-            last = self.state.last.to(query.device)
-            if mask is not None and not isinstance(mask, Tensor):
-                # Flex attention's masks are functions: causal, without padding.
-                mask = (self.state.sequence.columns >= 0).to(query.device)
-            self.state.scores = last_row_scores(query, key, scaling, last, mask, softcap)
+    def _observe(
+        self, index: int, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
+    ) -> None:
+        prefill = self.state
+        if not isinstance(prefill, Prefill) or index + 1 in prefill.scores:
+            return
+        last = prefill.last(index).to(query.device)
+        if mask is not None and not isinstance(mask, Tensor):
+            # Flex attention's masks are functions: causal, without padding.
+            mask = (prefill.at(index).columns >= 0).to(query.device)
+        prefill.scores[index + 1] = last_row_scores(query, key, scaling, last, mask, softcap)
 
     def _layer_hook(self, index: int) -> Any:
         def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -210,28 +216,28 @@ class LlmStage:
         if self.flash:
             # Positions with gaps would look like packed sequences.
             kwargs["position_ids"] = None
-        if prefill.sequence is prefill.entry:
+        sequence = prefill.at(index)
+        if sequence is prefill.entry:
             return args, kwargs
-        columns = prefill.sequence.entered
-        kwargs["position_embeddings"] = prefill.once(
+        columns, once = sequence.entered, sequence.once
+        kwargs["position_embeddings"] = once(
             kwargs["position_embeddings"],
             lambda: tuple(take_rows(table, columns) for table in kwargs["position_embeddings"]),
         )
-        kwargs["attention_mask"] = prefill.once(
+        kwargs["attention_mask"] = once(
             kwargs.get("attention_mask"),
             lambda: self.masks.at(
                 kwargs.get("attention_mask"), columns, kwargs["position_embeddings"][0].dtype
             ),
         )
         if kwargs.get("position_ids") is not None:
-            kwargs["position_ids"] = prefill.once(
+            kwargs["position_ids"] = once(
                 kwargs["position_ids"], lambda: _take_positions(kwargs["position_ids"], columns)
             )
         return args, kwargs
 
     def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
-        step, sequence, scores = self.steps[index], prefill.sequence, prefill.scores
-        assert scores is not None
+        step, sequence, scores = self.steps[index], prefill.at(index - 1), prefill.scores[index]
         # The layers of a model may lie on several devices.
         visual, scores = (sequence.runs >= 0).to(hidden.device), scores.to(hidden.device)
         # Row by row and left to right, so segments follow one another.
@@ -243,19 +249,18 @@ class LlmStage:
         stays[places[:, 0], places[:, 1]] = True
         hidden = hidden.index_put((places[:, 0], places[:, 1]), merged.units)
         kept = left_pad([row.nonzero().flatten() for row in stays]).to(sequence.columns.device)
-        prefill.sequence = self._sequence(
+        left = self._sequence(
             prefill.prompt,
             *(_take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
         )
-        prefill.history.append((index, prefill.sequence))
-        prefill.once.clear()
-        self._note_cache(prefill, range(index, len(self.parts.layers)), len(prefill.history) - 1)
+        if prefill.record(index, left):
+            self._note_cache(prefill, range(index, len(self.parts.layers)), len(prefill.history) - 1)
         return take_rows(hidden, kept)
 
     def _note_cache(self, prefill: Prefill, layers: range, group: int) -> None:
         if prefill.cache_layers is None:
             return
-        sequence, padding = prefill.sequence, prefill.padding
+        (_, sequence), padding = prefill.history[-1], prefill.padding
         real = sequence.columns >= 0
         if padding is not None:
             real = real & _take(padding, sequence.columns).bool()

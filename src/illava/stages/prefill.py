@@ -25,6 +25,8 @@ class Sequence:
     """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
     lengths: tuple[int, ...]
     """Visual tokens left in each segment, over all rows of the batch."""
+    once: Once = field(default_factory=Once, repr=False)
+    """Masks and tables cut to these tokens, each made once for all layers."""
 
 
 @dataclass
@@ -33,22 +35,33 @@ class Prefill:
 
     prompt: Prompt
     padding: Tensor | None
-    sequence: Sequence
+    entry: Sequence
     cache_layers: list[MergedLayer] | None
-    entry: Sequence = field(init=False)
     history: list[tuple[int, Sequence]] = field(default_factory=list)
     """(first layer that sees it, sequence), starting with the entry at layer 0."""
+    scores: dict[int, Tensor] = field(default_factory=dict)
+    """Layer before which tokens merge -> (B, n) scores of the tokens there are."""
 
     def __post_init__(self) -> None:
-        self.entry = self.sequence
-        self.history.append((0, self.sequence))
-        self.once = Once()
-        self.scores: Tensor | None = None
+        self.history.append((0, self.entry))
 
-    @property
-    def last(self) -> Tensor:
-        """(B,) int64 index, among the tokens that are left, of the last prompt token."""
-        return (self.sequence.columns == self.prompt.last[:, None]).int().argmax(1)
+    def last(self, layer: int) -> Tensor:
+        """(B,) int64 index, among the tokens that ``layer`` works on, of the last prompt token."""
+        return (self.at(layer).columns == self.prompt.last[:, None]).int().argmax(1)
+
+    def record(self, layer: int, sequence: Sequence) -> bool:
+        """Note what ``layer`` and those behind it work on; False if that is known, from an earlier run."""
+        if self.history[-1][0] >= layer:
+            return False
+        self.history.append((layer, sequence))
+        return True
+
+    def forget(self) -> None:
+        """Drop what only the layers needed."""
+        self.scores.clear()
+        self.cache_layers = None
+        for _, sequence in self.history:
+            sequence.once.clear()
 
     def at(self, layer: int) -> Sequence:
         """The tokens that ``layer`` works on."""

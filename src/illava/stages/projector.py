@@ -33,8 +33,7 @@ class ProjectorStage:
             hooks.pre(module(family.unfolds_before), self._unfold_before)
         if family.compacts_before is not None:
             hooks.pre(module(family.compacts_before), self._compact)
-        if family.projector is not None:
-            hooks.post(parts.projector, self._expand)
+        hooks.post(parts.projector, self._expand)
         for tap in parts.taps:
             hooks.post(tap, self._expand)
         for name in family.row_mixers:
@@ -61,10 +60,14 @@ class ProjectorStage:
         return args, {**kwargs, name: self._tokens_in_place(run, kwargs[name])}
 
     def _tokens_in_place(self, run: EncoderRun, tokens: Tensor) -> Tensor:
-        """(..., prefix + P g, d) survivors to (..., prefix + N, d) in the grid's order, NaN elsewhere."""
+        """(..., prefix + P g, d) survivors to (..., prefix + N, d) in the grid's order, zero elsewhere.
+
+        Not marked: what is cut out of the grid is taken out again before any weight sees it, whose gradient
+        would be NaN.
+        """
         prefix = tokens[..., : run.prefix, :]
         rows = tokens[..., run.prefix :, :].reshape(-1, tokens.shape[-1])
-        full = rows.new_full((sum(run.full_lengths) * run.group, rows.shape[-1]), float("nan"))
+        full = rows.new_zeros(sum(run.full_lengths) * run.group, rows.shape[-1])
         full = full.index_copy(0, run.tokens().to(rows.device), rows)
         return torch.cat([prefix, full.view(*tokens.shape[:-2], -1, rows.shape[-1])], dim=-2)
 

@@ -1,0 +1,78 @@
+"""Gradient checkpointing: layers run again in the backward pass, long after a stage has moved on.
+
+Every layer gets back, for the time of each of its runs, the state that its stage had at the first one. The
+hooks themselves do the same with the same state however often they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UnsupportedError
+from .hooks import Hooks
+
+_FUNCTION = "_gradient_checkpointing_func"
+
+
+class Checkpoints:
+    """Carries the attribute ``name`` of a stage through the checkpoints of ``layers``."""
+
+    def __init__(self, stage: Any, name: str, layers: Sequence[nn.Module], hooks: Hooks) -> None:
+        self.stage, self.name, self.layers = stage, name, layers
+        hooks.undo(self._restore)
+
+    @property
+    def active(self) -> bool:
+        """Whether a pass made now would run the layers again."""
+        return torch.is_grad_enabled() and any(
+            layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self.layers
+        )
+
+    def prepare(self, *, reentrant: bool = True) -> None:
+        """Before a pass: users switch checkpointing on and off whenever they like.
+
+        Raises UnsupportedError for reentrant checkpoints where they are not ``reentrant``.
+        """
+        if not self.active:
+            return
+        for layer in self.layers:
+            function = layer.__dict__.get(_FUNCTION)
+            if function is None:
+                continue
+            inner = function.function if isinstance(function, _Carrying) else function
+            if not reentrant and getattr(inner, "keywords", {}).get("use_reentrant", True):
+                raise UnsupportedError(
+                    "reentrant gradient checkpointing is not supported by the encoder stage: enable it with "
+                    "gradient_checkpointing_kwargs={'use_reentrant': False}"
+                )
+            layer.__dict__[_FUNCTION] = _Carrying(inner, self.stage, self.name)
+
+    def _restore(self) -> None:
+        for layer in self.layers:
+            function = layer.__dict__.get(_FUNCTION)
+            if isinstance(function, _Carrying):
+                layer.__dict__[_FUNCTION] = function.function
+
+
+class _Carrying:
+    """A checkpoint function whose runs of a layer all find the state of the first."""
+
+    def __init__(self, function: Callable[..., Any], stage: Any, name: str) -> None:
+        self.function, self.stage, self.name = function, stage, name
+
+    def __call__(self, forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        state = getattr(self.stage, self.name)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            before = getattr(self.stage, self.name)
+            setattr(self.stage, self.name, state)
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                setattr(self.stage, self.name, before)
+
+        return self.function(run, *args, **options)
