@@ -1,4 +1,4 @@
-"""Flex attention: the same logits as SDPA's. Uncompiled, which suffices here; `make test-slow` compiles it."""
+"""Flex attention: the same logits as SDPA's. Uncompiled, which is enough; `make test-slow` compiles it."""
 
 from __future__ import annotations
 
