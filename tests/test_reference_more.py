@@ -65,7 +65,7 @@ def test_deepstack_video_frames_are_runs_of_their_own(settings: dict) -> None:
     drawn = pictures(tiny_model("qwen3_vl"), 2)
     parts = [[drawn[0], video(model, 3)], [], [video(model, 2, seed=1), drawn[1]]]
     rows = [(TEXT[: 3 + i], row_parts) for i, row_parts in enumerate(parts)]
-    check(model, with_videos(model, rows), parts, behind(settings), NEAR)
+    check(model, with_videos(model, rows), parts, behind(settings))
 
 
 # -- sliding windows, pictures that see themselves whole -------------------------------------------
@@ -80,7 +80,7 @@ def test_windows(layers: str, counts: tuple[int, ...], settings: dict) -> None:
     check_rows("gemma3", settings, counts, text=LONG)
 
 
-@pytest.mark.parametrize("settings", [{**BOTH, "llm_layers": ()}, LLM], ids=["encoder", "llm"])
+@every_stage
 def test_the_windows_of_these_prompts_cut(settings: dict) -> None:
     """Without windows the reference says something else, so a library without them would not pass."""
     model = model_of("gemma3")
@@ -89,8 +89,7 @@ def test_the_windows_of_these_prompts_cut(settings: dict) -> None:
     wide = copy.deepcopy(model)
     wide.config.text_config.sliding_window = len(ids)
     narrow, open_ = (
-        run(one, ids, [p.values for p in parts], plan_of({**settings, "llm_keep": 0.7}), len(ids))
-        for one in (model, wide)
+        run(one, ids, [p.values for p in parts], plan_of(settings), len(ids)) for one in (model, wide)
     )
     assert (narrow.logits[-1] - open_.logits[-1]).abs().max() > 100 * NEAR
 
@@ -107,7 +106,7 @@ def test_pooled_videos(unequal: bool, settings: dict) -> None:
     if unequal:
         parts = [[drawn[0], video(model, 2)], [], [video(model, 2, seed=1), drawn[1]]]
     rows = [(TEXT[: 3 + i], row_parts) for i, row_parts in enumerate(parts)]
-    check(model, with_videos(model, rows), parts, settings, NEAR)
+    check(model, with_videos(model, rows), parts, settings)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava_next_video"])
