@@ -13,17 +13,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .step import Plan, attention, merge, rotate
+from .llm import apart, decode, positions, rotations, sights
+from .pixtral import pixtral
+from .pooled import next_video
+from .step import Plan, merge
 from .tiles import tiles
-from .vision import Box, Seen, onevision, qwen
+from .vision import Box, onevision, qwen
 
 __all__ = ["Plan", "Run", "run"]
 
 
 ENCODERS = {
-    "llava_onevision": lambda *args: [onevision(*args)],
-    "qwen2_vl": lambda *args: [qwen(*args)],
-    "qwen2_5_vl": lambda *args: [qwen(*args)],
+    "llava_next_video": next_video,
+    "llava_onevision": onevision,
+    "mistral3": pixtral,
+    "qwen2_vl": qwen,
+    "qwen2_5_vl": qwen,
+    "qwen3_vl": qwen,
 }
 
 
@@ -42,14 +48,20 @@ class Run:
     steps: list[Step]
     # A picture's boxes still there, after each step.
     kept: list[list[list[Box]]] = field(default_factory=list)
+    # Which of them are videos.
+    videos: list[bool] = field(default_factory=list)
 
 
 @torch.no_grad()
 def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], plan: Plan, prompt: int) -> Run:
     """One row without padding; its first ``prompt`` ids are the prompt, the others were generated."""
     model = copy.deepcopy(model).double()
-    encode = ENCODERS.get(model.config.model_type, tiles)
-    seen = [part for values in pictures for part in encode(model, values, plan)]
+    encode = ENCODERS.get(model.config.model_type)
+    seen = [
+        part
+        for values in pictures
+        for part in ([encode(model, values, plan)] if encode else tiles(model, values, plan))
+    ]
     steps = [
         Step("encoder", layer, sum(s.steps[i][0] for s in seen), sum(len(s.steps[i][1]) for s in seen))
         for i, layer in enumerate(sorted(plan.encoder))
@@ -61,21 +73,23 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
     visual = [i for i in range(prompt) if ids[i] in placeholders]
     hidden = model.get_input_embeddings()(torch.tensor(ids))
     alive = [True] * len(ids)
-    box_at: dict[int, tuple[int, Box | None]] = {}
+    # Every placeholder's picture and its row there.
+    source: dict[int, tuple[int, int]] = {}
     rows = iter(visual)
     for number, s in enumerate(seen):
-        for feature, living, box in zip(s.features, s.alive, s.boxes, strict=True):
+        for place in range(len(s.features)):
             row = next(rows)
-            hidden[row], alive[row], box_at[row] = feature, living, (number, box)
+            hidden[row], alive[row], source[row] = s.features[place], s.alive[place], (number, place)
 
     language = model.model.text_model if hasattr(model.model, "text_model") else model.model.language_model
-    cos, sin = (t[0].double() for t in language.rotary_emb(hidden, _positions(model, ids, seen)))
-    causal = torch.ones(len(ids), len(ids), dtype=torch.bool).tril()
+    places = positions(model, ids, [grid for s in seen for grid in s.grids])
+    rotary = rotations(language, hidden, places)
+    visible = sights(model, len(ids), apart(visual))
     weights: list[Tensor] = []
     for number, layer in enumerate(language.layers):
         if number in plan.llm and seen:
             before = sum(alive[i] for i in visual)
-            for segment in _contiguous(visual):
+            for segment in apart(visual):
                 living = [i for i in segment if alive[i]]
                 scores = [sum(float(head[prompt - 1, i]) for head in weights) / len(weights) for i in living]
                 vectors = [hidden[i] for i in living]
@@ -86,47 +100,13 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
                     hidden[token] = vectors[i]
             steps.append(Step("llm", number, before, sum(alive[i] for i in visual)))
             for picture, lists in enumerate(kept):
-                lists.append([b for i, (p, b) in box_at.items() if p == picture and b and alive[i]])
-        attn = layer.self_attn
-        normed = layer.input_layernorm(hidden)
-        parts = [linear(normed) for linear in (attn.q_proj, attn.k_proj, attn.v_proj)]
-        query, key, value = (part.view(len(ids), -1, attn.head_dim) for part in parts)
-        allowed = causal & torch.tensor(alive)[None]
-        mixed, weights = attention(rotate(query, cos, sin), rotate(key, cos, sin), value, allowed)
-        hidden = hidden + attn.o_proj(mixed)
-        hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return Run(model.lm_head(language.norm(hidden)), alive, steps, kept)
-
-
-def _contiguous(rows: list[int]) -> list[list[int]]:
-    runs: list[list[int]] = []
-    for row in rows:
-        if runs and runs[-1][-1] == row - 1:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    return runs
-
-
-def _positions(model: nn.Module, ids: list[int], seen: list[Seen]) -> Tensor:
-    """Positions of the full prompt: 1-D, or time, height and width for the Qwen families."""
-    if all(s.grid is None for s in seen):
-        return torch.arange(len(ids))[None]
-    placeholders = {model.config.image_token_id, model.config.video_token_id}
-    positions: list[tuple[int, int, int]] = []
-    pictures = iter(seen)
-    following = 0
-    while len(positions) < len(ids):
-        if ids[len(positions)] not in placeholders:
-            positions.append((following,) * 3)
-            following += 1
-            continue
-        frames, rows, columns = next(pictures).grid
-        positions += [
-            (following + f, following + y, following + x)
-            for f in range(frames)
-            for y in range(rows)
-            for x in range(columns)
-        ]
-        following += max(rows, columns)
-    return torch.tensor(positions).T[:, None]
+                boxes = [
+                    seen[p].boxes[place] for i, (p, place) in source.items() if p == picture and alive[i]
+                ]
+                lists.append([box for box in boxes if box])
+        hidden, weights = decode(layer, hidden, rotary[number], visible[number] & torch.tensor(alive)[None])
+        for row, (picture, place) in source.items():
+            if alive[row] and number < len(seen[picture].taps):
+                hidden[row] += seen[picture].taps[number][place]
+    logits = model.lm_head(language.norm(hidden))
+    return Run(logits, alive, steps, kept, [s.video for s in seen])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .step import Plan, attention, merge, received
-from .vision import Seen
+from .vision import Box, Seen
 
 
 def squares(side: int, edge: int) -> list[list[int]]:
@@ -20,42 +20,51 @@ def squares(side: int, edge: int) -> list[list[int]]:
     ]
 
 
+def raster(side: int, frame: int = 0) -> list[Box]:
+    """The boxes of a side x side grid over the whole picture."""
+    places = [(y / side, x / side) for y in range(side) for x in range(side)]
+    return [(frame, x, y, x + 1 / side, y + 1 / side) for y, x in places]
+
+
 def tiles(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> list[Seen]:
-    """LLaVA-1.5, InternVL and Idefics3: what each tile of a picture becomes."""
-    pixels = values["pixel_values"].double()
-    return [_tile(model, tile[None], plan) for tile in pixels.flatten(0, -4)]
+    """LLaVA-1.5, InternVL, Idefics3 and Gemma 3: what each tile of a picture becomes."""
+    out = []
+    for pixels in values["pixel_values"].double().flatten(0, -4):
+        side = 6 if model.config.model_type == "llava" else 3
+        tokens, seen = tile(model, pixels, raster(side), plan)
+        seen.features = torch.zeros(len(tokens), model.config.text_config.hidden_size, dtype=torch.float64)
+        for unit, kept in enumerate(seen.alive):
+            if kept:
+                seen.features[unit] = _project(model.config.model_type, model.model, tokens[unit])
+        out.append(seen)
+    return out
 
 
-def _tile(model: nn.Module, pixels: Tensor, plan: Plan) -> Seen:
-    family, base = model.config.model_type, model.model
+def tile(model: nn.Module, pixels: Tensor, boxes: list[Box], plan: Plan) -> tuple[Tensor, Seen]:
+    """Encode one (3, height, width) tile, which stands alone.
+
+    Returns its units as (U, g, d), and which of them are left; ``boxes`` is a box for each.
+    """
+    family, base, pixels = model.config.model_type, model.model, pixels[None]
     tower = base.vision_model if family == "idefics3" else base.vision_tower
+    tower = getattr(tower, "vision_model", tower)
     if family == "idefics3":
         embedded = tower.embeddings(pixels, patch_attention_mask=torch.ones(1, 6, 6, dtype=torch.bool))
     else:
         embedded = tower.embeddings(pixels)
     hidden = (embedded[0] if isinstance(embedded, tuple) else embedded)[0]
-    first = 0 if family == "idefics3" else 1  # behind the class token
-    if family == "llava":
+    clip = hasattr(tower, "pre_layrnorm")
+    first = 1 if clip or family == "internvl" else 0  # behind the class token
+    if clip:
         hidden = tower.pre_layrnorm(hidden)
-    units = [[first + token for token in unit] for unit in squares(6, 1 if family == "llava" else 2)]
-    across = round(len(units) ** 0.5)
-    boxes = [
-        (0, x / across, y / across, (x + 1) / across, (y + 1) / across)
-        for y in range(across)
-        for x in range(across)
-    ]
-    alive = [True] * len(units)
-    seen = Seen(hidden, alive, list(boxes))
+    units = [[first + token for token in unit] for unit in squares(6, 1 if clip else 2)]
+    seen = Seen(hidden, [True] * len(units), list(boxes))
     layers = list(tower.encoder.layer if family == "internvl" else tower.encoder.layers)
-    if family == "llava":
-        layers = layers[:-1]  # it reads the last but one
+    if clip:
+        layers = layers[:-1]  # the model reads the last but one
     for number, layer in enumerate(layers):
         hidden = _layer(layer, hidden, units, seen, number, plan)
-    seen.features = torch.zeros(len(units), model.config.text_config.hidden_size, dtype=torch.float64)
-    for unit, tokens in enumerate(units):
-        if alive[unit]:
-            seen.features[unit] = _project(family, base, hidden[tokens])
-    return seen
+    return torch.stack([hidden[tokens] for tokens in units]), seen
 
 
 def _layer(layer: Any, hidden: Tensor, units: list[list[int]], seen: Seen, number: int, plan: Plan) -> Tensor:
@@ -100,4 +109,9 @@ def _project(family: str, base: Any, tokens: Tensor) -> Tensor:
         return base.multi_modal_projector(tokens)[0]
     if family == "internvl":
         return base.multi_modal_projector(base.vision_tower.layernorm(tokens).flatten()[None])[0]
-    return base.connector.modality_projection(base.vision_model.post_layernorm(tokens).flatten()[None])[0]
+    if family == "idefics3":
+        return base.connector.modality_projection(base.vision_model.post_layernorm(tokens).flatten()[None])[0]
+    tower = getattr(base.vision_tower, "vision_model", base.vision_tower)
+    mean = sum(tower.post_layernorm(tokens)) / len(tokens)
+    projector = base.multi_modal_projector
+    return projector.mm_soft_emb_norm(mean) @ projector.mm_input_projection_weight

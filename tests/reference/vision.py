@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,13 @@ class Seen:
     alive: list[bool]
     # None where a placeholder stands for no part of the picture (OneVision's line ends).
     boxes: list[Box | None]
-    grid: tuple[int, int, int] | None = None
+    # Frames, rows and columns of each run of placeholders, for models that place them as a grid.
+    grids: list[tuple[int, int, int]] = field(default_factory=list)
     # After each merge step in the encoder: units before, and the boxes of those that stayed.
     steps: list[tuple[int, list[Box]]] = field(default_factory=list)
+    # What the LLM's first layers add to their outputs, each with a row for every placeholder.
+    taps: list[Tensor] = field(default_factory=list)
+    video: bool = False
 
 
 def merge_segments(
@@ -54,7 +59,7 @@ def same(labels: list[int]) -> Tensor:
 
 
 def qwen(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> Seen:
-    """Qwen2-VL and Qwen2.5-VL, one picture or video. A unit is the 2x2 patches of one merged token."""
+    """Qwen2-VL, 2.5 and 3, one picture or video. A unit is the 2x2 patches of one merged token."""
     visual = model.model.visual
     video = "pixel_values_videos" in values
     pixels = values["pixel_values_videos" if video else "pixel_values"]
@@ -66,6 +71,8 @@ def qwen(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> Seen:
     hidden = visual.patch_embed(pixels.double())
     inside = [(0, 0), (0, 1), (1, 0), (1, 1)]
     positions = torch.tensor([(2 * y + dy, 2 * x + dx) for _, y, x in places for dy, dx in inside])
+    if model.config.model_type == "qwen3_vl":
+        hidden = hidden + _learned(visual, positions.tolist(), 2 * rows, 2 * columns)
     # Half of a head's rotations turn with the patch's row, half with its column.
     quarter = visual.blocks[0].attn.qkv.in_features // visual.blocks[0].attn.num_heads // 4
     speeds = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
@@ -79,7 +86,10 @@ def qwen(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> Seen:
         corners = [(f, y // side, x // side) for f, y, x in places]
         windows = [corners.index(corner) for corner in corners]
     alive = [True] * len(places)
-    seen = Seen(hidden, alive, boxes, (frames, rows, columns))
+    seen = Seen(hidden, alive, boxes, [(frames, rows, columns)], video=video)
+    tapped = getattr(visual, "deepstack_visual_indexes", [])
+    if model.config.model_type == "qwen3_vl":
+        seen.grids = [(1, rows, columns)] * frames  # each behind its time
     for number, block in enumerate(visual.blocks):
         full = windows is None or number in visual.fullatt_block_indexes
         living = torch.tensor(alive)
@@ -95,12 +105,32 @@ def qwen(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> Seen:
             merge_segments(hidden, weights, alive, frame_of, 4, plan.encoder[number], plan)
             seen.steps.append((before, [box for box, kept in zip(boxes, alive, strict=True) if kept]))
         hidden = hidden + block.mlp(block.norm2(hidden))
+        if number in tapped:
+            # Of all units, also of those that go later: nobody will ask for theirs.
+            merger = visual.deepstack_merger_list[tapped.index(number)]
+            seen.taps.append(torch.stack([merger(four)[0] for four in hidden.split(4)]))
 
     seen.features = torch.zeros(len(places), model.config.text_config.hidden_size, dtype=torch.float64)
     for unit, kept in enumerate(alive):
         if kept:
             seen.features[unit] = visual.merger(hidden[4 * unit : 4 * unit + 4])[0]
     return seen
+
+
+def _learned(visual: Any, positions: list[tuple[int, int]], high: int, wide: int) -> Tensor:
+    """Qwen3-VL's learned positions: a square table, stretched over the picture from corner to corner."""
+    side = visual.num_grid_per_side
+    table = visual.pos_embed.weight.view(side, side, -1)
+    out = []
+    for row, column in positions:
+        y, x = row * (side - 1) / (high - 1), column * (side - 1) / (wide - 1)
+        top, left = min(int(y), side - 2), min(int(x), side - 2)
+        down, across = y - top, x - left
+        upper, lower = (
+            (1 - across) * table[line, left] + across * table[line, left + 1] for line in (top, top + 1)
+        )
+        out.append((1 - down) * upper + down * lower)
+    return torch.stack(out)
 
 
 def onevision(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> Seen:
@@ -111,7 +141,7 @@ def onevision(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> Seen:
     side = tower.config.image_size // tower.config.patch_size
     hidden = tower.embeddings(pixels).flatten(0, 1)
     tile_of = [t for t in range(len(pixels)) for _ in range(side * side)]
-    boxes, layout = _tiles(values["image_sizes"][0].tolist(), len(pixels), side, model.config)
+    boxes, layout = arrange(values["image_sizes"][0].tolist(), len(pixels), side, model.config)
     alive = [True] * len(hidden)
     steps = []
     for number, layer in enumerate(tower.encoder.layers):
@@ -137,7 +167,7 @@ def onevision(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> Seen:
     )
 
 
-def _tiles(
+def arrange(
     size: list[int], count: int, side: int, config: PretrainedConfig
 ) -> tuple[list[Box], list[int | None]]:
     """Boxes of all tiles' tokens, and which token each placeholder stands for (None: a line end)."""
