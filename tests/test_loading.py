@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torchao.quantization import Int8WeightOnlyConfig
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, TorchAoConfig
 
 import illava
@@ -16,12 +15,20 @@ from tests.test_exact import logits_of_steps
 from tests.tiny import tiny_model
 
 NAMES = ("llava_onevision", "qwen2_vl", "qwen3_vl", "internvl", "gemma3")
+
+
+def _torchao() -> TorchAoConfig:
+    # Not among the tools that `make test` installs: it warns whenever transformers is imported beside it.
+    quantisation = pytest.importorskip("torchao.quantization", reason="needs torchao: pip install torchao")
+    return TorchAoConfig(quantisation.Int8WeightOnlyConfig())
+
+
 QUANTISED = {
     "bnb int8": lambda: BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0),
     "bnb nf4": lambda: BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
     ),
-    "torchao int8": lambda: TorchAoConfig(Int8WeightOnlyConfig()),
+    "torchao int8": _torchao,
 }
 
 
