@@ -109,14 +109,15 @@ def test_quantised_layers_are_refused():
         prepare_for_merging(cache, [None])
 
 
-def test_pictures_on_a_filled_cache_are_refused():
+def test_a_prompt_in_chunks_is_refused_with_pictures():
     model = tiny_model("qwen2_vl")
-    inputs = single(model)
-    cache = DynamicCache()
-    with illava.accelerate(model, BOTH), torch.no_grad():
-        model(input_ids=torch.tensor([[1, 5, 6]]), past_key_values=cache)
-        with pytest.raises(illava.UnsupportedError, match="filled cache"):
-            model(**inputs | {"attention_mask": None}, past_key_values=cache)
+    inputs, text = single(model), prompt(model, [([5, 6, 7, 8, 9, 10], [])])
+    with illava.accelerate(model, BOTH):
+        with pytest.raises(illava.UnsupportedError, match="prefill_chunk_size=5"):
+            model.generate(**inputs, max_new_tokens=3, prefill_chunk_size=5)
+        whole = model.generate(**inputs, max_new_tokens=3)
+        assert torch.equal(model.generate(**inputs, max_new_tokens=3, prefill_chunk_size=500), whole)
+        assert model.generate(**text, max_new_tokens=3, prefill_chunk_size=5).shape[1] == 10
 
 
 @every_family

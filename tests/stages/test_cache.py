@@ -6,11 +6,12 @@ import copy
 
 import pytest
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import illava
 from illava.stages.cache import MergedLayer, is_merged, prepare_for_merging
 from illava.stages.hooks import Owner
+from tests.tiny_configs import config
 
 
 def filled():
@@ -122,8 +123,25 @@ def test_a_lazy_cache_gets_all_its_layers():
     assert len(prepare_for_merging(cache, [None] * 3)) == 3
 
 
-def test_a_filled_cache_is_refused():
+def test_what_a_plain_cache_holds_is_taken_over():
     cache = DynamicCache()
-    cache.update(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3), 0)
+    keys = torch.arange(2.0)[None, None, :, None].expand(2, 1, 2, 3)
+    cache.update(keys, keys, 0)
+    (layer,) = prepare_for_merging(cache, [None])
+    assert (layer.get_seq_length(), layer.key_columns().tolist()) == (2, [[0, 1]] * 2)
+    # Of a prefill of four, three and two are left.
+    layer.expect(torch.tensor([[0, 2, 3], [-1, 0, 3]]), 4, 1, padded=True)
+    assert layer.get_seq_length() == 2, "until they come"
+    columns = [[0, 1, 2, 4, 5], [0, 1, -1, 2, 5]]
+    assert layer.key_columns().tolist() == columns
+    layer.update(torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 3, 3))
+    assert (layer.get_seq_length(), layer.physical_length(), layer.group) == (6, 5, (1,))
+    assert layer.key_columns(1).tolist() == [[*row, 6] for row in columns]
+
+
+def test_a_filled_recurrent_layer_is_refused():
+    cache = DynamicCache(config=config("qwen3_5").text_config)
+    full = next(i for i, layer in enumerate(cache.layers) if type(layer) is DynamicLayer)
+    cache.update(torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 2, 3), full)
     with pytest.raises(illava.UnsupportedError, match="fresh cache"):
-        prepare_for_merging(cache, [None] * 2)
+        prepare_for_merging(cache, [None] * len(cache.layers))

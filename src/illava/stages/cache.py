@@ -42,10 +42,32 @@ class MergedLayer(DynamicLayer):
         """Logical length of the prefill."""
         self.forgotten = 0
         """Those of them that a sliding window has left behind."""
-        self.group = 0
-        """Layers of one group hold the same tokens and share masks."""
+        self.group: tuple[int, ...] = ()
+        """How many merges came before, in each prefill: layers of one group hold the same tokens."""
+        self._groups_held: tuple[int, ...] = ()
         self.padded = False
-        """Whether any key of the prefill is padding or filler, so that decoding needs a mask."""
+        """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
+        self.expected: tuple[Tensor, int] | None = None
+        """Columns (B, n) and logical length of the prefill that is about to enter."""
+
+    def expect(self, columns: Tensor, length: int, group: int, *, padded: bool) -> None:
+        """Next comes what is left of a prefill of ``length`` tokens: (B, n) columns of it, -1 for filler."""
+        columns = columns.where(columns < 0, columns + self.get_seq_length())
+        if self.expected is None:
+            self._groups_held = self.group
+        self.group = (*self._groups_held, group)
+        self.expected, self.padded = (columns, length), self.padded or padded
+
+    def _begin(self, n: int) -> None:
+        """Note that the expected prefill of ``n`` tokens enters."""
+        assert self.expected is not None
+        columns, length = self.expected
+        assert n == columns.shape[1]
+        end = self.get_seq_length() + length
+        if self.physical_length():
+            columns = torch.cat([self._held_columns(0), columns], 1)
+        self.columns, self.prompt_length, self.expected = columns, end, None
+        self.dropped += length - n
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.owner is not None and not self.owner.active:
@@ -53,6 +75,8 @@ class MergedLayer(DynamicLayer):
                 "this cache was filled while the model was accelerated and can only be used while it is; "
                 "run the prompt again"
             )
+        if self.expected is not None:
+            self._begin((args[0] if args else kwargs["key_states"]).shape[2])
         keys, values = super().update(*args, **kwargs)
         if self.window is not None and self.columns is not None:
             self._forget()
@@ -82,7 +106,18 @@ class MergedLayer(DynamicLayer):
         return length + query_length, self.dropped if length else 0
 
     def key_columns(self, queries: int = 0) -> Tensor:
-        """(B, k) int64: the logical column of each key held and of ``queries`` new ones, -1 for filler."""
+        """(B, k) int64: the logical column of each key held and of new ones, -1 for filler.
+
+        New ones are the prefill that is expected, or else ``queries`` that follow one another.
+        """
+        if self.expected is not None:
+            held = self.expected[0][:, :0]
+            if self.physical_length():
+                held = self._held_columns(0)
+            return torch.cat([held, self.expected[0]], 1)
+        return self._held_columns(queries)
+
+    def _held_columns(self, queries: int) -> Tensor:
         assert self.columns is not None
         generated = self.physical_length() - self.columns.shape[1] + queries
         after = torch.arange(self.prompt_length, self.prompt_length + generated, device=self.columns.device)
@@ -124,7 +159,7 @@ class MergedLayer(DynamicLayer):
         self.keys = self.values = None
         self.is_initialized = False
         self.dropped = self.forgotten = self.prompt_length = 0
-        self.columns, self.padded = None, False
+        self.columns, self.expected, self.padded, self.group = None, None, False, ()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
@@ -158,12 +193,12 @@ def is_merged(cache: Cache | None) -> bool:
 
 
 def prepare_for_merging(cache: Cache, windows: Sequence[int | None], owner: Owner | None = None) -> list[Any]:
-    """Make every layer of an empty dynamic cache a MergedLayer, in place, and return them.
+    """Make every layer of a dynamic cache a MergedLayer, in place, and return them.
 
-    ``windows`` has an entry for every layer of the model: its sliding window, or None.
+    ``windows`` has an entry for every layer of the model: its sliding window, or None. What the cache holds
+    already, a merged prefill or plain text, stays.
 
-    Raises UnsupportedError for caches that hold tokens already, and for static, quantised or other special
-    layers.
+    Raises UnsupportedError for static, quantised and other special layers, and for filled recurrent ones.
     """
     known = (DynamicLayer, DynamicSlidingWindowLayer, MergedLayer, LinearAttentionLayer)
     strange = {type(layer).__name__ for layer in cache.layers if type(layer) not in known}
@@ -179,16 +214,31 @@ def prepare_for_merging(cache: Cache, windows: Sequence[int | None], owner: Owne
         raise UnsupportedError(
             f"illava needs a DynamicCache (transformers' default), got {', '.join(sorted(strange))}"
         )
-    if cache.get_seq_length() > 0:
-        raise UnsupportedError(
-            "pictures on top of a filled cache (chat continuation, chunked prefill) are not supported yet; "
-            "pass the whole prompt at once with a fresh cache"
-        )
-    layers = [MergedLayer(owner, window) for window in windows]
+    layers: list[Any] = [MergedLayer(owner, window) for window in windows]
     layers += [MergedLayer(owner) for _ in cache.layers[len(windows) :]]
     for index, layer in enumerate(cache.layers):
-        # A state of constant size, to which tokens that are not there have never come.
         if isinstance(layer, LinearAttentionLayer):
+            if cache.get_seq_length() > 0:
+                raise UnsupportedError(
+                    "pictures on top of a filled cache are not supported for models with recurrent layers; "
+                    "pass the whole chat at once with a fresh cache"
+                )
+            # A state of constant size, to which tokens that are not there have never come.
             layers[index] = layer
+        elif isinstance(layer, MergedLayer) and layer.get_seq_length() > 0:
+            layers[index] = layer
+        elif layer.get_seq_length() > 0:
+            _take_over(layers[index], layer)
     cache.layers[:] = layers
     return layers
+
+
+def _take_over(merged: MergedLayer, layer: DynamicLayer) -> None:
+    """Move the text that a plain layer holds into a merged one."""
+    length, held = layer.get_seq_length(), layer.keys.shape[2]
+    merged.lazy_initialization(layer.keys, layer.values)
+    merged.keys, merged.values = layer.keys, layer.values
+    # A sliding layer holds the last ones.
+    columns = torch.arange(length - held, length, device=layer.keys.device)
+    merged.columns, merged.prompt_length = columns.expand(len(layer.keys), -1), length
+    merged.dropped = merged.forgotten = length - held

@@ -71,7 +71,8 @@ class LlmStage:
             return self._enter_decoding(args, kwargs, cache, embeds)
         # Without an encoder stage nothing is marked: a NaN is then the model's own affair.
         dropped = marked(embeds) if self.marks else torch.zeros_like(prompt.video)
-        if not self.steps and not bool(dropped.any()):
+        start = 0 if cache is None else cache.get_seq_length()
+        if not self.steps and not bool(dropped.any()) and not (start and is_merged(cache)):
             self.on_prefill(Prefill(prompt, None, self._whole(prompt, kwargs, embeds), None))
             return None
         padding = prompt.padding
@@ -94,6 +95,11 @@ class LlmStage:
         if cache is not None:
             layers = prepare_for_merging(cache, self.masks.windows, self.owner)
         sequence = self._whole(prompt, kwargs, embeds)
+        if start and self.masks.outer:
+            raise UnsupportedError(
+                f"pictures on top of a filled cache are not supported for {self.parts.family.model_type}, "
+                "whose pictures see themselves whole; pass the whole chat at once with a fresh cache"
+            )
         if self.masks.ready_made and not self.masks.outer:
             kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
         if bool(dropped.any()):
@@ -102,10 +108,15 @@ class LlmStage:
             runs = _take(prompt.runs, columns)
             index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
             sequence = self._sequence(prompt, columns, index, runs)
-            self._shorten_inputs(sequence, kwargs, embeds)
+            self._shorten_inputs(sequence, kwargs, embeds, start)
         self.state = prefill = Prefill(prompt, padding, sequence, layers)
         self.on_prefill(prefill)
         self._note_cache(prefill, range(len(self.parts.layers)), 0)
+        if start:
+            prefill.cached = CachedMasks(
+                self.masks, self.reader.padding, embeds.dtype, sequence.columns.shape[1]
+            )
+            kwargs["attention_mask"] = prefill.cached.at_entry(cache, None)
         return args, kwargs
 
     def _whole(self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor) -> Sequence:
@@ -120,7 +131,7 @@ class LlmStage:
             columns, entered, prompt.runs.shape[1] - columns.shape[1], runs, tuple(counts.tolist())
         )
 
-    def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor) -> None:
+    def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor, start: int) -> None:
         columns, (batch, length) = sequence.columns, embeds.shape[:2]
         kwargs["inputs_embeds"] = take_rows(embeds, columns)
         mask = kwargs.get("attention_mask")
@@ -133,7 +144,7 @@ class LlmStage:
             kwargs["attention_mask"] = take_rows(mask, columns)
         positions = kwargs.get("position_ids")
         if positions is None:
-            positions = torch.arange(length, device=embeds.device)[None]
+            positions = torch.arange(start, start + length, device=embeds.device)[None]
         # M-RoPE: (3, B, L), or (4, B, L) with a text row that serves packed sequences only.
         kwargs["position_ids"] = _take_positions(
             positions[-3:] if positions.dim() > 2 else positions, columns
@@ -163,11 +174,9 @@ class LlmStage:
             for layer in held:
                 layer.padded = True
         self.state = state = CachedMasks(self.masks, padding, embeds.dtype, queries)
-        if self.masks.ready_made:
-            return args, {**kwargs, "attention_mask": state.ready_made(cache, kwargs.get("attention_mask"))}
-        if not held[0].padded:
+        if not self.masks.ready_made and not held[0].padded:
             return None
-        return args, {**kwargs, "attention_mask": state.at_entry(held[0])}
+        return args, {**kwargs, "attention_mask": state.at_entry(cache, kwargs.get("attention_mask"))}
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         # What the report needs stays; keys, values and tables are the caller's to keep or drop, and those
@@ -188,7 +197,9 @@ class LlmStage:
         if mask is not None and not isinstance(mask, Tensor):
             # Flex attention's masks are functions: causal, without padding.
             mask = (prefill.at(index).columns >= 0).to(query.device)
-        prefill.scores[index + 1] = last_row_scores(query, key, scaling, last, mask, softcap)
+        # Of all keys, those that a cache held before included.
+        scores = last_row_scores(query, key, scaling, last, mask, softcap)
+        prefill.scores[index + 1] = scores[:, -query.shape[2] :]
 
     def _layer_hook(self, index: int) -> Any:
         def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -197,8 +208,9 @@ class LlmStage:
                 return self._prefill_layer(state, index, args, dict(kwargs))
             if isinstance(state, CachedMasks):
                 layer = kwargs["past_key_values"].layers[index]
-                # The first group is the one at the entry: the mask made there is the right one.
-                return (args, {**kwargs, "attention_mask": state.for_layer(layer)}) if layer.group else None
+                # Without a merge before, the mask made at the entry is the right one.
+                wanted = any(layer.group)
+                return (args, {**kwargs, "attention_mask": state.for_layer(layer)}) if wanted else None
             return None
 
         return enter_layer
@@ -224,12 +236,13 @@ class LlmStage:
             kwargs["position_embeddings"],
             lambda: tuple(take_rows(table, columns) for table in kwargs["position_embeddings"]),
         )
-        kwargs["attention_mask"] = once(
-            kwargs.get("attention_mask"),
-            lambda: self.masks.at(
-                kwargs.get("attention_mask"), columns, kwargs["position_embeddings"][0].dtype
-            ),
-        )
+        if prefill.cached is not None:
+            kwargs["attention_mask"] = prefill.cached.for_layer(kwargs["past_key_values"].layers[index])
+        else:
+            mask = kwargs.get("attention_mask")
+            kwargs["attention_mask"] = once(
+                mask, lambda: self.masks.at(mask, columns, kwargs["position_embeddings"][0].dtype)
+            )
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = once(
                 kwargs["position_ids"], lambda: _take_positions(kwargs["position_ids"], columns)
@@ -264,13 +277,12 @@ class LlmStage:
         real = sequence.columns >= 0
         if padding is not None:
             real = real & _take(padding, sequence.columns).bool()
-        padded = not bool(real.all())
+        given = self.reader.padding
+        padded = not bool(real.all()) or (given is not None and not bool(given.all()))
         for index in layers:
             layer = prefill.cache_layers[index]
-            if not isinstance(layer, MergedLayer):
-                continue
-            layer.dropped, layer.columns, layer.group = sequence.dropped, sequence.columns, group
-            layer.prompt_length, layer.padded = prefill.prompt.runs.shape[1], padded
+            if isinstance(layer, MergedLayer):
+                layer.expect(sequence.columns, prefill.prompt.runs.shape[1], group, padded=padded)
 
 
 def _take_positions(positions: Tensor, columns: Tensor) -> Tensor:

@@ -95,11 +95,11 @@ def check_masks(parts: ModelParts) -> None:
 
 
 class CachedMasks:
-    """The masks of one step on a cache that a merged prefill left: new tokens on what a layer holds."""
+    """The masks of a pass on a filled cache: new tokens, or an expected prefill, on what a layer holds."""
 
     def __init__(self, masks: LlmMasks, padding: Tensor | None, dtype: torch.dtype, queries: int) -> None:
         self.masks, self.padding, self.dtype, self.queries = masks, padding, dtype, queries
-        self._made: dict[tuple[int, int | None], Tensor | None] = {}
+        self._made: dict[tuple[tuple[int, ...], int | None], Tensor | None] = {}
 
     def for_layer(self, layer: MergedLayer) -> Tensor | None:
         """(B, 1, q, k), or (B, k) for flash attention; None where all that is held is to be seen."""
@@ -116,18 +116,26 @@ class CachedMasks:
         keys = layer.key_columns(self.queries)
         if self.padding is not None:
             keys = keys.where(layer.key_padding(self.padding, self.queries), -1)
-        start = layer.get_seq_length()
-        queries = torch.arange(start, start + self.queries, device=keys.device).expand(len(keys), -1)
+        if layer.expected is not None:
+            queries = layer.expected[0]
+        else:
+            start = layer.get_seq_length()
+            queries = torch.arange(start, start + self.queries, device=keys.device).expand(len(keys), -1)
         return column_mask(keys, queries, layer.window, self.dtype, additive=self.masks._additive)
 
-    def ready_made(self, cache: Any, given: Any) -> Any:
-        """For an LLM that is handed its masks: as ``given``, or one for each type of layer if it has any."""
-        types = self.masks._types
-        if types and (not self.masks.outer or isinstance(given, dict)):
-            # The first layer of a type decides: layers behind a merge get their own.
-            return {types[i]: self.for_layer(cache.layers[i]) for i in reversed(range(len(types)))}
-        return self.for_layer(next(layer for layer in cache.layers if isinstance(layer, MergedLayer)))
+    def at_entry(self, cache: Any, given: Any) -> Any:
+        """What the LLM is handed: masks made ready, or what it makes its own mask of.
 
-    def at_entry(self, layer: MergedLayer) -> Tensor:
-        """(B, logical keys) 0/1: what the LLM makes its mask of; a merged layer takes the last columns."""
-        return nn.functional.pad(layer.key_padding(self.padding, self.queries).long(), (layer.dropped, 0))
+        Ready made ones come as ``given``, or one for each type of layer if it has any.
+        """
+        first = next(layer for layer in cache.layers if isinstance(layer, MergedLayer))
+        if self.masks.ready_made:
+            types = self.masks._types
+            if types and (not self.masks.outer or isinstance(given, dict)):
+                # The first layer of a type decides: layers behind a merge get their own.
+                return {types[i]: self.for_layer(cache.layers[i]) for i in reversed(range(len(types)))}
+            return self.for_layer(first)
+        if first.expected is not None and not self.masks.flash:
+            return self.for_layer(first)
+        # (B, logical keys) 0/1, of which a merged layer takes the last columns.
+        return nn.functional.pad(first.key_padding(self.padding, self.queries).long(), (first.dropped, 0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .cache import MergedLayer
+from .llm_masks import CachedMasks
 from .once import Once
 from .prompt import Prompt
 
@@ -39,6 +40,8 @@ class Prefill:
     cache_layers: list[MergedLayer] | None
     history: list[tuple[int, Sequence]] = field(default_factory=list)
     """(first layer that sees it, sequence), starting with the entry at layer 0."""
+    cached: CachedMasks | None = None
+    """Makes the masks where the cache was filled before."""
     scores: dict[int, Tensor] = field(default_factory=dict)
     """Layer before which tokens merge -> (B, n) scores of the tokens there are."""
 

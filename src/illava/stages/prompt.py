@@ -52,6 +52,8 @@ class PromptReader:
         if hasattr(parts.model, "_get_candidate_generator"):
             before = parts.model._get_candidate_generator
             hooks.attribute(parts.model, "_get_candidate_generator", partial(self._begin_assisted, before))
+        if hasattr(parts.model, "_prefill"):
+            hooks.attribute(parts.model, "_prefill", partial(self._prefill, parts.model._prefill))
         hooks.pre(parts.base, self._read)
 
     def take(self) -> Prompt | None:
@@ -62,6 +64,18 @@ class PromptReader:
         # The first pass of assisted decoding runs over the prompt and the candidates at once.
         self._prompt_end = kwargs["input_ids"].shape[1] if "input_ids" in kwargs else None
         return make(*args, **kwargs)
+
+    def _prefill(
+        self, run: Callable[..., Any], input_ids: Tensor, generation_config: Any, *rest: Any, **kwargs: Any
+    ) -> Any:
+        size = getattr(generation_config, "prefill_chunk_size", None)
+        shown = _picture_tensor(rest[0] if rest else kwargs["model_kwargs"]) is not None
+        if self.active and shown and size is not None and size < input_ids.shape[1]:
+            raise UnsupportedError(
+                f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
+                "attention of its last token scores the pictures; leave prefill_chunk_size unset"
+            )
+        return run(input_ids, generation_config, *rest, **kwargs)
 
     def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.refusal = None
@@ -82,6 +96,7 @@ class PromptReader:
             # A decoding step: nothing to find, and no reason to wait for the device.
             return
         found = ids if ids is not None else embeds
+        start = cache.get_seq_length() if filled else 0
         video = self._find(self.video, found)
         visual = self._find(self.image, found) | video
         if not bool(visual.any()):
@@ -92,13 +107,14 @@ class PromptReader:
                 f"{refusal}: not supported with pictures on an accelerated model, whose outputs are shorter "
                 "than input_ids; call handle.remove() first"
             )
+        here = None if self.padding is None else self.padding[:, -length:]
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
-        last = self._last(ids, kwargs, visual)
+        last = self._last(ids, kwargs, visual, here, start)
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        self.prompt = Prompt(runs, lengths, video, mixed, last, self.padding)
+        self.prompt = Prompt(runs, lengths, video, mixed, last, here)
 
     def _find(self, token: int | None, found: Tensor) -> Tensor:
         """(B, L) bool: where ``found``, token ids or embeddings, holds a placeholder."""
@@ -109,7 +125,9 @@ class PromptReader:
         embedding = self.parts.base.get_input_embeddings()  # type: ignore[operator]
         return (found == embedding(torch.tensor(token, device=found.device))).all(-1)
 
-    def _last(self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor) -> Tensor:
+    def _last(
+        self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor, padding: Tensor | None, start: int
+    ) -> Tensor:
         """(B,) column of the last prompt token.
 
         ``generate(use_cache=False)`` runs the sequence through the model again and again, each time one
@@ -118,10 +136,10 @@ class PromptReader:
         """
         end, self._prompt_end = self._prompt_end, None
         if end is not None:
-            return torch.full((len(visual),), min(end, visual.shape[1]) - 1, device=visual.device)
+            return torch.full((len(visual),), min(end - start, visual.shape[1]) - 1, device=visual.device)
         columns = torch.arange(visual.shape[1], device=visual.device)
-        if self.padding is not None:
-            last = (self.padding.bool() * columns).argmax(1)
+        if padding is not None:
+            last = (padding.bool() * columns).argmax(1)
         else:
             last = columns[-1].repeat(len(visual))
         source = _picture_tensor(kwargs) if kwargs.get("use_cache") is False else None
