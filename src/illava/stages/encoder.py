@@ -22,6 +22,7 @@ from .attention import AttentionTap
 from .hooks import Hooks, refuse_checkpointing
 from .once import Once
 from .steps import Step
+from .videos import VideoCalls
 
 
 @dataclass
@@ -34,6 +35,10 @@ class EncoderRun:
     """Units of each segment that are left."""
     grid: Tensor | None = None
     """(pictures, 3) frames, rows and columns in tokens, for packed encoders."""
+    video: bool = False
+    """Whether it is handed the frames of videos."""
+    videos: Tensor | None = None
+    """(videos, 3) frames, rows and columns in tokens, where given; ``grid`` may list their frames."""
     prefix: int = 0
     """Class tokens in front of each segment, which are no units."""
     order: Tensor | None = None
@@ -117,6 +122,7 @@ class EncoderStage:
         self.parts, self.merges = parts, bool(steps)
         self.run: EncoderRun | None = None
         self.runs: list[EncoderRun] = []
+        self.videos = VideoCalls(parts.base, hooks)
         hooks.pre(parts.encoder, self._start)
         first = min(steps, default=len(parts.blocks))
         if not parts.tower.packed:
@@ -150,7 +156,7 @@ class EncoderStage:
             if grid is not None:
                 shapes = [(h * w, h, w) for t, h, w in grid.tolist() for _ in range(t)]
             order = _spatial_units(shapes, round(g**0.5))
-        self.run = EncoderRun(g, lengths, grid, tower.prefix, order)
+        self.run = EncoderRun(g, lengths, grid, *self.videos.now, tower.prefix, order)
         self.runs = [*self.runs[-1:], self.run]
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

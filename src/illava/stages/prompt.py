@@ -84,6 +84,9 @@ class PromptReader:
         found = ids if ids is not None else embeds
         video = self._find(self.video, found)
         visual = self._find(self.image, found) | video
+        if not bool(video.any()) and _videos_alone(kwargs):
+            # GLM-4V has one placeholder for pictures and for frames of videos, and takes no prompt with both.
+            video = visual
         if not bool(visual.any()):
             return
         refusal, self.refusal = self.refusal, None
@@ -141,6 +144,16 @@ class PromptReader:
                 return prompt_last
         self._generating = (weakref.ref(source), ids, last, ids.shape[1])
         return last
+
+
+def _videos_alone(kwargs: dict[str, Any]) -> bool:
+    """Whether a call shows videos and no pictures."""
+    outputs = kwargs.get("mm_encoder_outputs") or {}
+    image, video = (
+        kwargs.get(pixels) is not None or outputs.get(name) is not None
+        for pixels, name in (("pixel_values", "image"), ("pixel_values_videos", "video"))
+    )
+    return video and not image
 
 
 def _picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:
