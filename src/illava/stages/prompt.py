@@ -69,6 +69,12 @@ class PromptReader:
             self.refusal = "labels"
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
             self.refusal = "logits_to_keep as a tensor of positions"
+        router_logits = kwargs.get("output_router_logits")
+        if router_logits is None:
+            router_logits = getattr(self.parts.llm.config, "output_router_logits", False)
+        if router_logits:
+            # The auxiliary loss lays the prompt's mask over them.
+            self.refusal = "output_router_logits"
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.prompt = None
