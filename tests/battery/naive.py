@@ -133,18 +133,17 @@ def unit_tokens(model: nn.Module, tokens: int, columns: int) -> list[list[int]]:
     ]
 
 
-def all_units(model: nn.Module, inputs: dict[str, Tensor], seen: list[Tensor]) -> list[list[list[int]]]:
-    """Segment by segment, the tokens of every unit; class tokens are none."""
+def all_units(model: nn.Module, inputs: dict[str, Tensor], lengths: list[int]) -> list[list[list[int]]]:
+    """The tokens of every unit of each segment, given their tokens; class tokens are in none."""
     if kind(model) == "grid":
-        return [unit_tokens(model, weights.shape[-1], 0) for weights in seen]
+        return [unit_tokens(model, n, 0) for n in lengths]
     if kind(model) == "pixtral":
         sizes = (inputs["image_sizes"] // model.config.vision_config.patch_size).tolist()
         return [unit_tokens(model, rows * columns, columns) for rows, columns in sizes]
-    (weights,) = seen
-    side = math.isqrt(weights.shape[-1])
-    prefix = weights.shape[-1] - side**2
+    side = math.isqrt(lengths[0])
+    prefix = lengths[0] - side**2
     one = [[prefix + token for token in unit] for unit in unit_tokens(model, side**2, side)]
-    return [one] * len(weights)
+    return [one] * len(lengths)
 
 
 def highest(scores: list[float], keep: float) -> list[int]:

@@ -81,7 +81,7 @@ def check_encoder(eager: nn.Module, model: nn.Module, inputs: dict[str, Tensor])
         with dropping(eager, blocks=i), weights_of(attention_of(block)) as seen:
             (rows,) = run(eager, inputs, [mlp_of(block)])
         if i == 0:
-            units = all_units(eager, inputs, seen)
+            units = all_units(eager, inputs, [w.shape[-1] for w in seen for _ in w])
             prefix, g = units[0][0][0], len(units[0][0])
             starts = [sum(map(len, units[:j])) for j in range(len(units))]
             left = [list(range(start, start + len(own))) for start, own in zip(starts, units, strict=True)]
