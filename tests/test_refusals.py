@@ -155,6 +155,26 @@ def test_positions_of_logits_are_refused_with_pictures_but_not_their_number():
             model(**inputs, logits_to_keep=torch.tensor([5]))
 
 
+@pytest.mark.parametrize("name", ["qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe"])
+@pytest.mark.parametrize("asked", ["argument", "config"])
+def test_router_logits_are_refused_with_pictures(name, asked):
+    model = tiny_model(name)
+    inputs, text = single(model), prompt(model, [([5, 6, 7], [])])
+    wanted = {"output_router_logits": True} if asked == "argument" else {}
+    model.config.text_config.output_router_logits = asked == "config"
+    with torch.no_grad():
+        plain = model(**inputs, **wanted).aux_loss
+        with illava.accelerate(model, keep=1.0):
+            assert torch.equal(model(**inputs, **wanted).aux_loss, plain)
+        encoder = illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=())
+        with illava.accelerate(model, encoder):
+            assert model(**text, **wanted).aux_loss.isfinite()
+            with pytest.raises(illava.UnsupportedError, match="output_router_logits") as error:
+                model(**inputs, **wanted)
+            assert "\n" not in str(error.value)
+            assert model(**inputs, output_router_logits=False).logits.isfinite().all()
+
+
 def test_labels_are_fine_where_nothing_gets_shorter():
     model = tiny_model("qwen2_vl")
     inputs, text = single(model), prompt(model, [([5, 6, 7], [])])

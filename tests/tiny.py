@@ -6,6 +6,7 @@ Random weights, drawn at 1/sqrt(fan_in) so that attention is far from uniform an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import transformers
@@ -23,8 +24,11 @@ BREAK, LAST = 96, 97  # Pixtral's line ends
 __all__ = ["ALL", "END", "FAMILIES", "IMAGE", "PAD", "START", "TEXT", "VIDEO", "config"]
 
 
-def tiny_model(name: str, attention: str = "sdpa", seed: int = 0) -> nn.Module:
+def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any) -> nn.Module:
+    """``vision``: other sizes of the image encoder."""
     made = config(name)
+    for key, value in vision.items():
+        setattr(made.vision_config, key, value)
     # Expert by expert: the grouped products of a mixture of experts know no float64.
     experts = {"experts_implementation": "eager"} if "moe" in name else {}
     # Gemma 2 has no other.
@@ -214,18 +218,36 @@ def video(model: nn.Module, frames: int, seed: int = 0) -> Picture:
 
 
 def video_prompt(
-    model: nn.Module, text: list[int], parts: list[Picture], shown: Picture
+    model: nn.Module, text: list[int], parts: list[Picture], *shown: Picture
 ) -> dict[str, Tensor]:
-    """One prompt: pictures, a video, text."""
+    """One prompt: pictures, text, videos, a little more text."""
     inputs = prompt(model, [(text, parts)])
-    ids = [8, START, *shown.ids, END, 9, 10]
-    if model.config.model_type.startswith("glm"):
-        ids = [8, 94, START, *shown.ids, END, 95, 9, 10]
+    ids = []
+    for one in shown:
+        marked = [START, *one.ids, END]
+        ids += [8, 94, *marked, 95] if model.config.model_type.startswith("glm") else [8, *marked]
+    ids += [9, 10] if shown else []
     before = inputs["input_ids"].shape[1]
-    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids])], 1)
+    inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids]).long()], 1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     if "mm_token_type_ids" in inputs:
         kinds = (inputs["input_ids"] == IMAGE).int() + 2 * (inputs["input_ids"] == VIDEO).int()
         kinds[:, before:] = 2 * kinds[:, before:].bool()
         inputs["mm_token_type_ids"] = kinds
-    return inputs | shown.values
+    names = shown[0].values if shown else ()
+    return inputs | {name: _join(list(shown), name) for name in names}
+
+
+def together(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Prompts of one row each as a left-padded batch."""
+    length = max(row["input_ids"].shape[1] for row in rows)
+    out = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if name in row]
+        if name.endswith("_ids") or name == "attention_mask":
+            values = [nn.functional.pad(v, (length - v.shape[1], 0)) for v in values]
+        elif name == "pixel_values" and values[0].dim() == 5:
+            most = max(tiles.shape[1] for tiles in values)
+            values = [nn.functional.pad(t, (0, 0) * 3 + (0, most - t.shape[1])) for t in values]
+        out[name] = torch.cat(values)
+    return out

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .parts import ModelParts
-from .stages.encoder import EncoderRun
+from .stages.encoder_run import EncoderRun
 
 
 @dataclass
@@ -57,10 +57,13 @@ def _packed(parts: ModelParts, run: EncoderRun) -> list[Layout]:
     side = round(run.group**0.5)
     order = parts.tower.unit_order(parts.config.vision_config, run.grid)
     out, first = [], 0
-    for frames, rows, columns in run.grid.tolist():
+    kind = "video" if run.video else "image"
+    # GLM-4V encodes a video's frames as pictures.
+    grid = run.grid if run.videos is None else run.videos
+    for frames, rows, columns in grid.tolist():
         tokens = grid_boxes(frames, rows // side, columns // side)
         units = tokens if order is None else tokens[order[first : first + len(tokens)].cpu() - first]
-        out.append(Layout("video" if frames > 1 else "image", first, units, tokens))
+        out.append(Layout(kind, first, units, tokens))
         first += len(tokens)
     return out
 

@@ -11,7 +11,8 @@ from .methods import Illava, Method
 from .parts import check_feature_layer, find_parts
 from .report import Report, make_report
 from .stages.attention import check_backend
-from .stages.encoder import EncoderRun, EncoderStage
+from .stages.encoder import EncoderStage
+from .stages.encoder_run import EncoderRun
 from .stages.hooks import Hooks
 from .stages.llm import LlmStage
 from .stages.llm_masks import check_masks

@@ -13,7 +13,7 @@ from .geometry import Layout, layouts
 from .methods import Method
 from .parts import ModelParts
 from .shapes import llm_shape
-from .stages.encoder import EncoderRun
+from .stages.encoder_run import EncoderRun
 from .stages.prefill import Prefill, Sequence
 from .stages.steps import Plan
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from ..parts import ModelParts
-from .encoder import EncoderRun, EncoderStage
+from .encoder import EncoderStage
+from .encoder_run import EncoderRun
 from .hooks import Hooks
 
 

@@ -83,6 +83,12 @@ class PromptReader:
             self.refusal = "labels"
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
             self.refusal = "logits_to_keep as a tensor of positions"
+        router_logits = kwargs.get("output_router_logits")
+        if router_logits is None:
+            router_logits = getattr(self.parts.llm.config, "output_router_logits", False)
+        if router_logits:
+            # The auxiliary loss lays the prompt's mask over them.
+            self.refusal = "output_router_logits"
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.prompt = None
@@ -99,6 +105,9 @@ class PromptReader:
         start = cache.get_seq_length() if filled else 0
         video = self._find(self.video, found)
         visual = self._find(self.image, found) | video
+        if not bool(video.any()) and _videos_alone(kwargs):
+            # GLM-4V has one placeholder for pictures and for frames of videos, and takes no prompt with both.
+            video = visual
         if not bool(visual.any()):
             return
         refusal, self.refusal = self.refusal, None
@@ -159,6 +168,16 @@ class PromptReader:
                 return prompt_last
         self._generating = (weakref.ref(source), ids, last, ids.shape[1])
         return last
+
+
+def _videos_alone(kwargs: dict[str, Any]) -> bool:
+    """Whether a call shows videos and no pictures."""
+    outputs = kwargs.get("mm_encoder_outputs") or {}
+    image, video = (
+        kwargs.get(pixels) is not None or outputs.get(name) is not None
+        for pixels, name in (("pixel_values", "image"), ("pixel_values_videos", "video"))
+    )
+    return video and not image
 
 
 def _picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:

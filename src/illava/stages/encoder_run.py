@@ -1,0 +1,114 @@
+"""What the encoder stage knows of one call of the image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .once import Once
+
+
+@dataclass
+class EncoderRun:
+    """One call of the image encoder: what went in, and what is left of it so far."""
+
+    group: int
+    """Tokens per unit."""
+    lengths: tuple[int, ...]
+    """Units of each segment that are left."""
+    grid: Tensor | None = None
+    """(pictures, 3) frames, rows and columns in tokens, for packed encoders."""
+    video: bool = False
+    """Whether it is handed the frames of videos."""
+    videos: Tensor | None = None
+    """(videos, 3) frames, rows and columns in tokens, where given; ``grid`` may list their frames."""
+    prefix: int = 0
+    """Class tokens in front of each segment, which are no units."""
+    order: Tensor | None = None
+    """(U, g) int64: the tokens of each unit among all tokens that are in units, where they do not follow one
+    another. From the first merge on the survivors stand in the order of units."""
+    history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
+    """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step."""
+    boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
+    mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
+    """The call that arranged the projected features: name, function, tiles a picture, other arguments."""
+
+    def __post_init__(self) -> None:
+        self.full_lengths = self.lengths
+        # By number of the merges before.
+        self._once: dict[int, Once] = {}
+
+    @property
+    def kept(self) -> Tensor | None:
+        """(P,) int64 indices of the surviving units among all units of the run; None if all survive."""
+        return self.history[-1][1] if self.history else None
+
+    def record(self, block: int, kept: Tensor, lengths: tuple[int, ...]) -> None:
+        """``kept`` indexes the units that were left before this step; a backward pass may come by again."""
+        if self.history and self.history[-1][0] >= block:
+            return
+        before = self.kept
+        self.history.append((block, kept if before is None else before.to(kept.device)[kept], lengths))
+        self.lengths = lengths
+
+    def kept_before(self, block: int) -> Tensor | None:
+        """(P,) int64 indices of the units that enter ``block``; None if all do."""
+        return next((kept for at, kept, _ in reversed(self.history) if at < block), None)
+
+    def lengths_before(self, block: int) -> tuple[int, ...]:
+        """Units of each segment that enter ``block``."""
+        return next((n for at, _, n in reversed(self.history) if at < block), self.full_lengths)
+
+    def kept_after(self, block: int) -> Tensor:
+        """(P,) int64 indices, on the CPU, of the units that survive all steps up to ``block``."""
+        kept = next((kept for at, kept, _ in reversed(self.history) if at <= block), None)
+        return torch.arange(sum(self.full_lengths)) if kept is None else kept.cpu()
+
+    def sequence_lengths(self, block: int, *, merged: bool) -> list[int]:
+        """Tokens of each attention sequence in ``block``."""
+        if block in self.boundaries:
+            lengths: list[int] = self.boundaries[block][merged].diff().tolist()
+            return lengths
+        left = self.lengths_before(block) if merged else self.full_lengths
+        return [self.prefix + n * self.group for n in left]
+
+    def tokens(self, block: int | None = None) -> Tensor:
+        """(P * g,) int64 indices of the tokens that enter ``block``, or survive all, among those in units."""
+        kept = self.kept if block is None else self.kept_before(block)
+        assert kept is not None
+        if self.order is not None:
+            return self.order.to(kept.device)[kept].flatten()
+        return (kept[:, None] * self.group + torch.arange(self.group, device=kept.device)).flatten()
+
+    def _at(self, block: int) -> Once:
+        return self._once.setdefault(sum(at < block for at, _, _ in self.history), Once())
+
+    def mask(self, mask: Tensor, block: int) -> Tensor:
+        """(1, 1, N, N) attention mask of all tokens to that of those that enter ``block``."""
+        return self._at(block)(mask, lambda: self._at_both_ends(mask, self.tokens(block).to(mask.device)))
+
+    @staticmethod
+    def _at_both_ends(mask: Tensor, tokens: Tensor) -> Tensor:
+        return mask[:, :, tokens][..., tokens]
+
+    def rotary(self, tables: tuple[Tensor, ...], block: int) -> tuple[Tensor, ...]:
+        """(N, ...) rotary tables of all tokens to those of the tokens that enter ``block``."""
+        return self._at(block)(
+            tables, lambda: tuple(table[self.tokens(block).to(table.device)] for table in tables)
+        )
+
+    def sequences(self, cu_seqlens: Tensor, block: int) -> Tensor:
+        """Boundaries of all tokens' attention sequences to those in ``block``, emptied ones gone."""
+        return self._at(block)(cu_seqlens, lambda: self._boundaries(cu_seqlens, block))
+
+    def _boundaries(self, cu_seqlens: Tensor, block: int) -> Tensor:
+        alive = torch.zeros(
+            sum(self.full_lengths) * self.group + 1, dtype=torch.int64, device=cu_seqlens.device
+        )
+        alive[self.tokens(block).to(alive.device) + 1] = 1
+        return alive.cumsum(0)[cu_seqlens.long()].unique_consecutive().to(cu_seqlens.dtype)
