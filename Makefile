@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-lowest style bench evidence evidence-runs train-zoo clean
+.PHONY: demo test test-slow test-lowest test-gpu support-table style bench evidence evidence-runs train-zoo clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -13,13 +13,23 @@ demo: $(READY)  ## ask the shipped model three questions about two pictures, pla
 	@echo "Patches that stayed are drawn in out/number.png and out/word.png."
 
 test: $(READY)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-lowest: $(READY)  ## the same tests on the lowest transformers release that is claimed
 	bash scripts/test_lowest.sh
+
+support-table: $(READY)  ## run what backs README's support table, and write it
+	@mkdir -p out
+	-$(BIN)/python -m pytest tests/battery tests/test_flash.py tests/test_flex.py tests/test_reference.py \
+		tests/test_reference_more.py tests/test_published.py tests/test_later_pictures.py tests/test_refusals.py \
+		--junitxml=out/support.xml
+	$(BIN)/python scripts/support_table.py out/support.xml
+
+test-gpu: $(READY)  ## what needs a graphics card: flash attention's own kernels, bfloat16, several devices
+	$(BIN)/python -m pytest -m gpu tests/gpu
 
 style: $(READY)  ## lint, format and type checks
 	$(BIN)/ruff check .

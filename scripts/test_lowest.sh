@@ -11,4 +11,4 @@ if [ ! -f "$target/.ready-$lowest" ]; then
     touch "$target/.ready-$lowest"
 fi
 PYTHONPATH="$target" .venv/bin/python -c "import transformers; assert transformers.__version__.startswith('$lowest'), transformers.__version__; print('transformers', transformers.__version__)"
-PYTHONPATH="$target" .venv/bin/python -m pytest -m "not slow" "$@"
+PYTHONPATH="$target" .venv/bin/python -m pytest -m "not slow and not gpu" "$@"

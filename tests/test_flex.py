@@ -78,16 +78,17 @@ def test_compiled_as_with_sdpa(name: str) -> None:
     check(name, "one", "batch")
 
 
-def test_masked_patches_are_refused(uncompiled: None) -> None:
-    model = use(tiny_model("idefics3"), "flex_attention")
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+def test_masked_patches_are_refused(name: str, uncompiled: None) -> None:
+    model = use(tiny_model(name), "flex_attention")
     inputs = inputs_of(model, "one", "single")
     with (
-        illava.accelerate(model, method_of("idefics3")),
+        illava.accelerate(model, method_of(name)),
         pytest.raises(illava.UnsupportedError, match="'vision_config': 'sdpa'"),
     ):
         model(**inputs)
     use(model.model.vision_model, "sdpa")
-    with illava.accelerate(model, method_of("idefics3")) as handle:
+    with illava.accelerate(model, method_of(name)) as handle:
         logits_of_steps(model, inputs)
         assert handle.report.final_tokens < handle.report.visual_tokens
 

@@ -151,11 +151,26 @@ def test_with_flash_attention(rows: int, kernels: Kernels) -> None:
     compare(flash, method_of("llava"), [[[]] * rows, [[drawn[0]], [], drawn[1:3]][:rows]], plain)
 
 
-def test_pictures_that_see_themselves_whole_are_refused() -> None:
-    model = tiny_model("gemma3")
+@pytest.mark.parametrize("name", ["gemma3", "paligemma"])
+def test_what_cannot_be_exact_is_refused(name: str) -> None:
+    """Their pictures see themselves whole."""
+    model = tiny_model(name)
     turns = turns_of(model, [[[]], [pictures(model, 1)]])
     with (
-        illava.accelerate(model, method_of("gemma3")),
+        illava.accelerate(model, method_of(name)),
         pytest.raises(illava.UnsupportedError, match="see themselves"),
     ):
         chat(model, turns)
+
+
+@pytest.mark.parametrize("name", ["qwen3_5"])
+def test_recurrent_layers_have_seen_what_they_have_seen(name: str) -> None:
+    model = tiny_model(name)
+    first, later = turns_of(model, [[[]], [pictures(model, 1)]])
+    positions = torch.arange(500)[None, None].expand(3, 1, -1)
+    with illava.accelerate(model, method_of(name)), torch.no_grad():
+        cache = model(**first, use_cache=True).past_key_values
+        length, new = first["input_ids"].shape[1], later["input_ids"].shape[1]
+        with pytest.raises(illava.UnsupportedError, match="recurrent"):
+            placed = positions[..., length : length + new]
+            model(**later, past_key_values=cache, use_cache=True, position_ids=placed)

@@ -109,6 +109,14 @@ def test_quantised_layers_are_refused():
         prepare_for_merging(cache, [None])
 
 
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe"])
+def test_the_llm_stage_is_refused_behind_recurrent_layers(name):
+    model = tiny_model(name)
+    with pytest.raises(illava.UnsupportedError, match=r"recurrent.*llm_layers=\(\)"):
+        illava.accelerate(model, illava.Illava(encoder_layers=(), llm_layers=(4,), llm_keep=0.5))
+    illava.accelerate(model, illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=())).remove()
+
+
 def test_a_prompt_in_chunks_is_refused_with_pictures():
     model = tiny_model("qwen2_vl")
     inputs, text = single(model), prompt(model, [([5, 6, 7, 8, 9, 10], [])])

@@ -257,10 +257,10 @@ class LlmStage:
         merged = step.merge(hidden[visual], scores[visual], sequence.lengths, prefill.prompt.lengths)
         if merged is None:
             return hidden
-        places = visual.nonzero()[merged.kept]
+        places = tuple(visual.nonzero()[merged.kept].T)
         stays = ~visual & (sequence.columns >= 0).to(hidden.device)
-        stays[places[:, 0], places[:, 1]] = True
-        hidden = hidden.index_put((places[:, 0], places[:, 1]), merged.units)
+        stays = stays.index_put(places, torch.ones_like(places[0], dtype=torch.bool))
+        hidden = hidden.index_put(places, merged.units)
         kept = left_pad([row.nonzero().flatten() for row in stays]).to(sequence.columns.device)
         left = self._sequence(
             prefill.prompt,

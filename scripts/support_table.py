@@ -1,0 +1,158 @@
+"""Write the support table: ``python scripts/support_table.py RESULTS.xml``, or `make support-table`.
+
+RESULTS.xml is what pytest's --junitxml writes. The families are the registry's. A cell says "yes" when at
+least one test backs it and all that do have passed, "refused" when the tests of a refusal have. The table
+goes into README.md between its marks, the tests behind every cell into docs/support.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from illava.families import FAMILIES  # noqa: E402
+from tests.published import CONFIGS as PUBLISHED  # noqa: E402
+from tests.tiny_configs import CONFIGS, config  # noqa: E402
+
+BEGIN, END = "<!-- support table: make support-table -->", "<!-- end of support table -->"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Tests that back a cell: a function, and what else must be in its brackets beside the variant."""
+
+    function: str
+    rest: str = ""
+    verdict: str = "yes"
+
+
+CELL, SELECTION = "test_battery::test_cell", "test_selection::test_the_highest_scored_stay_in_their_order"
+COLUMNS: dict[str, tuple[Rule, ...]] = {
+    "pictures": (Rule(CELL, r"(one|two)-single"), Rule(SELECTION, "two-single")),
+    "video": (Rule(CELL, "video"), Rule("test_mixed::test_videos_and_pictures_in_a_batch")),
+    "batches": (Rule(CELL, "batch"), Rule(SELECTION, "batch")),
+    "4K picture": (Rule("test_mixed::test_a_picture_of_a_4k_screen"),),
+    "LLM stage": (
+        Rule(CELL, r"one"),
+        Rule("test_refusals::test_the_llm_stage_is_refused_behind_recurrent_layers", verdict="refused"),
+    ),
+    "SDPA": (Rule(CELL, "sdpa"),),
+    "eager": (Rule(CELL, "eager"),),
+    "flash*": (
+        Rule("test_flash::test_as_with_sdpa"),
+        Rule("test_flash::test_masks_that_flash_attention_cannot_take_are_refused", verdict="refused"),
+    ),
+    "flex*": (
+        Rule("test_flex::test_as_with_sdpa"),
+        Rule("test_flex::test_masks_that_are_made_ready_are_refused", verdict="refused"),
+        Rule("test_flex::test_masked_patches_are_refused", verdict="refused"),
+    ),
+    "later pictures": (
+        Rule("test_later_pictures::test_a_picture_after_text"),
+        Rule("test_later_pictures::test_pictures_in_every_turn"),
+        Rule("test_later_pictures::test_what_cannot_be_exact_is_refused", verdict="refused"),
+    ),
+    "loops": (
+        Rule("test_reference::"),
+        Rule("test_reference_more::"),
+    ),
+    "published size": (Rule("test_published::test_a_published_size"),),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One test: its id and whether it passed; None where it was skipped."""
+
+    test: str
+    passed: bool | None
+
+
+def read(results: Path) -> list[Outcome]:
+    """All tests of a JUnit file."""
+    out = []
+    for case in ElementTree.parse(results).iter("testcase"):
+        module, name = str(case.get("classname")).replace(".", "/"), case.get("name")
+        failed = case.find("failure") is not None or case.find("error") is not None
+        skipped = case.find("skipped") is not None
+        out.append(Outcome(f"{module}.py::{name}", None if skipped else not failed))
+    return out
+
+
+def family_of(bracket: str) -> tuple[str, str] | None:
+    """What stands in a test's brackets to the family it names and the rest."""
+    if bracket in PUBLISHED:
+        return str(PUBLISHED[bracket]["model_type"]), ""
+    parts = [v for v in CONFIGS if re.search(rf"(^|-){re.escape(v)}(-|$)", bracket)]
+    if not parts:
+        return None
+    variant = max(parts, key=len)
+    return str(config(variant).model_type), bracket.replace(variant, "", 1).strip("-")
+
+
+def backing(outcomes: list[Outcome], family: str, rules: tuple[Rule, ...]) -> dict[str, list[Outcome]]:
+    """Verdict -> the tests that back it for a family."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        match = re.fullmatch(r".*/(\w+)\.py::(\w+)\[(.*)\]", outcome.test)
+        named = family_of(match[3]) if match else None
+        if match is None or named is None or named[0] != family or outcome.passed is None:
+            continue
+        for rule in rules:
+            if f"{match[1]}::{match[2]}".startswith(rule.function) and re.search(rule.rest, named[1]):
+                found.setdefault(rule.verdict, []).append(outcome)
+    return found
+
+
+def cell(found: dict[str, list[Outcome]]) -> str:
+    """A table cell: the verdict, or what is wrong."""
+    if any(not outcome.passed for tests in found.values() for outcome in tests):
+        return "FAILED"
+    if "refused" in found:
+        # Families with a variant or a stage of each kind.
+        return "refused" if set(found) == {"refused"} else "partly"
+    return "yes" if found else "-"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file once its new text is complete."""
+    partial = path.with_suffix(path.suffix + ".partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def main(results: Path) -> None:
+    """Write both files."""
+    outcomes = read(results)
+    lines = [f"| family | {' | '.join(COLUMNS)} |", f"| --- |{' :-: |' * len(COLUMNS)}"]
+    pages = ["# What backs the support table", "", "Written by `make support-table`.", ""]
+    for family in sorted(FAMILIES):
+        rows = {title: backing(outcomes, family, rules) for title, rules in COLUMNS.items()}
+        lines.append(f"| {family} | {' | '.join(cell(found) for found in rows.values())} |")
+        pages += [f"## {family}", ""]
+        for title, found in rows.items():
+            tests = [outcome.test for group in found.values() for outcome in group]
+            pages.append(f"- **{title.rstrip('*')}**: {cell(found)}")
+            pages += [f"  - `{test}`" for test in dict.fromkeys(tests)]
+        pages.append("")
+    readme = (ROOT / "README.md").read_text()
+    before, _, rest = readme.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise SystemExit(f"README.md lacks the marks {BEGIN} and {END}")
+    write(ROOT / "README.md", f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
+    write(ROOT / "docs" / "support.md", "\n".join(pages))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: python scripts/support_table.py RESULTS.xml")
+    main(Path(sys.argv[1]))
