@@ -75,7 +75,8 @@ split and step, but for the pictures and questions of easy-VQA (Victor Zhou, MIT
 pictures are used. Nothing is downloaded. Handwritten digits are the 8 x 8 pixel samples of scikit-learn's `load_digits`
 (UCI Optical Recognition of Handwritten Digits, CC BY 4.0), enlarged smoothly; of every 20 samples 16 are for training, 1
 for watching it and 3 for the test. Which person wrote a sample is not recorded, so the same hands appear on both sides.
-Printed words are random capitals in training, English words in other families of fonts in the test.
+Printed words are random capitals in training, in the fonts of matplotlib and of the packages of the extra `train`, and
+English words in other families of fonts in the test.
 
 ## Training
 
@@ -84,9 +85,10 @@ Printed words are random capitals in training, English words in other families o
 Float32, seed 0; interrupted at any time it goes on from its last checkpoint. {versions(log)} Stages: {stages(log)}. First the
 vision tower alone, on dense labels (what lies at each place, its colour, its outline, where its centre is, which
 character of the word it is), at the end on pages full of text; then the language model on the frozen tower, first on
-finding the thing that a question means, then on relations, then on everything, first in small and then in large pictures. Beside the answers the language model's middle layer learns to tell what each mention of a thing means and
-where each visual token is, by heads that are thrown away, and an attention head of
-the layer before it is told where to look; in the last part of the training of zoo/L a second one is told how much. Words for shapes,
+finding the thing that a question means, then on relations, then on everything, first in small and then in large pictures;
+then the tower on text once more and the language model on everything again, in turns. Beside the answers the language
+model's middle layer learns to tell what each mention of a thing means and where each visual token is, by heads that are
+thrown away; an attention head of the layer before it is told where to look, and a second one how much. Words for shapes,
 colours, ways and characters start in the directions that the tower gives their looks. Several questions share a picture; each sees the picture and itself only. Muon for the hidden matrices,
 AdamW for the rest. No token merging takes part. `training.jsonl` is the log, `training.png` its curve.
 

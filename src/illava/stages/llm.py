@@ -25,7 +25,7 @@ from .cache import MergedLayer, is_merged, prepare_for_merging
 from .checkpoints import Checkpoints
 from .hooks import Hooks
 from .llm_masks import CachedMasks, LlmMasks
-from .masks import left_pad, take_rows
+from .masks import among, left_pad, take, take_positions, take_rows
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import Prompt, PromptReader
@@ -75,10 +75,36 @@ class LlmStage:
         if not self.steps and not bool(dropped.any()) and not (start and is_merged(cache)):
             self.on_prefill(Prefill(prompt, None, self._whole(prompt, kwargs, embeds), None))
             return None
-        padding = prompt.padding
-        made = kwargs.get("attention_mask")
-        plain = made is None or (isinstance(made, Tensor) and made.dim() == 2)
-        if not plain and not self.masks.outer:
+        self._refuse(prompt, kwargs.get("attention_mask"), start)
+        kwargs = dict(kwargs)
+        layers = None
+        if cache is None and self._uses_cache(kwargs):
+            cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
+        if cache is not None:
+            layers = prepare_for_merging(cache, self.masks.windows, self.owner)
+        sequence = self._whole(prompt, kwargs, embeds)
+        if self.masks.ready_made and not self.masks.outer:
+            kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
+        if bool(dropped.any()):
+            alive = (sequence.columns >= 0) & ~dropped
+            columns = left_pad([row.nonzero().flatten() for row in alive])
+            runs = take(prompt.runs, columns)
+            index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
+            sequence = self._sequence(prompt, columns, index, runs)
+            self._shorten_inputs(sequence, kwargs, embeds, start)
+        self.state = prefill = Prefill(prompt, prompt.padding, sequence, layers)
+        self.on_prefill(prefill)
+        self._note_cache(prefill, range(len(self.parts.layers)), 0)
+        if start:
+            prefill.cached = CachedMasks(
+                self.masks, self.reader.padding, embeds.dtype, sequence.columns.shape[1]
+            )
+            kwargs["attention_mask"] = prefill.cached.at_entry(cache, None)
+        return args, kwargs
+
+    def _refuse(self, prompt: Prompt, mask: Any, start: int) -> None:
+        """Raise UnsupportedError for what cannot be merged, before anything is touched."""
+        if not self.masks.outer and mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
             raise UnsupportedError(
                 "illava needs the 2-D attention mask that the processor returns (static caches and prepared "
                 "masks are not supported yet)"
@@ -88,36 +114,11 @@ class LlmStage:
                 "a prompt that ends with a picture is not supported: its last token must be text, as a chat "
                 "template's generation prompt is, because that token's attention scores the visual ones"
             )
-        kwargs = dict(kwargs)
-        layers = None
-        if cache is None and self._uses_cache(kwargs):
-            cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
-        if cache is not None:
-            layers = prepare_for_merging(cache, self.masks.windows, self.owner)
-        sequence = self._whole(prompt, kwargs, embeds)
         if start and self.masks.outer:
             raise UnsupportedError(
                 f"pictures on top of a filled cache are not supported for {self.parts.family.model_type}, "
                 "whose pictures see themselves whole; pass the whole chat at once with a fresh cache"
             )
-        if self.masks.ready_made and not self.masks.outer:
-            kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
-        if bool(dropped.any()):
-            alive = (sequence.columns >= 0) & ~dropped
-            columns = left_pad([row.nonzero().flatten() for row in alive])
-            runs = _take(prompt.runs, columns)
-            index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
-            sequence = self._sequence(prompt, columns, index, runs)
-            self._shorten_inputs(sequence, kwargs, embeds, start)
-        self.state = prefill = Prefill(prompt, padding, sequence, layers)
-        self.on_prefill(prefill)
-        self._note_cache(prefill, range(len(self.parts.layers)), 0)
-        if start:
-            prefill.cached = CachedMasks(
-                self.masks, self.reader.padding, embeds.dtype, sequence.columns.shape[1]
-            )
-            kwargs["attention_mask"] = prefill.cached.at_entry(cache, None)
-        return args, kwargs
 
     def _whole(self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor) -> Sequence:
         columns = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
@@ -146,13 +147,11 @@ class LlmStage:
         if positions is None:
             positions = torch.arange(start, start + length, device=embeds.device)[None]
         # M-RoPE: (3, B, L), or (4, B, L) with a text row that serves packed sequences only.
-        kwargs["position_ids"] = _take_positions(
-            positions[-3:] if positions.dim() > 2 else positions, columns
-        )
+        kwargs["position_ids"] = take_positions(positions[-3:] if positions.dim() > 2 else positions, columns)
         shown = kwargs.get("visual_pos_masks")
         if shown is not None and kwargs.get("deepstack_visual_embeds") is not None:
             # What was tapped early has rows of tokens that went later: whoever is left decides.
-            left = _among(columns, length)[shown]
+            left = among(columns, length)[shown]
             kwargs["deepstack_visual_embeds"] = [
                 rows[left.to(rows.device)] for rows in kwargs["deepstack_visual_embeds"]
             ]
@@ -245,7 +244,7 @@ class LlmStage:
             )
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = once(
-                kwargs["position_ids"], lambda: _take_positions(kwargs["position_ids"], columns)
+                kwargs["position_ids"], lambda: take_positions(kwargs["position_ids"], columns)
             )
         return args, kwargs
 
@@ -264,7 +263,7 @@ class LlmStage:
         kept = left_pad([row.nonzero().flatten() for row in stays]).to(sequence.columns.device)
         left = self._sequence(
             prefill.prompt,
-            *(_take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
+            *(take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
         )
         if prefill.record(index, left):
             self._note_cache(prefill, range(index, len(self.parts.layers)), len(prefill.history) - 1)
@@ -276,28 +275,10 @@ class LlmStage:
         (_, sequence), padding = prefill.history[-1], prefill.padding
         real = sequence.columns >= 0
         if padding is not None:
-            real = real & _take(padding, sequence.columns).bool()
+            real = real & take(padding, sequence.columns).bool()
         given = self.reader.padding
         padded = not bool(real.all()) or (given is not None and not bool(given.all()))
         for index in layers:
             layer = prefill.cache_layers[index]
             if isinstance(layer, MergedLayer):
                 layer.expect(sequence.columns, prefill.prompt.runs.shape[1], group, padded=padded)
-
-
-def _take_positions(positions: Tensor, columns: Tensor) -> Tensor:
-    """(B, L) or (axes, B, L) positions at (B, n) columns."""
-    if positions.dim() == 2:
-        return take_rows(positions, columns)
-    return torch.stack([take_rows(axis, columns) for axis in positions])
-
-
-def _take(table: Tensor, columns: Tensor) -> Tensor:
-    """(B, L) int table at (B, n) columns; filler stays -1."""
-    return table.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)
-
-
-def _among(columns: Tensor, length: int) -> Tensor:
-    """(B, n) columns, -1 for filler, to (B, length) bool: which columns are there."""
-    out = torch.zeros(len(columns), length + 1, dtype=torch.bool, device=columns.device)
-    return out.scatter_(1, columns.where(columns >= 0, length), True)[:, :length]

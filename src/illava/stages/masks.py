@@ -27,6 +27,24 @@ def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
     return taken.masked_fill(~real.reshape(*real.shape, *[1] * (taken.dim() - 2)), 0)
 
 
+def take_positions(positions: Tensor, columns: Tensor) -> Tensor:
+    """(B, L) or (axes, B, L) positions at (B, n) columns."""
+    if positions.dim() == 2:
+        return take_rows(positions, columns)
+    return torch.stack([take_rows(axis, columns) for axis in positions])
+
+
+def take(table: Tensor, columns: Tensor) -> Tensor:
+    """(B, L) int table at (B, n) columns; filler stays -1."""
+    return table.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)
+
+
+def among(columns: Tensor, length: int) -> Tensor:
+    """(B, n) columns, -1 for filler, to (B, length) bool: which columns are there."""
+    out = torch.zeros(len(columns), length + 1, dtype=torch.bool, device=columns.device)
+    return out.scatter_(1, columns.where(columns >= 0, length), True)[:, :length]
+
+
 def take_mask(mask: Tensor, columns: Tensor) -> Tensor:
     """A (B or 1, H or 1, L, L) prefill mask, boolean or additive, at (B, n) columns to (B, H or 1, n, n).
 

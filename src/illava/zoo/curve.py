@@ -6,7 +6,14 @@ from pathlib import Path
 from ..evaluation.tasks import names
 from ..files import replacing
 
-LOSSES = {"answer": "answers", "class": "dense: class", "centre": "dense: centre", "place": "dense: place"}
+LOSSES = {
+    "answer": "answers",
+    "class": "dense: class",
+    "centre": "dense: centre",
+    "place": "dense: place",
+    "reference": "reference",
+    "pointing": "pointing",
+}
 WINDOW = 5  # logged steps in a running mean
 
 
