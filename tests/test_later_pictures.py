@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import illava
 from tests.battery.test_battery import method_of
 from tests.flash import Kernels, kernels, use
+from tests.test_flex import uncompiled
 from tests.tiny import Picture, pictures, prompt, tiny_model
 
-__all__ = ["kernels"]
+__all__ = ["kernels", "uncompiled"]
 
 # These want to be told where later pictures stand: transformers works positions out for whole chats alone.
 POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v")
@@ -149,6 +150,15 @@ def test_with_flash_attention(rows: int, kernels: Kernels) -> None:
     plain, flash = tiny_model("llava"), use(tiny_model("llava"), "flash_attention_2")
     drawn = pictures(plain, 3)
     compare(flash, method_of("llava"), [[[]] * rows, [[drawn[0]], [], drawn[1:3]][:rows]], plain)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("name", ["llava", "llava-windows"])
+def test_with_flex_attention(name: str, rows: int, uncompiled: None) -> None:
+    plain, flex = tiny_model(name), use(tiny_model(name), "flex_attention")
+    drawn = pictures(plain, 3)
+    compare(flex, method_of(name), [[[]] * rows, [[drawn[0]], [], drawn[1:3]][:rows]], plain)
 
 
 @pytest.mark.parametrize("name", ["gemma3", "paligemma"])

@@ -87,7 +87,27 @@ def _claim_bigger(found: Results) -> list[str]:
                 f"| {label} | {interval(row['accuracy'])} | {interval(row['points'])} | {row['milliseconds']:.0f} | "
                 f"{_factor(row['times_faster'])} |"
             )
-    return lines
+    return lines if sure else [*lines, "", _why_not(found)]
+
+
+def _why_not(found: Results) -> str:
+    """What keeps the merged larger model from winning: its time against its arithmetic, and the tasks it loses on."""
+    large, contest = found["test-L"], found["bigger"]["contestants"]
+    budget = "1/9"
+    time = contest[f"L merged to {budget}"]["milliseconds"] / contest["L plain"]["milliseconds"]
+    flops = large["mean"][f"both {budget}"]["flops"]
+    lost = {
+        task: entry["rows"]["plain"]["accuracy"]["value"] - entry["rows"][f"both {budget}"]["accuracy"]["value"]
+        for task, entry in large["tasks"].items()
+    }
+    worst = sorted(lost, key=lambda task: -lost[task])[:3]
+    return (
+        f"Why not: merged to {budget}, zoo/L does {flops:.2f} of its plain arithmetic up to the first token, but a whole "
+        f"answer takes {time:.2f} of the time. With 144 tokens and this little width the fixed cost of a layer, which "
+        "merging leaves as it is, decides. And its accuracy goes where an answer hinges on details that few tokens carry: "
+        + ", ".join(f"{task} loses {lost[task]:.0f} points" for task in worst)
+        + "."
+    )
 
 
 def _claim_ninth(found: Results) -> list[str]:

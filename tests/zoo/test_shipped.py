@@ -48,7 +48,7 @@ def test_auto_classes_give_qwen2_vl(name):
 def test_it_has_learnt_what_it_is_measured_on(name):
     """Four tasks that both models know, far above what guessing gives and below what their cards say."""
     model, processor = load(name, "cpu", "float32")
-    for task, least in (("attribute", 0.8), ("existence", 0.8), ("spatial", 0.7), ("easy_vqa", 0.7)):
+    for task, least in (("attribute", 0.9), ("existence", 0.9), ("spatial", 0.85), ("easy_vqa", 0.8)):
         samples = [tasks.load(task)[number] for number in range(24)]
         lines = Batch(model, processor, samples, max_new_tokens=8).ask(PLAIN)
         assert sum(line["correct"] for line in lines) >= least * len(samples), task

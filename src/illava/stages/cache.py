@@ -49,6 +49,8 @@ class MergedLayer(DynamicLayer):
         """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
         self.expected: tuple[Tensor, int] | None = None
         """Columns (B, n) and logical length of the prefill that is about to enter."""
+        self.attended: Tensor | None = None
+        """(B, k) columns of all keys that the last prefill saw, as :attr:`columns`."""
 
     def expect(self, columns: Tensor, length: int, group: int, *, padded: bool) -> None:
         """Next comes what is left of a prefill of ``length`` tokens: (B, n) columns of it, -1 for filler."""
@@ -66,7 +68,7 @@ class MergedLayer(DynamicLayer):
         end = self.get_seq_length() + length
         if self.physical_length():
             columns = torch.cat([self._held_columns(0), columns], 1)
-        self.columns, self.prompt_length, self.expected = columns, end, None
+        self.columns, self.prompt_length, self.expected, self.attended = columns, end, None, columns
         self.dropped += length - n
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -159,7 +161,8 @@ class MergedLayer(DynamicLayer):
         self.keys = self.values = None
         self.is_initialized = False
         self.dropped = self.forgotten = self.prompt_length = 0
-        self.columns, self.expected, self.padded, self.group = None, None, False, ()
+        self.columns = self.expected = self.attended = None
+        self.padded, self.group = False, ()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)

@@ -83,8 +83,6 @@ class LlmStage:
         if cache is not None:
             layers = prepare_for_merging(cache, self.masks.windows, self.owner)
         sequence = self._whole(prompt, kwargs, embeds)
-        if self.masks.ready_made and not self.masks.outer:
-            kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
         if bool(dropped.any()):
             alive = (sequence.columns >= 0) & ~dropped
             columns = left_pad([row.nonzero().flatten() for row in alive])
@@ -92,6 +90,8 @@ class LlmStage:
             index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
             sequence = self._sequence(prompt, columns, index, runs)
             self._shorten_inputs(sequence, kwargs, embeds, start)
+        if self.masks.by_window:
+            kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
         self.state = prefill = Prefill(prompt, prompt.padding, sequence, layers)
         self.on_prefill(prefill)
         self._note_cache(prefill, range(len(self.parts.layers)), 0)
@@ -136,7 +136,7 @@ class LlmStage:
         columns, (batch, length) = sequence.columns, embeds.shape[:2]
         kwargs["inputs_embeds"] = take_rows(embeds, columns)
         mask = kwargs.get("attention_mask")
-        if self.masks.ready_made or (isinstance(mask, Tensor) and mask.dim() > 2):
+        if self.masks.outer or (isinstance(mask, Tensor) and mask.dim() > 2):
             kwargs["attention_mask"] = self.masks.at(mask, columns, embeds.dtype)
         else:
             # Always an explicit mask: positions with gaps would look like packed sequences without one.
@@ -194,11 +194,26 @@ class LlmStage:
             return
         last = prefill.last(index).to(query.device)
         if mask is not None and not isinstance(mask, Tensor):
-            # Flex attention's masks are functions: causal, without padding.
-            mask = (prefill.at(index).columns >= 0).to(query.device)
+            mask = self._seen(prefill, index, last)
         # Of all keys, those that a cache held before included.
         scores = last_row_scores(query, key, scaling, last, mask, softcap)
         prefill.scores[index + 1] = scores[:, -query.shape[2] :]
+
+    def _seen(self, prefill: Prefill, index: int, last: Tensor) -> Tensor:
+        """(B, k) bool: what the asking token sees among its keys and those behind; flex attention's masks are
+        functions, of which nothing can be read.
+        """
+        keys = prefill.at(index).columns.to(last.device)
+        if prefill.cached is not None and prefill.cache_layers is not None:
+            keys = prefill.cache_layers[index].attended.to(last.device)
+            if self.reader.padding is not None:
+                padding = self.reader.padding.to(last.device).bool()
+                keys = keys.where(padding.gather(1, keys.clamp(min=0)), -1)
+        seen, window = keys >= 0, self.masks.windows[index]
+        if window is not None:
+            asking = keys.gather(1, (keys.shape[1] - prefill.at(index).columns.shape[1] + last)[:, None])
+            seen &= keys > asking - window
+        return seen
 
     def _layer_hook(self, index: int) -> Any:
         def enter_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -238,9 +253,9 @@ class LlmStage:
         if prefill.cached is not None:
             kwargs["attention_mask"] = prefill.cached.for_layer(kwargs["past_key_values"].layers[index])
         else:
-            mask = kwargs.get("attention_mask")
+            mask, dtype = kwargs.get("attention_mask"), kwargs["position_embeddings"][0].dtype
             kwargs["attention_mask"] = once(
-                mask, lambda: self.masks.at(mask, columns, kwargs["position_embeddings"][0].dtype)
+                mask, lambda: self.masks.at_layer(index, mask, sequence.columns, columns, dtype)
             )
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = once(

@@ -1,7 +1,7 @@
 """The attention masks of a shortened prompt, in the form that the user's attention backend takes.
 
-SDPA takes boolean masks, eager and flex attention additive ones, and flash attention only the keys that are
-real: it makes the causal part itself.
+SDPA takes boolean masks, eager attention additive ones, flex attention functions with their block sparsity,
+and flash attention only the keys that are real: it makes the causal part itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..errors import UnsupportedError
 from ..parts import ModelParts
 from .attention import is_flash
 from .cache import MergedLayer
-from .masks import causal_mask, column_mask, take_mask, take_rows
+from .masks import block_mask, causal_mask, column_mask, take_mask, take_rows
 
 
 class LlmMasks:
@@ -35,13 +35,19 @@ class LlmMasks:
         return is_flash(self.config)
 
     @property
-    def _additive(self) -> bool:
-        return self.backend in ("eager", "flex_attention")
+    def flex(self) -> bool:
+        """Whether it is flex attention."""
+        return self.backend == "flex_attention"
 
     @property
     def ready_made(self) -> bool:
         """Whether the LLM is handed its masks, because it would make them by places, not by columns."""
         return self.outer or any(self.windows)
+
+    @property
+    def by_window(self) -> bool:
+        """Whether that is for windows, which are all there is to its masks."""
+        return self.ready_made and not self.outer
 
     @property
     def _types(self) -> list[str] | None:
@@ -60,19 +66,32 @@ class LlmMasks:
         if isinstance(mask, Tensor):
             return take_mask(mask, columns) if mask.dim() == 4 else take_rows(mask, columns)
         real = columns >= 0
-        if self.flash:
-            return None if bool(real.all()) else real
-        # Without a mask SDPA and eager attention are causal; flex attention is not.
-        if bool(real.all()) and mask is None:
+        if self.flex:
+            # Without a mask it would not even be causal.
+            return block_mask(columns, columns, None)
+        if bool(real.all()):
             return None
-        return causal_mask(real, real.shape[1], dtype, additive=self._additive)
+        return real if self.flash else causal_mask(real, real.shape[1], dtype, additive=self._eager)
+
+    @property
+    def _eager(self) -> bool:
+        return self.backend == "eager"
+
+    def by_columns(self, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype) -> Any:
+        """The causal mask by columns of the full prompt: see :func:`column_mask`."""
+        if self.flex:
+            return block_mask(keys, queries, window)
+        return column_mask(keys, queries, window, dtype, additive=self._eager)
+
+    def at_layer(self, index: int, mask: Any, columns: Tensor, entered: Tensor, dtype: torch.dtype) -> Any:
+        """As :meth:`at`, for the layer that stands at ``index``, from the full prompt's columns too."""
+        if self.by_window:
+            return self.by_columns(columns, columns, self.windows[index], dtype)
+        return self.at(mask, entered, dtype)
 
     def of_windows(self, columns: Tensor, dtype: torch.dtype) -> Any:
         """The masks of a whole prompt for a model with sliding windows, which count the prompt's columns."""
-        made = {
-            window: column_mask(columns, columns, window, dtype, additive=self._additive)
-            for window in set(self.windows)
-        }
+        made = {window: self.by_columns(columns, columns, window, dtype) for window in set(self.windows)}
         if not self._types:
             return made[self.windows[0]]
         return {kind: made[window] for kind, window in zip(self._types, self.windows, strict=True)}
@@ -82,7 +101,7 @@ def check_masks(parts: ModelParts) -> None:
     """Raise UnsupportedError where the chosen attention backend cannot be given the masks that are needed."""
     masks = LlmMasks(parts)
     name = parts.family.model_type
-    if masks.outer and (masks.flash or masks.backend == "flex_attention"):
+    if masks.outer and (masks.flash or masks.flex):
         raise UnsupportedError(
             f"{name} with {masks.backend!r} is not supported: its pictures see themselves whole, for which "
             "the masks are made ready; load it with attn_implementation='sdpa'"
@@ -99,9 +118,9 @@ class CachedMasks:
 
     def __init__(self, masks: LlmMasks, padding: Tensor | None, dtype: torch.dtype, queries: int) -> None:
         self.masks, self.padding, self.dtype, self.queries = masks, padding, dtype, queries
-        self._made: dict[tuple[tuple[int, ...], int | None], Tensor | None] = {}
+        self._made: dict[tuple[tuple[int, ...], int | None], Any] = {}
 
-    def for_layer(self, layer: MergedLayer) -> Tensor | None:
+    def for_layer(self, layer: MergedLayer) -> Any:
         """(B, 1, q, k), or (B, k) for flash attention; None where all that is held is to be seen."""
         if not layer.padded and (self.masks.flash or (layer.window is None and self.queries == 1)):
             return None
@@ -110,7 +129,7 @@ class CachedMasks:
             self._made[key] = self._make(layer)
         return self._made[key]
 
-    def _make(self, layer: MergedLayer) -> Tensor:
+    def _make(self, layer: MergedLayer) -> Any:
         if self.masks.flash:
             return layer.key_padding(self.padding, self.queries)
         keys = layer.key_columns(self.queries)
@@ -121,7 +140,7 @@ class CachedMasks:
         else:
             start = layer.get_seq_length()
             queries = torch.arange(start, start + self.queries, device=keys.device).expand(len(keys), -1)
-        return column_mask(keys, queries, layer.window, self.dtype, additive=self.masks._additive)
+        return self.masks.by_columns(keys, queries, layer.window, self.dtype)
 
     def at_entry(self, cache: Any, given: Any) -> Any:
         """What the LLM is handed: masks made ready, or what it makes its own mask of.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
 def left_pad(rows: list[Tensor]) -> Tensor:
@@ -94,6 +95,26 @@ def column_mask(
     return (
         torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min) if additive else seen
     )
+
+
+def block_mask(keys: Tensor, queries: Tensor, window: int | None) -> BlockMask:
+    """As :func:`column_mask`, for flex attention; a query that sees nothing gets zeros there."""
+    batch, (count, held) = len(keys), (queries.shape[1], keys.shape[1])
+    if window is None and bool((keys >= 0).all()):
+        # Columns rise from key to key, and the queries are the last of them.
+        before = held - count
+
+        def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return k <= q + before
+    else:
+        reach = held + int(keys.max()) if window is None else window
+        queries = queries.to(keys.device)
+
+        def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            key, query = keys[b, k], queries[b, q]
+            return (key >= 0) & (key <= query) & (key > query - reach)
+
+    return create_block_mask(seen, B=batch, H=None, Q_LEN=count, KV_LEN=held, device=str(keys.device))
 
 
 def _seal(mask: Tensor, filler: Tensor) -> Tensor:
