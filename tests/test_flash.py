@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 import illava
 from tests.battery.test_battery import inputs_of, method_of
@@ -14,7 +15,10 @@ from tests.tiny import ALL, WITH_VIDEO, tiny_model
 __all__ = ["kernels"]
 
 REFUSED = ("llava-windows", "gemma3", "paligemma", "paligemma-2")
-NAMES = tuple(name for name in ALL if name not in REFUSED)
+# That release hands flash attention Pixtral's two-dimensional positions, of which it makes nothing sensible.
+OLD = transformers.__version__.startswith("5.19.")
+PIXTRAL = ("llava-pixtral", "mistral3")
+NAMES = tuple(name for name in ALL if name not in REFUSED and not (OLD and name in PIXTRAL))
 CLOSE = {"qwen3_5": 1e-3, "qwen3_5_moe": 1e-3}
 
 cells = [
@@ -41,7 +45,7 @@ def test_as_with_sdpa(name: str, shown: str, rows: str, kernels: Kernels) -> Non
     torch.testing.assert_close(anew, merged, atol=CLOSE.get(name, 1e-5), rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "llava-pixtral"])
+@pytest.mark.parametrize("name", [name for name in ("qwen2_vl", "llava-pixtral") if name in NAMES])
 def test_packed_pictures_stay_one_call(name: str, kernels: Kernels) -> None:
     """Sequence boundaries go to the kernel, at the layers that are scored too."""
     model = use(tiny_model(name), "flash_attention_2")

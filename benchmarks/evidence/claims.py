@@ -97,7 +97,8 @@ def _why_not(found: Results) -> str:
     time = contest[f"L merged to {budget}"]["milliseconds"] / contest["L plain"]["milliseconds"]
     flops = large["mean"][f"both {budget}"]["flops"]
     lost = {
-        task: entry["rows"]["plain"]["accuracy"]["value"] - entry["rows"][f"both {budget}"]["accuracy"]["value"]
+        task: entry["rows"]["plain"]["accuracy"]["value"]
+        - entry["rows"][f"both {budget}"]["accuracy"]["value"]
         for task, entry in large["tasks"].items()
     }
     worst = sorted(lost, key=lambda task: -lost[task])[:3]

@@ -1,6 +1,6 @@
 """Gradient checkpointing: layers run again in the backward pass, long after a stage has moved on.
 
-Every layer gets back, for the time of each of its runs, the state that its stage had at the first one. The
+Every layer gets back, for the time of each later run, the state that its stage had after the first one. The
 hooks themselves do the same with the same state however often they are called.
 """
 
@@ -23,6 +23,8 @@ class Checkpoints:
 
     def __init__(self, stage: Any, name: str, layers: Sequence[nn.Module], hooks: Hooks) -> None:
         self.stage, self.name, self.layers = stage, name, layers
+        self.again = False
+        """Whether a layer is running again just now."""
         hooks.undo(self._restore)
 
     @property
@@ -49,7 +51,7 @@ class Checkpoints:
                     "reentrant gradient checkpointing is not supported by the encoder stage: enable it with "
                     "gradient_checkpointing_kwargs={'use_reentrant': False}"
                 )
-            layer.__dict__[_FUNCTION] = _Carrying(inner, self.stage, self.name)
+            layer.__dict__[_FUNCTION] = _Carrying(inner, self)
 
     def _restore(self) -> None:
         for layer in self.layers:
@@ -59,20 +61,27 @@ class Checkpoints:
 
 
 class _Carrying:
-    """A checkpoint function whose runs of a layer all find the state of the first."""
+    """A checkpoint function whose later runs of a layer all find the state that the first one left."""
 
-    def __init__(self, function: Callable[..., Any], stage: Any, name: str) -> None:
-        self.function, self.stage, self.name = function, stage, name
+    def __init__(self, function: Callable[..., Any], checkpoints: Checkpoints) -> None:
+        self.function, self.checkpoints = function, checkpoints
 
     def __call__(self, forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        state = getattr(self.stage, self.name)
+        stage, name = self.checkpoints.stage, self.checkpoints.name
+        left: list[Any] = []
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            before = getattr(self.stage, self.name)
-            setattr(self.stage, self.name, state)
+            if not left:
+                output = forward(*args, **kwargs)
+                left.append(getattr(stage, name))
+                return output
+            before = getattr(stage, name)
+            setattr(stage, name, left[0])
+            self.checkpoints.again = True
             try:
                 return forward(*args, **kwargs)
             finally:
-                setattr(self.stage, self.name, before)
+                setattr(stage, name, before)
+                self.checkpoints.again = False
 
         return self.function(run, *args, **options)

@@ -72,6 +72,8 @@ class EncoderStage:
         self.runs = [*self.runs[-1:], self.run]
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.checkpoints.again:
+            return
         x, *rest = [*args, *kwargs.values()]
         if self.merges and any(isinstance(part, Tensor) for part in rest):
             raise UnsupportedError(
