@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import illava
-from tests.tiny import END, IMAGE, START, picture, pictures, prompt, tiny_model
+from tests.tiny import ALL, END, IMAGE, START, picture, pictures, prompt, tiny_model
 from tests.watching import attention_of, blocks, layers, lookup, run, weights
 
 AT = 2
