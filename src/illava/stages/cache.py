@@ -37,11 +37,11 @@ class MergedLayer(DynamicLayer):
         self.dropped = 0
         """Logical minus physical length."""
         self.columns: Tensor | None = None
-        """(B, n) int64: the logical column of each key of the prefill, -1 for filler."""
+        """(B, n) int64: the logical column of each key up to the end of the last prefill, -1 for filler."""
         self.prompt_length = 0
-        """Logical length of the prefill."""
+        """Logical length up to the end of the last prefill."""
         self.forgotten = 0
-        """Those of them that a sliding window has left behind."""
+        """Those of the dropped ones that a sliding window has left behind."""
         self.group: tuple[int, ...] = ()
         """How many merges came before, in each prefill: layers of one group hold the same tokens."""
         self._groups_held: tuple[int, ...] = ()
