@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from ..parts import ModelParts
+from .generating import Generating, picture_tensor
 from .hooks import Hooks
 
 
@@ -47,35 +46,13 @@ class PromptReader:
         """(B, L) the mask of padding that the model was last handed, or None."""
         # Pictures, prompt ids and last columns of a generate() without a cache that may be under way.
         self._generating: tuple[weakref.ref[Tensor], Tensor, Tensor, int] | None = None
-        self._prompt_end: int | None = None
+        self.generating = Generating(parts, hooks, active=active)
         hooks.pre(parts.model, self._note_options)
-        if hasattr(parts.model, "_get_candidate_generator"):
-            before = parts.model._get_candidate_generator
-            hooks.attribute(parts.model, "_get_candidate_generator", partial(self._begin_assisted, before))
-        if hasattr(parts.model, "_prefill"):
-            hooks.attribute(parts.model, "_prefill", partial(self._prefill, parts.model._prefill))
         hooks.pre(parts.base, self._read)
 
     def take(self) -> Prompt | None:
         prompt, self.prompt = self.prompt, None
         return prompt
-
-    def _begin_assisted(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # The first pass of assisted decoding runs over the prompt and the candidates at once.
-        self._prompt_end = kwargs["input_ids"].shape[1] if "input_ids" in kwargs else None
-        return make(*args, **kwargs)
-
-    def _prefill(
-        self, run: Callable[..., Any], input_ids: Tensor, generation_config: Any, *rest: Any, **kwargs: Any
-    ) -> Any:
-        size = getattr(generation_config, "prefill_chunk_size", None)
-        shown = _picture_tensor(rest[0] if rest else kwargs["model_kwargs"]) is not None
-        if self.active and shown and size is not None and size < input_ids.shape[1]:
-            raise UnsupportedError(
-                f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
-                "attention of its last token scores the pictures; leave prefill_chunk_size unset"
-            )
-        return run(input_ids, generation_config, *rest, **kwargs)
 
     def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.refusal = None
@@ -92,6 +69,7 @@ class PromptReader:
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.prompt = None
+        end = self.generating.take_prompt_end()
         padding = kwargs.get("attention_mask")
         self.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
         ids = kwargs.get("input_ids", args[0] if args else None)
@@ -120,7 +98,10 @@ class PromptReader:
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
-        last = self._last(ids, kwargs, visual, here, start)
+        last = self._last(ids, kwargs, visual, here)
+        if end is not None:
+            # Candidates that an assistant proposes follow the prompt.
+            last = torch.full_like(last, min(end - start, visual.shape[1]) - 1)
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
         self.prompt = Prompt(runs, lengths, video, mixed, last, here)
@@ -135,7 +116,7 @@ class PromptReader:
         return (found == embedding(torch.tensor(token, device=found.device))).all(-1)
 
     def _last(
-        self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor, padding: Tensor | None, start: int
+        self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor, padding: Tensor | None
     ) -> Tensor:
         """(B,) column of the last prompt token.
 
@@ -143,15 +124,12 @@ class PromptReader:
         token longer and with the very same picture tensor; then the prompt still ends where it ended in the
         first pass. Loops by hand that do the same are treated the same.
         """
-        end, self._prompt_end = self._prompt_end, None
-        if end is not None:
-            return torch.full((len(visual),), min(end - start, visual.shape[1]) - 1, device=visual.device)
         columns = torch.arange(visual.shape[1], device=visual.device)
         if padding is not None:
             last = (padding.bool() * columns).argmax(1)
         else:
             last = columns[-1].repeat(len(visual))
-        source = _picture_tensor(kwargs) if kwargs.get("use_cache") is False else None
+        source = picture_tensor(kwargs) if kwargs.get("use_cache") is False else None
         if source is None or ids is None:
             self._generating = None
             return last
@@ -178,15 +156,3 @@ def _videos_alone(kwargs: dict[str, Any]) -> bool:
         for pixels, name in (("pixel_values", "image"), ("pixel_values_videos", "video"))
     )
     return video and not image
-
-
-def _picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor that stands for the pictures of a call: pixels, or the features generate made of them."""
-    for name in ("pixel_values", "pixel_values_videos"):
-        if kwargs.get(name) is not None:
-            return kwargs[name]  # type: ignore[no-any-return]
-    for output in (kwargs.get("mm_encoder_outputs") or {}).values():
-        if output is not None:
-            features = output.pooler_output
-            return features if isinstance(features, Tensor) else features[0]
-    return None

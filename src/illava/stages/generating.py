@@ -1,0 +1,90 @@
+"""What ``generate`` knows and a forward does not: shadows of three of its methods on the one instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, StaticCache
+
+from ..errors import UnsupportedError
+from ..parts import ModelParts
+from .hooks import Hooks
+
+
+class Generating:
+    """Where the prompt ends when candidates follow it; which cache and which prefill can be had."""
+
+    def __init__(self, parts: ModelParts, hooks: Hooks, *, active: bool) -> None:
+        self.parts, self.active = parts, active
+        self._prompt_end: int | None = None
+        shadows: dict[str, Callable[..., Any]] = {
+            "_get_candidate_generator": self._begin_assisted,
+            "_valid_auto_compile_criteria": self._choose_compiling,
+            "_prefill": self._prefill,
+        }
+        for name, shadow in shadows.items():
+            if hasattr(parts.model, name):
+                hooks.attribute(parts.model, name, partial(shadow, getattr(parts.model, name)))
+
+    def take_prompt_end(self) -> int | None:
+        """Length of the prompt that the next pass begins with, if ``generate`` said so; once."""
+        end, self._prompt_end = self._prompt_end, None
+        return end
+
+    def _begin_assisted(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # The first pass of assisted decoding runs over the prompt and the candidates at once.
+        self._prompt_end = kwargs["input_ids"].shape[1] if "input_ids" in kwargs else None
+        return make(*args, **kwargs)
+
+    def _choose_compiling(
+        self, ask: Callable[..., Any], model_kwargs: dict[str, Any], generation_config: Any
+    ) -> Any:
+        # generate() asks this first, and compiles for static caches.
+        self._hold_dynamically(model_kwargs, generation_config)
+        return ask(model_kwargs, generation_config)
+
+    def _prefill(
+        self,
+        run: Callable[..., Any],
+        input_ids: Tensor,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        *rest: Any,
+        **kwargs: Any,
+    ) -> Any:
+        self._hold_dynamically(model_kwargs, generation_config)
+        size = getattr(generation_config, "prefill_chunk_size", None)
+        shown = self.active and picture_tensor(model_kwargs) is not None
+        if shown and size is not None and size < input_ids.shape[1]:
+            raise UnsupportedError(
+                f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
+                "attention of its last token scores the pictures; leave prefill_chunk_size unset"
+            )
+        return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
+
+    def _hold_dynamically(self, model_kwargs: dict[str, Any], generation_config: Any) -> None:
+        """Put a dynamic cache in the place of a static one that ``generate`` has made itself.
+
+        What is left of a prompt has a length that only its pictures tell, where a static cache has one of
+        its own. A cache that the caller made is left alone, and refused later: it could not be filled.
+        """
+        cache, made = model_kwargs.get("past_key_values"), generation_config.cache_implementation
+        if not (self.active and made is not None and type(cache) is StaticCache):
+            return
+        if picture_tensor(model_kwargs) is not None and cache.get_seq_length() == 0:
+            model_kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
+
+
+def picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:
+    """The tensor that stands for the pictures of a call: pixels, or the features generate made of them."""
+    for name in ("pixel_values", "pixel_values_videos"):
+        if kwargs.get(name) is not None:
+            return kwargs[name]  # type: ignore[no-any-return]
+    for output in (kwargs.get("mm_encoder_outputs") or {}).values():
+        if output is not None:
+            features = output.pooler_output
+            return features if isinstance(features, Tensor) else features[0]
+    return None
