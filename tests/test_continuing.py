@@ -7,11 +7,12 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LogitsProcessor
 
 import illava
 from tests.battery.test_battery import method_of
 from tests.test_exact import Dictate, batch, logits_of_steps, single
-from tests.tiny import tiny_model
+from tests.tiny import IMAGE, tiny_model
 
 NAMES = (
     "llava_onevision",
@@ -70,6 +71,56 @@ def test_a_turn_at_once_equals_the_turn_token_by_token(name, make):
             torch.testing.assert_close(
                 torch.stack(after.logits), one_by_one[FIRST + NEW :], atol=close, rtol=0
             )
+
+
+# Not Qwen's: transformers looks for the pictures of new placeholders itself, to work positions out.
+@pytest.mark.parametrize("name", ["llava_onevision", "internvl"])
+def test_candidates_may_hold_placeholders(name):
+    """They stand for no picture, and every one of them has to be judged."""
+    model = tiny_model(name)
+    model.generation_config.suppress_tokens = None
+    inputs = single(model)
+    length = inputs["input_ids"].shape[1]
+    start = int((inputs["input_ids"][0] == IMAGE).nonzero()[0])
+    # What stands before the picture, so that lookup goes on with its placeholders.
+    before = inputs["input_ids"][0, start - 2 : start].tolist()
+    options = dict(max_new_tokens=8, do_sample=False, logits_processor=[Begin(length, before)])
+    with illava.accelerate(model, method_of(name)), torch.no_grad():
+        alone = model.generate(**inputs, **options)
+        helped = model.generate(**inputs, **options, prompt_lookup_num_tokens=4)
+        cache = model(**inputs, use_cache=True).past_key_values
+        said = torch.tensor([[5, IMAGE, IMAGE, 7]])
+        mask = torch.ones(1, length + 4, dtype=torch.long)
+        logits = model(input_ids=said, attention_mask=mask, past_key_values=cache).logits
+    assert alone[0, length : length + 2].tolist() == before
+    assert torch.equal(helped, alone)
+    assert logits.shape[1] == 4
+
+
+class Begin(LogitsProcessor):
+    """Makes a generated text begin with given tokens."""
+
+    def __init__(self, length, tokens):
+        self.length, self.tokens = length, tokens
+
+    def __call__(self, input_ids, scores):
+        place = input_ids.shape[1] - self.length
+        if place < len(self.tokens):
+            scores = torch.full_like(scores, -1e4)
+            scores[:, self.tokens[place]] = 0
+        return scores
+
+
+def test_an_assisted_text_leaves_nothing_behind():
+    model = tiny_model("internvl")
+    inputs = single(model)
+    text = torch.full((1, inputs["input_ids"].shape[1] - 3), 5)
+    with illava.accelerate(model, method_of("internvl")), torch.no_grad():
+        expected = model(**inputs).logits
+        model.generate(
+            input_ids=text, attention_mask=torch.ones_like(text), max_new_tokens=3, prompt_lookup_num_tokens=2
+        )
+        assert torch.equal(model(**inputs).logits, expected)
 
 
 # Not PaliGemma: without any merging an assistant changes what it writes, for lack of token types.

@@ -95,6 +95,12 @@ def test_masked_patches_are_refused(name: str, uncompiled: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["gemma3", "paligemma"])
-def test_masks_that_are_made_ready_are_refused(name: str) -> None:
+def test_masks_that_are_made_ready_are_refused(name: str, uncompiled: None) -> None:
+    model = tiny_model(name)
+    inputs = inputs_of(model, "one", "single")
+    with torch.no_grad(), illava.accelerate(model, method_of(name)):
+        use(model, "flex_attention")
+        with pytest.raises(illava.UnsupportedError, match="sdpa"):
+            model(**inputs)
     with pytest.raises(illava.UnsupportedError, match="sdpa"):
         illava.accelerate(use(tiny_model(name), "flex_attention"), method_of(name))

@@ -183,3 +183,21 @@ def test_the_handle_does_not_hold_the_cache():
         gc.collect()
         assert layer() is None
         assert handle.report.final_tokens
+
+
+def test_an_encoder_that_failed_leaves_nothing_behind():
+    model = tiny_model("qwen2_5_vl")
+    inputs = single(model)
+    words = model.get_input_embeddings()(torch.tensor([[5, 6, 7]]))
+
+    def fail(*_):
+        raise KeyError
+
+    with illava.accelerate(model, illava.Illava(keep=0.5)), torch.no_grad():
+        expected = model.model.language_model(inputs_embeds=words).last_hidden_state
+        hook = model.model.visual.merger.register_forward_hook(fail)
+        with pytest.raises(KeyError):
+            model(**inputs)
+        hook.remove()
+        found = model.model.language_model(inputs_embeds=words).last_hidden_state
+    assert torch.equal(found, expected)

@@ -162,7 +162,7 @@ class MergedLayer(DynamicLayer):
         self.is_initialized = False
         self.dropped = self.forgotten = self.prompt_length = 0
         self.columns = self.expected = self.attended = None
-        self.padded, self.group = False, ()
+        self.padded, self.group, self._groups_held = False, (), ()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)

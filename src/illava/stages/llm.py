@@ -24,7 +24,7 @@ from .attention import AttentionTap, refuse_another
 from .cache import MergedLayer, is_merged, prepare_for_merging
 from .checkpoints import Checkpoints
 from .hooks import Hooks
-from .llm_masks import CachedMasks, LlmMasks
+from .llm_masks import CachedMasks, LlmMasks, check_masks
 from .masks import among, left_pad, take, take_positions, take_rows
 from .prefill import Prefill, Sequence
 from .projector import marked
@@ -63,7 +63,9 @@ class LlmStage:
         self.state = None
         prompt = self.reader.take()
         self.checkpoints.prepare()
-        refuse_another(self.parts.llm.config, self.flash)
+        if self.steps or self.marks:
+            refuse_another(self.parts.llm.config, self.flash)
+            check_masks(self.parts)
         cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
         if embeds is None:
             return None

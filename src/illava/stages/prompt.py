@@ -49,15 +49,20 @@ class PromptReader:
         self.generating = Generating(parts, hooks, active=active)
         hooks.pre(parts.model, self._note_options)
         hooks.pre(parts.base, self._read)
+        hooks.post(parts.base, self._forget, always=True)
 
     def take(self) -> Prompt | None:
         prompt, self.prompt = self.prompt, None
         return prompt
 
+    def _forget(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        # An image encoder that failed has left a prompt that the LLM never took.
+        self.prompt = None
+
     def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.refusal = None
         if kwargs.get("labels") is not None:
-            self.refusal = "labels"
+            self.refusal = "labels (a loss of your own on the logits is fine)"
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
             self.refusal = "logits_to_keep as a tensor of positions"
         router_logits = kwargs.get("output_router_logits")
@@ -80,6 +85,9 @@ class PromptReader:
             # A decoding step: nothing to find, and no reason to wait for the device.
             return
         found = ids if ids is not None else embeds
+        if filled and picture_tensor(kwargs) is None:
+            # Placeholders that were generated or looked up stand for no picture.
+            return
         start = cache.get_seq_length() if filled else 0
         video = self._find(self.video, found)
         visual = self._find(self.image, found) | video
