@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicCache
 from ..errors import UnsupportedError
 from ..parts import ModelParts
 from ..scoring import last_row_scores
-from .attention import AttentionTap, refuse_another
+from .attention import AttentionTap
 from .cache import MergedLayer, is_merged, prepare_for_merging
 from .checkpoints import Checkpoints
 from .hooks import Hooks
@@ -64,8 +64,7 @@ class LlmStage:
         prompt = self.reader.take()
         self.checkpoints.prepare()
         if self.steps or self.marks:
-            refuse_another(self.parts.llm.config, self.flash)
-            check_masks(self.parts)
+            check_masks(self.parts, flash=self.flash)
         cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
         if embeds is None:
             return None

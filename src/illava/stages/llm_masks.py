@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedError
 from ..parts import ModelParts
-from .attention import is_flash
+from .attention import is_flash, refuse_another
 from .cache import MergedLayer
 from .masks import block_mask, causal_mask, column_mask, take_mask, take_rows
 
@@ -97,9 +97,13 @@ class LlmMasks:
         return {kind: made[window] for kind, window in zip(self._types, self.windows, strict=True)}
 
 
-def check_masks(parts: ModelParts) -> None:
-    """Raise UnsupportedError where the chosen attention backend cannot be given the masks that are needed."""
+def check_masks(parts: ModelParts, flash: bool | None = None) -> None:
+    """Raise UnsupportedError where the chosen attention backend cannot be given the masks that are needed.
+
+    ``flash`` is whether it was flash attention when the model was accelerated, if that was before.
+    """
     masks = LlmMasks(parts)
+    refuse_another(masks.config, masks.flash if flash is None else flash)
     name = parts.family.model_type
     if masks.outer and (masks.flash or masks.flex):
         raise UnsupportedError(
