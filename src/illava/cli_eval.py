@@ -197,7 +197,7 @@ def print_summary(summary: dict[str, Any]) -> None:
                 *(number(figures[key]["value"], ".1f") for key in ESTIMATES[:-1]),
                 interval(figures[ESTIMATES[-1]]),
                 number(figures["final_tokens"], ".1f"),
-                number(faster["faster"]["prefill"]["median"], ".2f") + "x" if faster else "-",
+                _times(faster["faster"]["prefill"]) if faster else "-",
             )
         print_table(title, table)
 
@@ -230,3 +230,8 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda steps: bar.advance(task, steps)
+
+
+def _times(ratio: dict[str, float]) -> str:
+    """Median and range of a ratio: on a busy machine the median alone says little."""
+    return f"{ratio['median']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
