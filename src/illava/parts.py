@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -44,12 +43,6 @@ class ModelParts:
         """Of every LLM layer, whether it is a recurrent one without keys and values."""
         types = getattr(self.llm.config, "layer_types", None) or [""] * len(self.layers)
         return [kind == "linear_attention" for kind in types]
-
-    @staticmethod
-    def tile_shape(tokens: int) -> tuple[int, int]:
-        """Rows and columns of a tile, which is square."""
-        side = math.isqrt(tokens)
-        return side, side
 
     def __reduce__(self) -> str:
         # Every hook leads here; a copy of the hooks would work on the original's state.

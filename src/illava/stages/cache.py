@@ -63,11 +63,9 @@ class MergedLayer(DynamicLayer):
     def _begin(self, n: int) -> None:
         """Note that the expected prefill of ``n`` tokens enters."""
         assert self.expected is not None
-        columns, length = self.expected
-        assert n == columns.shape[1]
-        end = self.get_seq_length() + length
-        if self.physical_length():
-            columns = torch.cat([self._held_columns(0), columns], 1)
+        new, length = self.expected
+        assert n == new.shape[1]
+        columns, end = self.key_columns(), self.get_seq_length() + length
         self.columns, self.prompt_length, self.expected, self.attended = columns, end, None, columns
         self.dropped += length - n
 
@@ -113,10 +111,8 @@ class MergedLayer(DynamicLayer):
         New ones are the prefill that is expected, or else ``queries`` that follow one another.
         """
         if self.expected is not None:
-            held = self.expected[0][:, :0]
-            if self.physical_length():
-                held = self._held_columns(0)
-            return torch.cat([held, self.expected[0]], 1)
+            new, _ = self.expected
+            return torch.cat([self._held_columns(0), new], 1) if self.physical_length() else new
         return self._held_columns(queries)
 
     def _held_columns(self, queries: int) -> Tensor:

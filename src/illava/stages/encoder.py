@@ -8,6 +8,7 @@ sequence boundaries of the survivors; a batched encoder needs neither, its tiles
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -64,7 +65,8 @@ class EncoderStage:
         lengths = tuple((n - tower.prefix) // g for n in tokens)
         order = None
         if tower.spatial and g > 1:
-            shapes = [(n * g, *self.parts.tile_shape(n * g)) for n in lengths]
+            # Tiles are square.
+            shapes = [(n * g, math.isqrt(n * g), math.isqrt(n * g)) for n in lengths]
             if grid is not None:
                 shapes = [(h * w, h, w) for t, h, w in grid.tolist() for _ in range(t)]
             order = _spatial_units(shapes, round(g**0.5))

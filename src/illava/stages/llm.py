@@ -74,7 +74,7 @@ class LlmStage:
         dropped = marked(embeds) if self.marks else torch.zeros_like(prompt.video)
         start = 0 if cache is None else cache.get_seq_length()
         if not self.steps and not bool(dropped.any()) and not (start and is_merged(cache)):
-            self.on_prefill(Prefill(prompt, None, self._whole(prompt, kwargs, embeds), None))
+            self.on_prefill(Prefill(prompt, self._whole(prompt, kwargs, embeds), None))
             return None
         self._refuse(prompt, kwargs.get("attention_mask"), start)
         kwargs = dict(kwargs)
@@ -93,7 +93,7 @@ class LlmStage:
             self._shorten_inputs(sequence, kwargs, embeds, start)
         if self.masks.by_window:
             kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
-        self.state = prefill = Prefill(prompt, prompt.padding, sequence, layers)
+        self.state = prefill = Prefill(prompt, sequence, layers)
         self.on_prefill(prefill)
         self._note_cache(prefill, range(len(self.parts.layers)), 0)
         if start:
@@ -288,12 +288,10 @@ class LlmStage:
     def _note_cache(self, prefill: Prefill, layers: range, group: int) -> None:
         if prefill.cache_layers is None:
             return
-        (_, sequence), padding = prefill.history[-1], prefill.padding
-        real = sequence.columns >= 0
-        if padding is not None:
-            real = real & take(padding, sequence.columns).bool()
+        _, sequence = prefill.history[-1]
+        # Of this prompt, whose padding has no columns, and of what the cache held before.
         given = self.reader.padding
-        padded = not bool(real.all()) or (given is not None and not bool(given.all()))
+        padded = bool((sequence.columns < 0).any()) or (given is not None and not bool(given.all()))
         for index in layers:
             layer = prefill.cache_layers[index]
             if isinstance(layer, MergedLayer):

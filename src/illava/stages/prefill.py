@@ -35,7 +35,6 @@ class Prefill:
     """One pass over a prompt with pictures."""
 
     prompt: Prompt
-    padding: Tensor | None
     entry: Sequence
     cache_layers: list[MergedLayer] | None
     history: list[tuple[int, Sequence]] = field(default_factory=list)
