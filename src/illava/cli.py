@@ -1,4 +1,4 @@
-"""The command line: ``illava ask`` and ``illava info``; ``illava eval`` is in cli_eval.py."""
+"""The command line: ``illava ask`` and ``illava info``; the others are in cli_eval.py and cli_compare.py."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .cli_eval import EvalCommand, evaluate
+from .cli_compare import compare
+from .cli_eval import evaluate
 from .console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    SeveralCommand,
     hush,
     make_method,
     new_table,
@@ -36,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STAGES = {"encoder": "image encoder", "llm": "LLM"}
+STAGES = {"encoder": "image encoder", "projector": "projector", "llm": "LLM"}
 
 
 def main() -> None:
@@ -138,7 +140,8 @@ def info(
             print_table(title, table)
 
 
-app.command("eval", cls=EvalCommand)(evaluate)
+app.command("eval", cls=SeveralCommand)(evaluate)
+app.command("compare", cls=SeveralCommand)(compare)
 
 
 def print_answer(answer: Answer) -> None:

@@ -87,6 +87,7 @@ class Family:
     llm: str = "language_model"
     llm_layers: str = "layers"
     llm_attention: str = "self_attn"
+    llm_norm: str = "input_layernorm"
 
 
 def _patch_group(config: Any) -> int:

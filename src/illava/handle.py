@@ -15,7 +15,7 @@ from .stages.encoder import EncoderStage
 from .stages.encoder_run import EncoderRun
 from .stages.hooks import Hooks
 from .stages.llm import LlmStage
-from .stages.llm_masks import check_masks
+from .stages.llm_masks import check_biases, check_masks
 from .stages.prefill import Prefill
 from .stages.projector import ProjectorStage
 from .stages.steps import Plan
@@ -36,9 +36,10 @@ class Handle:
         self.plan: Plan = method.plan(self.parts)
         """The merge steps on this model."""
         check_feature_layer(self.parts, self.plan.encoder)
-        if self.plan.encoder or self.plan.llm:
+        check_biases(self.parts, self.plan)
+        if not self.plan.empty:
             check_masks(self.parts)
-        if self.plan.llm and any(self.parts.recurrent):
+        if any(self.plan.llm) and any(self.parts.recurrent):
             raise UnsupportedError(
                 f"the LLM stage is not supported for {self.parts.family.model_type}, whose recurrent layers "
                 "hold no keys and values to leave out; use llm_layers=() for the encoder stage alone"
@@ -47,8 +48,8 @@ class Handle:
         self._hooks = Hooks()
         try:
             self._hooks.attribute(self.parts.base, _MARK, self)
-            self._encoder = EncoderStage(self.parts, self.plan.encoder, self._hooks)
-            ProjectorStage(self.parts, self._encoder, self._hooks)
+            self._encoder = EncoderStage(self.parts, self.plan, self._hooks)
+            ProjectorStage(self.parts, self.plan.projector, self._encoder, self._hooks)
             LlmStage(self.parts, self.plan, self._hooks, self._note)
         except BaseException:
             self._hooks.remove()

@@ -9,7 +9,7 @@ dtype of the units; the result returns to that dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -17,6 +17,8 @@ from torch import Tensor
 
 Reduce = Literal["recycle", "drop", "weighted"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
+Similarity = Literal["dot", "cosine"]
+SIMILARITIES: tuple[str, ...] = get_args(Similarity)
 
 
 class Merged(NamedTuple):
@@ -26,6 +28,8 @@ class Merged(NamedTuple):
     """(S, p, D), dtype of the input: the surviving units in their original order."""
     kept: Tensor
     """(S, p) int64: index of each survivor in its segment, ascending."""
+    sizes: Tensor | None = None
+    """(S, p) fp32: how many units each of them now stands for, where that was counted."""
 
 
 class MergedSegments(NamedTuple):
@@ -37,6 +41,8 @@ class MergedSegments(NamedTuple):
     """(P,) int64: index of each survivor among all units handed in, ascending."""
     lengths: tuple[int, ...]
     """Number of survivors of each segment."""
+    sizes: Tensor | None = None
+    """(P,) fp32: how many units each of them now stands for, where that was counted."""
 
 
 def keep_count(n: int, keep: float) -> int:
@@ -108,6 +114,40 @@ def merge(
     return Merged(_gather(survivors, kept), kept)
 
 
+def fold(
+    units: Tensor, scores: Tensor, p: int, *, similarity: Similarity = "cosine", sizes: Tensor | None = None
+) -> Merged:
+    """Reduce S segments of n units to the p highest-scored, each the mean of itself and its nearest dropped.
+
+    Every dropped unit goes to the one survivor that it is most similar to, so that nothing is thrown away; a
+    survivor becomes the mean of all that it stands for, weighted by size.
+
+    Args:
+        units: (S, n, D), any floating dtype.
+        scores: (S, n), higher = keep; equal scores keep their order.
+        p: units that survive, 1 <= p < n.
+        similarity: ``"cosine"`` or ``"dot"``.
+        sizes: (S, n) fp32, how many units each stands for already; None: one.
+    """
+    order = scores.float().argsort(dim=1, descending=True, stable=True)
+    kept, gone = order[:, :p].sort(dim=1).values, order[:, p:]
+    x = units.float()
+    weights = torch.ones_like(x[..., 0]) if sizes is None else sizes
+    measured = torch.nn.functional.normalize(x, dim=-1) if similarity == "cosine" else x
+    products = _gather(measured, gone) @ _gather(measured, kept).transpose(1, 2)
+    # The first of equally near survivors, whatever the kernel.
+    nearest = products.sort(dim=2, descending=True, stable=True).indices[..., 0]
+    size = weights.gather(1, kept).scatter_add(1, nearest, weights.gather(1, gone))
+    total = _gather(x, kept) * weights.gather(1, kept)[..., None]
+    total = total.scatter_add(
+        1, _rows(nearest, units), _gather(x, gone) * weights.gather(1, gone)[..., None]
+    )
+    values = (total / size[..., None]).to(units.dtype)
+    # Who took in nobody stays what it is, bit for bit.
+    alone = (size == weights.gather(1, kept))[..., None]
+    return Merged(torch.where(alone, _gather(units, kept), values), kept, size)
+
+
 def merge_segments(
     units: Tensor,
     scores: Tensor,
@@ -130,11 +170,42 @@ def merge_segments(
 
     Returns None when every segment keeps all of its units: then nothing may change, not one bit.
     """
-    if units.dim() != 2 or scores.shape != units.shape[:1] or sum(lengths) != len(units):
+
+    def reducer(p: int, units: Tensor, scores: Tensor) -> Merged:
+        return merge(units, scores, p, reduce=reduce, recycle=recycle, neighbours=neighbours)
+
+    if scores.shape != units.shape[:1]:
+        raise ValueError(f"need one score a unit, got {tuple(units.shape)} and {tuple(scores.shape)}")
+    return reduce_segments(reducer, lengths, counts, units, scores)
+
+
+def reduce_segments(
+    reducer: Callable[..., Merged],
+    lengths: Sequence[int],
+    counts: Sequence[int],
+    units: Tensor,
+    *more: Tensor,
+    sizes: Tensor | None = None,
+) -> MergedSegments | None:
+    """Apply ``reducer`` to each of several consecutive segments, those of equal size together.
+
+    Args:
+        reducer: ``reducer(p, units, *more)`` with units (S, n, D), the others (S, n, ...) and 1 <= p < n.
+        lengths: number of units of each segment, summing to T.
+        counts: units that survive of each segment, 0 only for empty ones.
+        units: (T, D), the segments one after the other.
+        more: (T, ...), whatever else is known of each unit.
+        sizes: (T,) fp32, how many units each already stands for; the reducer is handed theirs as
+            ``sizes=`` and returns those of the survivors.
+
+    Returns None when every segment keeps all of its units. Raises ValueError for sizes that do not fit.
+    """
+    if units.dim() != 2 or sum(lengths) != len(units):
         raise ValueError(
-            f"units must be (T, D), scores (T,) and lengths sum to T, got {tuple(units.shape)}, "
-            f"{tuple(scores.shape)} and a sum of {sum(lengths)}"
+            f"units must be (T, D) and lengths sum to T, got {tuple(units.shape)} and a sum of {sum(lengths)}"
         )
+    if len(counts) != len(lengths) or any(min(n, 1) > p or p > n for n, p in zip(lengths, counts, strict=True)):
+        raise ValueError(f"counts must lie between 1 and the segments' {tuple(lengths)}, got {tuple(counts)}")
     if tuple(counts) == tuple(lengths):
         return None
     starts = [0]
@@ -142,18 +213,26 @@ def merge_segments(
         starts.append(starts[-1] + n)
     values: list[Tensor] = [units[:0]] * len(lengths)
     kept: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=units.device)] * len(lengths)
+    counted: list[Tensor] = [units.new_empty(0, dtype=torch.float32)] * len(lengths)
     for n, p in sorted(set(zip(lengths, counts, strict=True))):
-        members = [i for i, sizes in enumerate(zip(lengths, counts, strict=True)) if sizes == (n, p)]
+        if n == 0:
+            continue
+        members = [i for i, pair in enumerate(zip(lengths, counts, strict=True)) if pair == (n, p)]
         offsets = torch.tensor([starts[i] for i in members], device=units.device)
         rows = offsets[:, None] + torch.arange(n, device=units.device)
         if p == n:
-            block = Merged(units[rows], (rows - offsets[:, None]))
+            block = Merged(units[rows], rows - offsets[:, None], None if sizes is None else sizes[rows])
         else:
-            block = merge(units[rows], scores[rows], p, reduce=reduce, recycle=recycle, neighbours=neighbours)
+            held = {} if sizes is None else {"sizes": sizes[rows]}
+            block = reducer(p, units[rows], *(part[rows] for part in more), **held)
         for position, i in enumerate(members):
             values[i] = block.units[position]
             kept[i] = block.kept[position] + starts[i]
-    return MergedSegments(torch.cat(values), torch.cat(kept), tuple(counts))
+            if block.sizes is not None:
+                counted[i] = block.sizes[position]
+    return MergedSegments(
+        torch.cat(values), torch.cat(kept), tuple(counts), None if sizes is None else torch.cat(counted)
+    )
 
 
 def _recycle(recyclers: Tensor, redundant: Tensor, neighbours: int) -> Tensor:

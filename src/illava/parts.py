@@ -98,6 +98,19 @@ def find_parts(model: nn.Module) -> ModelParts:
     )
 
 
+def feature_blocks(parts: ModelParts) -> list[int]:
+    """The encoder blocks whose outputs the LLM sees, ascending; -1 for what enters the first."""
+    given = getattr(parts.config, "vision_feature_layer", -1)
+    depth = len(parts.blocks)
+    # Hidden state 0 is the input of block 0.
+    return sorted(feature % (depth + 1) - 1 for feature in ([given] if isinstance(given, int) else given))
+
+
+def feature_block(parts: ModelParts) -> int:
+    """The encoder block whose output the LLM sees; of several, the last."""
+    return max(0, feature_blocks(parts)[-1])
+
+
 def check_feature_layer(parts: ModelParts, encoder_layers: Iterable[int]) -> None:
     """Raise UnsupportedError unless the LLM sees encoder layers at or after the last that merges alone."""
     given = getattr(parts.config, "vision_feature_layer", -1)

@@ -23,11 +23,12 @@ class StepReport:
     """One merge step, over all pictures of the batch."""
 
     stage: str
-    """"encoder" or "llm"."""
+    """"encoder", "projector" or "llm"."""
     layer: int
-    """Encoder block after whose attention, or LLM layer before which, tokens merge."""
+    """Encoder block after whose attention, or LLM layer before which, tokens go; at the projector the number
+    of encoder blocks."""
     before: int
-    """Units in the encoder (of g tokens each), visual tokens in the LLM."""
+    """Units in the encoder and at the projector (of g tokens each), visual tokens in the LLM."""
     after: int
 
 
@@ -136,11 +137,15 @@ def make_report(
     stages = [prefill.at(layer) for layer in range(depth)]
     llm_tokens = tuple(sum(stage.lengths) // repeats for stage in stages)
     steps = [
-        StepReport("encoder", block, *(sum(sum(n) for n in pair) for pair in _around(runs, block)))
-        for block in plan.encoder
+        StepReport(stage, block, *(sum(sum(n) for n in pair) for pair in _around(runs, block)))
+        for stage, block in _before_llm(parts, plan)
     ]
-    steps += [StepReport("llm", layer, llm_tokens[layer - 1], llm_tokens[layer]) for layer in plan.llm]
-    merged, plain = _costs(parts, runs, prefill, stages)
+    entering = sum(prefill.entering) // repeats
+    steps += [
+        StepReport("llm", layer, llm_tokens[layer - 1] if layer else entering, llm_tokens[layer])
+        for layer in plan.llm
+    ]
+    merged, plain = _costs(parts, runs, prefill, stages, plan)
     return Report(
         family=parts.family.model_type,
         method=method.to_dict(),
@@ -152,8 +157,14 @@ def make_report(
         row_tokens=tuple(zip(*((stage.runs >= 0).sum(1).tolist() for stage in stages), strict=True)),
         cost=merged,
         plain_cost=plain,
-        pictures=_pictures(plan, pictures, prefill, repeats) if shown * repeats == visual else (),
+        pictures=_pictures(parts, plan, pictures, prefill, repeats) if shown * repeats == visual else (),
     )
+
+
+def _before_llm(parts: ModelParts, plan: Plan) -> list[tuple[str, int]]:
+    """Stage and block of every step before the LLM."""
+    behind = [] if plan.projector is None else [("projector", len(parts.blocks))]
+    return [*(("encoder", block) for block in plan.encoder), *behind]
 
 
 def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
@@ -162,14 +173,17 @@ def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], 
 
 
 def _costs(
-    parts: ModelParts, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence]
+    parts: ModelParts, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
 ) -> tuple[Cost, Cost]:
     shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
     g, size = parts.group, next(parts.llm.parameters()).element_size()
     encoder, projector = [0, 0], [0, 0]
     for run in runs:
         for which in (0, 1):
-            units = sum(run.lengths if which else run.full_lengths)
+            # A step that chooses among projected features leaves the projector all of them.
+            projected = plan.projector is not None and plan.projector.projected
+            left = run.lengths_before(len(parts.blocks)) if projected else run.lengths
+            units = sum(left if which else run.full_lengths)
             encoder[which] += cost.patch_embedding_flops(shape, g * sum(run.full_lengths))
             projector[which] += cost.projector_flops(shape, units)
             for tap in shape.taps:
@@ -218,14 +232,14 @@ def _held(parts: ModelParts, layer: int, prefill: Prefill, stage: Sequence | Non
 
 
 def _pictures(
-    plan: Plan, pictures: list[tuple[EncoderRun, Layout]], prefill: Prefill, repeats: int
+    parts: ModelParts, plan: Plan, pictures: list[tuple[EncoderRun, Layout]], prefill: Prefill, repeats: int
 ) -> tuple[PictureReport, ...]:
     alive = {layer: _alive_tokens(prefill, prefill.at(layer), repeats) for layer in plan.llm}
     out = []
     start = {"image": 0, "video": 0}
     for run, layout in pictures:
         kept = []
-        for block in plan.encoder:
+        for _, block in _before_llm(parts, plan):
             units = run.kept_after(block) - layout.first_unit
             kept.append(layout.units[units[(units >= 0) & (units < len(layout.units))]])
         first = start[layout.kind]

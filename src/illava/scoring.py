@@ -103,6 +103,35 @@ def last_row_scores(
     return logits.softmax(-1).mean(1)
 
 
+def row_scores(
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    rows: Tensor,
+    mask: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Softmax weight of every key, averaged over heads and over some query rows of each sequence.
+
+    Args:
+        rows: (B, q) bool, the query rows that ask.
+        query, key, scaling, mask, softcap: as for :func:`last_row_scores`.
+
+    Returns (B, k) fp32; each row sums to 1, or is zero where no row asks.
+    """
+    total = torch.zeros(len(query), key.shape[2], device=query.device)
+    for number, asking in enumerate(rows):
+        asks = asking.nonzero().flatten().to(query.device)
+        if not len(asks):
+            continue
+        one = slice(number, number + 1)
+        part = mask if mask is None or len(mask) == 1 else mask[one]
+        for place in asks:
+            scores = last_row_scores(query[one], key[one], scaling, place[None], part, softcap)
+            total[number] += scores[0] / len(asks)
+    return total
+
+
 def unit_scores(scores: Tensor, tokens: int) -> Tensor:
     """Scores of units made of ``tokens`` consecutive tokens each: (..., n * tokens) to (..., n), the mean."""
     return scores.reshape(*scores.shape[:-1], -1, tokens).mean(-1) if tokens > 1 else scores

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import illava
-from illava.stages.steps import Step
+from illava.methods.merge_step import MergeStep
+from illava.stages.steps import Units
 from tests.tiny import picture, prompt, tiny_model
 
 LENGTHS = (7, 12, 7)
@@ -18,9 +19,9 @@ def segments():
 
 def kept(segments, lengths=LENGTHS, **fields):
     """Which units of each segment stay."""
-    step = Step(0.5, reduce="drop", **fields)
+    step = MergeStep(0.5, reduction="drop", **fields)
     units, scores = (part[: sum(lengths)] for part in segments)
-    merged = step.merge(units, scores, lengths, lengths)
+    merged = step.reduce(Units(units, scores, lengths, lengths))
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     pieces = merged.kept.split(list(merged.lengths))
     return [(piece - start).tolist() for piece, start in zip(pieces, starts, strict=True)]

@@ -49,6 +49,11 @@ class Method(ABC):
             raise ValueError(f"expected a {cls.name!r} method, got {method.name!r}")
         return method
 
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Method:
+        """The method with these fields, lists standing for tuples."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``illava_config.json`` into ``folder`` (made if missing) and return its path."""
         target = Path(folder) / FILE_NAME
@@ -87,9 +92,4 @@ def method_from_dict(values: dict[str, Any]) -> Method:
         raise ValueError(
             f"{name} has no field {', '.join(sorted(unknown))}; its fields are {', '.join(sorted(fields))}"
         )
-    given = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in values.items()
-        if key in fields
-    }
-    return kind(**given)
+    return kind.from_fields({key: value for key, value in values.items() if key in fields})

@@ -11,8 +11,10 @@ from typing import ClassVar
 from ..merging import REDUCTIONS, Reduce
 from ..parts import ModelParts, rescale
 from ..scoring import SCORES, Score
-from ..stages.steps import SELECTS, Plan, Select, Step
+from ..stages.steps import Plan
 from .base import Method
+from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
+from .merge_step import SELECTS, MergeStep, Select
 
 Keep = float | tuple[float, ...]
 
@@ -64,9 +66,8 @@ class Illava(Method):
         for stage in ("encoder", "llm"):
             layers, keep = getattr(self, f"{stage}_layers"), getattr(self, f"{stage}_keep")
             if layers is not None:
-                object.__setattr__(
-                    self, f"{stage}_layers", _layers(f"{stage}_layers", layers, int(stage == "llm"))
-                )
+                checked = check_layers(f"{stage}_layers", layers, int(stage == "llm"))
+                object.__setattr__(self, f"{stage}_layers", checked)
             if keep is None:
                 if layers and self.keep is None:
                     raise ValueError(
@@ -76,26 +77,21 @@ class Illava(Method):
             if self.keep is not None:
                 raise ValueError(f"give either keep or {stage}_keep, not both")
             several = isinstance(keep, Iterable) and not isinstance(keep, str)
-            shares = tuple(_share(f"{stage}_keep", share) for share in (keep if several else (keep,)))
+            shares = tuple(check_share(f"{stage}_keep", share) for share in (keep if several else (keep,)))
             object.__setattr__(self, f"{stage}_keep", shares if several else shares[0])
             if several and (layers is None or len(shares) != len(layers)):
                 raise ValueError(
                     f"{stage}_keep has {len(shares)} values; give one number, or one for each layer"
                 )
         if self.keep is not None:
-            object.__setattr__(self, "keep", _share("keep", self.keep))
+            object.__setattr__(self, "keep", check_share("keep", self.keep))
         if isinstance(self.recycle, bool) or not isinstance(self.recycle, Real) or not 0 <= self.recycle <= 1:
             raise ValueError(f"recycle must lie in [0, 1], got {self.recycle!r}")
-        if isinstance(self.neighbours, bool) or not isinstance(self.neighbours, int) or self.neighbours < 1:
-            raise ValueError(f"neighbours must be a whole number from 1 up, got {self.neighbours!r}")
-        if self.reduce not in REDUCTIONS:
-            raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {self.reduce!r}")
-        if self.score not in SCORES:
-            raise ValueError(f"score must be one of {', '.join(SCORES)}, got {self.score!r}")
-        if self.select not in SELECTS:
-            raise ValueError(f"select must be one of {', '.join(SELECTS)}, got {self.select!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must be a whole number from 0 up, got {self.seed!r}")
+        check_count("neighbours", self.neighbours, 1)
+        check_choice("reduce", self.reduce, REDUCTIONS)
+        check_choice("score", self.score, SCORES)
+        check_choice("select", self.select, SELECTS)
+        check_count("seed", self.seed, most=2**63 - 1)
 
     def plan(self, parts: ModelParts) -> Plan:
         schedule = parts.family.schedule
@@ -139,8 +135,7 @@ class Illava(Method):
         if layers is None:
             return published if keep is None else dict.fromkeys(published, keep)
         for layer in layers:
-            if layer >= depth:
-                raise ValueError(f"{stage}_layers: this model has layers 0 to {depth - 1}, got {layer}")
+            check_layer_exists(f"{stage}_layers", layer, depth)
         if keep is None:
             # A budget: the total published for the stage, spread evenly over the layers asked for.
             total = math.prod(published.values())
@@ -164,8 +159,8 @@ class Illava(Method):
             dict(zip(llm, steps[len(encoder) :], strict=True)),
         )
 
-    def _step(self, keep: float, of_all: float | None = None) -> Step:
-        return Step(
+    def _step(self, keep: float, of_all: float | None = None) -> MergeStep:
+        return MergeStep(
             keep, of_all, self.reduce, self.recycle, self.neighbours, self.score, self.select, self.seed
         )
 
@@ -175,20 +170,3 @@ def _behind_full_layers(parts: ModelParts) -> tuple[int, ...] | None:
     if not any(parts.windows) or all(parts.windows):
         return None
     return tuple(i + 1 for i, window in enumerate(parts.windows[:-1]) if window is None)
-
-
-def _share(name: str, share: object) -> float:
-    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
-        raise ValueError(f"{name} must lie in (0, 1], got {share!r}")
-    return float(share)
-
-
-def _layers(name: str, layers: Iterable[int], first: int) -> tuple[int, ...]:
-    if not isinstance(layers, Iterable):
-        raise ValueError(f"{name} must be a tuple of whole numbers, got {layers!r}")
-    values = tuple(layers)
-    if any(isinstance(value, bool) or not isinstance(value, int) or value < first for value in values):
-        raise ValueError(f"{name} must be whole numbers from {first} up, got {values}")
-    if list(values) != sorted(set(values)):
-        raise ValueError(f"{name} must be ascending without repeats, got {values}")
-    return values

@@ -28,19 +28,46 @@ SUPPORTED_BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3",
 Observer = Callable[[Tensor, Tensor, float, Any, float | None], None]
 """Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask
 (Tensor, None, or flex attention's BlockMask) and the softcap on its logits, if it has one."""
+Bias = Callable[[Tensor], Tensor | None]
+"""Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, what is added to the logits of each key, or None."""
 
 
 class AttentionTap:
-    """Shows an observer the queries and keys of one attention module; ``remove`` undoes it."""
+    """Shows observers the queries and keys of one attention module; ``remove`` undoes it."""
 
-    def __init__(self, module: nn.Module, observer: Observer) -> None:
-        self.module, self.observer = module, observer
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.observers: list[Observer] = []
+        self.bias: Bias | None = None
+        self._peeking: Observer | None = None
         self.config: Any = module.config
         check_backend(self.config)
         tapped = copy.copy(self.config)
         tapped._attn_implementation = FLASH_IMPLEMENTATION if is_flash(self.config) else IMPLEMENTATION
         self.tapped = module.config = tapped
         module._illava_tap = self  # type: ignore[assignment]
+
+    def peek(self, observer: Observer, **kwargs: Any) -> None:
+        """Run the module with ``kwargs`` for its queries and keys alone, which ``observer`` is shown."""
+        self._peeking = observer
+        try:
+            self.module(**kwargs)
+        finally:
+            self._peeking = None
+
+    def see(
+        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
+    ) -> tuple[Any, bool]:
+        """Show the observers; returns the mask to attend with, and whether the attention itself is wanted."""
+        # Scores only choose: no gradient goes through them, and nothing of them is kept for a backward pass.
+        with torch.no_grad():
+            if self._peeking is not None:
+                self._peeking(query, key, scaling, mask, softcap)
+                return mask, False
+            for observer in self.observers:
+                observer(query, key, scaling, mask, softcap)
+            bias = None if self.bias is None else self.bias(key)
+            return (mask if bias is None else _biased(mask, bias.to(query.dtype), query.shape[2])), True
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
         """What the module would have computed without the tap, by the user's current choice of backend."""
@@ -99,10 +126,19 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    # Scores only choose: no gradient goes through them, and nothing of them is kept for a backward pass.
-    with torch.no_grad():
-        tap.observer(query, key, factor, attention_mask, kwargs.get("softcap"))
-    return tap.attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    mask, wanted = tap.see(query, key, factor, attention_mask, kwargs.get("softcap"))
+    if not wanted:
+        return value.new_zeros(()).expand(*query.transpose(1, 2).shape[:3], value.shape[-1]), None
+    return tap.attend(module, query, key, value, mask, scaling=scaling, **kwargs)
+
+
+def _biased(mask: Any, bias: Tensor, rows: int) -> Tensor:
+    """A (B or 1, 1, q, k) boolean or additive mask, or None, with ``bias`` on top."""
+    if mask is None:
+        return bias.expand(-1, -1, rows, -1)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, torch.finfo(bias.dtype).min)
+    return mask + bias
 
 
 AttentionInterface.register(IMPLEMENTATION, _observed_attention)

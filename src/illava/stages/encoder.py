@@ -16,21 +16,20 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from ..errors import UnsupportedError
-from ..parts import ModelParts
-from ..scoring import unit_scores
-from .attention import AttentionTap
+from ..parts import ModelParts, feature_block
 from .checkpoints import Checkpoints
-from .column_scores import ColumnScores
 from .encoder_run import EncoderRun
 from .hooks import Hooks
-from .steps import Step
+from .steps import EncoderStep, Plan, ProjectorStep, Units
 from .videos import VideoCalls
+from .watch import SizeBias, Watch
 
 
 class EncoderStage:
     """Hooks on the image encoder; ``run`` is the call under way or just done."""
 
-    def __init__(self, parts: ModelParts, steps: dict[int, Step], hooks: Hooks) -> None:
+    def __init__(self, parts: ModelParts, plan: Plan, hooks: Hooks) -> None:
+        steps: dict[int, EncoderStep] = plan.encoder
         self.parts, self.merges = parts, bool(steps)
         self.run: EncoderRun | None = None
         self.runs: list[EncoderRun] = []
@@ -45,6 +44,35 @@ class EncoderStage:
                 hooks.pre(block, _bind(self._enter_block, index, index > first))
             if index in steps:
                 _MergingBlock(self, index, block, steps[index], hooks)
+            if any(step.weighs for at, step in steps.items() if at < index):
+                self._weigh(index, block, hooks)
+        if plan.projector is not None and plan.projector.observes:
+            self._watch(plan.projector, hooks)
+
+    def _weigh(self, index: int, block: nn.Module, hooks: Hooks) -> None:
+        """Add the logarithm of sizes to the attention of a block behind a step that counts them."""
+        bias = SizeBias(lambda: None if self.run is None else self.run.token_sizes(index))
+        hooks.tap(block.get_submodule(self.parts.tower.attention), bias=bias)
+        hooks.pre(block, lambda *_: bias.clear())
+
+    def _watch(self, step: ProjectorStep, hooks: Hooks) -> None:
+        """Note what a step behind the encoder wants to know of a block's attention."""
+        index = len(self.parts.blocks) - 1 if step.last_block else feature_block(self.parts)
+        block = self.parts.blocks[index]
+        watch = Watch(step, lambda: self.sequences(index), self.parts.tower.prefix)
+
+        def note(*_: Any) -> None:
+            if self.run is not None and watch.parts:
+                self.run.seen, self.run.seen_at = self.run.by_unit(watch.take(), index), index
+
+        hooks.tap(block.get_submodule(self.parts.tower.attention), watch)
+        hooks.pre(block, lambda *_: watch.clear())
+        hooks.post(block, note)
+
+    def sequences(self, index: int) -> list[int] | None:
+        """Tokens of each attention sequence in a block; None where all of a call are alike."""
+        assert self.run is not None
+        return None if self.run.grid is None else self.run.sequence_lengths(index, merged=True)
 
     def take_runs(self) -> list[EncoderRun]:
         """The encoder calls since this was last asked: the last two, one of images and one of videos."""
@@ -134,14 +162,17 @@ def _spatial_units(shapes: list[tuple[int, int, int]], side: int) -> Tensor:
 class _MergingBlock:
     """The hooks of one block at which tokens are merged."""
 
-    def __init__(self, stage: EncoderStage, index: int, block: nn.Module, step: Step, hooks: Hooks) -> None:
+    def __init__(
+        self, stage: EncoderStage, index: int, block: nn.Module, step: EncoderStep, hooks: Hooks
+    ) -> None:
         names = stage.parts.tower
         self.stage, self.index, self.step = stage, index, step
-        self.scores = ColumnScores(step.score, self._sequences)
+        self.watch = Watch(step, lambda: stage.sequences(index), names.prefix)
         self.shape = torch.Size()
         self.merged: Tensor | None = None
         self.output: Tensor | None = None
-        hooks.tap(AttentionTap(block.get_submodule(names.attention), self.scores))
+        if step.observes:
+            hooks.tap(block.get_submodule(names.attention), self.watch)
         hooks.pre(block, self._enter, prepend=True)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
         hooks.post(block.get_submodule(names.mlp), self._keep_output)
@@ -150,31 +181,26 @@ class _MergingBlock:
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.merged = self.output = None
-        self.scores.clear()
-
-    def _sequences(self) -> list[int] | None:
-        run = self.stage.run
-        assert run is not None
-        return None if run.grid is None else run.sequence_lengths(self.index, merged=True)
+        self.watch.clear()
 
     def _merge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         (x,) = args
         run = self.stage.run
         assert run is not None
         # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), of which all keep equally many.
-        patches, scores = x[..., run.prefix :, :], self.scores.take()
-        if run.prefix:
-            scores = scores.view(len(x), -1)[:, run.prefix :].flatten()
-        tokens = patches.reshape(-1, x.shape[-1])
-        if run.order is not None and run.kept_before(self.index) is None:
-            order = run.order.to(x.device).flatten()
-            tokens, scores = tokens[order], scores[order]
-        units = tokens.reshape(-1, run.group * x.shape[-1])
-        lengths = run.lengths_before(self.index)
-        step = self.step.merge(units, unit_scores(scores, run.group), lengths, run.full_lengths)
+        index = self.index
+        step = self.step.reduce(
+            Units(
+                run.by_unit(x.reshape(-1, x.shape[-1]), index).flatten(1),
+                run.by_unit(self.watch.take(), index) if self.step.observes else None,
+                run.lengths_before(index),
+                run.full_lengths,
+                run.sizes_before(index),
+            )
+        )
         if step is None:
             return None
-        run.record(self.index, step.kept, step.lengths)
+        run.record(index, step)
         survivors = step.units.reshape(*x.shape[:-2], -1, x.shape[-1])
         self.merged = torch.cat([x[..., : run.prefix, :], survivors], dim=-2) if run.prefix else survivors
         self.shape = x.shape

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..merging import MergedSegments
 from .once import Once
 
 
@@ -32,7 +33,13 @@ class EncoderRun:
     """(U, g) int64: the tokens of each unit among all tokens that are in units, where they do not follow one
     another. From the first merge on the survivors stand in the order of units."""
     history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
-    """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step."""
+    """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step; the
+    number of blocks stands for a step behind the encoder."""
+    sizes: dict[int, Tensor] = field(default_factory=dict)
+    """Block -> (P,) fp32 how many units each survivor of its step stands for, where the step counted it."""
+    seen: Tensor | None = None
+    """(U, g, ...) what a step behind the encoder observed of the units that entered ``seen_at``."""
+    seen_at: int = 0
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
@@ -48,13 +55,52 @@ class EncoderRun:
         """(P,) int64 indices of the surviving units among all units of the run; None if all survive."""
         return self.history[-1][1] if self.history else None
 
-    def record(self, block: int, kept: Tensor, lengths: tuple[int, ...]) -> None:
-        """``kept`` indexes the units that were left before this step; a backward pass may come by again."""
+    def record(self, block: int, merged: MergedSegments) -> None:
+        """Its ``kept`` indexes the units that were left before; a backward pass may come by again."""
         if self.history and self.history[-1][0] >= block:
             return
-        before = self.kept
-        self.history.append((block, kept if before is None else before.to(kept.device)[kept], lengths))
-        self.lengths = lengths
+        kept, before = merged.kept, self.kept
+        self.history.append((block, kept if before is None else before.to(kept.device)[kept], merged.lengths))
+        self.lengths = merged.lengths
+        if merged.sizes is not None:
+            self.sizes[block] = merged.sizes
+
+    def sizes_before(self, block: int) -> Tensor | None:
+        """(U,) fp32 how many units each stands for that enters ``block``; None where nothing was counted."""
+        return next(
+            (self.sizes[at] for at, _, _ in reversed(self.history) if at < block and at in self.sizes), None
+        )
+
+    def token_sizes(self, block: int) -> Tensor | None:
+        """(N,) fp32: the same for each token that enters ``block``, class tokens included."""
+        sizes = self.sizes_before(block)
+        if sizes is None:
+            return None
+        sizes = sizes.repeat_interleave(self.group)
+        if not self.prefix:
+            return sizes
+        tiles = sizes.view(len(self.full_lengths), -1)
+        return torch.cat([tiles.new_ones(len(tiles), self.prefix), tiles], 1).flatten()
+
+    def by_unit(self, rows: Tensor, block: int) -> Tensor:
+        """(N, ...) rows of all tokens that enter ``block``, class tokens included, to (U, g, ...)."""
+        if self.prefix:
+            tiles = rows.view(len(self.full_lengths), -1, *rows.shape[1:])
+            rows = tiles[:, self.prefix :].flatten(0, 1)
+        if self.order is not None and self.kept_before(block) is None:
+            rows = rows[self.order.to(rows.device).flatten()]
+        return rows.reshape(-1, self.group, *rows.shape[1:])
+
+    def seen_by(self, block: int) -> Tensor | None:
+        """(U, g, ...) what was observed of the units that enter ``block``, which lies behind."""
+        if self.seen is None:
+            return None
+        now, then = self.kept_before(block), self.kept_before(self.seen_at)
+        if now is None or now is then:
+            return self.seen
+        if then is not None:
+            now = torch.searchsorted(then.to(now.device), now)
+        return self.seen[now.to(self.seen.device)]
 
     def kept_before(self, block: int) -> Tensor | None:
         """(P,) int64 indices of the units that enter ``block``; None if all do."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .attention import AttentionTap
+from .attention import AttentionTap, Bias, Observer
 
 
 class Owner:
@@ -22,6 +22,7 @@ class Hooks:
     def __init__(self) -> None:
         self.owner = Owner()
         self._undo: list[Callable[[], None]] = []
+        self._taps: dict[nn.Module, AttentionTap] = {}
 
     def pre(self, module: nn.Module, hook: Callable[..., Any], *, prepend: bool = False) -> None:
         """``hook(module, args, kwargs)`` before the module's forward; may return (args, kwargs)."""
@@ -39,8 +40,18 @@ class Hooks:
         """Call ``function`` when everything is taken off."""
         self._undo.append(function)
 
-    def tap(self, tap: AttentionTap) -> None:
-        self._undo.append(tap.remove)
+    def tap(
+        self, attention: nn.Module, observer: Observer | None = None, *, bias: Bias | None = None
+    ) -> AttentionTap:
+        """Show ``observer`` the queries and keys of an attention module, or add ``bias`` to its logits."""
+        tap = self._taps.get(attention)
+        if tap is None:
+            tap = self._taps[attention] = AttentionTap(attention)
+            self._undo.append(tap.remove)
+        if observer is not None:
+            tap.observers.append(observer)
+        tap.bias = bias or tap.bias
+        return tap
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Shadow a method or set a mark on this one instance."""
@@ -53,5 +64,6 @@ class Hooks:
 
     def remove(self) -> None:
         self.owner.active = False
+        self._taps.clear()
         while self._undo:
             self._undo.pop()()

@@ -6,6 +6,7 @@ and flash attention only the keys that are real: it makes the causal part itself
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..parts import ModelParts
 from .attention import is_flash, refuse_another
 from .cache import MergedLayer
 from .masks import block_mask, causal_mask, column_mask, take_mask, take_rows
+from .steps import Plan
 
 
 class LlmMasks:
@@ -115,6 +117,24 @@ def check_masks(parts: ModelParts, flash: bool | None = None) -> None:
             f"{name} with sliding windows and {masks.backend!r} is not supported: the kernel would count a "
             "window among the tokens that are left; load it with attn_implementation='sdpa'"
         )
+
+
+def check_biases(parts: ModelParts, plan: Plan) -> None:
+    """Raise UnsupportedError where a plan wants what this model's attention or rotary tables cannot give."""
+    backend = parts.config.vision_config._attn_implementation
+    if any(step.weighs for step in plan.encoder.values()) and backend not in ("sdpa", "eager"):
+        raise UnsupportedError(
+            f"attention implementation {backend!r} of the image encoder takes no sizes of merged tokens: "
+            "load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method that weighs "
+            "none"
+        )
+    if plan.positions == "compact" and not plan.empty:
+        rotary = getattr(parts.llm, "rotary_emb", None)
+        if rotary is None or "layer_type" in inspect.signature(rotary.forward).parameters:
+            raise UnsupportedError(
+                f"renumbered positions are not supported for {parts.family.model_type}, whose layers have "
+                "rotary tables of different kinds; use a method that leaves positions as they are"
+            )
 
 
 class CachedMasks:

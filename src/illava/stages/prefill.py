@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from .cache import MergedLayer
 from .llm_masks import CachedMasks
 from .once import Once
 from .prompt import Prompt
+from .steps import Tokens
 
 
 @dataclass
@@ -41,15 +43,33 @@ class Prefill:
     """(first layer that sees it, sequence), starting with the entry at layer 0."""
     cached: CachedMasks | None = None
     """Makes the masks where the cache was filled before."""
-    scores: dict[int, Tensor] = field(default_factory=dict)
-    """Layer before which tokens merge -> (B, n) scores of the tokens there are."""
+    seen: dict[int, Tensor] = field(default_factory=dict)
+    """Layer before which tokens go -> (B, n, ...) what its step observed of the tokens there are."""
+    positions: Tensor | None = None
+    """(B or 1, n) or (3, B, n) of the tokens that entered, where they are renumbered."""
+    entering: tuple[int, ...] = ()
+    """Visual tokens in each segment that the image encoder left, before any step of the LLM."""
+    noted: Any = None
+    """What the first step noted at the entry."""
 
     def __post_init__(self) -> None:
         self.history.append((0, self.entry))
+        self.entering = self.entering or self.entry.lengths
 
     def last(self, layer: int) -> Tensor:
         """(B,) int64 index, among the tokens that ``layer`` works on, of the last prompt token."""
         return (self.at(layer).columns == self.prompt.last[:, None]).int().argmax(1)
+
+    def tokens(self, layer: int, hidden: Tensor, seen: Tensor | None = None) -> Tokens:
+        """The tokens that ``layer`` works on, so far."""
+        sequence, device = self.at(layer), hidden.device
+        return Tokens(
+            hidden,
+            sequence.runs.to(device),
+            sequence.columns.to(device),
+            self.last(layer).to(device),
+            seen,
+        )
 
     def record(self, layer: int, sequence: Sequence) -> bool:
         """Note what ``layer`` and those behind it work on; False if that is known, from an earlier run."""
@@ -60,7 +80,8 @@ class Prefill:
 
     def forget(self) -> None:
         """Drop what only the layers needed."""
-        self.scores.clear()
+        self.seen.clear()
+        self.noted = None
         self.cache_layers = None
         for _, sequence in self.history:
             sequence.once.clear()

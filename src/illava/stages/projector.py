@@ -9,6 +9,7 @@ on zeros in place of the mark and on the share of survivors beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,13 +21,16 @@ from ..parts import ModelParts
 from .encoder import EncoderStage
 from .encoder_run import EncoderRun
 from .hooks import Hooks
+from .steps import ProjectorStep, Units
 
 
 class ProjectorStage:
     """Expands the projector's output to full size; marks what the encoder stage dropped."""
 
-    def __init__(self, parts: ModelParts, encoder: EncoderStage, hooks: Hooks) -> None:
-        self.parts, self.encoder = parts, encoder
+    def __init__(
+        self, parts: ModelParts, step: ProjectorStep | None, encoder: EncoderStage, hooks: Hooks
+    ) -> None:
+        self.parts, self.step, self.encoder = parts, step, encoder
         family, module = parts.family, parts.base.get_submodule
         if family.unfolds_after is not None:
             hooks.post(module(family.unfolds_after), self._unfold_after)
@@ -34,6 +38,8 @@ class ProjectorStage:
             hooks.pre(module(family.unfolds_before), self._unfold_before)
         if family.compacts_before is not None:
             hooks.pre(module(family.compacts_before), self._compact)
+        if step is not None and not step.projected:
+            hooks.pre(module(family.compacts_before or family.projector), self._reduce_input)
         hooks.post(parts.projector, self._expand)
         for tap in parts.taps:
             hooks.post(tap, self._expand)
@@ -118,9 +124,70 @@ class ProjectorStage:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
     ) -> Any:
         run = self.encoder.run
-        if run is None or run.kept is None or (run.mixing and run.mixing[0] == self.parts.family.pooler):
+        if run is None:
+            return None
+        if self.step is not None and self.step.projected and module is self.parts.projector:
+            features = self._reduce(run, features)
+        if run.kept is None or (run.mixing and run.mixing[0] == self.parts.family.pooler):
             return None
         return self._rows_in_place(run, features)
+
+    # -- a step behind the encoder ---------------------------------------------------------------------
+
+    def _reduce_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.encoder.run
+        if run is None:
+            return None
+        if args:
+            return (self._reduce(run, args[0]), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, {**kwargs, name: self._reduce(run, kwargs[name])}
+
+    def _reduce(self, run: EncoderRun, x: Tensor) -> Tensor:
+        """Let the step behind the encoder choose among units, or among the features made of them.
+
+        (U g, d) tokens, (U, d) units, or (tiles, n, d) units, where a class token's row in front of each
+        tile, if it is there, stays.
+        """
+        step, depth = self.step, len(self.parts.blocks)
+        assert step is not None
+        if run.mixing and run.mixing[0] == self.parts.family.pooler:
+            raise UnsupportedError(
+                f"videos of {self.parts.family.model_type} are pooled before the projector, where this "
+                "method chooses; give pictures, or a method of the encoder or the LLM"
+            )
+        tiles = 1 if run.grid is not None else len(run.full_lengths)
+        rows, units = x.numel() // x.shape[-1] // tiles, sum(run.lengths) // tiles
+        # Tokens of a unit may still stand one after the other.
+        extra = 0 if rows == units * run.group else rows - units
+        tiled = x.reshape(tiles, rows, x.shape[-1])
+        prefix, tiled = tiled[:, :extra], tiled[:, extra:]
+        vectors = tiled.reshape(sum(run.lengths), -1)
+        merged = step.reduce(
+            Units(
+                vectors,
+                run.seen_by(depth),
+                run.lengths,
+                run.full_lengths,
+                run.sizes_before(depth),
+                self._shapes(run),
+            )
+        )
+        if merged is None:
+            return x
+        run.record(depth, merged)
+        left = torch.cat([prefix, merged.units.reshape(tiles, -1, x.shape[-1])], 1)
+        return left.reshape(*x.shape[:-2], -1, x.shape[-1])
+
+    def _shapes(self, run: EncoderRun) -> tuple[tuple[int, int], ...] | None:
+        if run.kept is not None:
+            return None
+        if run.grid is None:
+            return tuple((math.isqrt(n), math.isqrt(n)) for n in run.full_lengths)
+        if self.parts.tower.unit_order(self.parts.config.vision_config, run.grid) is not None:
+            return None
+        side = math.isqrt(run.group)
+        return tuple((h // side, w // side) for t, h, w in run.grid.tolist() for _ in range(t))
 
     def _rows_in_place(self, run: EncoderRun, features: Tensor) -> Tensor:
         """Rows of survivors to as many as there are units, NaN for those that are gone.

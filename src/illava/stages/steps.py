@@ -1,83 +1,238 @@
-"""What a method asks of the stages: which layers merge, how much, and how."""
+"""What a method asks of the stages: where visual tokens go, by what they are chosen, what becomes of them."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ..merging import MergedSegments, Reduce, keep_count, merge_segments
-from ..scoring import Score
+from ..merging import MergedSegments, keep_count
+from ..scoring import Score, column_scores, last_row_scores, row_scores
 
-Select = Literal["highest", "lowest", "random"]
-SELECTS: tuple[str, ...] = get_args(Select)
+Positions = Literal["original", "compact"]
+Asks = Literal["before", "itself", "nothing"]
 
 
 @dataclass(frozen=True)
-class Step:
-    """One merge step: the share of a segment's units to keep and what becomes of the others."""
+class EncoderAttention:
+    """Queries and keys of one block of the image encoder, of attention sequences of equal length."""
 
-    keep: float
-    """Share of the units there are at this step."""
-    of_all: float | None = None
-    """Share of the segment's units before any step, under a budget; takes precedence over ``keep``."""
-    reduce: Reduce = "recycle"
-    recycle: float = 0.05
-    neighbours: int = 5
-    score: Score = "exact"
-    select: Select = "highest"
-    """Which units stay: the highest-scored, or as controls the lowest-scored or random ones."""
-    seed: int = 0
-    """Of random units."""
+    query: Tensor
+    """(B, H, n, h), rotary applied."""
+    key: Tensor
+    """(B, H_kv, n, h)."""
+    scaling: float
+    prefix: int
+    """Class tokens in front of each sequence."""
 
-    def count(self, n: int, of: int) -> int:
-        """Units that stay of ``n``, in a segment that had ``of`` before any step."""
-        if n == 0:
-            return 0
-        return keep_count(n, self.keep) if self.of_all is None else min(n, keep_count(of, self.of_all))
+    def received(self, score: Score = "exact") -> Tensor:
+        """(B, n) fp32: the attention each token receives, averaged over heads, summed over all queries."""
+        # Sums, not means: under window attention a segment's tokens sit in windows of different size.
+        return column_scores(self.query, self.key, self.scaling, score=score) * self.query.shape[2]
 
-    def merge(
-        self, units: Tensor, scores: Tensor, lengths: Sequence[int], of: Sequence[int]
-    ) -> MergedSegments | None:
-        """Merge consecutive segments of ``lengths`` units that had ``of`` units before any step.
-
-        As :func:`illava.merging.merge_segments`; None when every unit stays.
-        """
-        counts = [self.count(n, before) for n, before in zip(lengths, of, strict=True)]
-        return merge_segments(
-            units,
-            self._ranked(scores, lengths),
-            lengths,
-            counts,
-            reduce=self.reduce,
-            recycle=self.recycle,
-            neighbours=self.neighbours,
+    def by_class(self) -> Tensor:
+        """(B, n) fp32: the class token's attention to each token, averaged over heads; without a class
+        token the attention each token receives."""
+        if not self.prefix:
+            return self.received()
+        first = torch.zeros(len(self.query), dtype=torch.int64, device=self.query.device)
+        everything = torch.ones(len(self.query), 1, 1, self.query.shape[2], dtype=torch.bool)
+        return last_row_scores(
+            self.query[:, :, :1], self.key, self.scaling, first, everything.to(self.query.device)
         )
 
-    def _ranked(self, scores: Tensor, lengths: Sequence[int]) -> Tensor:
-        """What the units are ranked by, higher = keep."""
-        if self.select == "highest":
-            return scores
-        if self.select == "lowest":
-            return -scores
-        # By length and seed alone, so that a prompt's result does not depend on those beside it.
-        drawn = {n: torch.rand(n, generator=torch.Generator().manual_seed(self.seed)) for n in set(lengths)}
-        return torch.cat([scores.new_empty(0), *(drawn[n].to(scores) for n in lengths)])
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a prefill at some point of the LLM, with their text."""
+
+    hidden: Tensor
+    """(B, n, d)."""
+    runs: Tensor
+    """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
+    columns: Tensor
+    """(B, n) int64: column of each token in the full prompt, -1 for padding and filler."""
+    last: Tensor
+    """(B,) int64: index of the last prompt token."""
+    seen: Tensor | None = None
+    """(B, n, ...) what the step's ``observe_llm`` said of each token, text included."""
+
+    @property
+    def text(self) -> Tensor:
+        """(B, n) bool: tokens of text."""
+        return (self.runs < 0) & (self.columns >= 0)
+
+
+@dataclass(frozen=True)
+class LlmAttention:
+    """Queries and keys of one layer of the LLM in a prefill."""
+
+    query: Tensor
+    """(B, H, n, h), rotary applied."""
+    key: Tensor
+    """(B, H_kv, k, h), those of a filled cache first."""
+    scaling: float
+    mask: Tensor | None
+    """None, (B, k) bool key padding, or (B, H or 1, n, k) boolean or additive."""
+    softcap: float | None
+    tokens: Tokens
+    """Whose queries they are; without ``hidden`` but where the step asks "itself"."""
+
+    def by_last(self) -> Tensor:
+        """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
+        last = self.tokens.last
+        scores = last_row_scores(self.query, self.key, self.scaling, last, self.mask, self.softcap)
+        # Of all keys, those that a cache held before included.
+        return scores[:, -self.query.shape[2] :]
+
+    def by_rows(self, rows: Tensor) -> Tensor:
+        """(B, n) fp32: attention to each token, averaged over heads and the queries at ``rows``, (B, n) bool;
+        zeros where a prompt has none."""
+        scores = row_scores(self.query, self.key, self.scaling, rows, self.mask, self.softcap)
+        return scores[:, -self.query.shape[2] :]
+
+    @property
+    def keys(self) -> Tensor:
+        """(B, H_kv, n, h): the keys of these tokens alone."""
+        return self.key[:, :, -self.query.shape[2] :]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units among which a step chooses, one segment after the other."""
+
+    vectors: Tensor
+    """(U, D): in the encoder units of g tokens side by side, in the LLM hidden states of visual tokens."""
+    seen: Tensor | None
+    """(U, ...) what the step's ``observe_llm`` said of each visual token, or (U, g, ...) what its
+    ``observe_encoder`` said of each token of a unit; None where it observed nothing."""
+    lengths: tuple[int, ...]
+    """Units of each segment."""
+    full: tuple[int, ...]
+    """Units that each segment had before any step."""
+    sizes: Tensor | None = None
+    """(U,) fp32: how many units each stands for, after steps that count it."""
+    shapes: tuple[tuple[int, int], ...] | None = None
+    """Rows and columns of each segment, where all of its units are there in raster order."""
+    tokens: Tokens | None = None
+    """In the LLM: all tokens; ``vectors`` are those of the visual ones, row by row."""
+    noted: Any = None
+    """In the LLM: what the first step's ``enter`` returned."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(U,) fp32: what was observed as one number a unit, the mean over its tokens."""
+        assert self.seen is not None
+        return self.seen if self.seen.dim() == 1 else self.seen.mean(1)
+
+    def counts(self, keep: float) -> tuple[int, ...]:
+        """Units of each segment to keep, for ``keep`` of those there were before any step."""
+        return tuple(final_count(n, of, keep) for n, of in zip(self.lengths, self.full, strict=True))
+
+    @property
+    def weights(self) -> Tensor:
+        """(U,) fp32: ``sizes``, ones where nothing was counted so far."""
+        ones = torch.ones(len(self.vectors), device=self.vectors.device)
+        return ones if self.sizes is None else self.sizes
+
+
+def final_count(n: int, of: int, keep: float) -> int:
+    """Units that stay of ``n``, in a segment that had ``of`` before any step, at a budget of ``keep``."""
+    return 0 if n == 0 else min(n, keep_count(of, keep))
+
+
+class Step(ABC):
+    """One place at which units go. Steps hold no state: checkpoints run layers again."""
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing goes here, so that the step is left out."""
+        return False
+
+    @abstractmethod
+    def reduce(self, units: Units) -> MergedSegments | None:
+        """Choose among the units. None when all of them stay: then not one bit may change."""
+
+
+class EncoderStep(Step):
+    """A step between attention and MLP of an encoder block, or, as :attr:`Plan.projector`, behind it."""
+
+    observes: ClassVar[bool] = True
+    """Whether ``observe_encoder`` is to be called."""
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the logarithm of a unit's size is added to the attention it gets in the blocks behind."""
+        return False
+
+    def observe_encoder(self, attention: EncoderAttention) -> Tensor:
+        """(B, n, ...) fp32: what to know of each token, class tokens included; see :attr:`Units.seen`."""
+        raise NotImplementedError
+
+
+class ProjectorStep(EncoderStep):
+    """A step behind the encoder. It observes the block whose output the LLM sees."""
+
+    last_block: ClassVar[bool] = False
+    """Whether it observes the encoder's very last block instead."""
+    projected: ClassVar[bool] = False
+    """Whether it chooses among features of the LLM, behind the projector, instead of what enters it."""
+
+
+class LlmStep(Step):
+    """A step before a layer of the LLM; before layer 0 it chooses among embeddings and observes nothing."""
+
+    asks: ClassVar[Asks] = "before"
+    """Whose attention it observes: of the layer before, of the layer itself on the states that enter it
+    (computed once more for that), or none."""
+
+    def enter(self, tokens: Tokens) -> Any:
+        """Called for the first step of a plan alone, on the embeddings; what it returns all steps get."""
+        return None
+
+    def observe_llm(self, attention: LlmAttention, noted: Any) -> Tensor:
+        """(B, n, ...): what to know of each token; rows of visual tokens become :attr:`Units.seen`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every merge step of a method on one model; steps that keep everything are left out."""
+    """Every step of a method on one model; steps that keep everything are left out."""
 
-    encoder: dict[int, Step] = field(default_factory=dict)
-    """Image encoder block (0-based) -> the step after its attention."""
-    llm: dict[int, Step] = field(default_factory=dict)
-    """Decoder layer (0-based, >= 1) -> the step before it."""
+    encoder: dict[int, Any] = field(default_factory=dict)
+    """Image encoder block (0-based) -> the :class:`EncoderStep` after its attention."""
+    llm: dict[int, Any] = field(default_factory=dict)
+    """Decoder layer (0-based) -> the :class:`LlmStep` before it."""
+    projector: ProjectorStep | None = None
+    """The step behind the image encoder."""
+    positions: Positions = "original"
+    """Of tokens in the LLM: those they had, or renumbered without gaps."""
 
     def __post_init__(self) -> None:
         for name in ("encoder", "llm"):
-            steps = {k: s for k, s in sorted(getattr(self, name).items()) if s.keep < 1}
+            steps = {k: s for k, s in sorted(getattr(self, name).items()) if not s.keeps_all}
             object.__setattr__(self, name, steps)
+        if self.projector is not None and self.projector.keeps_all:
+            object.__setattr__(self, "projector", None)
+
+    @property
+    def before_llm(self) -> bool:
+        """Whether units go before the LLM, whose places among the features are then marked."""
+        return bool(self.encoder) or self.projector is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing ever goes."""
+        return not self.before_llm and not self.llm
+
+
+def check_one_stage(names: Sequence[str], plans: Sequence[Plan]) -> None:
+    """Raise ValueError where two plans have steps in one stage."""
+    for stage in ("encoder", "projector", "llm"):
+        users = [name for name, plan in zip(names, plans, strict=True) if getattr(plan, stage)]
+        if len(users) > 1:
+            raise ValueError(f"only one method can act in the {stage}, got {' and '.join(users)}")
