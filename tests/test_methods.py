@@ -42,9 +42,9 @@ from tests.tiny_configs import CONFIGS
         ({"recycle": 1.1}, "recycle must lie in"),
         ({"neighbours": 0}, "neighbours must be"),
         ({"neighbours": 2.5}, "neighbours must be"),
-        ({"reduce": "sum"}, "recycle, drop, weighted, got 'sum'"),
+        ({"reduce": "sum"}, "recycle, drop, weighted, fold, got 'sum'"),
         ({"score": "fast"}, "exact, sampled, got 'fast'"),
-        ({"select": "best"}, "highest, lowest, random, got 'best'"),
+        ({"select": "best"}, "highest, diverse, lowest, random, got 'best'"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 0.5}, "seed must be"),
     ],
@@ -99,7 +99,7 @@ def test_dictionaries_and_files_bring_a_method_back(method, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "nonsense"}, "unknown method 'nonsense'; known are illava"),
+        ({"method": "nonsense"}, "unknown method 'nonsense'; known are compose, dart"),
         ({}, "unknown method None"),
         ({"method": "illava", "kep": 1}, "no field kep"),
         ({"method": "illava", "keep": 7}, "keep must lie in"),

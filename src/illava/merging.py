@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-Reduce = Literal["recycle", "drop", "weighted"]
+Reduce = Literal["recycle", "drop", "weighted", "fold"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
 Similarity = Literal["dot", "cosine"]
 SIMILARITIES: tuple[str, ...] = get_args(Similarity)
@@ -70,6 +70,8 @@ def merge(
     reduce: Reduce = "recycle",
     recycle: float = 0.05,
     neighbours: int = 5,
+    similarity: Similarity = "dot",
+    sizes: Tensor | None = None,
 ) -> Merged:
     """Reduce S segments of n units each to p units each.
 
@@ -81,9 +83,13 @@ def merge(
             softmax(<x_j, x_i> / sqrt(D))-weighted sum of the ``neighbours`` dropped units most similar
             to them. ``"weighted"``: the n - p + 1 lowest-scored units become one, at the place of the
             highest-scored of them, weights falling with rank. ``"drop"``: the p highest-scored stay as
-            they are.
+            they are. ``"fold"``: every dropped unit joins the survivor it is most similar to, which becomes
+            the mean of all that it stands for, weighted by size.
         recycle: share of the survivors that recycle (at least one does).
         neighbours: how many dropped units a recycler takes in, at most.
+        similarity: ``"dot"`` products, or ``"cosine"``, by which softmax weights hardly differ.
+        sizes: (S, n) fp32, how many units each stands for already; then those of the survivors come back.
+            Only ``"fold"`` changes them.
 
     Raises ValueError for shapes that do not fit, p outside [1, n), neighbours < 1 or an unknown
     ``reduce``.
@@ -98,12 +104,14 @@ def merge(
     if neighbours < 1:
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     order = scores.float().argsort(dim=1, descending=True, stable=True)
+    if reduce == "fold":
+        return _fold(units, order, p, similarity, sizes)
     if reduce == "drop":
         changed, values = order[:, :0], units[:, :0]
     elif reduce == "recycle":
         c = recycler_count(p, recycle)
         changed = order[:, p - c : p]
-        values = _recycle(_gather(units, changed), _gather(units, order[:, p:]), neighbours)
+        values = _recycle(_gather(units, changed), _gather(units, order[:, p:]), neighbours, similarity)
     elif reduce == "weighted":
         changed = order[:, p - 1 : p]
         values = _rank_weighted_mean(_gather(units, order[:, p - 1 :]))
@@ -111,41 +119,7 @@ def merge(
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
     kept = order[:, :p].sort(dim=1).values
     survivors = units.scatter(1, _rows(changed, units), values.to(units.dtype)) if changed.shape[1] else units
-    return Merged(_gather(survivors, kept), kept)
-
-
-def fold(
-    units: Tensor, scores: Tensor, p: int, *, similarity: Similarity = "cosine", sizes: Tensor | None = None
-) -> Merged:
-    """Reduce S segments of n units to the p highest-scored, each the mean of itself and its nearest dropped.
-
-    Every dropped unit goes to the one survivor that it is most similar to, so that nothing is thrown away; a
-    survivor becomes the mean of all that it stands for, weighted by size.
-
-    Args:
-        units: (S, n, D), any floating dtype.
-        scores: (S, n), higher = keep; equal scores keep their order.
-        p: units that survive, 1 <= p < n.
-        similarity: ``"cosine"`` or ``"dot"``.
-        sizes: (S, n) fp32, how many units each stands for already; None: one.
-    """
-    order = scores.float().argsort(dim=1, descending=True, stable=True)
-    kept, gone = order[:, :p].sort(dim=1).values, order[:, p:]
-    x = units.float()
-    weights = torch.ones_like(x[..., 0]) if sizes is None else sizes
-    measured = torch.nn.functional.normalize(x, dim=-1) if similarity == "cosine" else x
-    products = _gather(measured, gone) @ _gather(measured, kept).transpose(1, 2)
-    # The first of equally near survivors, whatever the kernel.
-    nearest = products.sort(dim=2, descending=True, stable=True).indices[..., 0]
-    size = weights.gather(1, kept).scatter_add(1, nearest, weights.gather(1, gone))
-    total = _gather(x, kept) * weights.gather(1, kept)[..., None]
-    total = total.scatter_add(
-        1, _rows(nearest, units), _gather(x, gone) * weights.gather(1, gone)[..., None]
-    )
-    values = (total / size[..., None]).to(units.dtype)
-    # Who took in nobody stays what it is, bit for bit.
-    alone = (size == weights.gather(1, kept))[..., None]
-    return Merged(torch.where(alone, _gather(units, kept), values), kept, size)
+    return Merged(_gather(survivors, kept), kept, None if sizes is None else sizes.gather(1, kept))
 
 
 def merge_segments(
@@ -157,6 +131,8 @@ def merge_segments(
     reduce: Reduce = "recycle",
     recycle: float = 0.05,
     neighbours: int = 5,
+    similarity: Similarity = "dot",
+    sizes: Tensor | None = None,
 ) -> MergedSegments | None:
     """Reduce each of several consecutive segments to its own number of units.
 
@@ -166,17 +142,27 @@ def merge_segments(
         lengths: number of units of each segment, summing to T. Segments of equal length are merged
             together in one call.
         counts: units that survive of each segment, by :func:`keep_count`; 0 only for empty segments.
-        reduce, recycle, neighbours: as in :func:`merge`.
+        reduce, recycle, neighbours, similarity: as in :func:`merge`.
+        sizes: (T,) fp32, how many units each stands for already, where that is counted.
 
     Returns None when every segment keeps all of its units: then nothing may change, not one bit.
     """
 
-    def reducer(p: int, units: Tensor, scores: Tensor) -> Merged:
-        return merge(units, scores, p, reduce=reduce, recycle=recycle, neighbours=neighbours)
+    def reducer(p: int, units: Tensor, scores: Tensor, sizes: Tensor | None = None) -> Merged:
+        return merge(
+            units,
+            scores,
+            p,
+            reduce=reduce,
+            recycle=recycle,
+            neighbours=neighbours,
+            similarity=similarity,
+            sizes=sizes,
+        )
 
     if scores.shape != units.shape[:1]:
         raise ValueError(f"need one score a unit, got {tuple(units.shape)} and {tuple(scores.shape)}")
-    return reduce_segments(reducer, lengths, counts, units, scores)
+    return reduce_segments(reducer, lengths, counts, units, scores, sizes=sizes)
 
 
 def reduce_segments(
@@ -204,7 +190,9 @@ def reduce_segments(
         raise ValueError(
             f"units must be (T, D) and lengths sum to T, got {tuple(units.shape)} and a sum of {sum(lengths)}"
         )
-    if len(counts) != len(lengths) or any(min(n, 1) > p or p > n for n, p in zip(lengths, counts, strict=True)):
+    if len(counts) != len(lengths) or any(
+        min(n, 1) > p or p > n for n, p in zip(lengths, counts, strict=True)
+    ):
         raise ValueError(f"counts must lie between 1 and the segments' {tuple(lengths)}, got {tuple(counts)}")
     if tuple(counts) == tuple(lengths):
         return None
@@ -235,17 +223,40 @@ def reduce_segments(
     )
 
 
-def _recycle(recyclers: Tensor, redundant: Tensor, neighbours: int) -> Tensor:
+def _recycle(recyclers: Tensor, redundant: Tensor, neighbours: int, similarity: Similarity) -> Tensor:
     """(S, c, D) recyclers and (S, m, D) redundant units to (S, c, D) fp32 recycled units."""
     x, y = recyclers.float(), redundant.float()
-    similarity = x @ y.transpose(1, 2)
+    products = _measured(x, similarity) @ _measured(y, similarity).transpose(1, 2)
     # A stable sort rather than topk: among equal similarities the choice must not depend on the kernel.
-    top, nearest = similarity.sort(dim=2, descending=True, stable=True)
+    top, nearest = products.sort(dim=2, descending=True, stable=True)
     m = min(neighbours, y.shape[1])
     weights = (top[..., :m] / x.shape[-1] ** 0.5).softmax(-1)
     taken = y[torch.arange(len(y), device=y.device)[:, None, None], nearest[..., :m]]
     recycled: Tensor = (x + (weights.unsqueeze(-1) * taken).sum(2)) / 2
     return recycled
+
+
+def _measured(units: Tensor, similarity: Similarity) -> Tensor:
+    """(S, n, D) fp32 to vectors whose products are the similarity."""
+    return torch.nn.functional.normalize(units, dim=-1) if similarity == "cosine" else units
+
+
+def _fold(units: Tensor, order: Tensor, p: int, similarity: Similarity, sizes: Tensor | None) -> Merged:
+    """The first p of ``order``, each the size-weighted mean of itself and the dropped ones nearest to it."""
+    kept, gone = order[:, :p].sort(dim=1).values, order[:, p:]
+    x = units.float()
+    weights = torch.ones_like(x[..., 0]) if sizes is None else sizes
+    measured = _measured(x, similarity)
+    products = _gather(measured, gone) @ _gather(measured, kept).transpose(1, 2)
+    # The first of equally near survivors, whatever the kernel.
+    nearest = products.sort(dim=2, descending=True, stable=True).indices[..., 0]
+    size = weights.gather(1, kept).scatter_add(1, nearest, weights.gather(1, gone))
+    total = _gather(x, kept) * weights.gather(1, kept)[..., None]
+    total = total.scatter_add(1, _rows(nearest, units), _gather(x, gone) * weights.gather(1, gone)[..., None])
+    # Who took in nobody stays what it is, bit for bit.
+    alone = (size == weights.gather(1, kept))[..., None]
+    values = torch.where(alone, _gather(units, kept), (total / size[..., None]).to(units.dtype))
+    return Merged(values, kept, None if sizes is None else size)
 
 
 def _rank_weighted_mean(lowest: Tensor) -> Tensor:

@@ -184,7 +184,9 @@ def _costs(
             projected = plan.projector is not None and plan.projector.projected
             left = run.lengths_before(len(parts.blocks)) if projected else run.lengths
             units = sum(left if which else run.full_lengths)
-            encoder[which] += cost.patch_embedding_flops(shape, g * sum(run.full_lengths))
+            encoder[which] += cost.patch_embedding_flops(
+                shape, run.embedded if which else g * sum(run.full_lengths)
+            )
             projector[which] += cost.projector_flops(shape, units)
             for tap in shape.taps:
                 alive = sum(run.lengths_before(tap + 1) if which else run.full_lengths)

@@ -132,6 +132,43 @@ def row_scores(
     return total
 
 
+def rarity(units: Tensor) -> Tensor:
+    """One minus the mean cosine similarity of each unit to all units of its segment, itself included.
+
+    (S, n, D), any floating dtype, to (S, n) fp32 in [0, 2]. Linear in n: the mean of similarities is the
+    similarity to the mean.
+    """
+    directions = torch.nn.functional.normalize(units.float(), dim=-1)
+    return 1 - (directions @ directions.mean(1).unsqueeze(-1)).squeeze(-1)
+
+
+def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
+    """Rank units by max-min diversity: the highest-scored first, then ever the one farthest from those before.
+
+    Far is the cosine distance to the nearest unit taken so far times the unit's score. O(p n), p steps.
+
+    Args:
+        units: (S, n, D), any floating dtype.
+        scores: (S, n) fp32, not negative.
+        p: how many are ranked, 1 <= p <= n.
+
+    Returns (S, n) fp32: n for the first, n - 1 for the second, and so on; 0 for those behind the p-th. Of
+    equally far units the earlier is taken.
+    """
+    directions = torch.nn.functional.normalize(units.float(), dim=-1)
+    count = units.shape[1]
+    rank = torch.zeros_like(scores, dtype=torch.float32)
+    newest = scores.argmax(1, keepdim=True)
+    nearest = torch.full_like(rank, float("inf"))
+    for step in range(p):
+        rank.scatter_(1, newest, float(count - step))
+        one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
+        distance = 1 - (directions @ one.transpose(1, 2)).squeeze(-1)
+        nearest = torch.minimum(nearest, distance.clamp(min=0))
+        newest = (nearest * scores).masked_fill(rank > 0, -1).argmax(1, keepdim=True)
+    return rank
+
+
 def unit_scores(scores: Tensor, tokens: int) -> Tensor:
     """Scores of units made of ``tokens`` consecutive tokens each: (..., n * tokens) to (..., n), the mean."""
     return scores.reshape(*scores.shape[:-1], -1, tokens).mean(-1) if tokens > 1 else scores

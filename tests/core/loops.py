@@ -25,6 +25,13 @@ def dot(a: list[float], b: list[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
+def alike(a: list[float], b: list[float], similarity: str) -> float:
+    if similarity == "dot":
+        return dot(a, b)
+    lengths = math.sqrt(dot(a, a)) * math.sqrt(dot(b, b))
+    return dot(a, b) / lengths if lengths else 0.0
+
+
 def softmax(logits: list[float]) -> list[float]:
     highest = max(logits)
     powers = [math.exp(logit - highest) for logit in logits]
@@ -39,7 +46,13 @@ def ranked(scores: Tensor) -> list[int]:
 
 
 def merge_loop(
-    units: Tensor, scores: Tensor, p: int, reduce: str, recycle: float = 0.05, neighbours: int = 5
+    units: Tensor,
+    scores: Tensor,
+    p: int,
+    reduce: str,
+    recycle: float = 0.05,
+    neighbours: int = 5,
+    similarity: str = "dot",
 ) -> tuple[Tensor, list[int], set[int]]:
     """One segment, (n, D) and (n,): survivors (p, D) float64, their indices, which of those changed."""
     x = units.tolist()
@@ -51,8 +64,9 @@ def merge_loop(
         c = min(p, max(1, round_half_even(recycle * p)))
         for j in order[p - c : p]:
             # Dropped units equally similar to x_j: the higher-scored one is taken first.
-            nearest = sorted(order[p:], key=lambda i: -dot(x[j], x[i]))[: min(neighbours, len(x) - p)]
-            weights = softmax([dot(x[j], x[i]) / math.sqrt(width) for i in nearest])
+            nearest = sorted(order[p:], key=lambda i: -alike(x[j], x[i], similarity))
+            nearest = nearest[: min(neighbours, len(x) - p)]
+            weights = softmax([alike(x[j], x[i], similarity) / math.sqrt(width) for i in nearest])
             new[j] = [
                 (x[j][d] + sum(w * x[i][d] for w, i in zip(weights, nearest, strict=True))) / 2
                 for d in range(width)
@@ -63,6 +77,13 @@ def merge_loop(
         new[lowest[0]] = [
             sum(rank * x[i][d] for rank, i in enumerate(lowest, start=1)) / total for d in range(width)
         ]
+    elif reduce == "fold":
+        joined: dict[int, list[int]] = {j: [j] for j in kept}
+        for i in order[p:]:
+            joined[max(kept, key=lambda j: alike(x[i], x[j], similarity))].append(i)
+        for j, members in joined.items():
+            if len(members) > 1:
+                new[j] = [sum(x[i][d] for i in members) / len(members) for d in range(width)]
     rows = [new.get(i, x[i]) for i in kept]
     return torch.tensor(rows, dtype=torch.float64), kept, set(new)
 

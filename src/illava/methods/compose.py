@@ -42,6 +42,7 @@ class Compose(Method):
             {block: step for plan in plans for block, step in plan.encoder.items()},
             {layer: step for plan in plans for layer, step in plan.llm.items()},
             next((plan.projector for plan in plans if plan.projector is not None), None),
+            next((plan.pixels for plan in plans if plan.pixels is not None), None),
             "compact" if any(plan.positions == "compact" for plan in plans) else "original",
         )
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar
 
-from ..merging import REDUCTIONS, Reduce
+from ..merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
 from ..parts import ModelParts, rescale
 from ..scoring import SCORES, Score
-from ..stages.steps import Plan
+from ..stages.steps import Plan, Positions
 from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
-from .merge_step import SELECTS, MergeStep, Select
+from .merge_step import ENCODER_SCORES, LLM_SCORES, SELECTS, EncoderScore, LlmScore, MergeStep, Select
 
 Keep = float | tuple[float, ...]
 
@@ -39,11 +39,21 @@ class Illava(Method):
         llm_keep: share of a run of visual tokens kept at each of them, in (0, 1].
         recycle: share of the survivors that take in what is dropped, in [0, 1]; at least one does.
         neighbours: dropped units a recycler takes in, at most.
-        reduce: "recycle", "weighted" (one rank-weighted mean of the lowest-scored) or "drop".
+        reduce: "recycle", "weighted" (one rank-weighted mean of the lowest-scored), "drop", or, past the
+            paper, "fold": every dropped unit joins its most similar survivor, weighted by size.
         score: "exact" column scores in the encoder, or "sampled" from 256 query rows.
-        select: "highest" scored units stay; "lowest" and "random" are controls that a score must beat, with
-            all else equal.
+        select: "highest" scored units stay; or, past the paper, "diverse" ones: first the highest-scored,
+            then ever the one whose score times its distance to those taken is largest; "lowest" and "random"
+            are controls that a score must beat, with all else equal.
         seed: of random units: which ones stay depends on it and on how many there are.
+        similarity: of recyclers and survivors to dropped units: "dot" as published, or "cosine".
+        encoder_score: "attention" received, as published; or, past the paper, "rarity", one minus the mean
+            cosine similarity to all units of the picture; or "norm" of a unit's hidden state.
+        llm_score: attention of the "last" prompt token, as published, or the mean over all "text" behind the
+            first picture.
+        proportional: add the logarithm of how many units a survivor stands for to the attention it gets in
+            the encoder blocks behind (with "fold"; SDPA or eager attention in the encoder).
+        positions: of tokens in the LLM, "original" as published, or "compact": renumbered without gaps.
 
     Raises ValueError for values out of range.
     """
@@ -61,6 +71,11 @@ class Illava(Method):
     score: Score = "exact"
     select: Select = "highest"
     seed: int = 0
+    similarity: Similarity = "dot"
+    encoder_score: EncoderScore = "attention"
+    llm_score: LlmScore = "last"
+    proportional: bool = False
+    positions: Positions = "original"
 
     def __post_init__(self) -> None:
         for stage in ("encoder", "llm"):
@@ -92,6 +107,12 @@ class Illava(Method):
         check_choice("score", self.score, SCORES)
         check_choice("select", self.select, SELECTS)
         check_count("seed", self.seed, most=2**63 - 1)
+        check_choice("similarity", self.similarity, SIMILARITIES)
+        check_choice("encoder_score", self.encoder_score, ENCODER_SCORES)
+        check_choice("llm_score", self.llm_score, LLM_SCORES)
+        check_choice("positions", self.positions, ("original", "compact"))
+        if not isinstance(self.proportional, bool):
+            raise ValueError(f"proportional must be True or False, got {self.proportional!r}")
 
     def plan(self, parts: ModelParts) -> Plan:
         schedule = parts.family.schedule
@@ -126,7 +147,9 @@ class Illava(Method):
             )
         if self.keep is None:
             return Plan(
-                {k: self._step(v) for k, v in encoder.items()}, {k: self._step(v) for k, v in llm.items()}
+                {k: self._step(v) for k, v in encoder.items()},
+                {k: self._step(v) for k, v in llm.items()},
+                positions=self.positions,
             )
         return self._budget(self.keep, encoder, llm)
 
@@ -157,11 +180,23 @@ class Illava(Method):
         return Plan(
             dict(zip(encoder, steps[: len(encoder)], strict=True)),
             dict(zip(llm, steps[len(encoder) :], strict=True)),
+            positions=self.positions,
         )
 
     def _step(self, keep: float, of_all: float | None = None) -> MergeStep:
         return MergeStep(
-            keep, of_all, self.reduce, self.recycle, self.neighbours, self.score, self.select, self.seed
+            keep,
+            of_all,
+            self.reduce,
+            self.recycle,
+            self.neighbours,
+            self.similarity,
+            self.score,
+            self.encoder_score,
+            self.llm_score,
+            self.select,
+            self.seed,
+            self.proportional,
         )
 
 

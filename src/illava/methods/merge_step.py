@@ -1,25 +1,28 @@
-"""The step of iLLaVA: keep the highest-scored units, let a few of them take in what goes."""
+"""The step of iLLaVA: keep the highest-scored units, let survivors take in what goes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..merging import MergedSegments, Reduce, keep_count, merge_segments
-from ..scoring import Score
+from ..merging import Merged, MergedSegments, Reduce, Similarity, keep_count, merge, reduce_segments
+from ..scoring import Score, diverse_ranking, rarity
 from ..stages.steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
-Select = Literal["highest", "lowest", "random"]
+Select = Literal["highest", "diverse", "lowest", "random"]
 SELECTS: tuple[str, ...] = get_args(Select)
+EncoderScore = Literal["attention", "rarity", "norm"]
+ENCODER_SCORES: tuple[str, ...] = get_args(EncoderScore)
+LlmScore = Literal["last", "text"]
+LLM_SCORES: tuple[str, ...] = get_args(LlmScore)
 
 
 @dataclass(frozen=True)
 class MergeStep(EncoderStep, LlmStep):
-    """One merge step, in the encoder or in the LLM."""
+    """One merge step, in the encoder or in the LLM. The fields are those of :class:`Illava`."""
 
     keep: float
     """Share of the units there are at this step."""
@@ -28,21 +31,36 @@ class MergeStep(EncoderStep, LlmStep):
     reduction: Reduce = "recycle"
     recycle: float = 0.05
     neighbours: int = 5
+    similarity: Similarity = "dot"
     score: Score = "exact"
+    encoder_score: EncoderScore = "attention"
+    llm_score: LlmScore = "last"
     select: Select = "highest"
-    """Which units stay: the highest-scored, or as controls the lowest-scored or random ones."""
     seed: int = 0
-    """Of random units."""
+    proportional: bool = False
 
     @property
     def keeps_all(self) -> bool:
         return self.keep >= 1
 
+    @property
+    def observes(self) -> bool:  # type: ignore[override]
+        return self.encoder_score == "attention"
+
+    @property
+    def weighs(self) -> bool:
+        return self.proportional
+
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
         return attention.received(self.score)
 
     def observe_llm(self, attention: LlmAttention, noted: Any) -> Tensor:
-        return attention.by_last()
+        if self.llm_score == "last":
+            return attention.by_last()
+        tokens = attention.tokens
+        # Text in front of the first picture has seen nothing of it.
+        seen = (tokens.runs >= 0).cumsum(1) > 0
+        return attention.by_rows(tokens.text & seen)
 
     def count(self, n: int, of: int) -> int:
         """Units that stay of ``n``, in a segment that had ``of`` before any step."""
@@ -52,22 +70,42 @@ class MergeStep(EncoderStep, LlmStep):
 
     def reduce(self, units: Units) -> MergedSegments | None:
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
-        return merge_segments(
-            units.vectors,
-            self._ranked(units.scores, units.lengths),
+        # In the LLM there is always an observation.
+        seen = [] if units.seen is None else [units.scores]
+        counted = self.proportional or self.reduction == "fold"
+        return reduce_segments(
+            self._reduce,
             units.lengths,
             counts,
+            units.vectors,
+            *seen,
+            sizes=units.weights if counted else units.sizes,
+        )
+
+    def _reduce(
+        self, p: int, units: Tensor, scores: Tensor | None = None, sizes: Tensor | None = None
+    ) -> Merged:
+        if scores is None:
+            scores = rarity(units) if self.encoder_score == "rarity" else units.float().norm(dim=-1)
+        return merge(
+            units,
+            self._ranked(units, scores, p),
+            p,
             reduce=self.reduction,
             recycle=self.recycle,
             neighbours=self.neighbours,
+            similarity=self.similarity,
+            sizes=sizes,
         )
 
-    def _ranked(self, scores: Tensor, lengths: Sequence[int]) -> Tensor:
-        """What the units are ranked by, higher = keep."""
+    def _ranked(self, units: Tensor, scores: Tensor, p: int) -> Tensor:
+        """(S, n): what the units are ranked by, higher = keep."""
         if self.select == "highest":
             return scores
         if self.select == "lowest":
             return -scores
+        if self.select == "diverse":
+            return diverse_ranking(units, scores, p)
         # By length and seed alone, so that a prompt's result does not depend on those beside it.
-        drawn = {n: torch.rand(n, generator=torch.Generator().manual_seed(self.seed)) for n in set(lengths)}
-        return torch.cat([scores.new_empty(0), *(drawn[n].to(scores) for n in lengths)])
+        drawn = torch.rand(scores.shape[1], generator=torch.Generator().manual_seed(self.seed))
+        return drawn.to(scores).expand_as(scores)

@@ -20,6 +20,7 @@ from ..parts import ModelParts, feature_block
 from .checkpoints import Checkpoints
 from .encoder_run import EncoderRun
 from .hooks import Hooks
+from .resize import ResizeStage
 from .steps import EncoderStep, Plan, ProjectorStep, Units
 from .videos import VideoCalls
 from .watch import SizeBias, Watch
@@ -35,6 +36,7 @@ class EncoderStage:
         self.runs: list[EncoderRun] = []
         self.checkpoints = Checkpoints(self, "run", parts.blocks, hooks)
         self.videos = VideoCalls(parts.base, hooks)
+        self.resize = None if plan.pixels is None else ResizeStage(parts, plan.pixels, hooks)
         hooks.pre(parts.encoder, self._start)
         first = min(steps, default=len(parts.blocks))
         if not parts.tower.packed:
@@ -84,8 +86,18 @@ class EncoderStage:
         if self.merges:
             self.checkpoints.prepare(reentrant=False)
         if self.parts.tower.packed:
-            grid = self.parts.tower.grid(self.parts.config.vision_config, args, kwargs)
-            self.begin(tuple(h * w for t, h, w in grid.tolist() for _ in range(t)), grid)
+            vision = self.parts.config.vision_config
+            grid, resized = self.parts.tower.grid(vision, args, kwargs), self.resize and self.resize.take()
+            if not resized:
+                self.begin(frames_of(grid), grid)
+                return
+            full, places = resized
+            self.begin(frames_of(full), full)
+            assert self.run is not None
+            order = self.parts.tower.unit_order(vision, full)
+            if order is not None:
+                places = order.cpu().argsort()[places].sort().values
+            self.run.shrink(places, tuple(n // self.parts.group for n in frames_of(grid)), resized[1])
 
     def begin(self, tokens: tuple[int, ...], grid: Tensor | None = None) -> None:
         """Note a call over segments of that many tokens each, class tokens included."""
@@ -142,6 +154,11 @@ class EncoderStage:
             run.mask(part, index) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
         )
         return args, kwargs
+
+
+def frames_of(grid: Tensor) -> tuple[int, ...]:
+    """Tokens of every frame of (pictures, 3) frames, rows and columns."""
+    return tuple(h * w for t, h, w in grid.tolist() for _ in range(t))
 
 
 def _spatial_units(shapes: list[tuple[int, int, int]], side: int) -> Tensor:

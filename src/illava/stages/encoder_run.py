@@ -40,6 +40,9 @@ class EncoderRun:
     seen: Tensor | None = None
     """(U, g, ...) what a step behind the encoder observed of the units that entered ``seen_at``."""
     seen_at: int = 0
+    resized: Tensor | None = None
+    """(P,) int64 raster indices of the units at which those of smaller pictures stand, where the encoder was
+    given smaller ones; ``history`` then begins with them, before block 0."""
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
@@ -64,6 +67,16 @@ class EncoderRun:
         self.lengths = merged.lengths
         if merged.sizes is not None:
             self.sizes[block] = merged.sizes
+
+    def shrink(self, kept: Tensor, lengths: tuple[int, ...], places: Tensor) -> None:
+        """Note that the encoder sees smaller pictures, whose units stand at ``kept``, raster ``places``."""
+        self.history.append((-1, kept, lengths))
+        self.lengths, self.resized = lengths, places
+
+    @property
+    def embedded(self) -> int:
+        """Tokens that the encoder began with."""
+        return self.group * sum(self.full_lengths if self.resized is None else self.lengths_before(0))
 
     def sizes_before(self, block: int) -> Tensor | None:
         """(U,) fp32 how many units each stands for that enters ``block``; None where nothing was counted."""
@@ -117,7 +130,7 @@ class EncoderRun:
 
     def sequence_lengths(self, block: int, *, merged: bool) -> list[int]:
         """Tokens of each attention sequence in ``block``."""
-        if block in self.boundaries:
+        if block in self.boundaries and (merged or self.resized is None):
             lengths: list[int] = self.boundaries[block][merged].diff().tolist()
             return lengths
         left = self.lengths_before(block) if merged else self.full_lengths

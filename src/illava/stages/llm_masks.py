@@ -128,7 +128,7 @@ def check_biases(parts: ModelParts, plan: Plan) -> None:
             "load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method that weighs "
             "none"
         )
-    if plan.positions == "compact" and not plan.empty:
+    if plan.positions == "compact" and plan.pixels is None and not plan.empty:
         rotary = getattr(parts.llm, "rotary_emb", None)
         if rotary is None or "layer_type" in inspect.signature(rotary.forward).parameters:
             raise UnsupportedError(

@@ -41,6 +41,8 @@ class ProjectorStage:
         if step is not None and not step.projected:
             hooks.pre(module(family.compacts_before or family.projector), self._reduce_input)
         hooks.post(parts.projector, self._expand)
+        if encoder.resize is not None:
+            hooks.post(parts.encoder, self._enlarge)
         for tap in parts.taps:
             hooks.post(tap, self._expand)
         for name in family.row_mixers:
@@ -124,13 +126,29 @@ class ProjectorStage:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
     ) -> Any:
         run = self.encoder.run
-        if run is None:
+        if run is None or run.resized is not None:
             return None
         if self.step is not None and self.step.projected and module is self.parts.projector:
             features = self._reduce(run, features)
         if run.kept is None or (run.mixing and run.mixing[0] == self.parts.family.pooler):
             return None
         return self._rows_in_place(run, features)
+
+    def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Features of smaller pictures, in raster order whatever the order inside the encoder."""
+        run = self.encoder.run
+        if run is None or run.resized is None:
+            return None
+        output.pooler_output = self._at_places(run, output.pooler_output)
+        if getattr(output, "deepstack_features", None) is not None:
+            output.deepstack_features = [self._at_places(run, rows) for rows in output.deepstack_features]
+        return output
+
+    @staticmethod
+    def _at_places(run: EncoderRun, rows: Tensor) -> Tensor:
+        assert run.resized is not None
+        full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
+        return full.index_copy(0, run.resized.to(rows.device), rows)
 
     # -- a step behind the encoder ---------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..merging import MergedSegments, keep_count
-from ..scoring import Score, column_scores, last_row_scores, row_scores
+from ..scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
 
 Positions = Literal["original", "compact"]
 Asks = Literal["before", "itself", "nothing"]
@@ -127,7 +127,7 @@ class Units:
     def scores(self) -> Tensor:
         """(U,) fp32: what was observed as one number a unit, the mean over its tokens."""
         assert self.seen is not None
-        return self.seen if self.seen.dim() == 1 else self.seen.mean(1)
+        return self.seen if self.seen.dim() == 1 else unit_scores(self.seen.flatten(), self.seen.shape[1])
 
     def counts(self, keep: float) -> tuple[int, ...]:
         """Units of each segment to keep, for ``keep`` of those there were before any step."""
@@ -209,6 +209,8 @@ class Plan:
     """Decoder layer (0-based) -> the :class:`LlmStep` before it."""
     projector: ProjectorStep | None = None
     """The step behind the image encoder."""
+    pixels: float | None = None
+    """The share of its units that a picture is made smaller to, before the encoder sees it."""
     positions: Positions = "original"
     """Of tokens in the LLM: those they had, or renumbered without gaps."""
 
@@ -222,7 +224,7 @@ class Plan:
     @property
     def before_llm(self) -> bool:
         """Whether units go before the LLM, whose places among the features are then marked."""
-        return bool(self.encoder) or self.projector is not None
+        return bool(self.encoder) or self.projector is not None or self.pixels is not None
 
     @property
     def empty(self) -> bool:
@@ -236,3 +238,7 @@ def check_one_stage(names: Sequence[str], plans: Sequence[Plan]) -> None:
         users = [name for name, plan in zip(names, plans, strict=True) if getattr(plan, stage)]
         if len(users) > 1:
             raise ValueError(f"only one method can act in the {stage}, got {' and '.join(users)}")
+    resizing = [name for name, plan in zip(names, plans, strict=True) if plan.pixels is not None]
+    others = [name for name, plan in zip(names, plans, strict=True) if plan.before_llm]
+    if resizing and len(others) > 1:
+        raise ValueError(f"{resizing[0]} goes with a method of the LLM alone, got {' and '.join(others)}")
