@@ -20,6 +20,9 @@ CHUNK_BYTES = 2**20
 ACCELERATOR_CHUNK_BYTES = 256 * 2**20
 """Likewise on a GPU, where few large products beat many small ones."""
 
+MOST_PAIRED = 4096
+"""Units of a segment up to which :func:`diverse_ranking` holds the distances of all pairs."""
+
 
 def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = "exact") -> Tensor:
     """Attention each token receives, averaged over heads and over all queries of its segment.
@@ -143,7 +146,7 @@ def rarity(units: Tensor) -> Tensor:
 
 
 def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
-    """Rank units by max-min diversity: the highest-scored first, then ever the one farthest from those before.
+    """Rank units by max-min diversity: the highest-scored, then ever the one farthest from those before.
 
     Far is the cosine distance to the nearest unit taken so far times the unit's score. O(p n), p steps.
 
@@ -160,11 +163,17 @@ def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
     rank = torch.zeros_like(scores, dtype=torch.float32)
     newest = scores.argmax(1, keepdim=True)
     nearest = torch.full_like(rank, float("inf"))
+    # All distances at once are one large product instead of many small ones, where they fit.
+    whole = count <= MOST_PAIRED
+    distances = (1 - directions @ directions.transpose(1, 2)).clamp_(min=0) if whole else None
     for step in range(p):
         rank.scatter_(1, newest, float(count - step))
-        one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
-        distance = 1 - (directions @ one.transpose(1, 2)).squeeze(-1)
-        nearest = torch.minimum(nearest, distance.clamp(min=0))
+        if distances is not None:
+            distance = distances.gather(1, newest[..., None].expand(-1, -1, count)).squeeze(1)
+        else:
+            one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
+            distance = (1 - (directions @ one.transpose(1, 2)).squeeze(-1)).clamp(min=0)
+        nearest = torch.minimum(nearest, distance)
         newest = (nearest * scores).masked_fill(rank > 0, -1).argmax(1, keepdim=True)
     return rank
 

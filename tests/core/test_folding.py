@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from illava import scoring
 from illava.merging import merge
 from illava.scoring import diverse_ranking, rarity, row_scores
 from tests.core.cases import DTYPES, assert_same_bits, bounded, normal_units
@@ -89,12 +91,13 @@ def diverse_loop(units: list[list[float]], scores: list[float], p: int) -> list[
 
 
 @settings(bounded, max_examples=100)
-@given(n=st.integers(1, 20), data=st.data())
-def test_diverse_ranking_equals_the_loop(n, data):
+@given(n=st.integers(1, 20), data=st.data(), paired=st.booleans())
+def test_diverse_ranking_equals_the_loop(n, data, paired):
     p = data.draw(st.integers(1, n))
     units = normal_units(2, n, 5, seed=n + 1000 * p, dtype=torch.float32)
     scores = torch.rand(2, n, generator=torch.Generator().manual_seed(n))
-    rank = diverse_ranking(units, scores, p)
+    with mock.patch.object(scoring, "MOST_PAIRED", 4096 if paired else 0):
+        rank = diverse_ranking(units, scores, p)
     for segment in range(2):
         want = diverse_loop(units[segment].double().tolist(), scores[segment].double().tolist(), p)
         assert rank[segment].argsort(descending=True, stable=True)[:p].tolist() == want

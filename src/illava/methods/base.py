@@ -52,7 +52,8 @@ class Method(ABC):
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Method:
         """The method with these fields, lists standing for tuples."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        return cls(**given)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``illava_config.json`` into ``folder`` (made if missing) and return its path."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,15 +15,15 @@ from .base import Method, method_from_dict
 class Compose(Method):
     """Methods of different stages together, such as one of the image encoder and one of the LLM.
 
-    ``Compose((ToMe(keep=1/3), FastV(layer=2, keep=1/9)))`` merges a third of the tokens out of the encoder and
-    drops in the LLM until a ninth of all is left: every ``keep`` is a share of all visual tokens, as always.
+    ``Compose((ToMe(keep=1/3), FastV(layer=2, keep=1/9)))`` merges in the encoder until a third of the tokens
+    is left and drops in the LLM until a ninth of all is: every ``keep`` is a share of all visual tokens.
 
     Args:
         methods: two or more, in any order; each stage (encoder, behind the encoder, LLM) belongs to at most
             one of them. One may renumber positions, then they are renumbered for all.
 
-    Raises ValueError for fewer than two, for anything that is no method, and, once the model is known, for two
-    methods in one stage.
+    Raises ValueError for fewer than two, for anything that is no method, and, once the model is known, for
+    two methods in one stage.
     """
 
     name: ClassVar[str] = "compose"
@@ -30,7 +31,7 @@ class Compose(Method):
     methods: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
-        given = tuple(self.methods)
+        given = tuple(self.methods) if isinstance(self.methods, Iterable) else ()
         if len(given) < 2 or any(not isinstance(method, Method) for method in given):
             raise ValueError(f"methods must be two or more methods, got {self.methods!r}")
         object.__setattr__(self, "methods", given)

@@ -6,17 +6,20 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from ..merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
-from ..parts import ModelParts, rescale
+from ..parts import ModelParts
 from ..scoring import SCORES, Score
 from ..stages.steps import Plan, Positions
 from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
 from .merge_step import ENCODER_SCORES, LLM_SCORES, SELECTS, EncoderScore, LlmScore, MergeStep, Select
+from .schedules import Shares, middle, published, to_budget
 
 Keep = float | tuple[float, ...]
+Where = Literal["published", "middle"]
+WHERE: tuple[str, ...] = get_args(Where)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Illava(Method):
         proportional: add the logarithm of how many units a survivor stands for to the attention it gets in
             the encoder blocks behind (with "fold"; SDPA or eager attention in the encoder).
         positions: of tokens in the LLM, "original" as published, or "compact": renumbered without gaps.
+        where: layers that are None: the "published" ones, or "middle": one step in each stage, at block
+            depth // 2 - 1 of the encoder (the nearest without windows) and before layer depth // 2 of the LLM
+            (the nearest behind one that sees the whole prompt), so that half of both runs at full length.
+        encoder_share: of a budget, how much of the reduction the encoder does, in [0, 1] on a logarithmic
+            scale: at keep=1/9 a share of 0.5 leaves 1/3 behind the encoder. None: as in the schedule.
 
     Raises ValueError for values out of range.
     """
@@ -76,6 +84,8 @@ class Illava(Method):
     llm_score: LlmScore = "last"
     proportional: bool = False
     positions: Positions = "original"
+    where: Where = "published"
+    encoder_share: float | None = None
 
     def __post_init__(self) -> None:
         for stage in ("encoder", "llm"):
@@ -111,34 +121,43 @@ class Illava(Method):
         check_choice("encoder_score", self.encoder_score, ENCODER_SCORES)
         check_choice("llm_score", self.llm_score, LLM_SCORES)
         check_choice("positions", self.positions, ("original", "compact"))
+        check_choice("where", self.where, WHERE)
+        if self.encoder_share is not None:
+            share = self.encoder_share
+            if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
+                raise ValueError(f"encoder_share must lie in [0, 1], got {share!r}")
+            if self.keep is None:
+                raise ValueError("encoder_share needs keep, the budget that it is a share of")
         if not isinstance(self.proportional, bool):
             raise ValueError(f"proportional must be True or False, got {self.proportional!r}")
 
+    @classmethod
+    def best(cls, keep: float) -> Illava:
+        """The preset "illava-best": iLLaVA as it does best on the shipped models, past the paper.
+
+        One step in the middle of the encoder and one in the middle of the LLM, each with half of the
+        reduction on a logarithmic scale (1/9: to 1/3, then to 1/9). In both, units are taken one by one,
+        ever the one whose score times its distance to those taken so far is largest; scores are the
+        published ones, the encoder's from 256 query rows. Every dropped unit joins the survivor most similar
+        to it, as a mean weighted by size. docs/ablations.md says what each part of it brings.
+
+        Args:
+            keep: final visual tokens / all, in (0, 1].
+        """
+        return cls(
+            keep=keep,
+            where="middle",
+            encoder_share=0.5,
+            select="diverse",
+            reduce="fold",
+            similarity="cosine",
+            score="sampled",
+        )
+
     def plan(self, parts: ModelParts) -> Plan:
-        schedule = parts.family.schedule
-        encoder = self._stage(
-            "encoder",
-            len(parts.blocks),
-            rescale(
-                schedule.encoder_layers,
-                schedule.encoder_keep,
-                schedule.encoder_depth,
-                len(parts.blocks),
-                allowed=parts.tower.full_attention_blocks(parts.config.vision_config),
-            ),
-        )
-        llm = self._stage(
-            "llm",
-            len(parts.layers),
-            rescale(
-                schedule.llm_layers,
-                schedule.llm_keep,
-                schedule.llm_depth,
-                len(parts.layers),
-                allowed=_behind_full_layers(parts),
-                first=parts.family.first_llm_layer(parts.config),
-            ),
-        )
+        known = middle(parts) if self.where == "middle" else published(parts)
+        encoder = self._stage("encoder", len(parts.blocks), known[0])
+        llm = self._stage("llm", len(parts.layers), known[1])
         first = min(llm, default=len(parts.layers))
         if first < parts.family.first_llm_layer(parts.config):
             raise ValueError(
@@ -153,30 +172,28 @@ class Illava(Method):
             )
         return self._budget(self.keep, encoder, llm)
 
-    def _stage(self, stage: str, depth: int, published: dict[int, float]) -> dict[int, float]:
+    def _stage(self, stage: str, depth: int, known: Shares) -> Shares:
         layers, keep = getattr(self, f"{stage}_layers"), getattr(self, f"{stage}_keep")
         if layers is None:
-            return published if keep is None else dict.fromkeys(published, keep)
+            return known if keep is None else dict.fromkeys(known, keep)
         for layer in layers:
             check_layer_exists(f"{stage}_layers", layer, depth)
         if keep is None:
             # A budget: the total published for the stage, spread evenly over the layers asked for.
-            total = math.prod(published.values())
+            total = math.prod(known.values())
             return dict.fromkeys(layers, total ** (1 / max(1, len(layers))))
         return dict(zip(layers, keep if isinstance(keep, tuple) else (keep,) * len(layers), strict=True))
 
-    def _budget(self, keep: float, encoder: dict[int, float], llm: dict[int, float]) -> Plan:
-        """Raise every step's share to one power, so that their product is ``keep``."""
-        total = math.prod([*encoder.values(), *llm.values()])
-        if total == 1 and keep < 1:
-            raise ValueError("keep needs at least one layer to merge at: both stages are off")
-        power = math.log(keep) / math.log(total) if keep < 1 else 0.0
-        left, steps = 1.0, []
-        for share in [*encoder.values(), *llm.values()]:
-            left *= share**power
-            steps.append(self._step(share**power, left))
-        if steps and keep < 1:
-            steps[-1] = self._step(steps[-1].keep, keep)
+    def _budget(self, keep: float, encoder: Shares, llm: Shares) -> Plan:
+        shares, left, steps = to_budget(keep, encoder, llm, self.encoder_share), 1.0, []
+        for share in shares:
+            left *= share
+            steps.append(self._step(share, left))
+        for number in reversed(range(len(steps))):
+            if shares[number] < 1:
+                # Exactly, whatever was rounded on the way.
+                steps[number] = self._step(shares[number], keep)
+                break
         return Plan(
             dict(zip(encoder, steps[: len(encoder)], strict=True)),
             dict(zip(llm, steps[len(encoder) :], strict=True)),
@@ -198,10 +215,3 @@ class Illava(Method):
             self.seed,
             self.proportional,
         )
-
-
-def _behind_full_layers(parts: ModelParts) -> tuple[int, ...] | None:
-    """The LLM layers whose predecessor sees the whole prompt, where some see a window of it alone."""
-    if not any(parts.windows) or all(parts.windows):
-        return None
-    return tuple(i + 1 for i, window in enumerate(parts.windows[:-1]) if window is None)

@@ -1,0 +1,50 @@
+"""Before which layers of an LLM tokens can leave, and a published pattern of layers carried over to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..parts import ModelParts
+from ..stages.steps import Asks
+
+
+def places(parts: ModelParts, asks: Asks) -> list[int]:
+    """Layers before which a method may drop tokens by default.
+
+    A layer whose window hides part of the prompt says nothing of what lies outside, so where some layers
+    see the whole prompt, only they are asked; ``asks`` tells which one that is, "nothing" that it does not
+    matter. Raises ValueError for an LLM without any such layer.
+    """
+    first, depth = parts.family.first_llm_layer(parts.config), len(parts.layers)
+    every = list(range(first, depth))
+    if not every:
+        raise ValueError(
+            f"tokens can leave before layer {first} at the earliest, this LLM has {depth} layers"
+        )
+    if asks == "nothing":
+        return every
+    return [i for i in every if parts.windows[i - (asks == "before")] is None] or every
+
+
+def check_llm_layers(name: str, layers: Sequence[int], parts: ModelParts, behind: int = 0) -> None:
+    """Raise ValueError unless tokens can leave before each of the layers, or ``behind`` layers later."""
+    first, last = parts.family.first_llm_layer(parts.config) - behind, len(parts.layers) - 1 - behind
+    for layer in layers:
+        if not first <= layer <= last:
+            raise ValueError(f"{name}: must lie in {first} to {last} on this model, got {layer}")
+
+
+def carry_over(layers: Sequence[int], depth: int, to_depth: int, places: Sequence[int]) -> list[int]:
+    """Ascending ``places`` for a pattern of layers that was published for an LLM of ``depth`` layers.
+
+    Layer l goes to floor(l * to_depth / depth), or to the nearest place that leaves the layers before and
+    behind it one of their own; where there are fewer places than layers, the first layers get none.
+    """
+    targets = [layer * to_depth // depth for layer in layers][-len(places) :]
+    out: list[int] = []
+    free = 0
+    for number, target in enumerate(targets, 1):
+        last = len(places) - (len(targets) - number)
+        free = min(range(free, last), key=lambda i: (abs(places[i] - target), i)) + 1
+        out.append(places[free - 1])
+    return out

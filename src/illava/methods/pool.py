@@ -1,0 +1,118 @@
+"""Average pooling of the token grid: the control that asks whether a coarser picture would do as well.
+
+What the projector made of a picture (of a tile, of a frame) is a grid of features. It is divided into
+cells, and each becomes the mean of its features. In the LLM the means stand at the places nearest the centres
+of their cells, renumbered without gaps, so that a model sees what it would see of a coarser grid.
+
+As an interpretation: the number of cells is what the two rounded sides give, not the budget exactly. Features
+that a model takes from inside its encoder (Qwen3-VL's deepstack) are those at the centres, not means.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from ..errors import UnsupportedError
+from ..merging import MergedSegments
+from ..parts import ModelParts
+from ..stages.steps import Plan, ProjectorStep, Units
+from .base import Method
+from .checks import check_share
+
+
+@dataclass(frozen=True)
+class Pool(Method):
+    """Average pooling of the grid of visual tokens, behind the projector.
+
+    A grid of H x W becomes one of max(1, round(H * sqrt(keep))) x max(1, round(W * sqrt(keep))): that many
+    tokens stay, which is near keep * H * W but seldom exactly that. Line ends and the like that a family adds
+    to a picture's tokens stay beside them.
+
+    Args:
+        keep: share of the grid's tokens to aim at, in (0, 1]. None: 1/4, half of each side.
+
+    Raises ValueError for values out of range; on a picture UnsupportedError where the encoder's units are not
+    in raster order (Qwen2.5-VL sorts them by window).
+    """
+
+    name: ClassVar[str] = "pool"
+
+    keep: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None:
+            object.__setattr__(self, "keep", check_share("keep", self.keep))
+
+    def plan(self, parts: ModelParts) -> Plan:
+        return Plan(projector=PoolStep(1 / 4 if self.keep is None else self.keep), positions="compact")
+
+
+@dataclass(frozen=True)
+class PoolStep(ProjectorStep):
+    """The pooling of every picture's features."""
+
+    observes: ClassVar[bool] = False
+    projected: ClassVar[bool] = True
+
+    keep: float
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.keep >= 1
+
+    def reduce(self, units: Units) -> MergedSegments | None:
+        # None where units went before or are sorted by window.
+        if units.shapes is None:
+            raise UnsupportedError(
+                "Pool needs visual tokens in raster order, all of them; this encoder has none there "
+                "(Qwen2.5-VL sorts by window): use another method, such as Random or DivPrune"
+            )
+        return pool_segments(units.vectors, units.shapes, self.keep)
+
+
+def pooled_shape(rows: int, columns: int, keep: float) -> tuple[int, int]:
+    """Rows and columns of cells in which ``keep`` of a grid is left, at least one; 0 of 0."""
+    down, across = (min(n, max(1, round(n * math.sqrt(keep)))) for n in (rows, columns))
+    return down, across
+
+
+def centres(n: int, cells: int) -> Tensor:
+    """(cells,) int64: of n places in a row the one nearest the centre of each of ``cells`` equal parts.
+
+    Between two equally near places the first. Ascending and distinct: no part is shorter than a place.
+    """
+    # The centre (2i + 1) n / 2 cells lies in the place that ends at or behind it.
+    return ((2 * torch.arange(cells) + 1) * n - 1) // (2 * max(1, cells))
+
+
+def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: float) -> MergedSegments | None:
+    """Average pooling of consecutive segments, each a grid in raster order.
+
+    Args:
+        units: (U, D), any floating dtype; means are taken in fp32.
+        shapes: rows and columns of each segment.
+        keep: share of a grid to aim at; see :func:`pooled_shape`.
+
+    Returns None when every grid stays as it is.
+    """
+    smaller = [pooled_shape(*shape, keep) for shape in shapes]
+    if smaller == list(shapes):
+        return None
+    values, kept, start = [units[:0]], [torch.empty(0, dtype=torch.int64)], 0
+    for (rows, columns), (down, across) in zip(shapes, smaller, strict=True):
+        grid = units[start : start + rows * columns]
+        if (down, across) != (rows, columns):
+            channels = grid.float().T.reshape(1, -1, rows, columns)
+            grid = adaptive_avg_pool2d(channels, (down, across))[0].flatten(1).T.to(units.dtype)
+        values.append(grid)
+        places = centres(rows, down)[:, None] * columns + centres(columns, across)
+        kept.append(places.flatten() + start)
+        start += rows * columns
+    counts = tuple(down * across for down, across in smaller)
+    return MergedSegments(torch.cat(values), torch.cat(kept).to(units.device), counts)

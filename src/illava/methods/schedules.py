@@ -1,0 +1,78 @@
+"""Which layers merge, and how much each keeps: published patterns carried over, and those of a budget."""
+
+from __future__ import annotations
+
+import math
+
+from ..parts import ModelParts, rescale
+
+Shares = dict[int, float]
+"""Layer -> the share it keeps of what enters it."""
+
+
+def published(parts: ModelParts) -> tuple[Shares, Shares]:
+    """The schedule published for the family, carried over to this model's depth: encoder and LLM."""
+    schedule = parts.family.schedule
+    encoder = rescale(
+        schedule.encoder_layers,
+        schedule.encoder_keep,
+        schedule.encoder_depth,
+        len(parts.blocks),
+        allowed=parts.tower.full_attention_blocks(parts.config.vision_config),
+    )
+    llm = rescale(
+        schedule.llm_layers,
+        schedule.llm_keep,
+        schedule.llm_depth,
+        len(parts.layers),
+        allowed=_behind_full_layers(parts),
+        first=parts.family.first_llm_layer(parts.config),
+    )
+    return encoder, llm
+
+
+def middle(parts: ModelParts) -> tuple[Shares, Shares]:
+    """One step in each stage, each keeping half, where half of the encoder and half of the LLM are through.
+
+    The block without windows nearest to the middle, before any whose output the LLM sees; the layer nearest
+    to the middle behind one that sees the whole prompt. No LLM step behind recurrent layers.
+    """
+    depth, layers = len(parts.blocks), len(parts.layers)
+    given = getattr(parts.config, "vision_feature_layer", -1)
+    read = [f % (depth + 1) for f in ([given] if isinstance(given, int) else given)]
+    blocks = parts.tower.full_attention_blocks(parts.config.vision_config) or tuple(range(depth))
+    blocks = tuple(block for block in blocks if block < min(read)) or blocks[:1]
+    block = min(blocks, key=lambda b: (abs(b - (depth // 2 - 1)), b))
+    first = parts.family.first_llm_layer(parts.config)
+    behind = [k for k in _behind_full_layers(parts) or range(1, layers) if k >= first]
+    if any(parts.recurrent) or not behind:
+        return {block: 0.5}, {}
+    return {block: 0.5}, {min(behind, key=lambda k: (abs(k - layers // 2), k)): 0.5}
+
+
+def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | None) -> list[float]:
+    """What every step keeps of what enters it, encoder first, so that their product is ``keep``.
+
+    All shares are raised to one power, or, with ``encoder_share``, those of each stage to one of its own.
+    Raises ValueError where there is nothing to merge at.
+    """
+    if keep == 1:
+        return [1.0] * (len(encoder) + len(llm))
+    logs = [sum(map(math.log, stage.values())) for stage in (encoder, llm)]
+    if not any(logs):
+        raise ValueError("keep needs at least one layer to merge at: both stages are off")
+    part = logs[0] / sum(logs) if encoder_share is None or not all(logs) else encoder_share
+    powers = [
+        math.log(keep) * share / log if log else 0.0
+        for share, log in zip((part, 1 - part), logs, strict=True)
+    ]
+    return [
+        share**power for stage, power in zip((encoder, llm), powers, strict=True) for share in stage.values()
+    ]
+
+
+def _behind_full_layers(parts: ModelParts) -> tuple[int, ...] | None:
+    """The LLM layers whose predecessor sees the whole prompt, where some see a window of it alone."""
+    if not any(parts.windows) or all(parts.windows):
+        return None
+    return tuple(i + 1 for i, window in enumerate(parts.windows[:-1]) if window is None)
