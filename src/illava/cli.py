@@ -38,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STAGES = {"encoder": "image encoder", "projector": "projector", "llm": "LLM"}
+STAGES = {"pixels": "picture", "encoder": "image encoder", "projector": "projector", "llm": "LLM"}
 
 
 def main() -> None:
@@ -165,7 +165,8 @@ def print_answer(answer: Answer) -> None:
 def _steps_table(answer: Answer) -> Table:
     table = new_table("stage", "layer", "before", "after")
     for step in answer.report.steps:
-        table.add_row(STAGES[step.stage], str(step.layer), str(step.before), str(step.after))
+        layer = "" if step.stage in ("pixels", "projector") else str(step.layer)
+        table.add_row(STAGES[step.stage], layer, str(step.before), str(step.after))
     return table
 
 

@@ -20,7 +20,12 @@ SHORT_SIDE = 384
 """Smaller pictures are enlarged until their short side has so many pixels."""
 LONG_SIDE = 4096
 """Larger ones are reduced, and small ones not enlarged further: an overlay must stay easy to open."""
-STAGES = {"encoder": "after the image encoder", "projector": "after the projector", "llm": "after the LLM"}
+STAGES = {
+    "pixels": "of a smaller picture",
+    "encoder": "after the image encoder",
+    "projector": "after the projector",
+    "llm": "after the LLM",
+}
 
 
 def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image:

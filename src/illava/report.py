@@ -23,12 +23,12 @@ class StepReport:
     """One merge step, over all pictures of the batch."""
 
     stage: str
-    """"encoder", "projector" or "llm"."""
+    """"pixels" (a smaller picture), "encoder", "projector" or "llm"."""
     layer: int
     """Encoder block after whose attention, or LLM layer before which, tokens go; at the projector the number
-    of encoder blocks."""
+    of encoder blocks, of pixels -1."""
     before: int
-    """Units in the encoder and at the projector (of g tokens each), visual tokens in the LLM."""
+    """Visual tokens in the LLM, before it units of g tokens each."""
     after: int
 
 
@@ -91,8 +91,9 @@ class Report:
             f"{self.plain_cost.total / self.cost.total:.2f}x fewer FLOPs up to the first token, "
             f"{self.plain_cost.kv_bytes / self.cost.kv_bytes:.2f}x fewer KV bytes",
         ]
-        places = {"encoder": "encoder block", "llm": "LLM layer"}
-        lines += [f"{places[s.stage]} {s.layer}: {s.before} -> {s.after}" for s in self.steps]
+        places = {"encoder": "encoder block {}", "llm": "LLM layer {}"}
+        places |= {"pixels": "smaller pictures", "projector": "behind the encoder"}
+        lines += [f"{places[s.stage].format(s.layer)}: {s.before} -> {s.after}" for s in self.steps]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,8 +164,9 @@ def make_report(
 
 def _before_llm(parts: ModelParts, plan: Plan) -> list[tuple[str, int]]:
     """Stage and block of every step before the LLM."""
+    first = [] if plan.pixels is None else [("pixels", -1)]
     behind = [] if plan.projector is None else [("projector", len(parts.blocks))]
-    return [*(("encoder", block) for block in plan.encoder), *behind]
+    return [*first, *(("encoder", block) for block in plan.encoder), *behind]
 
 
 def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:

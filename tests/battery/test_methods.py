@@ -123,6 +123,9 @@ def test_a_batch_of_prompts(name, family):
     assert (merged - plain)[:, 0].abs().max() > 1e-3, "something must have gone"
     runs = counts(inputs)
     assert report.visual_tokens == sum(runs)
+    assert len(str(report).splitlines()) == 2 + len(report.steps)
+    for picture in report.pictures:
+        assert len(picture.kept) == len(report.steps)
     assert report.final_tokens < sum(runs)
     lines = family == "llava_onevision" and not (set(report.steps) and report.steps[-1].stage == "llm")
     if name in EXACT and not lines:

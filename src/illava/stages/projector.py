@@ -191,6 +191,8 @@ class ProjectorStage:
                 self._shapes(run),
             )
         )
+        # Keys of every token may be large, and a report keeps the run.
+        run.seen = None
         if merged is None:
             return x
         run.record(depth, merged)
