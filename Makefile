@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-lowest test-gpu support-table style bench evidence evidence-runs train-zoo clean
+.PHONY: demo test test-slow test-lowest test-gpu support-table style bench evidence evidence-runs comparison ablations train-zoo clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -48,6 +48,14 @@ evidence-runs: $(READY)  ## measure all that docs/evidence.md tells (an hour; ch
 		$(BIN)/python -m benchmarks.evidence.measure test $$size --limit 40 --threads 1 || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.evidence.measure bigger --limit 15 --threads 1
+
+comparison: $(READY)  ## compare all methods on both shipped models (hours; goes on where it was stopped); then python -m benchmarks.comparison
+	$(BIN)/illava compare --model zoo/S zoo/L --limit 32 --time 8 --reference illava-best --output out/comparison
+
+ablations: $(READY)  ## what each part of illava-best brings, on the validation split; writes docs/ablations.md
+	$(BIN)/python -m benchmarks.ablations measure S --limit 24 --threads 1
+	$(BIN)/python -m benchmarks.ablations measure L --limit 24 --threads 1
+	$(BIN)/python -m benchmarks.ablations page
 
 train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
 	$(BIN)/python -m illava.zoo.train S

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from .console import (
     DeviceOption,
@@ -21,41 +18,15 @@ from .console import (
     one_line_errors,
     parse_keep,
     print_table,
+    progress,
+    values,
+    writing,
 )
 
 if TYPE_CHECKING:
     from .evaluation.rows import Row, Task
 
-SEVERAL = ("--tasks", "--method", "--keep")
-"""Options that may be followed by several values."""
 PUBLISHED = "published"
-
-
-class EvalCommand(TyperCommand):
-    """A command whose options in ``SEVERAL`` take ``--keep 1 1/3``, ``--keep 1,1/3`` or are repeated."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread_values(args))
-
-
-def spread_values(words: list[str]) -> list[str]:
-    """``--keep 1 1/3`` as ``--keep 1 --keep 1/3``: the command has no positional arguments to mix up."""
-    out: list[str] = []
-    option, first = "", False
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals and name in SEVERAL:
-            # --keep=1 1/3 is --keep 1 1/3.
-            out.append(name)
-            word, option, first = value, name, False
-        elif word.startswith("-"):
-            option, first = (word if word in SEVERAL else ""), True
-        elif option and not first:
-            out.append(option)
-        else:
-            first = False
-        out.append(word)
-    return out
 
 
 def evaluate(
@@ -98,8 +69,8 @@ def evaluate(
         from .evaluation.store import Store
         from .evaluation.summary import summarise, write_summary
 
-        chosen = make_rows(_values(method) or ["illava"], _values(keep) or ["1", "1/3", "1/6", "1/9", "1/18"])
-        asked = make_tasks(_values(tasks), split, seed, limit, skip_bad)
+        chosen = make_rows(values(method) or ["illava"], values(keep) or ["1", "1/3", "1/6", "1/9", "1/18"])
+        asked = make_tasks(values(tasks), split, seed, limit, skip_bad)
         loaded, processor = load(model, device, dtype)
         rows.check_rows(loaded, chosen)
         check_folders(asked, processor, limit)
@@ -108,17 +79,19 @@ def evaluate(
         )
         with Store(output, rows.describe(model, loaded, asked, chosen, **options)) as store:
             answers = sum(rows.size(task, limit) for task in asked) * (2 + len(chosen))
-            with _progress("answers", answers) as advance:
+            with progress("answers", answers) as advance:
                 run(loaded, processor, asked, chosen, store, limit, batch_size, max_new_tokens, advance)
             samples = speed.pick(asked, limit, time)
             timing = speed.known(output, chosen, samples)
             if timing is None and samples:
-                with _progress("timing", (1 + len(samples)) * (1 + len(chosen))) as advance:
-                    timing = speed.measure_rows(loaded, processor, samples, chosen, max_new_tokens, advance)
-                with _writing(output):
+                with progress("timing", (1 + len(samples)) * (1 + len(chosen))) as advance:
+                    timing = speed.measure_rows(
+                        loaded, processor, samples, chosen, max_new_tokens, advance, output
+                    )
+                with writing(output):
                     speed.save(output, timing)
             summary = summarise(store.settings, store.lines, timing)
-            with _writing(output):
+            with writing(output):
                 write_summary(output, summary)
                 hint = plot.draw(summary, output / "retained.png")
         if hint:
@@ -132,7 +105,7 @@ def make_rows(methods: list[str], keeps: list[str]) -> list[Row]:
     from .evaluation.rows import merged_row
 
     shares = [None if keep == PUBLISHED else parse_keep(keep) for keep in keeps]
-    rows = [merged_row(make_method(name, share), share) for name in methods for share in shares]
+    rows = [merged_row(make_method(name, share), share, name) for name in methods for share in shares]
     # 1/2 and 0.5 are one row.
     return list({row.label: row for row in rows}.values())
 
@@ -200,36 +173,6 @@ def print_summary(summary: dict[str, Any]) -> None:
                 _times(faster["faster"]["prefill"]) if faster else "-",
             )
         print_table(title, table)
-
-
-def _values(given: list[str] | None) -> list[str]:
-    """What comma-separated words name; a folder with a comma in its name stays whole."""
-    pieces = [[word] if os.path.isdir(word) else word.split(",") for word in given or ()]
-    return [piece.strip() for some in pieces for piece in some if piece.strip()]
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """What cannot be written there becomes an InputError."""
-    from .pictures import InputError
-
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{folder}: cannot write there: {error.strerror or error}") from error
-
-
-@contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr where that is a terminal; yields what to call with each number of steps."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda steps: bar.advance(task, steps)
 
 
 def _times(ratio: dict[str, float]) -> str:

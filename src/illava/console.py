@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,8 +14,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .methods import Method
 
 
@@ -27,6 +30,40 @@ DtypeOption = Annotated[
     str,
     typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's."),
 ]
+
+
+class SeveralCommand(TyperCommand):
+    """A command whose options for lists take ``--keep 1 1/3``, ``--keep 1,1/3`` or are repeated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lists = {word for option in self.params if getattr(option, "multiple", False) for word in option.opts}
+        return super().parse_args(ctx, spread_values(args, lists))
+
+
+def spread_values(words: list[str], lists: Collection[str]) -> list[str]:
+    """``--keep 1 1/3`` as ``--keep 1 --keep 1/3``: the command has no positional arguments to mix up."""
+    out: list[str] = []
+    option, first = "", False
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in lists:
+            # --keep=1 1/3 is --keep 1 1/3.
+            out.append(name)
+            word, option, first = value, name, False
+        elif word.startswith("-"):
+            option, first = (word if word in lists else ""), True
+        elif option and not first:
+            out.append(option)
+        else:
+            first = False
+        out.append(word)
+    return out
+
+
+def values(given: list[str] | None) -> list[str]:
+    """What comma-separated words name; a path with a comma in its name stays whole."""
+    pieces = [[word] if os.path.exists(word) else word.split(",") for word in given or ()]
+    return [piece.strip() for some in pieces for piece in some if piece.strip()]
 
 
 def parse_keep(text: str) -> float:
@@ -43,14 +80,17 @@ def parse_keep(text: str) -> float:
 
 
 def make_method(name: str, keep: float | None) -> Method:
-    """A method by name, at a budget or at its published schedule. Raises InputError."""
-    from .methods import methods
+    """A method or preset by name, at a budget or at its published schedule. Raises InputError."""
+    from .methods import Compose, methods, presets
     from .pictures import InputError
 
-    if name not in methods():
-        raise InputError(
-            f"--method {name}: there is no such method; give one of {', '.join(sorted(methods()))}"
-        )
+    known = sorted({*methods(), *presets()} - {Compose.name})
+    if name not in known:
+        raise InputError(f"--method {name}: there is no such method; give one of {', '.join(known)}")
+    if name in presets():
+        if keep is None:
+            raise InputError(f"--method {name}: no schedule was published for it; give --keep, such as 1/9")
+        return presets()[name](keep)
     try:
         return methods()[name]() if keep is None else methods()[name](keep=keep)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
@@ -85,6 +125,30 @@ def hush() -> None:
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.utils.logging.set_verbosity_error()
     huggingface_hub.utils.disable_progress_bars()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What cannot be written there becomes an InputError."""
+    from .pictures import InputError
+
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write there: {error.strerror or error}") from error
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr where that is a terminal; yields what to call with each number of steps."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)
 
 
 @contextmanager

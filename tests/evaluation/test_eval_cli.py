@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from illava.cli_eval import spread_values
+from illava.console import spread_values
 from illava.evaluation import tasks
 
 from ..cli.conftest import assert_error, invoke
@@ -148,7 +148,7 @@ def test_plot(tmp_path, monkeypatch):
     ],
 )
 def test_spread(given, meant):
-    assert spread_values(given.split()) == meant.split()
+    assert spread_values(given.split(), {"--keep", "--tasks", "--method"}) == meant.split()
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from .metrics import LEAST_PLAIN, Array, Estimate, estimate, mean_over_tasks, resample
+from .metrics import DRAWS, LEAST_PLAIN, Array, Estimate, estimate, mean_over_tasks, resample
 from .rows import PLAIN
 from .store import Line
+from .summary import shared_lines
 
 
 def difference(
-    lines: Iterable[Line], ones: Sequence[str], others: Sequence[str], seed: int = 0
+    lines: Iterable[Line], ones: Sequence[str], others: Sequence[str], seed: int = 0, draws: int = DRAWS
 ) -> tuple[Estimate, dict[str, Estimate]]:
     """Accuracy of rows ``ones`` minus that of ``others``, in points, each the mean of its rows.
 
@@ -32,7 +34,7 @@ def difference(
         if not samples:
             continue
         clusters = [rows[PLAIN.label]["cluster"] or f"#{rows[PLAIN.label]['sample']}" for rows in samples]
-        drawn = resample(clusters, seed, name)
+        drawn = resample(clusters, seed, name, draws)
 
         def accuracy(labels: Sequence[str], samples=samples, drawn=drawn) -> Array:  # type: ignore[no-untyped-def]
             return drawn.mean(
@@ -44,3 +46,24 @@ def difference(
         if accuracy([PLAIN.label])[0] >= LEAST_PLAIN:
             counted.append(statistic)
     return estimate(mean_over_tasks(counted)), by_task
+
+
+def mean_accuracies(
+    settings: dict[str, Any], lines: Iterable[Line], tasks: Sequence[str], draws: int = DRAWS
+) -> dict[str, Array]:
+    """(1 + draws,) statistic of every row: accuracy in %, the mean over ``tasks``, all paired.
+
+    What :func:`difference` subtracts, for comparing many rows with many. Only samples that every row has
+    answered count. Without tasks it is NaN.
+    """
+    by_task: dict[str, list[Line]] = {name: [] for name in tasks}
+    for line in lines:
+        by_task.get(line["task"], []).append(line)
+    accuracies: dict[str, list[Array]] = {label: [] for label in settings["rows"]}
+    for name, some in by_task.items():
+        table = shared_lines(some, settings["rows"])
+        clusters = [line["cluster"] or f"#{line['sample']}" for line in table[PLAIN.label]]
+        drawn = resample(clusters, settings["seed"], name, draws)
+        for label, row in table.items():
+            accuracies[label].append(100 * drawn.mean([line["correct"] for line in row]))
+    return {label: mean_over_tasks(statistics) for label, statistics in accuracies.items()}

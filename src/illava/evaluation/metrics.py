@@ -111,6 +111,31 @@ def estimate(statistic: Array, level: float = LEVEL) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
+def two_sided_p(statistic: Array) -> float | None:
+    """Two-sided bootstrap p-value of a difference: twice the share of resamples on the rarer side of zero.
+
+    Resamples at zero count on both sides, and one is added to them and to all, so that no p is below
+    2 / (D + 1). None where the statistic, or one of its resamples, does not exist.
+    """
+    draws = statistic[1:]
+    if not len(draws) or bool(np.isnan(statistic).any()):
+        return None
+    rarer = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return min(1.0, 2 * (1 + rarer) / (1 + len(draws)))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Holm's p-values of a family of comparisons: to believe all below 5 % errs in at most 5 % of families.
+
+    The i-th smallest of m (from 0) times m - i, never below those of smaller ones, never above 1.
+    """
+    adjusted, largest = [0.0] * len(values), 0.0
+    for i, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        largest = max(largest, min(1.0, (len(values) - i) * values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
 def _ratio(above: Array, below: Array) -> Array:
     """NaN where ``below`` is not positive."""
     out = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)

@@ -1,4 +1,4 @@
-"""From samples to what a model is given: batches of prompts with pictures or with videos."""
+"""From samples to what a model is given: batches of prompts with pictures, with videos or with neither."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ GREY = (128, 128, 128)
 def build_batch(processor: Any, samples: Sequence[Sample]) -> Any:
     """The model's inputs for one user turn a sample, left-padded: pictures or a video, then the question.
 
-    Samples must be of one form: all with pictures, or all with a video. The frames given are the frames
-    used. Raises InputError, naming the sample, where the processor cannot make a prompt of it.
+    Samples must be of one form: all with pictures, all with a video, or all with neither. The frames given
+    are the frames used. Raises InputError, naming the sample, where the processor cannot make a prompt of it.
     """
     try:
         return _build(processor, samples)
@@ -45,6 +45,11 @@ def blank(sample: Sample) -> Sample:
         for some in (sample.pictures, sample.video)
     )
     return replace(sample, pictures=pictures, video=video)
+
+
+def without_pictures(sample: Sample) -> Sample:
+    """The same question about nothing: no picture, no video, no token that stands for one."""
+    return replace(sample, pictures=(), video=())
 
 
 def _build(processor: Any, samples: Sequence[Sample]) -> Any:

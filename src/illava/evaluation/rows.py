@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import nn
 
@@ -16,6 +16,8 @@ from ..handle import accelerate
 from ..methods import Method
 from ..pictures import InputError
 from .samples import Sample
+
+Shown = Literal["pictures", "grey", "nothing"]
 
 
 class Task(Protocol):
@@ -37,27 +39,40 @@ class Row:
     """None: the plain model."""
     keep: float | None = 1.0
     """The budget it is listed under: final visual tokens / all; None for a method's own schedule."""
-    blank: bool = False
-    """Whether grey pictures take the place of the real ones."""
+    shown: Shown = "pictures"
+    """Pictures and videos, plain grey in their place, or only the question."""
+    name: str = ""
+    """How the row is called without its budget, where it has one."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: what makes this row differ from others."""
+        plain = {"pictures": "plain", "grey": "blank", "nothing": "text only"}[self.shown]
         return {
-            "method": "blank" if self.blank else "plain" if self.method is None else self.method.name,
+            "method": plain if self.method is None else self.method.name,
             "keep": self.keep,
             "options": None if self.method is None else self.method.to_dict(),
         }
 
 
-PLAIN, BLANK = Row("plain"), Row("blank", blank=True)
+PLAIN, BLANK, TEXT_ONLY = Row("plain"), Row("blank", shown="grey"), Row("text only", shown="nothing")
 
 
-def merged_row(method: Method, keep: float | None) -> Row:
-    """A row of ``method``, whose budget is ``keep``, called e.g. "illava 1/9" or "illava published"."""
+def merged_row(method: Method, keep: float | None, name: str = "") -> Row:
+    """A row of ``method``, whose budget is ``keep``, called e.g. "illava 1/9" or "illava published".
+
+    Args:
+        name: instead of the method's own.
+    """
+    name = name or method.name
+    return Row(f"{name} {budget(keep)}", method, keep, name=name)
+
+
+def budget(keep: float | None) -> str:
+    """A budget as tables show it: "1/9", "0.33", or "published" for a method's own schedule."""
     if keep is None:
-        return Row(f"{method.name} published", method, None)
+        return "published"
     simple = Fraction(keep).limit_denominator(64)
-    return Row(f"{method.name} {simple if float(simple) == keep else f'{keep:g}'}", method, keep)
+    return str(simple) if float(simple) == keep else f"{keep:g}"
 
 
 def size(task: Task, limit: int) -> int:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .. import cost
 from ..handle import accelerate
-from ..methods import Method
+from ..methods import Illava, Method
 from ..parts import find_parts
-from .prompts import blank, build_batch, by_form
+from ..shapes import llm_shape
+from .prompts import blank, build_batch, by_form, without_pictures
 from .rows import BLANK, PLAIN, Row, Task, size
 from .samples import Sample
 from .store import Line, Store
@@ -85,8 +87,10 @@ class Batch:
         """The answers of one row, as lines of the answers file, by number."""
         lines = []
         for group, inputs, plain in zip(self.groups, self.inputs, self.plain, strict=True):
-            if row.blank:
+            if row.shown == "grey":
                 given = self._generate(self._build([blank(sample) for sample in group]), None)
+            elif row.shown == "nothing":
+                given = self._text_only(group, inputs)
             else:
                 given = plain if row.method is None else self._generate(inputs, row.method)
             lines += _lines(row, group, given, plain)
@@ -112,6 +116,16 @@ class Batch:
             report.cost.kv_bytes / report.plain_cost.kv_bytes,
             report.cost.total / report.plain_cost.total,
         )
+
+    def _text_only(self, group: Sequence[Sample], inputs: Any) -> Given:
+        words = self._build([without_pictures(sample) for sample in group])
+        flops, kv_bytes = text_cost(self.model, *words["input_ids"].shape)
+        # What the pictures would have cost: keeping everything changes nothing and counts.
+        with torch.no_grad(), accelerate(self.model, Illava(keep=1.0)) as handle:
+            self.model.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=1)  # type: ignore[operator]
+            plain = handle.report.plain_cost
+        given = self._generate(words, None)
+        return replace(given, flops=flops / plain.total, kv_bytes=kv_bytes / plain.kv_bytes)
 
     def _greedy(self, inputs: Any) -> Given:
         first: list[Tensor] = []
@@ -170,6 +184,21 @@ def _lines(row: Row, samples: Sequence[Sample], given: Given, plain: Given) -> l
         }
         for i, sample in enumerate(samples)
     ]
+
+
+def text_cost(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
+    """FLOPs up to the first token, and KV bytes after prefill, of ``batch`` prompts of text alone.
+
+    Args:
+        length: of each, padding included.
+    """
+    parts = find_parts(model)
+    shape, size = llm_shape(parts.config), next(parts.llm.parameters()).element_size()
+    keys = [0 if recurrent else length for recurrent in parts.recurrent]
+    # A layer that sees a window of w tokens holds the last w - 1.
+    held = [n if w is None else min(n, w - 1) for n, w in zip(keys, parts.windows, strict=True)]
+    flops = batch * sum(cost.llm_layer_flops(shape, length, n) for n in keys) + cost.head_flops(shape, batch)
+    return flops, batch * cost.kv_bytes(shape, held, size)
 
 
 def first_token_kl(plain: Tensor, other: Tensor) -> Tensor:

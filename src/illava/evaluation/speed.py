@@ -1,10 +1,13 @@
-"""How much faster each row is than the plain model: measured in turn, one prompt at a time."""
+"""How much faster each row is than the plain model: measured in turn, one prompt at a time.
+
+What was measured is kept prompt by prompt, so that a measurement that was stopped goes on where it was.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,12 @@ from .rows import PLAIN, Row, Task, size
 from .samples import Sample
 from .store import write_json
 
-FILE_NAME = "timing.json"
+FILE_NAME, ROUNDS = "timing.json", "rounds.json"
 PARTS = ("encoder", "prefill", "ttft", "total")
 """What is timed: fields of :class:`illava.bench.timing.Timing`."""
+
+Rounds = dict[tuple[str, int], dict[str, Timing]]
+"""By the task and number of a prompt, then by row."""
 
 
 def pick(tasks: Sequence[Task], limit: int, count: int) -> list[Sample]:
@@ -37,26 +43,38 @@ def measure_rows(
     samples: Sequence[Sample],
     rows: Sequence[Row],
     max_new_tokens: int,
-    advance: Callable[[int], None] = lambda answers: None,
+    advance: Callable[[int], None] = lambda runs: None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Time every row on every sample, all rows of a sample before the next sample.
 
     Each row makes as many tokens as the plain model's answer has, so that all do the same work; the first
-    sample is run once more beforehand to warm up.
+    sample is run once more beforehand to warm up. With a folder, what was measured of these rows on as many
+    threads is kept there after every sample, and taken from there.
 
     Returns JSON-ready figures: per row the median seconds of each part and how many times faster than the
     plain model it is, a median over samples with its extremes and its 95 % interval (null below six).
     """
-    prompts = [_prompt(model, processor, sample, max_new_tokens) for sample in samples]
     rows = (PLAIN, *rows)
-    timings = interleave(
-        {row.label: _runner(model, row, iter([prompts[0], *prompts]), advance) for row in rows}, len(prompts)
-    )
-    figures = {row.label: _figures(timings[PLAIN.label], timings[row.label]) for row in rows}
+    rounds = _known_rounds(folder, rows)
+    advance(len(rows) * sum(_name(sample) in rounds for sample in samples))
+    warm = False
+    for number, sample in enumerate(samples):
+        if _name(sample) in rounds:
+            continue
+        inputs, tokens = _prompt(model, processor, sample, max_new_tokens)
+        runs = {row.label: _runner(model, row, inputs, tokens, advance) for row in rows}
+        # The order turns round from one prompt to the next.
+        runs = dict(list(runs.items())[:: -1 if number % 2 else 1])
+        timings = interleave(runs, 1, warmup=0 if warm else 1)
+        rounds[_name(sample)] = {row.label: timings[row.label][0] for row in rows}
+        warm = True
+        _save_rounds(folder, rounds)
+    timings = {row.label: [rounds[_name(sample)][row.label] for sample in samples] for row in rows}
     return {
         "prompts": _names(samples),
         "threads": torch.get_num_threads(),
-        "rows": figures,
+        "rows": {label: _figures(timings[PLAIN.label], some) for label, some in timings.items()},
     }
 
 
@@ -76,8 +94,39 @@ def save(folder: Path, timing: dict[str, Any]) -> None:
     write_json(folder / FILE_NAME, timing)
 
 
+def _known_rounds(folder: Path | None, rows: Sequence[Row]) -> Rounds:
+    try:
+        kept = json.loads((folder / ROUNDS).read_text(encoding="utf-8")) if folder else {}
+        if kept.get("threads") != torch.get_num_threads() or set(kept["rows"]) != {row.label for row in rows}:
+            return {}
+        return {
+            (task, number): {
+                # What a run said plays no part here.
+                label: Timing(**parts, output=torch.empty(0, dtype=torch.int64))
+                for label, parts in zip(kept["rows"], seconds, strict=True)
+            }
+            for task, number, seconds in kept["prompts"]
+        }
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _save_rounds(folder: Path | None, rounds: Rounds) -> None:
+    if folder is not None:
+        labels = list(next(iter(rounds.values())))
+        prompts = [
+            [task, number, [timings[label].to_dict() for label in labels]]
+            for (task, number), timings in rounds.items()
+        ]
+        write_json(folder / ROUNDS, {"threads": torch.get_num_threads(), "rows": labels, "prompts": prompts})
+
+
+def _name(sample: Sample) -> tuple[str, int]:
+    return sample.task, sample.number
+
+
 def _names(samples: Sequence[Sample]) -> list[list[str | int]]:
-    return [[sample.task, sample.number] for sample in samples]
+    return [list(_name(sample)) for sample in samples]
 
 
 def _prompt(model: nn.Module, processor: Any, sample: Sample, max_new_tokens: int) -> tuple[Any, int]:
@@ -88,10 +137,9 @@ def _prompt(model: nn.Module, processor: Any, sample: Sample, max_new_tokens: in
 
 
 def _runner(
-    model: nn.Module, row: Row, prompts: Iterator[tuple[Any, int]], advance: Callable[[int], None]
+    model: nn.Module, row: Row, inputs: Any, tokens: int, advance: Callable[[int], None]
 ) -> Callable[[], Timing]:
     def run() -> Timing:
-        inputs, tokens = next(prompts)
         advance(1)
         if row.method is None:
             return measure(model, inputs, tokens, min_new_tokens=tokens, num_beams=1)

@@ -39,7 +39,7 @@ def summarise(settings: Summary, lines: Iterable[Line], timing: Summary | None =
     for line in lines:
         by_task.get(line["task"], []).append(line)
     for name, some in by_task.items():
-        table = _table(some, settings["rows"])
+        table = shared_lines(some, settings["rows"])
         samples = next(iter(table.values()), [])
         drawn = resample(
             [line["cluster"] or f"#{line['sample']}" for line in samples], settings["seed"], name
@@ -64,7 +64,7 @@ def summarise(settings: Summary, lines: Iterable[Line], timing: Summary | None =
     return {"settings": settings, "tasks": tasks, "mean": overall, "timing": timing}
 
 
-def _table(lines: Sequence[Line], labels: Iterable[str]) -> dict[str, list[Line]]:
+def shared_lines(lines: Sequence[Line], labels: Iterable[str]) -> dict[str, list[Line]]:
     """Per row the lines of the samples that all rows have, by number."""
     rows: dict[str, dict[int, Line]] = {label: {} for label in labels}
     for line in lines:
@@ -175,7 +175,7 @@ def to_markdown(summary: Summary) -> str:
     for name, task in summary["tasks"].items():
         mark = "" if task["in_mean"] else ": not in the mean"
         lines += [
-            f"## {_escape(name)}{mark}",
+            f"## {escape(name)}{mark}",
             "",
             f"{task['samples']} samples, {task['pictures']} pictures.",
             "",
@@ -214,7 +214,8 @@ def _range(figure: Summary) -> str:
     return f"{figure['median']:.2f} ({figure['low']:.2f}-{figure['high']:.2f})"
 
 
-def _escape(name: str) -> str:
+def escape(name: str) -> str:
+    """A text as a cell of a Markdown table holds it."""
     return " ".join(name.split()).replace("|", "\\|")
 
 

@@ -1,0 +1,170 @@
+"""The figures of a comparison of methods: every row of every model beside one reference method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .compare import mean_accuracies
+from .metrics import LEVEL, estimate, holm, two_sided_p
+from .pareto import Point, front
+from .rows import BLANK, PLAIN, Row, budget
+from .store import Line
+from .summary import ESTIMATES, MEANS, summarise
+
+DRAWS = 20_000
+"""Of differences: p-values are no finer than 2 in so many, and Holm's correction multiplies them."""
+ALPHA = 1 - LEVEL
+TIMES = ("encoder", "prefill", "ttft")
+"""Measured parts, as shares of the plain model's time."""
+COSTS = ("ttft", "flops")
+"""What quality is plotted against."""
+OFF_BUDGET = 0.01
+"""Rows that miss their budget by a larger share of it are marked."""
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found out about one model."""
+
+    rows: Sequence[Row]
+    """All that were asked for but the plain and the blank one."""
+    refused: Mapping[str, str]
+    """By label why a row could not be run."""
+    settings: dict[str, Any]
+    lines: Sequence[Line]
+    timing: dict[str, Any] | None
+    """As :func:`illava.evaluation.speed.measure_rows` returns it."""
+
+
+def compare(models: Mapping[str, Measured], reference: str, draws: int = DRAWS) -> Figures:
+    """All figures of a comparison, JSON-ready.
+
+    Every row is compared with the one of method ``reference`` at the same budget on the same model: the
+    difference of their mean accuracies over tasks, with a paired bootstrap interval clustered by picture and
+    a two-sided p-value. Holm's correction covers all comparisons of all models.
+    """
+    found = {name: _model(measured, reference, draws) for name, measured in models.items()}
+    tested = [row for model in found.values() for row in model["rows"] if row["p"] is not None]
+    for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = corrected
+        row["significant"], row["holds"] = row["p"] < ALPHA, corrected < ALPHA
+    return {
+        "reference": reference,
+        "draws": draws,
+        "comparisons": {
+            "made": len(tested),
+            "significant": sum(row["significant"] for row in tested),
+            "hold": sum(row["holds"] for row in tested),
+        },
+        "models": found,
+    }
+
+
+def _model(measured: Measured, reference: str, draws: int) -> Figures:
+    settings, timing = measured.settings, measured.timing
+    summary = summarise(settings, measured.lines)
+    counted = [name for name, task in summary["tasks"].items() if task["in_mean"]]
+    accuracies = mean_accuracies(settings, measured.lines, counted, draws)
+    # Schedules of their own are at no budget.
+    ours = {row.keep: row.label for row in measured.rows if row.name == reference and row.keep is not None}
+    out = []
+    for row in (PLAIN, BLANK, *measured.rows):
+        figures = _row(row, measured.refused.get(row.label))
+        if row.label not in measured.refused:
+            mean = summary["mean"][row.label]
+            figures |= {key: mean[key] for key in (*ESTIMATES, *MEANS)}
+            figures["off_budget"] = off_budget(row, mean["final_tokens"], mean["visual_tokens"])
+            if timing is not None and row.label in timing["rows"]:
+                faster = timing["rows"][row.label]["faster"]
+                figures |= {part: share(faster[part]) for part in TIMES}
+            other = ours.get(row.keep) if row.method is not None and row.name != reference else None
+            if other in accuracies:
+                # Rounded, as sums over tasks leave traces of what cancels out, and zeros count.
+                points = np.round(accuracies[row.label] - accuracies[other], 9)
+                figures |= {"difference": estimate(points).to_dict(), "p": two_sided_p(points)}
+            figures["tasks"] = {
+                name: task["rows"][row.label]["accuracy"]["value"] for name, task in summary["tasks"].items()
+            }
+        out.append(figures)
+    tasks = {
+        name: {key: task[key] for key in ("samples", "pictures", "in_mean")}
+        for name, task in summary["tasks"].items()
+    }
+    return {
+        "settings": settings,
+        "tasks": tasks,
+        "timing": timing and {"prompts": timing["prompts"], "threads": timing["threads"]},
+        "rows": out,
+        "fronts": {cost: [point.label for point in front(points_of(out, cost))] for cost in COSTS},
+    }
+
+
+def _row(row: Row, refused: str | None) -> Figures:
+    """What is known of a row before any figure, and empty places for those."""
+    nothing = {"value": None, "low": None, "high": None}
+    return {
+        "label": row.label,
+        "method": row.name or row.label,
+        "keep": None if row.method is None else row.keep,
+        "budget": None if row.method is None or row.keep is None else budget(row.keep),
+        "options": None if row.method is None else row.method.to_dict(),
+        "refused": refused,
+        **{key: dict(nothing) for key in ESTIMATES},
+        **dict.fromkeys(MEANS),
+        "off_budget": None,
+        **{part: dict(nothing) for part in TIMES},
+        "difference": dict(nothing),
+        "p": None,
+        "p_holm": None,
+        "significant": None,
+        "holds": None,
+        "tasks": {},
+    }
+
+
+def off_budget(row: Row, final: float | None, visual: float | None) -> bool | None:
+    """Whether a row left more or fewer tokens than its budget allows; None where it has none."""
+    if row.method is None or row.keep is None or final is None or visual is None:
+        return None
+    meant = row.keep * visual
+    return abs(final - meant) > OFF_BUDGET * meant
+
+
+def share(faster: Mapping[str, Any]) -> dict[str, float | None]:
+    """The time that a row takes as a share of the plain model's, from how many times faster it is."""
+    low, high = faster["interval"] or (None, None)
+
+    def inverse(times: float | None) -> float | None:
+        return 1 / times if times and math.isfinite(times) else None
+
+    return {"value": inverse(faster["median"]), "low": inverse(high), "high": inverse(low)}
+
+
+def points_of(rows: Sequence[Figures], cost: str) -> list[Point]:
+    """The plain model and all methods by what they retain above blank and one of ``COSTS``."""
+    points = []
+    for row in rows:
+        what, kept = row[cost], row["above_blank"]
+        if not isinstance(what, dict):
+            what = {"value": what, "low": None, "high": None}
+        plain = row["label"] == PLAIN.label
+        if (row["options"] is None and not plain) or None in (what["value"], kept["value"]):
+            continue
+        points.append(
+            Point(
+                row["label"],
+                row["method"],
+                what["value"],
+                kept["value"],
+                (what["low"], what["high"]),
+                (kept["low"], kept["high"]),
+            )
+        )
+    return points

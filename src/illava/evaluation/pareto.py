@@ -1,0 +1,123 @@
+"""Which rows nobody beats in both what they cost and what they keep, and the picture of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import replacing
+from .plot import HINT
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, which people with any kind of colour vision tell apart; without yellow, pale on white."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+"""As their number and that of the colours have no common divisor, 66 methods look different."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A row by what it costs and what it keeps, with the ends of intervals where there are any."""
+
+    label: str
+    name: str
+    """Of the method, which several points share."""
+    cost: float
+    quality: float
+    cost_ends: tuple[float | None, float | None] = (None, None)
+    quality_ends: tuple[float | None, float | None] = (None, None)
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """The points that no other one beats, from the cheapest up.
+
+    One beats another that costs as much or less and keeps as much or more, and is not equal in both.
+    """
+
+    def beaten(point: Point) -> bool:
+        return any(
+            other.cost <= point.cost
+            and other.quality >= point.quality
+            and (other.cost, other.quality) != (point.cost, point.quality)
+            for other in points
+        )
+
+    return sorted((p for p in points if not beaten(p)), key=lambda p: (p.cost, p.quality, p.label))
+
+
+def draw(
+    points: Sequence[Point], path: Path, title: str, cost: str, quality: str, reference: str = ""
+) -> str | None:
+    """Write a PNG of the points, those of a method joined by a line, and of their front.
+
+    Args:
+        cost, quality: what the axes show.
+        reference: the method that is drawn in black, as stars.
+
+    Returns None, or one line that says why there is no picture.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return HINT
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    best = front(points)
+    # Steps: between two points of the front nothing better is known than the cheaper one.
+    axes.plot(
+        [p.cost for p in best],
+        [p.quality for p in best],
+        drawstyle="steps-post",
+        color="0.25",
+        linewidth=1.4,
+        linestyle="--",
+        label="Pareto front",
+        zorder=1,
+    )
+    for number, name in enumerate(dict.fromkeys(point.name for point in points)):
+        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        look |= {"markersize": 6, "linewidth": 0.6, "elinewidth": 0.5}
+        if name == reference:
+            look |= {"color": "black", "marker": "*", "markersize": 12, "linewidth": 1.4, "zorder": 3}
+        _method(axes, sorted((p for p in points if p.name == name), key=lambda p: p.cost), look)
+    for point in best:
+        axes.annotate(
+            point.label, (point.cost, point.quality), (4, 5), textcoords="offset points", fontsize="x-small"
+        )
+    axes.set_xlim(left=0)
+    axes.set_xlabel(cost)
+    axes.set_ylabel(quality)
+    axes.set_title(title, fontsize="medium")
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize="small"
+    )
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+    return None
+
+
+def _method(axes: Any, points: Sequence[Point], look: dict[str, Any]) -> None:
+    """All budgets of one method."""
+    axes.errorbar(
+        [p.cost for p in points],
+        [p.quality for p in points],
+        yerr=_bars([(p.quality, *p.quality_ends) for p in points]),
+        xerr=_bars([(p.cost, *p.cost_ends) for p in points]),
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        label=points[0].name,
+        **look,
+    )
+
+
+def _bars(figures: Sequence[tuple[float, float | None, float | None]]) -> list[list[float]]:
+    """How far intervals reach below and above their values; nowhere where there are none."""
+    below = [max(0.0, value - low) if low is not None else 0.0 for value, low, _ in figures]
+    above = [max(0.0, high - value) if high is not None else 0.0 for value, _, high in figures]
+    return [below, above]
