@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.evidence.measure import NEW_TOKENS, PLACE, ask_all, machine
+from benchmarks.evidence.measure import NEW_TOKENS, PLACE, ask_all
 from illava import Illava
 from illava.ask import load
+from illava.bench.machine import machine
 from illava.evaluation import tasks as registry
 from illava.evaluation.compare import difference
 from illava.evaluation.rows import PLAIN, Row, fingerprint

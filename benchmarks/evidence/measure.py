@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from torch import nn
 from benchmarks.evidence import bigger as contest
 from benchmarks.evidence import pictures
 from benchmarks.evidence import rows as plan
-from illava import __version__
 from illava.ask import load
+from illava.bench.machine import machine
 from illava.evaluation import tasks as registry
 from illava.evaluation.compare import difference
 from illava.evaluation.rows import BLANK, PLAIN, Row, describe, fingerprint
@@ -211,28 +210,6 @@ def hurt_kinds(
             }
         )
     return sorted(out, key=lambda entry: -entry["lost"])
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on, without names of hosts."""
-    import transformers
-
-    return {
-        "cpu": _processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "illava": __version__,
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def main(argv: list[str] | None = None) -> None:

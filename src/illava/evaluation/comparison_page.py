@@ -188,8 +188,10 @@ def _circumstances(figures: Figures) -> list[str]:
     if timing is not None:
         count, threads = len(timing["prompts"]), timing["threads"]
         lines.append(
-            f"Times: medians of {count} prompts, one at a time, all rows in turn, {threads} threads."
+            f"Times: medians of {count} prompts, one at a time, all rows in turn, threads: {threads}."
         )
+        if (place := timing.get("machine")) is not None:
+            lines.append(f"On {place['cpu']}, torch {place['torch']}, transformers {place['transformers']}.")
     return lines
 
 

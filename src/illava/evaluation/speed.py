@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..bench.machine import machine
 from ..bench.timing import Timing, interleave, measure, median_interval, ratio, ratios, spread
 from ..handle import accelerate
 from .prompts import build_batch
@@ -74,6 +75,7 @@ def measure_rows(
     return {
         "prompts": _names(samples),
         "threads": torch.get_num_threads(),
+        "machine": machine(),
         "rows": {label: _figures(timings[PLAIN.label], some) for label, some in timings.items()},
     }
 
