@@ -50,7 +50,7 @@ evidence-runs: $(READY)  ## measure all that docs/evidence.md tells (an hour; ch
 	$(BIN)/python -m benchmarks.evidence.measure bigger --limit 15 --threads 1
 
 comparison: $(READY)  ## compare all methods on both shipped models (hours; goes on where it was stopped); then python -m benchmarks.comparison
-	$(BIN)/illava compare --model zoo/S zoo/L --limit 32 --time 8 --reference illava-best --output out/comparison
+	$(BIN)/illava compare --model zoo/S zoo/L --limit 32 --time 12 --reference illava-best --output out/comparison
 
 ablations: $(READY)  ## what each part of illava-best brings, on the validation split; writes docs/ablations.md
 	$(BIN)/python -m benchmarks.ablations measure S --limit 24 --threads 1

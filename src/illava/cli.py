@@ -149,7 +149,8 @@ def print_answer(answer: Answer) -> None:
     if answer.plain_text is None:
         typer.echo(answer.text)
     else:
-        typer.echo(f"plain:  {answer.plain_text}\nillava: {answer.text}")
+        name = answer.report.method["method"]
+        typer.echo(f"{'plain:':{len(name) + 1}} {answer.plain_text}\n{name}: {answer.text}")
     report, rounds = answer.report, len(answer.timings)
     print_table(
         f"Visual tokens: {report.final_tokens} of {report.visual_tokens} left, "

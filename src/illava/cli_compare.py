@@ -61,6 +61,9 @@ def compare(
     time: Annotated[
         int, typer.Option("--time", metavar="N", min=0, help="Prompts to measure speed on; 0: do not.")
     ] = 8,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out bad lines of a samples.jsonl.")
+    ] = False,
     reference: Annotated[str, typer.Option(help="The method all others are compared with.")] = "illava",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -85,7 +88,7 @@ def compare(
             limit=limit, seed=seed, split=split, batch_size=batch_size, max_new_tokens=max_new_tokens
         )
         found: dict[str, Measured] = {
-            name: measure(name, folder, chosen, values(tasks), options, time, device, dtype)
+            name: measure(name, folder, chosen, values(tasks), skip_bad, options, time, device, dtype)
             for name, folder in folders.items()
         }
         figures = comparison.compare(found, against)
@@ -102,6 +105,7 @@ def measure(
     folder: Path,
     rows: list[Row],
     names: list[str],
+    skip_bad: bool,
     options: dict[str, Any],
     time: int,
     device: str,
@@ -117,7 +121,7 @@ def measure(
     from .evaluation.store import Store
 
     limit, most = options["limit"], options["max_new_tokens"]
-    tasks = make_tasks(names, options["split"], options["seed"], limit, skip_bad=False)
+    tasks = make_tasks(names, options["split"], options["seed"], limit, skip_bad)
     model, processor = load(name, device, dtype)
     check_folders(tasks, processor, limit)
     refused = refusals(model, processor, rows, tasks)

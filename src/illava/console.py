@@ -71,7 +71,8 @@ def parse_keep(text: str) -> float:
     from .pictures import InputError
 
     try:
-        share = float(Fraction(text))
+        # A fraction would write out all digits of 1e-99999999.
+        share = float(text) if "e" in text.lower() else float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
         share = math.nan
     if not 0 < share <= 1:

@@ -42,7 +42,8 @@ class Handle:
         if any(self.plan.llm) and any(self.parts.recurrent):
             raise UnsupportedError(
                 f"the LLM stage is not supported for {self.parts.family.model_type}, whose recurrent layers "
-                "hold no keys and values to leave out; use llm_layers=() for the encoder stage alone"
+                "hold no keys and values to leave out; use a method of the image encoder, such as "
+                "Illava(llm_layers=())"
             )
         self._last: tuple[list[EncoderRun], Prefill] | None = None
         self._hooks = Hooks()

@@ -246,7 +246,8 @@ def _fold(units: Tensor, order: Tensor, p: int, similarity: Similarity, sizes: T
     kept, gone = order[:, :p].sort(dim=1).values, order[:, p:]
     x = units.float()
     weights = torch.ones_like(x[..., 0]) if sizes is None else sizes
-    measured = _measured(x, similarity)
+    # Similarity chooses alone: no gradient goes through it.
+    measured = _measured(x.detach(), similarity)
     products = _gather(measured, gone) @ _gather(measured, kept).transpose(1, 2)
     # The first of equally near survivors, whatever the kernel.
     nearest = products.sort(dim=2, descending=True, stable=True).indices[..., 0]

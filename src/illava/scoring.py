@@ -141,7 +141,7 @@ def rarity(units: Tensor) -> Tensor:
     (S, n, D), any floating dtype, to (S, n) fp32 in [0, 2]. Linear in n: the mean of similarities is the
     similarity to the mean.
     """
-    directions = torch.nn.functional.normalize(units.float(), dim=-1)
+    directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
     return 1 - (directions @ directions.mean(1).unsqueeze(-1)).squeeze(-1)
 
 
@@ -158,7 +158,7 @@ def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
     Returns (S, n) fp32: n for the first, n - 1 for the second, and so on; 0 for those behind the p-th. Of
     equally far units the earlier is taken.
     """
-    directions = torch.nn.functional.normalize(units.float(), dim=-1)
+    directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
     count = units.shape[1]
     rank = torch.zeros_like(scores, dtype=torch.float32)
     newest = scores.argmax(1, keepdim=True)

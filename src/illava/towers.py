@@ -37,6 +37,9 @@ class Tower:
     """Vision config and the encoder's arguments to (pictures, 3) frames, rows and columns, if packed."""
     full_attention_blocks: Callable[[Any], tuple[int, ...] | None] = lambda vision: None
     """Vision config to the encoder blocks without windows; None when no block has any."""
+    windows: Callable[[Any, Tensor], tuple[int, ...] | None] = lambda vision, grid: None
+    """Vision config and (images, 3) token grids to the tokens of each attention window, in blocks that have
+    windows; None when no block has any."""
     unit_order: Callable[[Any, Tensor], Tensor | None] = lambda vision, grid: None
     """Vision config and (images, 3) token grids to (U,) the raster index of each unit; None: raster."""
 
@@ -47,6 +50,14 @@ def _window_order(vision: Any, grid: Tensor) -> Tensor:
         grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
     )
     return index
+
+
+def _window_lengths(vision: Any, grid: Tensor) -> tuple[int, ...]:
+    _, boundaries = get_vision_window_index(
+        grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
+    )
+    ends = torch.as_tensor(boundaries).unique_consecutive()
+    return tuple(ends.diff().tolist())
 
 
 def _pixtral_grid(vision: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -64,6 +75,7 @@ QWEN2_5_VL = Tower(
     "mlp",
     packed=True,
     full_attention_blocks=lambda vision: tuple(vision.fullatt_block_indexes),
+    windows=_window_lengths,
     unit_order=_window_order,
 )
 # Qwen3-VL, Qwen3.5 and GLM-4V name the parts of a block as Qwen2-VL does.

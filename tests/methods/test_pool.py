@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import illava
-from illava.methods.pool import Pool, PoolStep, centres, pool_segments, pooled_shape
+from illava.grids import centres, coarse_shape
+from illava.methods.pool import Pool, PoolStep, pool_segments
 from illava.stages.steps import Units
 from tests.core.cases import assert_same_bits, bounded, normal_units
 from tests.core.loops import round_half_even
@@ -93,7 +94,7 @@ def test_equals_the_loop(keep, dtype):
 @bounded
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), keep=st.floats(0.01, 1))
 def test_shapes_shrink_alike(rows, columns, keep):
-    down, across = pooled_shape(rows, columns, keep)
+    down, across = coarse_shape(rows, columns, keep)
     assert 1 <= down <= rows
     assert 1 <= across <= columns
     assert abs(down - rows * math.sqrt(keep)) <= 0.5 or down == 1

@@ -125,6 +125,8 @@ def test_layers_are_scaled_with_depth():
     # Every sixth layer sees the whole prompt.
     assert layers(34, windows=[None if i % 6 == 5 else 9 for i in range(34)]) == [5, 17, 23]
     assert layers(32, windows=[9] * 32) == [8, 16, 24]
+    # A stage leaves those behind it a place.
+    assert layers(34, windows=[None if i in (4, 16, 17) else 9 for i in range(34)]) == [4, 16, 17]
 
 
 def test_a_shallow_model_ends_at_the_budget():

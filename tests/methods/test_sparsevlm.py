@@ -238,6 +238,10 @@ def test_raters_are_found_again_by_their_columns():
     asked = []
     step.observe_llm(SimpleNamespace(tokens=later, by_rows=asked.append), noted)
     assert asked[0].tolist() == [[bool(rating[b, c]) for c in s] for b, s in enumerate(stays)]
+    # Padding is no word, whatever stands in the prompt's first column.
+    step.observe_llm(SimpleNamespace(tokens=later, by_rows=asked.append), torch.ones_like(noted))
+    assert torch.equal(asked[1], later.columns >= 0)
+    assert not asked[1].all()
 
 
 # In a model

@@ -100,7 +100,7 @@ def _model(measured: Measured, reference: str, draws: int) -> Figures:
     return {
         "settings": settings,
         "tasks": tasks,
-        "timing": timing and {"prompts": timing["prompts"], "threads": timing["threads"]},
+        "timing": timing and {key: timing.get(key) for key in ("prompts", "threads", "machine")},
         "rows": out,
         "fronts": {cost: [point.label for point in front(points_of(out, cost))] for cost in COSTS},
     }

@@ -151,7 +151,7 @@ def _saved(path: Path) -> Entrant:
     name = file.resolve().parent.name if file.name == FILE_NAME else file.stem
     try:
         method = method_from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"--method {path}: {file} is not a saved method: {error}") from error
 
     def make(keep: float) -> Method:

@@ -72,7 +72,7 @@ def budget(keep: float | None) -> str:
     if keep is None:
         return "published"
     simple = Fraction(keep).limit_denominator(64)
-    return str(simple) if float(simple) == keep else f"{keep:g}"
+    return str(simple) if float(simple) == keep else f"{keep:.12g}"
 
 
 def size(task: Task, limit: int) -> int:

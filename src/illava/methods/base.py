@@ -69,7 +69,7 @@ class Method(ABC):
         source = Path(folder) / FILE_NAME
         try:
             values = json.loads(source.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read {source}: {error}") from error
         return cls.from_dict(values)
 
@@ -84,7 +84,7 @@ def method_from_dict(values: dict[str, Any]) -> Method:
     if not isinstance(values, dict):
         raise ValueError(f"expected a dictionary with a 'method', got {type(values).__name__}")
     name = values.get("method")
-    if name not in _METHODS:
+    if not isinstance(name, str) or name not in _METHODS:
         raise ValueError(f"unknown method {name!r}; known are {', '.join(sorted(_METHODS))}")
     kind = _METHODS[name]
     fields = {field.name for field in dataclasses.fields(kind)}

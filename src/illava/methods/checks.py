@@ -8,9 +8,13 @@ from numbers import Real
 
 def check_share(name: str, share: object) -> float:
     """A number in (0, 1] as a float."""
-    if isinstance(share, bool) or not isinstance(share, Real) or not 0 < float(share) <= 1:
+    try:
+        value = float("nan") if isinstance(share, bool) or not isinstance(share, Real) else float(share)
+    except OverflowError:
+        value = float("inf")
+    if not 0 < value <= 1:
         raise ValueError(f"{name} must lie in (0, 1], got {share!r}")
-    return float(share)
+    return value
 
 
 def check_layers(name: str, layers: object, first: int = 0) -> tuple[int, ...]:

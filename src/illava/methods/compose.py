@@ -53,4 +53,7 @@ class Compose(Method):
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Compose:
         """From the fields of :meth:`to_dict`."""
-        return cls(tuple(method_from_dict(values) for values in fields.get("methods", ())))
+        given = fields.get("methods", ())
+        if not isinstance(given, (list, tuple)):
+            raise ValueError(f"methods must be a list of methods, got {given!r}")
+        return cls(tuple(method_from_dict(values) for values in given))

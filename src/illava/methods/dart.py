@@ -136,7 +136,7 @@ def keep_unlike(count: int, units: Tensor, norms: Tensor, words: Tensor, counted
         for number in range(pivots.shape[1]):
             asking = visual + counted
             quota = (count - visual) // asking + (number < (count - visual) % asking)
-            quota = quota.where(number < asking, 0)
+            quota = quota * (number < asking)
             # Those taken already come last.
             order = similar[:, number].masked_fill(taken, float("inf")).argsort(dim=1, stable=True)
             taken = taken.scatter(1, order, (places < quota[:, None]) | taken.gather(1, order))

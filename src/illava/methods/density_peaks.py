@@ -41,8 +41,8 @@ def _labels(points: Tensor, count: int, neighbours: int) -> Tensor:
     density = -nearest.square().sum(2) / max(1, k)
     rank = density.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     denser = rank[:, None, :] < rank[:, :, None]
+    # Infinitely far where none is denser: whatever its distance, the densest point is the most distinct.
     apart = distance.masked_fill(~denser, float("inf")).amin(2)
-    apart = torch.where(rank == 0, distance.amax((1, 2))[:, None], apart)
     distinct = (density + apart.log()).argsort(dim=1, descending=True, stable=True)
     centres = distinct[:, :count].sort(1).values
     label = torch.take_along_dim(distance, centres[:, None], 2).argmin(2)

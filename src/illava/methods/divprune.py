@@ -76,7 +76,7 @@ def keep_diverse(p: int, units: Tensor) -> Merged:
         units: (S, n, D), any floating dtype. Of equal distances the unit with the lower index is taken.
     """
     # What is no number is like nothing; left in, it would be chosen again and again.
-    unit = normalize(units.float(), dim=2).nan_to_num()
+    unit = normalize(units.detach().float(), dim=2).nan_to_num()
     rows = torch.arange(len(unit), device=unit.device)
     # The highest cosine of each unit with those that it must differ from; infinite once it is chosen.
     nearest = _nearest(unit)

@@ -43,7 +43,8 @@ class Illava(Method):
         recycle: share of the survivors that take in what is dropped, in [0, 1]; at least one does.
         neighbours: dropped units a recycler takes in, at most.
         reduce: "recycle", "weighted" (one rank-weighted mean of the lowest-scored), "drop", or, past the
-            paper, "fold": every dropped unit joins its most similar survivor, weighted by size.
+            paper, "fold": every dropped unit joins its most similar survivor, weighted by size (the LLM
+            counts anew).
         score: "exact" column scores in the encoder, or "sampled" from 256 query rows.
         select: "highest" scored units stay; or, past the paper, "diverse" ones: first the highest-scored,
             then ever the one whose score times its distance to those taken is largest; "lowest" and "random"

@@ -58,9 +58,11 @@ class MergeStep(EncoderStep, LlmStep):
         if self.llm_score == "last":
             return attention.by_last()
         tokens = attention.tokens
-        # Text in front of the first picture has seen nothing of it.
-        seen = (tokens.runs >= 0).cumsum(1) > 0
-        return attention.by_rows(tokens.text & seen)
+        # Text in front of the first picture has seen nothing of it; what was generated may follow the prompt,
+        # where there is no cache.
+        index = torch.arange(tokens.runs.shape[1], device=tokens.runs.device)
+        asked = ((tokens.runs >= 0).cumsum(1) > 0) & (index <= tokens.last[:, None])
+        return attention.by_rows(tokens.text & asked)
 
     def count(self, n: int, of: int) -> int:
         """Units that stay of ``n``, in a segment that had ``of`` before any step."""

@@ -10,7 +10,6 @@ that a model takes from inside its encoder (Qwen3-VL's deepstack) are those at t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..errors import UnsupportedError
+from ..grids import coarse_places, coarse_shape
 from ..merging import MergedSegments
 from ..parts import ModelParts
 from ..stages.steps import Plan, ProjectorStep, Units
@@ -76,32 +76,17 @@ class PoolStep(ProjectorStep):
         return pool_segments(units.vectors, units.shapes, self.keep)
 
 
-def pooled_shape(rows: int, columns: int, keep: float) -> tuple[int, int]:
-    """Rows and columns of cells in which ``keep`` of a grid is left, at least one; 0 of 0."""
-    down, across = (min(n, max(1, round(n * math.sqrt(keep)))) for n in (rows, columns))
-    return down, across
-
-
-def centres(n: int, cells: int) -> Tensor:
-    """(cells,) int64: of n places in a row the one nearest the centre of each of ``cells`` equal parts.
-
-    Between two equally near places the first. Ascending and distinct: no part is shorter than a place.
-    """
-    # The centre (2i + 1) n / 2 cells lies in the place that ends at or behind it.
-    return ((2 * torch.arange(cells) + 1) * n - 1) // (2 * max(1, cells))
-
-
 def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: float) -> MergedSegments | None:
     """Average pooling of consecutive segments, each a grid in raster order.
 
     Args:
         units: (U, D), any floating dtype; means are taken in fp32.
         shapes: rows and columns of each segment.
-        keep: share of a grid to aim at; see :func:`pooled_shape`.
+        keep: share of a grid to aim at; see :func:`illava.grids.coarse_shape`.
 
     Returns None when every grid stays as it is.
     """
-    smaller = [pooled_shape(*shape, keep) for shape in shapes]
+    smaller = [coarse_shape(*shape, keep) for shape in shapes]
     if smaller == list(shapes):
         return None
     values, kept, start = [units[:0]], [torch.empty(0, dtype=torch.int64)], 0
@@ -111,8 +96,7 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
             channels = grid.float().T.reshape(1, -1, rows, columns)
             grid = adaptive_avg_pool2d(channels, (down, across))[0].flatten(1).T.to(units.dtype)
         values.append(grid)
-        places = centres(rows, down)[:, None] * columns + centres(columns, across)
-        kept.append(places.flatten() + start)
+        kept.append(coarse_places(rows, columns, down, across) + start)
         start += rows * columns
     counts = tuple(down * across for down, across in smaller)
     return MergedSegments(torch.cat(values), torch.cat(kept).to(units.device), counts)

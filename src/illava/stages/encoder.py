@@ -32,6 +32,7 @@ class EncoderStage:
     def __init__(self, parts: ModelParts, plan: Plan, hooks: Hooks) -> None:
         steps: dict[int, EncoderStep] = plan.encoder
         self.parts, self.merges = parts, bool(steps)
+        self.reads = self.merges or (plan.projector is not None and plan.projector.observes)
         self.run: EncoderRun | None = None
         self.runs: list[EncoderRun] = []
         self.checkpoints = Checkpoints(self, "run", parts.blocks, hooks)
@@ -98,6 +99,8 @@ class EncoderStage:
             if order is not None:
                 places = order.cpu().argsort()[places].sort().values
             self.run.shrink(places, tuple(n // self.parts.group for n in frames_of(grid)), resized[1])
+            self.run.full_windows = self.parts.tower.windows(vision, full)
+            self.run.full_blocks = self.parts.tower.full_attention_blocks(vision) or ()
 
     def begin(self, tokens: tuple[int, ...], grid: Tensor | None = None) -> None:
         """Note a call over segments of that many tokens each, class tokens included."""
@@ -117,12 +120,13 @@ class EncoderStage:
         if self.checkpoints.again:
             return
         x, *rest = [*args, *kwargs.values()]
-        if self.merges and any(isinstance(part, Tensor) for part in rest):
+        if self.reads and any(isinstance(part, Tensor) for part in rest):
             raise UnsupportedError(
-                "pictures with masked patches are not supported by the encoder stage: hand over whole tiles, "
-                "as the processor makes them, or use encoder_layers=()"
+                "pictures with masked patches are not supported in the image encoder: hand over whole tiles, "
+                "as the processor makes them, or use a method of the LLM alone, such as "
+                "Illava(encoder_layers=())"
             )
-        if self.merges and any(isinstance(part, BlockMask) for part in rest):
+        if self.reads and any(isinstance(part, BlockMask) for part in rest):
             raise UnsupportedError(
                 f"{self.parts.family.model_type} masks its patches under flex attention, which the encoder "
                 "stage does not support: load it with attn_implementation={'vision_config': 'sdpa', "

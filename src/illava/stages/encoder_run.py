@@ -43,6 +43,10 @@ class EncoderRun:
     resized: Tensor | None = None
     """(P,) int64 raster indices of the units at which those of smaller pictures stand, where the encoder was
     given smaller ones; ``history`` then begins with them, before block 0."""
+    full_windows: tuple[int, ...] | None = None
+    """Tokens of each attention window of pictures before they were made smaller, where blocks have any."""
+    full_blocks: tuple[int, ...] = ()
+    """The blocks that have none all the same."""
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
@@ -133,6 +137,8 @@ class EncoderRun:
         if block in self.boundaries and (merged or self.resized is None):
             lengths: list[int] = self.boundaries[block][merged].diff().tolist()
             return lengths
+        if not merged and self.full_windows is not None and block not in self.full_blocks:
+            return list(self.full_windows)
         left = self.lengths_before(block) if merged else self.full_lengths
         return [self.prefix + n * self.group for n in left]
 

@@ -53,7 +53,7 @@ class LlmStage:
         for index, layer in enumerate(parts.layers):
             # Before layer 0 tokens go at the entry.
             first = min((at for at in self.steps if at), default=len(parts.layers))
-            wanted = index >= first or self.masks.outer or (self.flash and self.marks)
+            wanted = index >= first or self.masks.outer or (self.flash and (self.marks or 0 in self.steps))
             if wanted and not parts.recurrent[index]:
                 hooks.pre(layer, self._layer_hook(index), prepend=True)
 

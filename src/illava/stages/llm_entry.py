@@ -111,6 +111,11 @@ class LlmEntry:
                 "a prompt that ends with a picture is not supported: its last token must be text, as a chat "
                 "template's generation prompt is, because that token's attention scores the visual ones"
             )
+        if start and self.compact:
+            raise UnsupportedError(
+                "pictures on top of a filled cache are not supported by methods that renumber positions: "
+                "what is cached has its own already; pass the whole chat at once with a fresh cache"
+            )
         if start and self.masks.outer:
             raise UnsupportedError(
                 f"pictures on top of a filled cache are not supported for {self.parts.family.model_type}, "

@@ -53,6 +53,10 @@ class LlmWatch:
     def peek(self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
         """What the step before ``index`` observes of that layer's own attention, on what enters it."""
         layer, step, found = self.parts.layers[index], self.steps[index], list[Tensor]()
+        norm, given = layer.get_submodule(self.parts.family.llm_norm), hidden.device
+        # Inputs go where a layer lies only once it is called.
+        here = next(norm.parameters()).device
+        hidden, tables = hidden.to(here), tuple(table.to(here) for table in tables)
         sequence = prefill.at(index - 1)
         tokens = prefill.tokens(index - 1, hidden)
         seen = (sequence.columns >= 0).to(hidden.device)
@@ -68,11 +72,11 @@ class LlmWatch:
         with torch.no_grad():
             self.peeks[index](
                 observe,
-                hidden_states=layer.get_submodule(self.parts.family.llm_norm)(hidden),
+                hidden_states=norm(hidden),
                 position_embeddings=tables,
                 attention_mask=None,
             )
-        return found[0]
+        return found[0].to(given)
 
     def _seen(self, prefill: Prefill, index: int, last: Tensor) -> Tensor:
         """(B, k) bool: what the asking token sees among its keys and those behind; flex attention's masks are

@@ -9,10 +9,11 @@ from torch import Tensor
 def compact(positions: Tensor, runs: Tensor, columns: Tensor) -> Tensor:
     """Close the gaps in the positions of tokens that are left.
 
-    Text counts on one by one. Within a picture every axis is ranked by itself, so that rows and columns of a
-    grid of which every other one is left become those of a smaller grid; the text behind it goes on after
-    the longest axis, as M-RoPE counts. All are shifted so that the last token keeps its position: rotary
-    embeddings know differences alone, and what is decoded afterwards goes on from there.
+    Text counts on one by one. Within a picture rows and columns are ranked, so that those of a grid of which
+    every other one is left become those of a smaller grid; time, the first of three axes, keeps its
+    distances. The text behind goes on after the longer of rows and columns, as M-RoPE counts. All are
+    shifted so that the last token keeps its position: rotary embeddings know differences alone, and what is
+    decoded afterwards goes on from there.
 
     Args:
         positions: (B or 1, n) or (axes, B or 1, n) int64.
@@ -31,8 +32,11 @@ def compact(positions: Tensor, runs: Tensor, columns: Tensor) -> Tensor:
                 ranks = torch.arange(part.shape[1], device=part.device).expand_as(part)
             else:
                 ranks = torch.stack([axis.unique(return_inverse=True)[1] for axis in part])
+            extent = int(ranks[len(part) > 1 :].max()) + 1
+            if len(part) > 1 and piece >= 0:
+                ranks = torch.cat([part[:1] - part[0].min(), ranks[1:]])
             after.append(at + ranks)
-            at += int(ranks.max()) + 1
+            at += extent
         renumbered = torch.cat(after, 1)
         out[:, row, places] = renumbered + (before[:, -1:] - renumbered[:, -1:])
     return out if positions.dim() == 3 else out[0]

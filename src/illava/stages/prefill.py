@@ -81,7 +81,7 @@ class Prefill:
     def forget(self) -> None:
         """Drop what only the layers needed."""
         self.seen.clear()
-        self.noted = None
+        self.noted = self.cached = None
         self.cache_layers = None
         for _, sequence in self.history:
             sequence.once.clear()
