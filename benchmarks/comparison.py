@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from illava.evaluation.comparison_page import PAGE, PLOTS, TABLE
 from illava.files import replacing
@@ -28,9 +30,40 @@ def publish(source: Path, docs: Path) -> list[Path]:
     for file in files:
         with replacing(folder / file.name) as partial:
             shutil.copyfile(file, partial)
+    own = folder / "bookkeeping.json"
+    if own.exists():
+        rest += bookkeeping(json.loads(own.read_text(encoding="utf-8")))
     with replacing(docs / PAGE) as partial:
         partial.write_text(f"{title}\n\n{NOTE}\n{rest}", encoding="utf-8")
     return [docs / PAGE, *(folder / file.name for file in files)]
+
+
+def bookkeeping(found: dict[str, Any]) -> str:
+    """What each method costs by itself at a published size, as the last section of the page."""
+    place, most = found["machine"], found["most"]
+    rows = sorted(found["rows"].items(), key=lambda item: -item[1]["share_of_prefill"])
+    costly = [label for label, row in rows if row["share_of_prefill"] > most]
+    lines = [
+        "",
+        "## What the methods cost themselves",
+        "",
+        "Time in a method's own code - hooks and whatever looks at queries and keys beside the attention - as a",
+        f"share of the plain model's prefill, at the sizes of {found['shape']} with random weights, one picture of",
+        f"{found['size']} x {found['size']} pixels, float32, {place['cpu']}, threads: {place['threads']}, rounds: "
+        f"{found['rounds']}. `python -m benchmarks.bookkeeping`.",
+        f"Above {100 * most:g} %: {', '.join(costly) or 'none'}. What acts in the encoder is measured by the prefill "
+        "of the LLM here too, of which the encoder takes a multiple.",
+        "",
+        "| method | of prefill % | of time to first token % | times faster to the first token |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {label} | {100 * row['share_of_prefill']:.2f} | {100 * row['share_of_ttft']:.2f} | "
+            f"{row['times_faster']:.2f} |"
+            for label, row in rows
+        ),
+        *(f"| {label} | not run: {reason} | - | - |" for label, reason in found["refused"].items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> None:

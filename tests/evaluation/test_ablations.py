@@ -12,6 +12,7 @@ from torch import nn
 import illava
 from benchmarks import ablations
 from benchmarks.bookkeeping import own_seconds
+from benchmarks.comparison import bookkeeping
 from illava.ask import load
 from illava.parts import find_parts
 
@@ -97,3 +98,22 @@ def test_nested_hooks_are_counted_once():
     assert len(seconds) == 2
     hook.remove()
     assert not model[0]._forward_pre_hooks
+
+
+def test_the_table_of_own_cost_names_the_costly_first():
+    found = {
+        "shape": "a shape",
+        "size": 448,
+        "rounds": 1,
+        "most": 0.03,
+        "machine": {"cpu": "a CPU", "threads": 1},
+        "rows": {
+            "fastv 1/9": {"share_of_prefill": 0.001, "share_of_ttft": 0.0004, "times_faster": 1.1},
+            "slow 1/9": {"share_of_prefill": 0.05, "share_of_ttft": 0.02, "times_faster": 1.5},
+        },
+        "refused": {"pool 1/9": "no grid"},
+    }
+    text = bookkeeping(found)
+    assert "Above 3 %: slow 1/9." in text
+    assert text.index("| slow 1/9 | 5.00 | 2.00 | 1.50 |") < text.index("| fastv 1/9 | 0.10 | 0.04 | 1.10 |")
+    assert "| pool 1/9 | not run: no grid | - | - |" in text
