@@ -122,7 +122,7 @@ def row_scores(
 
     Returns (B, k) fp32; each row sums to 1, or is zero where no row asks.
     """
-    total = torch.zeros(len(query), key.shape[2], device=query.device)
+    total = torch.zeros(len(query), key.shape[2], device=query.device, dtype=torch.float32)
     for number, asking in enumerate(rows):
         asks = asking.nonzero().flatten().to(query.device)
         if not len(asks):

@@ -6,8 +6,8 @@ embedding, on the states that enter it. Positions of what is left are renumbered
 
 The published ratios halve from stage to stage; a budget, or another number of layers, gets the geometric
 series that ends at its share. ``int(N * ratio)`` rounds down; of a budget the last stage keeps exactly
-max(1, round(keep * N)), and no stage before it less than that. The layer's attention is computed a second
-time for the asking token alone, in fp32.
+max(1, round(keep * N)), and no stage before it less than that. For a choice the layer's norm and attention
+projections run once more, in the model's dtype; scores are fp32. The report's FLOPs leave that out.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class EncoderStage:
         watch = Watch(step, lambda: self.sequences(index), self.parts.tower.prefix)
 
         def note(*_: Any) -> None:
-            if self.run is not None and watch.parts:
+            if self.run is not None and watch.parts and not self.checkpoints.again:
                 self.run.seen, self.run.seen_at = self.run.by_unit(watch.take(), index), index
 
         hooks.tap(block.get_submodule(self.parts.tower.attention), watch)
