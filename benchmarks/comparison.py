@@ -52,7 +52,12 @@ def bookkeeping(found: dict[str, Any]) -> str:
         f"{found['size']} x {found['size']} pixels, float32, {place['cpu']}, threads: {place['threads']}, rounds: "
         f"{found['rounds']}. `python -m benchmarks.bookkeeping`.",
         f"Above {100 * most:g} %: {', '.join(costly) or 'none'}. What acts in the encoder is measured by the prefill "
-        "of the LLM here too, of which the encoder takes a multiple.",
+        "of the LLM here too, of which the encoder takes a multiple."
+        + (
+            " This is a slice of the model: what acts at a fixed number of layers costs less of the whole one."
+            if "layers" in found["shape"]
+            else ""
+        ),
         "",
         "| method | of prefill % | of time to first token % | times faster to the first token |",
         "| --- | ---: | ---: | ---: |",
