@@ -2,7 +2,7 @@
 
 Counted are all hooks on the model and whatever looks at queries and keys beside the attention; random
 weights, one picture, one prompt. The table shows the share of the plain model's prefill (the encoder not
-included) of the same round.
+included) of the same round. All is CPU time, so that other programs on the machine do not count.
 
     python benchmarks/bookkeeping.py                       # all methods at 1/9, 672 x 672
     python benchmarks/bookkeeping.py --layers 4 --size 448  # a slice, in a minute
@@ -37,7 +37,7 @@ MOST = 0.03
 
 @contextmanager
 def own_seconds(model: nn.Module) -> Iterator[list[float]]:
-    """Seconds spent in hooks and observers, each call counted once however they are nested."""
+    """CPU seconds spent in hooks and observers, each call counted once however they are nested."""
     seconds: list[float] = []
     inside = False
 
@@ -46,12 +46,12 @@ def own_seconds(model: nn.Module) -> Iterator[list[float]]:
             nonlocal inside
             if inside:
                 return function(*args, **kwargs)
-            inside, began = True, time.perf_counter()
+            inside, began = True, time.process_time()
             try:
                 return function(*args, **kwargs)
             finally:
                 inside = False
-                seconds.append(time.perf_counter() - began)
+                seconds.append(time.process_time() - began)
 
         return run
 
@@ -62,6 +62,30 @@ def own_seconds(model: nn.Module) -> Iterator[list[float]]:
     # The handle takes its hooks off by key: nothing is left of the wrapped ones.
     with mock.patch.object(AttentionTap, "see", timed(AttentionTap.see)):
         yield seconds
+
+
+@contextmanager
+def prefill_seconds(model: nn.Module) -> Iterator[list[float]]:
+    """CPU seconds that each call of the language model takes."""
+    seconds: list[float] = []
+    began: list[float] = []
+    llm = model.model.language_model
+    hooks = [
+        llm.register_forward_pre_hook(lambda *_: began.append(time.process_time())),
+        llm.register_forward_hook(lambda *_: seconds.append(time.process_time() - began.pop())),
+    ]
+    try:
+        yield seconds
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def whole(run: Callable[[], Any]) -> float:
+    """CPU seconds of a run."""
+    began = time.process_time()
+    run()
+    return time.process_time() - began
 
 
 def main() -> None:
@@ -81,30 +105,28 @@ def main() -> None:
         row.label: row.method for row in comparison_rows(["all"], [options.keep]) if row.method is not None
     }
     measure(model, prompt(112, torch.float32), 1)
-    rows: dict[str, dict[str, Any]] = {
-        label: {"own": [], "prefill": [], "ttft": [], "plain_prefill": [], "plain_ttft": []}
-        for label in methods
+    rows: dict[str, dict[str, list[float]]] = {
+        label: {"share_of_prefill": [], "share_of_ttft": [], "times_faster": []} for label in methods
     }
     refused: dict[str, str] = {}
     for number in range(options.rounds):
-        plain = measure(model, inputs, 1)
-        print(f"round {number}: plain {plain.ttft:.1f} s", flush=True)
+        with prefill_seconds(model) as prefill:
+            plain = whole(lambda: measure(model, inputs, 1))
+        print(f"round {number}: plain {plain:.1f} s, prefill {prefill[0]:.1f} s", flush=True)
         for label, method in methods.items():
             if label in refused:
                 continue
             try:
                 with illava.accelerate(model, method), own_seconds(model) as seconds:
-                    timing = measure(model, inputs, 1)
+                    took = whole(lambda: measure(model, inputs, 1))
             except (ValueError, illava.UnsupportedError) as error:
                 refused[label] = str(error)
                 continue
             found = rows[label]
-            found["own"].append(sum(seconds))
-            for name, source in (("", timing), ("plain_", plain)):
-                found[f"{name}prefill"].append(source.prefill)
-                found[f"{name}ttft"].append(source.ttft)
-            share = sum(seconds) / plain.prefill
-            print(f"{label:28s} {share:7.2%} of prefill, TTFT {plain.ttft / timing.ttft:.2f}x", flush=True)
+            found["share_of_prefill"].append(sum(seconds) / prefill[0])
+            found["share_of_ttft"].append(sum(seconds) / plain)
+            found["times_faster"].append(plain / took)
+            print(f"{label:28s} {found['share_of_prefill'][-1]:7.2%} of prefill", flush=True)
     shape = f"Qwen2-VL-2B, {options.layers} layers each" if options.layers else "Qwen2-VL-2B"
     result = {
         "shape": shape,
@@ -115,19 +137,9 @@ def main() -> None:
         "most": MOST,
         "refused": refused,
         "rows": {
-            label: {
-                "share_of_prefill": statistics.median(
-                    own / plain for own, plain in zip(found["own"], found["plain_prefill"], strict=True)
-                ),
-                "share_of_ttft": statistics.median(
-                    own / plain for own, plain in zip(found["own"], found["plain_ttft"], strict=True)
-                ),
-                "times_faster": statistics.median(
-                    plain / own for own, plain in zip(found["ttft"], found["plain_ttft"], strict=True)
-                ),
-            }
+            label: {key: statistics.median(values) for key, values in found.items()}
             for label, found in rows.items()
-            if found["own"]
+            if label not in refused
         },
     }
     options.output.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def bookkeeping(found: dict[str, Any]) -> str:
         "",
         "## What the methods cost themselves",
         "",
-        "Time in a method's own code - hooks and whatever looks at queries and keys beside the attention - as a",
+        "CPU time in a method's own code - hooks and whatever looks at queries and keys beside the attention - as a",
         f"share of the plain model's prefill, at the sizes of {found['shape']} with random weights, one picture of",
         f"{found['size']} x {found['size']} pixels, float32, {place['cpu']}, threads: {place['threads']}, rounds: "
         f"{found['rounds']}. `python -m benchmarks.bookkeeping`.",
