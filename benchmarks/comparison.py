@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def bookkeeping(found: dict[str, Any]) -> str:
     place, most = found["machine"], found["most"]
     rows = sorted(found["rows"].items(), key=lambda item: -item[1]["share_of_prefill"])
     costly = [label for label, row in rows if row["share_of_prefill"] > most]
+    command = f"python -m benchmarks.bookkeeping --threads {place['threads']} --rounds {found['rounds']}"
+    if slice_of := re.search(r"(\d+) layers", found["shape"]):
+        command += f" --layers {slice_of[1]}"
     lines = [
         "",
         "## What the methods cost themselves",
@@ -50,7 +54,7 @@ def bookkeeping(found: dict[str, Any]) -> str:
         "CPU time in a method's own code - hooks and whatever looks at queries and keys beside the attention - as a",
         f"share of the plain model's prefill, at the sizes of {found['shape']} with random weights, one picture of",
         f"{found['size']} x {found['size']} pixels, float32, {place['cpu']}, threads: {place['threads']}, rounds: "
-        f"{found['rounds']}. `python -m benchmarks.bookkeeping`.",
+        f"{found['rounds']}. `{command}`.",
         f"Above {100 * most:g} %: {', '.join(costly) or 'none'}. What acts in the encoder is measured by the prefill "
         "of the LLM here too, of which the encoder takes a multiple."
         + (
