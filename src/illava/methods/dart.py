@@ -25,7 +25,7 @@ from ..parts import ModelParts
 from ..stages.steps import LlmAttention, LlmStep, Plan, Units
 from .base import Method
 from .checks import check_count, check_share
-from .llm_layers import carry_over, check_llm_layers, places
+from .llm_layers import one_layer
 
 PUBLISHED_LAYER = 2
 VISUAL_PIVOTS = TEXT_PIVOTS = 4
@@ -55,12 +55,7 @@ class DART(Method):
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
     def plan(self, parts: ModelParts) -> Plan:
-        if self.layer is None:
-            depth = len(parts.layers)
-            (layer,) = carry_over((PUBLISHED_LAYER,), depth, depth, places(parts, "nothing"))
-        else:
-            check_llm_layers("layer", (self.layer,), parts)
-            layer = self.layer
+        layer = one_layer("layer", self.layer, PUBLISHED_LAYER, parts, "nothing")
         return Plan(llm={layer: PivotStep(2 / 9 if self.keep is None else self.keep)})
 
 

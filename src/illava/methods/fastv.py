@@ -16,7 +16,7 @@ from ..parts import ModelParts
 from ..stages.steps import Plan
 from .base import Method
 from .checks import check_count, check_share
-from .llm_layers import carry_over, check_llm_layers, places
+from .llm_layers import one_layer
 from .merge_step import MergeStep
 
 PUBLISHED_LAYER = 2
@@ -47,11 +47,6 @@ class FastV(Method):
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
     def plan(self, parts: ModelParts) -> Plan:
-        if self.layer is None:
-            depth = len(parts.layers)
-            (layer,) = carry_over((PUBLISHED_LAYER,), depth, depth, places(parts, "before"))
-        else:
-            check_llm_layers("layer", (self.layer,), parts)
-            layer = self.layer
+        layer = one_layer("layer", self.layer, PUBLISHED_LAYER, parts, "before")
         keep = 0.5 if self.keep is None else self.keep
         return Plan(llm={layer: MergeStep(keep, keep, "drop")})

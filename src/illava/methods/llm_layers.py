@@ -48,3 +48,14 @@ def carry_over(layers: Sequence[int], depth: int, to_depth: int, places: Sequenc
         free = min(range(free, last), key=lambda i: (abs(places[i] - target), i)) + 1
         out.append(places[free - 1])
     return out
+
+
+def one_layer(name: str, layer: int | None, published: int, parts: ModelParts, asks: Asks) -> int:
+    """The layer that a method with one step acts before: ``layer`` if it is given, or else ``published``, or
+    the nearest before which tokens can leave. Raises ValueError for a layer that the model does not have."""
+    if layer is not None:
+        check_llm_layers(name, (layer,), parts)
+        return layer
+    depth = len(parts.layers)
+    (nearest,) = carry_over((published,), depth, depth, places(parts, asks))
+    return nearest

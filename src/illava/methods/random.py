@@ -17,7 +17,7 @@ from ..parts import ModelParts
 from ..stages.steps import Asks, LlmStep, Plan, Units
 from .base import Method
 from .checks import check_choice, check_count, check_share
-from .llm_layers import carry_over, check_llm_layers, places
+from .llm_layers import one_layer
 
 Stage = Literal["projector", "llm"]
 STAGES: tuple[str, ...] = get_args(Stage)
@@ -58,13 +58,7 @@ class Random(Method):
         step = RandomStep(1 / 3 if self.keep is None else self.keep, self.seed)
         if self.stage == "projector":
             return Plan(llm={0: step})
-        if self.layer is None:
-            depth = len(parts.layers)
-            (layer,) = carry_over((DEFAULT_LAYER,), depth, depth, places(parts, "nothing"))
-        else:
-            check_llm_layers("layer", (self.layer,), parts)
-            layer = self.layer
-        return Plan(llm={layer: step})
+        return Plan(llm={one_layer("layer", self.layer, DEFAULT_LAYER, parts, "nothing"): step})
 
 
 @dataclass(frozen=True)

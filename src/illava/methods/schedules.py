@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..parts import ModelParts, rescale
+from ..parts import ModelParts, feature_blocks, rescale
 
 Shares = dict[int, float]
 """Layer -> the share it keeps of what enters it."""
@@ -38,10 +38,8 @@ def middle(parts: ModelParts) -> tuple[Shares, Shares]:
     to the middle behind one that sees the whole prompt. No LLM step behind recurrent layers.
     """
     depth, layers = len(parts.blocks), len(parts.layers)
-    given = getattr(parts.config, "vision_feature_layer", -1)
-    read = [f % (depth + 1) for f in ([given] if isinstance(given, int) else given)]
     blocks = parts.tower.full_attention_blocks(parts.config.vision_config) or tuple(range(depth))
-    blocks = tuple(block for block in blocks if block < min(read)) or blocks[:1]
+    blocks = tuple(block for block in blocks if block <= feature_blocks(parts)[0]) or blocks[:1]
     block = min(blocks, key=lambda b: (abs(b - (depth // 2 - 1)), b))
     first = parts.family.first_llm_layer(parts.config)
     behind = [k for k in _behind_full_layers(parts) or range(1, layers) if k >= first]
