@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from transformers import AutoModelForImageTextToText
 
 from . import zoo
 from .ask import read_config
 from .errors import UnsupportedError
 from .families import FAMILIES, Schedule, family_of
 from .methods import Illava
-from .parts import ModelParts, find_parts
+from .parts import ModelParts
 from .pictures import demo_names
+from .predict import skeleton
 
 Titled = tuple[str, Table]
 
@@ -58,16 +57,6 @@ def overview() -> Iterator[Titled]:
     shipped.add_row("models", ", ".join(zoo.names()))
     shipped.add_row("pictures", ", ".join(demo_names()))
     yield "Shipped with illava", shipped
-
-
-def skeleton(config: Any) -> ModelParts:
-    """The parts of the model that a config describes, on the meta device: no weights, no memory.
-
-    Raises UnsupportedError for a model illava does not know.
-    """
-    family_of(config)
-    with torch.device("meta"):
-        return find_parts(AutoModelForImageTextToText.from_config(config))
 
 
 def _facts() -> Table:

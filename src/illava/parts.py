@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,11 @@ class ModelParts:
         """Of every LLM layer, whether it is a recurrent one without keys and values."""
         types = getattr(self.llm.config, "layer_types", None) or [""] * len(self.layers)
         return [kind == "linear_attention" for kind in types]
+
+    def attending(self, sequences: Sequence[int]) -> tuple[int, ...]:
+        """Tokens of each product of queries and keys in an encoder block, given those of each picture."""
+        flash = "flash" in str(self.config.vision_config._attn_implementation)
+        return (sum(sequences),) if self.tower.masked and not flash else tuple(sequences)
 
     def __reduce__(self) -> str:
         # Every hook leads here; a copy of the hooks would work on the original's state.

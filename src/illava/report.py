@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cost
+from .cost import Cost, EncoderCourse, PrefillCourse, cost_of
 from .geometry import Layout, layouts
 from .methods import Method
 from .parts import ModelParts
@@ -30,21 +30,6 @@ class StepReport:
     before: int
     """Visual tokens in the LLM, before it units of g tokens each."""
     after: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs of encoder, projector and prefill (with one position of the head), and KV bytes after prefill."""
-
-    encoder: int
-    projector: int
-    prefill: int
-    kv_bytes: int
-
-    @property
-    def total(self) -> int:
-        """FLOPs up to the first token."""
-        return self.encoder + self.projector + self.prefill
 
 
 @dataclass(frozen=True)
@@ -177,48 +162,48 @@ def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], 
 def _costs(
     parts: ModelParts, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
 ) -> tuple[Cost, Cost]:
+    """Of the pass as it was, and of the plain model's."""
     shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
-    g, size = parts.group, next(parts.llm.parameters()).element_size()
-    encoder, projector = [0, 0], [0, 0]
-    for run in runs:
-        for which in (0, 1):
-            # A step that chooses among projected features leaves the projector all of them.
-            projected = plan.projector is not None and plan.projector.projected
-            left = run.lengths_before(len(parts.blocks)) if projected else run.lengths
-            units = sum(left if which else run.full_lengths)
-            encoder[which] += cost.patch_embedding_flops(
-                shape, run.embedded if which else g * sum(run.full_lengths)
-            )
-            projector[which] += cost.projector_flops(shape, units)
-            for tap in shape.taps:
-                alive = sum(run.lengths_before(tap + 1) if which else run.full_lengths)
-                projector[which] += cost.projector_flops(shape, alive)
-            for block in range(len(parts.blocks)):
-                segments = run.sequence_lengths(block, merged=bool(which))
-                after = sum(run.prefix + g * n for n in run.lengths_before(block + 1)) if which else None
-                encoder[which] += cost.encoder_block_flops(shape, segments, after)
+    size = next(parts.llm.parameters()).element_size()
     batch, length = prefill.prompt.runs.shape
-    head = cost.head_flops(llm, batch)
-    layers = list(zip(parts.windows, parts.recurrent, strict=True))
-    held = [stage.columns.shape[1] for stage in stages]
-    plain_held = [length] * len(held)
-    return tuple(  # type: ignore[return-value]
-        Cost(
-            encoder[which],
-            projector[which],
-            # A recurrent layer is counted as one without attention.
-            batch
-            * sum(
-                cost.llm_layer_flops(llm, n, 0 if recurrent else n)
-                for n, (_, recurrent) in zip(tokens, layers, strict=True)
-            )
-            + head,
-            batch * cost.kv_bytes(llm, kept, size),
-        )
-        for which, tokens, kept in (
-            (1, held, [_held(parts, i, prefill, stage) for i, stage in enumerate(stages)]),
-            (0, plain_held, [_held(parts, i, prefill, None) for i in range(len(held))]),
-        )
+    attends = tuple(not recurrent for recurrent in parts.recurrent)
+    merged = PrefillCourse(
+        batch,
+        tuple(stage.columns.shape[1] for stage in stages),
+        tuple(_held(parts, i, prefill, stage) for i, stage in enumerate(stages)),
+        attends,
+    )
+    plain = PrefillCourse(
+        batch,
+        (length,) * len(stages),
+        tuple(_held(parts, i, prefill, None) for i in range(len(stages))),
+        attends,
+    )
+    return (
+        cost_of(shape, llm, [_course(parts, shape.taps, run, plan) for run in runs], merged, size),
+        cost_of(shape, llm, [_plain_course(parts, shape.taps, run) for run in runs], plain, size),
+    )
+
+
+def _course(parts: ModelParts, taps: tuple[int, ...], run: EncoderRun, plan: Plan) -> EncoderCourse:
+    blocks, g = range(len(parts.blocks)), parts.group
+    # A step that chooses among projected features leaves the projector all of them.
+    projected = plan.projector is not None and plan.projector.projected
+    return EncoderCourse(
+        run.embedded,
+        tuple(parts.attending(run.sequence_lengths(block, merged=True)) for block in blocks),
+        tuple(sum(run.prefix + g * n for n in run.lengths_before(block + 1)) for block in blocks),
+        sum(run.lengths_before(len(parts.blocks)) if projected else run.lengths),
+        tuple(sum(run.lengths_before(tap + 1)) for tap in taps),
+    )
+
+
+def _plain_course(parts: ModelParts, taps: tuple[int, ...], run: EncoderRun) -> EncoderCourse:
+    units = sum(run.full_lengths)
+    blocks = range(len(parts.blocks))
+    sequences = tuple(parts.attending(run.sequence_lengths(block, merged=False)) for block in blocks)
+    return EncoderCourse(
+        parts.group * units, sequences, tuple(map(sum, sequences)), units, (units,) * len(taps)
     )
 
 

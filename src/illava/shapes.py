@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from .cost import EncoderShape, LlmShape
+from .cost import EncoderShape, LlmShape, RecurrentShape
 
 
 def llm_shape(config: Any) -> LlmShape:
@@ -20,7 +20,30 @@ def llm_shape(config: Any) -> LlmShape:
         kv_heads=text.num_key_value_heads,
         head_dim=head_dim,
         vocabulary=text.vocab_size,
+        router=_router(text),
+        gated=text.model_type in ("qwen3_5_text", "qwen3_5_moe_text"),
+        recurrent=_recurrent(text),
     )
+
+
+def _recurrent(text: Any) -> RecurrentShape | None:
+    if "linear_attention" not in (getattr(text, "layer_types", None) or ()):
+        return None
+    return RecurrentShape(
+        text.linear_num_key_heads,
+        text.linear_num_value_heads,
+        text.linear_key_head_dim,
+        text.linear_value_head_dim,
+        text.linear_conv_kernel_dim,
+    )
+
+
+def _router(text: Any) -> float:
+    experts = getattr(text, "num_experts", None) or getattr(text, "n_routed_experts", None) or 0
+    # Qwen3.5's shared expert has a gate of its own.
+    gates = experts + int(bool(getattr(text, "shared_expert_intermediate_size", 0)))
+    dense = getattr(text, "first_k_dense_replace", 0)
+    return gates * (text.num_hidden_layers - dense) / text.num_hidden_layers
 
 
 def _intermediate(text: Any) -> int:

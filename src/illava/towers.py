@@ -25,6 +25,8 @@ class Tower:
     mlp: str
     packed: bool = False
     """All pictures in one sequence (Qwen), or a batch of equal tiles (LLaVA)."""
+    masked: bool = False
+    """Whether a packed encoder keeps its pictures apart by a mask, so that all attend to all of a call."""
     spatial: bool = False
     """Whether the tokens of a unit are a square of the picture's grid, or simply follow one another."""
     prefix: int = 0
@@ -96,6 +98,7 @@ PIXTRAL = Tower(
     "ffn_norm",
     "feed_forward",
     packed=True,
+    masked=True,
     spatial=True,
     grid=_pixtral_grid,
 )

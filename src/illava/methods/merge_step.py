@@ -64,8 +64,7 @@ class MergeStep(EncoderStep, LlmStep):
         asked = ((tokens.runs >= 0).cumsum(1) > 0) & (index <= tokens.last[:, None])
         return attention.by_rows(tokens.text & asked)
 
-    def count(self, n: int, of: int) -> int:
-        """Units that stay of ``n``, in a segment that had ``of`` before any step."""
+    def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:
             return 0
         return keep_count(n, self.keep) if self.of_all is None else min(n, keep_count(of, self.of_all))

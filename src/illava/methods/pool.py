@@ -66,6 +66,10 @@ class PoolStep(ProjectorStep):
     def keeps_all(self) -> bool:
         return self.keep >= 1
 
+    def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
+        down, across = coarse_shape(*(grid or (1, n)), self.keep)
+        return down * across
+
     def reduce(self, units: Units) -> MergedSegments | None:
         # None where units went before or are sorted by window.
         if units.shapes is None:

@@ -76,7 +76,7 @@ class StageStep(MergeStep):
     budget: float | None = None
     """Share that is left behind the last stage, where one was asked for."""
 
-    def count(self, n: int, of: int) -> int:
+    def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:
             return 0
         least = 1 if self.budget is None else keep_count(of, self.budget)

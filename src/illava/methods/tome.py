@@ -95,11 +95,12 @@ class ToMeStep(EncoderStep):
         """(B, n, h) fp32: keys averaged over heads."""
         return attention.key.float().mean(1)
 
+    def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
+        return merged_count(of, final_count(of, of, self.keep), self.number, self.steps)
+
     def reduce(self, units: Units) -> MergedSegments | None:
         assert units.seen is not None
-        counts = [
-            merged_count(of, final_count(of, of, self.keep), self.number, self.steps) for of in units.full
-        ]
+        counts = [self.count(n, of) for n, of in zip(units.lengths, units.full, strict=True)]
         keys = units.seen.flatten(1)
         return reduce_segments(merge_similar, units.lengths, counts, units.vectors, keys, sizes=units.weights)
 

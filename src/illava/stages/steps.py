@@ -153,6 +153,15 @@ class Step(ABC):
         """Whether nothing goes here, so that the step is left out."""
         return False
 
+    def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
+        """Units that will be left of ``n``, in a segment that had ``of`` before any step.
+
+        Known before anything is run: what costs are predicted from. ``grid``: rows and columns of the
+        segment, where its units form one. By default ``keep``, an attribute of most steps, is a share of
+        ``of``.
+        """
+        return final_count(n, of, self.keep)  # type: ignore[attr-defined]
+
     @abstractmethod
     def reduce(self, units: Units) -> MergedSegments | None:
         """Choose among the units. None when all of them stay: then not one bit may change."""

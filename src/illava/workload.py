@@ -1,0 +1,218 @@
+"""How a model's family cuts up pictures of a given size: what a prompt costs begins with it.
+
+From a config alone, without a processor: packed encoders (Qwen-VL, GLM-4V, Pixtral) take a picture at its
+own size, rounded to whole units; LLaVA-NeXT, OneVision, InternVL and Idefics3 cut it into tiles; others
+resize it. A processor may have limits of its own (``max_pixels``), which no config states: give the size
+behind those.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .errors import UnsupportedError
+from .parts import ModelParts
+
+MOST_TILES = 12
+"""Tiles of InternVL's processor, at most; with more than one a small whole picture comes on top."""
+IDEFICS_EDGE = 4
+"""Idefics3 and SmolVLM enlarge a picture until its longer edge has that many tiles."""
+FRAME_MARKS = 8
+"""Tokens that tell the time of a frame and stand around it, about: Qwen3-VL, GLM-4V."""
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Visual tokens that follow one another in a prompt."""
+
+    shown: tuple[tuple[int, int], ...]
+    """(segment, tokens that its units have here) of each segment that it shows."""
+    extra: int = 0
+    """Tokens beside them that no step of the encoder takes: line ends, class tokens."""
+
+    @property
+    def tokens(self) -> int:
+        """All of them."""
+        return self.extra + sum(count for _, count in self.shown)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A prompt with pictures or a video, or a batch of equal ones."""
+
+    segments: tuple[int, ...]
+    """Units of each segment of the image encoder, of one prompt."""
+    runs: tuple[Run, ...]
+    """Of one prompt."""
+    text: int
+    """Tokens of one prompt that are not visual."""
+    batch: int = 1
+    grids: tuple[Size, ...] | None = None
+    """Rows and columns, in units, of each segment of a packed encoder."""
+    video: bool = False
+
+    @property
+    def visual_tokens(self) -> int:
+        """Of one prompt."""
+        return sum(run.tokens for run in self.runs)
+
+
+def workload(
+    parts: ModelParts,
+    picture_size: int | Size = 672,
+    pictures: int = 1,
+    frames: int = 0,
+    prompt_tokens: int = 47,
+    batch: int = 1,
+) -> Workload:
+    """What a prompt of ``pictures`` equal pictures, or of a video, makes of a model.
+
+    Args:
+        picture_size: pixels of a side, or (width, height); of a video's frames too.
+        frames: of one video, instead of pictures.
+        prompt_tokens: text, marks around pictures included; what a family puts between the lines, tiles or
+            frames of a picture comes on top.
+
+    Raises ValueError for sizes below 1, and UnsupportedError for videos of a family that has none.
+    """
+    width, height = (picture_size, picture_size) if isinstance(picture_size, int) else picture_size
+    for name, value in (
+        ("picture_size", min(width, height)),
+        ("pictures", pictures),
+        ("prompt_tokens", prompt_tokens),
+        ("batch", batch),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if frames < 0:
+        raise ValueError(f"frames must be at least 0, got {frames}")
+    if frames:
+        one = _video(parts, (width, height), frames)
+        return replace(one, text=one.text + prompt_tokens, batch=batch)
+    one = _picture(parts, (width, height))
+    runs = tuple(
+        Run(tuple((s + i * len(one.segments), n) for s, n in run.shown), run.extra)
+        for i in range(pictures)
+        for run in one.runs
+    )
+    grids = None if one.grids is None else one.grids * pictures
+    return Workload(one.segments * pictures, runs, one.text * pictures + prompt_tokens, batch, grids)
+
+
+def _picture(parts: ModelParts, size: Size) -> Workload:
+    family, tower = parts.family, parts.tower
+    if tower.packed:
+        return _packed(parts, size)
+    if "pack_image_features" in family.row_mixers:
+        return _anyres(parts, size)
+    vision = parts.config.vision_config
+    side = _first(vision.image_size) // _first(vision.patch_size)
+    units = side**2 // parts.group
+    if family.model_type == "internvl":
+        tiles = _internvl_tiles(vision, size)
+        return Workload((units,) * tiles, (Run(tuple((t, units) for t in range(tiles))),), 0)
+    if family.model_type in ("idefics3", "smolvlm"):
+        rows, columns = _idefics_tiles(size)
+        tiles = rows * columns + 1 if rows * columns > 1 else 1
+        # A mark and a name in front of each tile, a line end behind each row, two marks around the last.
+        marks = 2 * tiles + rows + 2
+        return Workload((units,) * tiles, tuple(Run(((t, units),)) for t in range(tiles)), marks)
+    return Workload((units,), (Run(((0, units),), _class_token(parts)),), 0)
+
+
+def _class_token(parts: ModelParts) -> int:
+    full = getattr(parts.config, "vision_feature_select_strategy", "default") == "full"
+    return parts.tower.prefix if full else 0
+
+
+def _grid(parts: ModelParts, size: Size) -> Size:
+    """Rows and columns in units, of a packed encoder."""
+    unit = _first(parts.config.vision_config.patch_size) * math.isqrt(parts.group)
+    width, height = size
+    if parts.config.vision_config.model_type == "pixtral":
+        return math.ceil(height / unit), math.ceil(width / unit)
+    return max(1, round(height / unit)), max(1, round(width / unit))
+
+
+def _packed(parts: ModelParts, size: Size) -> Workload:
+    rows, columns = _grid(parts, size)
+    units = rows * columns
+    if parts.config.vision_config.model_type == "pixtral":
+        # A mark behind each line.
+        lines = tuple(Run(((0, columns),)) for _ in range(rows))
+        return Workload((units,), lines, rows, grids=((rows, columns),))
+    return Workload((units,), (Run(((0, units),)),), 0, grids=((rows, columns),))
+
+
+def _anyres(parts: ModelParts, size: Size) -> Workload:
+    """Tiles as the model itself puts them together: a number for each tile, to see where its rows end up."""
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    config, (width, height) = parts.config, size
+    edge = _first(config.vision_config.image_size)
+    side = edge // _first(config.vision_config.patch_size)
+    tiles = image_size_to_num_patches([height, width], config.image_grid_pinpoints, edge)
+    numbered = torch.arange(tiles).float()[:, None, None].expand(tiles, side**2, 1)
+    function = parts.base.pack_image_features  # type: ignore[operator, union-attr]
+    options: dict[str, Any] = {
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", "default"),
+        "vision_aspect_ratio": getattr(config, "vision_aspect_ratio", "anyres_max_9"),
+    }
+    known = inspect.signature(function).parameters
+    rows, _ = function(
+        [numbered],
+        torch.tensor([[height, width]]),
+        image_newline=torch.full((1,), -1.0),
+        **{name: value for name, value in options.items() if name in known},
+    )
+    values = rows[0].flatten().round().long()
+    counts = torch.bincount(values[values >= 0], minlength=tiles).tolist()
+    run = Run(tuple(enumerate(counts)), int((values < 0).sum()))
+    return Workload((side**2,) * tiles, (run,), 0)
+
+
+def _internvl_tiles(vision: Any, size: Size) -> int:
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+    edge = _first(vision.image_size)
+    columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (edge, edge), 1, MOST_TILES)
+    return columns * rows + (columns * rows > 1)
+
+
+def _idefics_tiles(size: Size) -> Size:
+    """Rows and columns: the longer edge has four tiles, the other as many as its length needs."""
+    width, height = size
+    longest = max(width, height)
+    return math.ceil(IDEFICS_EDGE * height / longest), math.ceil(IDEFICS_EDGE * width / longest)
+
+
+def _video(parts: ModelParts, size: Size, frames: int) -> Workload:
+    kind, vision = parts.family.model_type, parts.config.vision_config
+    if parts.tower.packed and hasattr(vision, "temporal_patch_size"):
+        rows, columns = _grid(parts, size)
+        steps, units = math.ceil(frames / vision.temporal_patch_size), rows * columns
+        apart = kind.startswith("qwen3") or kind.startswith("glm")
+        runs = [Run(((t, units),)) for t in range(steps)]
+        if not apart:
+            runs = [Run(tuple((t, units) for t in range(steps)))]
+        marks = FRAME_MARKS * steps if apart else 0
+        return Workload((units,) * steps, tuple(runs), marks, grids=((rows, columns),) * steps, video=True)
+    if kind not in ("llava_onevision", "llava_next_video"):
+        raise UnsupportedError(f"{kind} takes no videos: give pictures instead of frames")
+    side = _first(vision.image_size) // _first(vision.patch_size)
+    pooled = math.ceil(side / 2) ** 2 if kind == "llava_onevision" else (side // 2) ** 2
+    # OneVision closes a video with a line end.
+    run = Run(tuple((t, pooled) for t in range(frames)), int(kind == "llava_onevision"))
+    return Workload((side**2,) * frames, (run,), 0, video=True)
+
+
+def _first(value: int | Sequence[int]) -> int:
+    return value if isinstance(value, int) else value[0]

@@ -1,0 +1,205 @@
+"""Predictions from sizes against what a pass really did, as its report says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers
+from transformers import AutoConfig
+
+import illava
+from illava.parts import find_parts
+from illava.predict import predict, predict_on, skeleton
+from illava.workload import workload
+from tests.battery.shown import canvases
+from tests.published import CONFIGS
+from tests.test_exact import TEXTS
+from tests.tiny import (
+    ALL,
+    RUNS_OF_TILES,
+    WITH_VIDEO,
+    config,
+    picture,
+    prompt,
+    tiny_model,
+    video,
+    video_prompt,
+)
+
+METHODS = {
+    "published": illava.Illava(),
+    "1/3": illava.Illava(keep=1 / 3),
+    "best": illava.Illava.best(1 / 3),
+    "fastv": illava.FastV(),
+    "pyramiddrop": illava.PyramidDrop(),
+    "sparsevlm": illava.SparseVLM(keep=1 / 4),
+    "dart": illava.DART(keep=1 / 4),
+    "visionzip": illava.VisionZip(keep=1 / 4),
+    "prumerge": illava.PruMergePlus(keep=1 / 4),
+    "fastervlm": illava.FasterVLM(keep=1 / 4),
+    "vispruner": illava.VisPruner(keep=1 / 4),
+    "divprune": illava.DivPrune(keep=1 / 4),
+    "tome": illava.ToMe(keep=1 / 3),
+    "random": illava.Random(keep=1 / 4),
+    "pool": illava.Pool(keep=1 / 4),
+    "downsample": illava.Downsample(keep=1 / 4),
+    "compose": illava.Compose((illava.ToMe(keep=1 / 2), illava.FastV(keep=1 / 4))),
+}
+# Which rows of a padded picture stay, how a window empties, and which line of a picture a unit was on depends
+# on the picture: there costs are near, not equal.
+UNEVEN = ("llava_onevision", "llava_next", "llava_next_video", "qwen2_5_vl", "mistral3", "llava-pixtral")
+# What a sliding window still holds is counted in columns of the full prompt.
+UNEVEN += ("paligemma-2",)
+IN_THE_LLM = ("pyramiddrop", "sparsevlm", "dart", "fastv", "compose")
+
+
+def refused(parts, name):
+    """Whether README lists the pair as refused."""
+    kind = parts.family.model_type
+    if name == "downsample":
+        return not parts.tower.packed or kind in ("llava", "mistral3")
+    if kind == "gemma3":
+        return name in ("pyramiddrop", "pool")
+    if kind.startswith("qwen3_5"):
+        return name in IN_THE_LLM
+    return name == "pool" and kind == "qwen2_5_vl"
+
+
+def ran(model, method, inputs):
+    with illava.accelerate(model, method) as handle, torch.no_grad():
+        model(**inputs)
+    return handle.report
+
+
+def compare(family, prediction, report, within=0.06):
+    assert [(s.stage, s.layer) for s in prediction.steps] == [(s.stage, s.layer) for s in report.steps]
+    assert prediction.visual_tokens == report.visual_tokens
+    assert prediction.plain_cost == report.plain_cost
+    if family in UNEVEN:
+        assert prediction.cost.total == pytest.approx(report.cost.total, rel=within)
+        assert prediction.cost.kv_bytes == pytest.approx(report.cost.kv_bytes, rel=0.2)
+        return
+    assert prediction.steps == report.steps
+    assert prediction.llm_tokens == report.llm_tokens
+    assert prediction.cost == report.cost
+
+
+@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_prediction_is_what_the_pass_does(family, name):
+    model, method = tiny_model(family), METHODS[name]
+    parts = find_parts(model)
+    # Idefics' processor enlarges a picture to four tiles in any case.
+    some = canvases(model)[:1] if family in RUNS_OF_TILES else canvases(model)
+    for canvas in some:
+        shown = picture(model, canvas.size)
+        inputs = prompt(model, [(TEXTS[0], [shown])])
+        height, width = canvas.pixels
+        work = workload(parts, (width, height))
+        assert work.visual_tokens == shown.tokens
+        work = replace(work, text=inputs["input_ids"].shape[1] - shown.tokens)
+        if refused(parts, name):
+            with pytest.raises(illava.UnsupportedError):
+                ran(model, method, inputs)
+            continue
+        report = ran(model, method, inputs)
+        compare(family, predict_on(parts, method, work), report)
+
+
+@pytest.mark.parametrize("family", WITH_VIDEO)
+def test_a_prediction_of_a_video(family):
+    model, method = tiny_model(family), illava.Illava(keep=1 / 3)
+    parts = find_parts(model)
+    shown = video(model, 4)
+    inputs = video_prompt(model, TEXTS[0], [], shown)
+    steps = 4 * getattr(parts.config.vision_config, "temporal_patch_size", 1)
+    unit = (
+        24 if "pack_image_features" in parts.family.row_mixers else 2 * parts.config.vision_config.patch_size
+    )
+    work = workload(parts, (3 * unit, 2 * unit) if unit != 24 else 24, frames=steps)
+    work = replace(work, text=inputs["input_ids"].shape[1] - work.visual_tokens)
+    report = ran(model, method, inputs)
+    prediction = predict_on(parts, method, work)
+    if family in ("llava_onevision", "llava_next_video"):
+        # Pooled: a place stays where survivors make up half of it.
+        assert prediction.cost.encoder == report.cost.encoder
+        assert prediction.cost.total == pytest.approx(report.cost.total, rel=0.1)
+    else:
+        compare(family, prediction, report)
+
+
+def test_several_pictures_and_rows_are_as_many_times_one():
+    parts = find_parts(tiny_model("qwen2_vl"))
+    one = predict_on(parts, METHODS["1/3"], workload(parts, 64, prompt_tokens=10))
+    rows = predict_on(parts, METHODS["1/3"], workload(parts, 64, prompt_tokens=10, batch=3))
+    for name in ("encoder", "projector", "prefill", "kv_bytes", "decode"):
+        assert getattr(rows.cost, name) == 3 * getattr(one.cost, name)
+    assert rows.final_tokens == 3 * one.final_tokens
+    two = predict_on(parts, METHODS["1/3"], workload(parts, 64, pictures=2, prompt_tokens=20))
+    assert two.cost.encoder == 2 * one.cost.encoder
+    assert two.cost.kv_bytes == 2 * one.cost.kv_bytes
+    # Attention between them comes on top.
+    assert two.cost.prefill > 2 * (one.cost.prefill - one.cost.decode)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_config_alone_predicts_the_same(family):
+    model = tiny_model(family)
+    assert predict(config(family), keep_third(), picture_size=48) == predict(
+        model, keep_third(), picture_size=48
+    )
+
+
+def keep_third():
+    return METHODS["1/3"]
+
+
+SIZES = ((672, 672), (1000, 290), (333, 777), (1344, 1008))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("Qwen/Qwen2-VL-7B-Instruct", "qwen"),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "qwen"),
+        ("OpenGVLab/InternVL3-1B-hf", "internvl"),
+        ("HuggingFaceM4/Idefics3-8B-Llama3", "idefics3"),
+        ("mistralai/Mistral-Small-3.1-24B-Base-2503", "mistral3"),
+    ],
+)
+def test_pictures_are_cut_up_as_the_processors_do(name, make, size):
+    stated = {**CONFIGS[name]}
+    parts = skeleton(AutoConfig.for_model(stated.pop("model_type"), **stated))
+    width, height = size
+    work = workload(parts, size)
+    pixels = torch.zeros(3, height, width)
+    plain = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+    if make == "qwen":
+        made = transformers.Qwen2VLImageProcessor(size={"shortest_edge": 1, "longest_edge": 10**8})
+        t, h, w = made(images=[pixels], **plain)["image_grid_thw"][0].tolist()
+        assert (t, (h // 2, w // 2)) == (1, work.grids[0])
+    elif make == "internvl":
+        made = transformers.GotOcr2ImageProcessor(size={"height": 448, "width": 448})
+        tiles = made(images=[pixels], crop_to_patches=True, min_patches=1, max_patches=12, **plain)
+        assert len(tiles["pixel_values"]) == len(work.segments)
+    elif make == "idefics3":
+        made = transformers.Idefics3ImageProcessor()
+        assert made(images=[pixels], **plain)["pixel_values"].shape[1] == len(work.segments)
+    else:
+        made = transformers.PixtralImageProcessor(
+            patch_size={"height": 28, "width": 28}, size={"longest_edge": 10**5}
+        )
+        h, w = made(images=[pixels], **plain)["image_sizes"][0]
+        assert work.grids[0] == (h // 28, w // 28)
+
+
+def test_errors_say_what_would_be_right():
+    made = config("qwen2_vl")
+    for bad in ({"picture_size": 0}, {"pictures": 0}, {"batch": 0}, {"prompt_tokens": 0}, {"frames": -1}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            predict(made, **bad)
+    with pytest.raises(illava.UnsupportedError, match="videos"):
+        predict(config("paligemma"), frames=4)
