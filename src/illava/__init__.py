@@ -28,6 +28,8 @@ if TYPE_CHECKING:
         VisionZip,
         VisPruner,
     )
+    from .planner import Recommendation, plan
+    from .predict import Prediction, predict
     from .report import Report
 
 __all__ = [
@@ -41,9 +43,11 @@ __all__ = [
     "Illava",
     "Method",
     "Pool",
+    "Prediction",
     "PruMergePlus",
     "PyramidDrop",
     "Random",
+    "Recommendation",
     "Report",
     "SparseVLM",
     "ToMe",
@@ -51,6 +55,8 @@ __all__ = [
     "VisPruner",
     "VisionZip",
     "accelerate",
+    "plan",
+    "predict",
     "supported_families",
     "zoo",
 ]
@@ -75,9 +81,13 @@ _HOMES = {
     "ToMe": ".methods",
     "VisPruner": ".methods",
     "VisionZip": ".methods",
+    "Prediction": ".predict",
+    "Recommendation": ".planner",
     "Report": ".report",
     "UnsupportedError": ".errors",
     "accelerate": ".handle",
+    "plan": ".planner",
+    "predict": ".predict",
     "supported_families": ".families",
 }
 

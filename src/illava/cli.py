@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from .cli_bench import bench
 from .cli_compare import compare
 from .cli_eval import evaluate
+from .cli_plan import plan
 from .console import (
     DeviceOption,
     DtypeOption,
@@ -79,7 +81,13 @@ def ask(
             "Default: the schedule published for the model's family."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="Which tokens go: the name of a method.")] = "illava",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Which tokens go: the name of a method. Default: illava, and with --keep illava-best, which "
+            "the planner picks."
+        ),
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Run the plain model, too.")] = False,
     rounds: Annotated[
         int, typer.Option(min=1, help="With --compare: timed runs of each, after one to warm up.")
@@ -105,7 +113,7 @@ def ask(
         hush()
         from . import ask as work
 
-        chosen = make_method(method, share)
+        chosen = make_method(method or ("illava" if share is None else "illava-best"), share)
         loaded, processor = work.load(model, device, dtype)
         answer = work.ask(
             loaded, processor, opened, question, chosen, max_new_tokens, compare=compare, rounds=rounds
@@ -140,8 +148,10 @@ def info(
             print_table(title, table)
 
 
+app.command()(plan)
 app.command("eval", cls=SeveralCommand)(evaluate)
 app.command("compare", cls=SeveralCommand)(compare)
+app.command("bench", cls=SeveralCommand)(bench)
 
 
 def print_answer(answer: Answer) -> None:

@@ -97,7 +97,8 @@ def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | 
             in any floating dtype, with SDPA, eager, flash or flex attention.
         method: which tokens go and when, e.g. ``illava.Illava(...)``. Default: iLLaVA at the schedule
             published for the model's family.
-        keep: short for ``illava.Illava(keep=keep)``: final visual tokens / all, in (0, 1].
+        keep: final visual tokens / all, in (0, 1]; the planner picks the schedule, which for this wish alone
+            is ``illava.Illava.best(keep)``. For other wishes see :func:`illava.plan`.
 
     Raises:
         UnsupportedError: another model family or attention backend; names what is supported.
@@ -115,4 +116,6 @@ def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | 
         )
     if method is not None and keep is not None:
         raise ValueError("give either a method or keep; a method has its own keep")
-    return Handle(model, method if method is not None else Illava(keep=keep))
+    if method is None:
+        method = Illava() if keep is None else Illava.best(keep)
+    return Handle(model, method)

@@ -46,8 +46,9 @@ class ModelParts:
 
     def attending(self, sequences: Sequence[int]) -> tuple[int, ...]:
         """Tokens of each product of queries and keys in an encoder block, given those of each picture."""
-        flash = "flash" in str(self.config.vision_config._attn_implementation)
-        return (sum(sequences),) if self.tower.masked and not flash else tuple(sequences)
+        if self.tower.masked and "flash" not in str(self.config.vision_config._attn_implementation):
+            return (sum(sequences),)
+        return tuple(sequences)
 
     def __reduce__(self) -> str:
         # Every hook leads here; a copy of the hooks would work on the original's state.

@@ -100,7 +100,9 @@ def predict(
 
 
 def parts_of(model: Any) -> ModelParts:
-    """The parts of a loaded model, or of one that a config describes."""
+    """The parts of a loaded model, of one that a config describes, or those that are given."""
+    if isinstance(model, ModelParts):
+        return model
     return find_parts(model) if isinstance(model, nn.Module) else skeleton(model)
 
 
@@ -123,28 +125,44 @@ def predict_on(
 
     ``element_size``: bytes of a number; default: as the model's weights have it.
     """
-    plan = method.plan(parts)
-    if element_size is None:
-        element_size = next(parts.llm.parameters()).element_size()
-    encoder, steps, entering = _encoder(parts, plan, work)
-    prefill, llm_steps, llm_tokens = _prefill(parts, plan, work, entering)
-    plain_encoder, _, full = _encoder(parts, Plan(), work)
-    plain_prefill, _, _ = _prefill(parts, Plan(), work, full)
-    shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
-    weights = {id(weight): weight.numel() for weight in parts.model.parameters()}
-    return Prediction(
-        family=parts.family.model_type,
-        method=method.to_dict(),
-        visual_tokens=work.batch * work.visual_tokens,
-        final_tokens=llm_tokens[-1],
-        average_tokens=sum(llm_tokens) / len(llm_tokens),
-        steps=(*steps, *llm_steps),
-        llm_tokens=llm_tokens,
-        cost=cost_of(shape, llm, [encoder], prefill, element_size),
-        plain_cost=cost_of(shape, llm, [plain_encoder], plain_prefill, element_size),
-        weight_bytes=sum(weights.values()) * element_size,
-        courses=(Courses(encoder, prefill), Courses(plain_encoder, plain_prefill)),
-    )
+    return Predictor(parts, work, element_size).of(method)
+
+
+class Predictor:
+    """Predictions of many methods on one model and prompt; the arguments are those of :func:`predict_on`."""
+
+    def __init__(self, parts: ModelParts, work: Workload, element_size: int | None = None) -> None:
+        self.parts, self.work = parts, work
+        self.size = element_size or next(parts.llm.parameters()).element_size()
+        self.shape, self.llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
+        self.weight_bytes = self.size * sum(weight.numel() for weight in set(parts.model.parameters()))
+        self.plain, *_ = self._courses(Plan())
+        self.plain_cost = self._cost(self.plain)
+
+    def of(self, method: Method) -> Prediction:
+        """What ``method`` will do."""
+        courses, steps, llm_tokens = self._courses(method.plan(self.parts))
+        return Prediction(
+            family=self.parts.family.model_type,
+            method=method.to_dict(),
+            visual_tokens=self.work.batch * self.work.visual_tokens,
+            final_tokens=llm_tokens[-1],
+            average_tokens=sum(llm_tokens) / len(llm_tokens),
+            steps=steps,
+            llm_tokens=llm_tokens,
+            cost=self._cost(courses),
+            plain_cost=self.plain_cost,
+            weight_bytes=self.weight_bytes,
+            courses=(courses, self.plain),
+        )
+
+    def _courses(self, plan: Plan) -> tuple[Courses, tuple[StepReport, ...], tuple[int, ...]]:
+        encoder, steps, entering = _encoder(self.parts, plan, self.work)
+        prefill, llm_steps, llm_tokens = _prefill(self.parts, plan, self.work, entering)
+        return Courses(encoder, prefill), (*steps, *llm_steps), llm_tokens
+
+    def _cost(self, courses: Courses) -> Cost:
+        return cost_of(self.shape, self.llm, [courses.encoder], courses.prefill, self.size)
 
 
 def _encoder(

@@ -194,10 +194,16 @@ def text_cost(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
     """
     parts = find_parts(model)
     shape, size = llm_shape(parts.config), next(parts.llm.parameters()).element_size()
-    keys = [0 if recurrent else length for recurrent in parts.recurrent]
     # A layer that sees a window of w tokens holds the last w - 1.
-    held = [n if w is None else min(n, w - 1) for n, w in zip(keys, parts.windows, strict=True)]
-    flops = batch * sum(cost.llm_layer_flops(shape, length, n) for n in keys) + cost.head_flops(shape, batch)
+    held = [
+        0 if recurrent else length if w is None else min(length, w - 1)
+        for recurrent, w in zip(parts.recurrent, parts.windows, strict=True)
+    ]
+    layers = [
+        (cost.recurrent_layer_flops if recurrent else cost.llm_layer_flops)(shape, length)
+        for recurrent in parts.recurrent
+    ]
+    flops = batch * sum(layers) + cost.head_flops(shape, batch)
     return flops, batch * cost.kv_bytes(shape, held, size)
 
 

@@ -31,21 +31,26 @@ def published(parts: ModelParts) -> tuple[Shares, Shares]:
     return encoder, llm
 
 
-def middle(parts: ModelParts) -> tuple[Shares, Shares]:
+def middle(parts: ModelParts, encoder: float = 0.5, llm: float = 0.5) -> tuple[Shares, Shares]:
     """One step in each stage, each keeping half, where half of the encoder and half of the LLM are through.
 
     The block without windows nearest to the middle, before any whose output the LLM sees; the layer nearest
     to the middle behind one that sees the whole prompt. No LLM step behind recurrent layers.
+
+    Args:
+        encoder, llm: other shares of the two stages in place of a half.
     """
     depth, layers = len(parts.blocks), len(parts.layers)
+    last, at = max(0, int(depth * encoder) - 1), int(layers * llm)
     blocks = parts.tower.full_attention_blocks(parts.config.vision_config) or tuple(range(depth))
-    blocks = tuple(block for block in blocks if block <= feature_blocks(parts)[0]) or blocks[:1]
-    block = min(blocks, key=lambda b: (abs(b - (depth // 2 - 1)), b))
+    seen = feature_blocks(parts)[0]
+    blocks = tuple(block for block in blocks if block <= seen) or blocks[:1]
+    block = min(blocks, key=lambda b: (abs(b - last), b))
     first = parts.family.first_llm_layer(parts.config)
     behind = [k for k in _behind_full_layers(parts) or range(1, layers) if k >= first]
     if any(parts.recurrent) or not behind:
         return {block: 0.5}, {}
-    return {block: 0.5}, {min(behind, key=lambda k: (abs(k - layers // 2), k)): 0.5}
+    return {block: 0.5}, {min(behind, key=lambda k: (abs(k - at), k)): 0.5}
 
 
 def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | None) -> list[float]:

@@ -1,0 +1,262 @@
+"""Prompts to measure with: noise in the shape that a family's own processor would hand over.
+
+For models with random weights, which have no processor; real models are asked with theirs
+(:func:`from_processor`). Every row of a batch is the same prompt.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from ..pictures import InputError
+
+SIDE = 16384
+"""The longest side of a picture, in pixels."""
+TEXT, HEAD = range(3, 43), 10
+"""Token ids of the text, which are words in every vocabulary, and how many stand before the pictures."""
+UNITS = {"qwen2_vl": (4, 16384), "qwen2_5_vl": (4, 16384), "qwen3_vl": (64, 16384)}
+"""The fewest and the most merged patches of a picture that the published processors resize to."""
+TIME_TOKENS = 6
+"""What Qwen3-VL writes before a frame: "<0.3 seconds>"."""
+FRAME_TOKENS = 4
+"""What InternVL writes before a frame: "Frame1: ", with the end of the line before."""
+TILES = 12
+"""The most tiles that InternVL's processor cuts a picture into, without the one that shows it whole."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Pictures, or a video, as one prompt holds them."""
+
+    values: dict[str, Tensor]
+    """What the encoder gets, all pictures behind one another."""
+    runs: list[list[int]]
+    """Token ids that stand for each picture or video, marks included."""
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) in pixels from "672" or, as pictures are spoken of, width first, "672x448".
+
+    Raises InputError.
+    """
+    found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.strip())
+    sides = (int(found[2] or found[1]), int(found[1])) if found else (0, 0)
+    if not all(1 <= side <= SIDE for side in sides):
+        raise InputError(
+            f"--size {text}: give pixels of a side, such as 672, or of both, 672x448; up to {SIDE}"
+        )
+    return sides
+
+
+def make(
+    config: Any,
+    size: tuple[int, int],
+    *,
+    pictures: int = 1,
+    frames: int = 0,
+    text_tokens: int = 47,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Inputs of ``generate`` for a model of a Qwen-VL, LLaVA-OneVision or InternVL family.
+
+    Args:
+        config: of the model.
+        size: (height, width) of every picture or frame in pixels, before the processor resizes it.
+        pictures: in each prompt; with frames it must be 1.
+        frames: of a video in the pictures' place; 0 for pictures.
+        text_tokens: all tokens that are no placeholders, with one mark before and one behind each picture
+            where the family has marks. What stands between the frames of a video comes on top.
+        batch: equal rows.
+
+    Returns input_ids and attention_mask (B, L), pixel values of noise in ``dtype``, and what the family
+    wants beside them. Raises UnsupportedError for another family, InputError for a size that its processor
+    refuses and for too few text tokens.
+    """
+    makers = {"llava_onevision": _onevision, "internvl": _internvl, **dict.fromkeys(UNITS, _qwen)}
+    if config.model_type not in makers:
+        raise UnsupportedError(
+            f"there are no made-up prompts for model type {config.model_type!r}; there are for "
+            f"{', '.join(sorted(makers))}"
+        )
+    if frames and pictures != 1:
+        raise InputError(f"give either frames of one video or several pictures, not {frames} and {pictures}")
+    marks = 0 if config.model_type == "llava_onevision" else 2
+    words = text_tokens - marks * pictures
+    if words < 1:
+        raise InputError(
+            f"--text-tokens {text_tokens}: give at least {marks * pictures + 1}, as every picture has "
+            f"{marks} marks around it and a prompt must end with text"
+        )
+    shown = makers[config.model_type](config, size, pictures, frames)
+    before = min(HEAD, (words - 1) // 2)
+    ids = [*_text(before), *(token for run in shown.runs for token in run), *_text(words - before)]
+    row = torch.tensor([ids])
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    if config.model_type in UNITS:
+        kinds = (row == config.image_token_id).int() + 2 * (row == config.video_token_id).int()
+        inputs["mm_token_type_ids"] = kinds
+    inputs |= {name: t.to(dtype) if t.is_floating_point() else t for name, t in shown.values.items()}
+    return {name: rows(t, batch).to(device) for name, t in inputs.items()}
+
+
+def rows(values: Tensor, batch: int) -> Tensor:
+    """The same prompt ``batch`` times, one behind the other along the first dimension."""
+    return values.repeat(batch, *[1] * (values.dim() - 1))
+
+
+def _text(count: int) -> list[int]:
+    return [TEXT[i % len(TEXT)] for i in range(count)]
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def _qwen(config: Any, size: tuple[int, int], pictures: int, frames: int) -> _Shown:
+    """Sides are rounded to whole merged patches; frames go in pairs."""
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    vision = config.vision_config
+    patch, merge, pair = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
+    unit = patch * merge
+    least, most = (units * unit**2 for units in UNITS[config.model_type])
+    try:
+        height, width = smart_resize(*size, factor=unit, min_pixels=least, max_pixels=most)
+    except ValueError as error:
+        raise InputError(f"--size {size[1]}x{size[0]}: {error}") from error
+    count = math.ceil(frames / pair) if frames else pictures
+    down, across = height // patch, width // patch
+    pixels = _noise(count * down * across, vision.in_channels * pair * patch**2)
+    tokens = down * across // merge**2
+    start, end = config.vision_start_token_id, config.vision_end_token_id
+    if not frames:
+        grid = torch.tensor([[1, down, across]] * pictures)
+        run = [start, *[config.image_token_id] * tokens, end]
+        return _Shown({"pixel_values": pixels, "image_grid_thw": grid}, [run] * pictures)
+    video = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[count, down, across]])}
+    placeholders = [config.video_token_id] * tokens
+    if config.model_type == "qwen3_vl":
+        frame = [*_text(TIME_TOKENS), start, *placeholders, end]
+        return _Shown(video, [frame * count])
+    return _Shown(video, [[start, *placeholders * count, end]])
+
+
+def _onevision(config: Any, size: tuple[int, int], pictures: int, frames: int) -> _Shown:
+    """One picture in tiles and as a whole, where each row of the tiles ends with a mark among the features;
+    several pictures, and frames of a video, as a whole only."""
+    from transformers.image_processing_utils import select_best_resolution
+
+    vision = config.vision_config
+    tile, side = vision.image_size, vision.image_size // vision.patch_size
+    if frames:
+        # Pooled by 2, and one mark at the end.
+        tokens = frames * math.ceil(side / 2) ** 2 + 1
+        pixels = _noise(1, frames, vision.num_channels, tile, tile)
+        return _Shown({"pixel_values_videos": pixels}, [[config.video_token_id] * tokens])
+    image_sizes = torch.tensor([size] * pictures)
+    if pictures > 1:
+        values = {
+            "pixel_values": _noise(pictures, 1, vision.num_channels, tile, tile),
+            "image_sizes": image_sizes,
+            "batch_num_images": torch.tensor([pictures]),
+        }
+        return _Shown(values, [[config.image_token_id] * (side**2 + 1)] * pictures)
+    best = select_best_resolution(size, config.image_grid_pinpoints)
+    high, wide = (length // tile for length in best)
+    down, across = _unpadded(size, high * side, wide * side)
+    # More features than that many tiles have are scaled down.
+    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+    ratio = math.sqrt(down * across / (most * side**2))
+    if ratio > 1.1:
+        down, across = int(down // ratio), int(across // ratio)
+    tokens = side**2 + down * (across + 1)
+    pixels = _noise(1, high * wide + 1, vision.num_channels, tile, tile)
+    return _Shown({"pixel_values": pixels, "image_sizes": image_sizes}, [[config.image_token_id] * tokens])
+
+
+def _unpadded(size: tuple[int, int], down: int, across: int) -> tuple[int, int]:
+    """Rows and columns of features left when those that show only the padding around a picture are gone."""
+    height, width = size
+    if width / height > across / down:
+        return down - 2 * ((down - int(round(height * (across / width), 7))) // 2), across
+    return down, across - 2 * ((across - int(round(width * (down / height), 7))) // 2)
+
+
+def _internvl(config: Any, size: tuple[int, int], pictures: int, frames: int) -> _Shown:
+    """Tiles arranged most like the picture's shape, and one that shows it whole; a frame is one tile."""
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+    vision, token = config.vision_config, config.image_token_id
+    high, wide = vision.image_size
+    # The marks' ids are those before the placeholder's.
+    mark = [token - 2], [token - 1]
+    if frames:
+        run = [*_text(FRAME_TOKENS), *mark[0], *[token] * config.image_seq_length, *mark[1]]
+        return _Shown({"pixel_values": _noise(frames, vision.num_channels, high, wide)}, [run * frames])
+    across, down = get_optimal_tiled_canvas(size, (high, wide), 1, TILES)
+    tiles = across * down + (across * down > 1)
+    run = [*mark[0], *[token] * (config.image_seq_length * tiles), *mark[1]]
+    pixels = _noise(pictures * tiles, vision.num_channels, high, wide)
+    return _Shown({"pixel_values": pixels}, [run] * pictures)
+
+
+def from_processor(
+    processor: Any,
+    size: tuple[int, int],
+    *,
+    pictures: int = 1,
+    text_tokens: int = 47,
+    batch: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Inputs that a model's own processor makes of pictures of noise and a question, as :func:`make` does.
+
+    Args:
+        text_tokens: the question gets words until this many tokens are no placeholders; templates alone may
+            take more.
+
+    Raises InputError when the processor refuses pictures of this size.
+    """
+    from ..ask import build_prompt
+
+    shown = [_drawn(size, number) for number in range(pictures)]
+
+    def text_of(inputs: Any) -> int:
+        return int((inputs["input_ids"] != processor.image_token_id).sum())
+
+    question, word = "What is this?", " And this?"
+    inputs = build_prompt(processor, shown, question)
+    lacking = text_tokens - text_of(inputs)
+    if lacking > 0:
+        length = len(processor.tokenizer(question)["input_ids"])
+        more = len(processor.tokenizer(question + word * lacking)["input_ids"]) - length
+        words = math.ceil(lacking * lacking / max(1, more))
+        inputs = build_prompt(processor, shown, question + word * words)
+    inputs = inputs.to(device=device, dtype=dtype)
+    return {name: rows(value, batch) for name, value in inputs.items() if isinstance(value, Tensor)}
+
+
+def _drawn(size: tuple[int, int], seed: int) -> Any:
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def count(ids: Tensor | Sequence[int], config: Any) -> int:
+    """Placeholders of pictures and videos among token ids."""
+    kinds = {getattr(config, name, None) for name in ("image_token_id", "video_token_id")} - {None}
+    flat = torch.as_tensor(ids).flatten()
+    return int(torch.isin(flat, flat.new_tensor(sorted(kinds))).sum())

@@ -1,0 +1,79 @@
+"""Putting together, writing and naming what ``illava bench`` measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..evaluation.comparison_page import slug
+from ..files import replacing
+from . import plot
+from .machine import machine
+from .published import SHAPES, depths
+from .random_weights import weight_bytes
+from .run import fits
+
+
+def collect(
+    model: nn.Module,
+    settings: Mapping[str, Any],
+    batches: Sequence[dict[str, Any]],
+    budget: int | None = None,
+) -> dict[str, Any]:
+    """Everything that goes into the file, JSON-ready.
+
+    Args:
+        settings: ``model`` or ``shape`` with ``layers``, ``size`` (height, width), ``pictures`` and whatever
+            else was asked for.
+        batches: as :func:`illava.bench.run.run` returns them.
+        budget: bytes for which to work out the largest batch; None: do not.
+    """
+    parameter, shape = next(model.parameters()), settings["shape"]
+    dtype, weights = str(parameter.dtype).removeprefix("torch."), weight_bytes(model)
+    part = None if shape is None else sliced(shape, settings["layers"])
+    height, width = settings["size"]
+    what = [shape or settings["model"], *([part] if part else [])]
+    what += ["random weights"] if shape else []
+    title = f"{', '.join(what)}\n{width} x {height} pixels, {dtype} on {parameter.device.type}"
+    rows = None if budget is None else fits(batches, model, weights, budget, settings["new_tokens"])
+    return {
+        "title": title,
+        **settings,
+        "checkpoint": SHAPES[shape].checkpoint if shape else None,
+        "slice": part,
+        "weights": "random weights" if shape else "the model's own",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "weight_bytes": weights,
+        "dtype": dtype,
+        "device": str(parameter.device),
+        "machine": machine(),
+        "largest_batch": None if rows is None else {"bytes": budget, "computed_not_tried": rows},
+        "batches": list(batches),
+    }
+
+
+def sliced(shape: str, layers: int | None) -> str | None:
+    """What was cut of a shape: "a slice of 4 + 4 layers", encoder and LLM; None when it is whole."""
+    whole = depths(shape)
+    left = tuple(depth if layers is None else min(layers, depth) for depth in whole)
+    return None if left == whole else f"a slice of {left[0]} + {left[1]} layers"
+
+
+def write(folder: Path, result: Mapping[str, Any]) -> tuple[Path, str | None]:
+    """Write the figures as JSON and the plot as PNG beside it, each all at once.
+
+    Returns the JSON file, named after what was measured, and what to tell the user where there is no plot.
+    Raises OSError where the folder cannot be written to.
+    """
+    height, width = result["size"]
+    parts = [slug(result["shape"] or result["model"])]
+    parts += [f"{result['layers']}-layers"] if result["slice"] else []
+    parts += [f"{width}x{height}", result["dtype"], result["device"].partition(":")[0]]
+    target = folder / f"{'-'.join(parts)}.json"
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return target, plot.draw(result, target.with_suffix(".png"))
