@@ -1,7 +1,8 @@
 """Time a published model shape, plain and merged in turn, against the analytic FLOP ratios.
 
 Random weights of the published sizes: speed does not depend on what a model has learnt, answers would be
-noise. One picture, one prompt, one new token, so that TTFT = encoder + prefill + head.
+noise. One picture, one prompt, one new token, so that TTFT = encoder + prefill + head. `illava bench`
+measures other shapes, methods and batches; this keeps the way in which the figures on record were measured.
 
     python benchmarks/published_shape.py                      # Qwen2-VL-2B, 672 x 672
     python benchmarks/published_shape.py --layers 4 --rounds 15 --keep 1.0
@@ -20,66 +21,27 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from torch import nn
 
 import illava
+from illava.bench import prompts, published, random_weights
 from illava.bench.timing import Timing, hook_seconds, interleave, measure, median_interval, ratio, ratios
 from illava.files import replacing
 
-IMAGE, START, END = 151655, 151652, 151653
+SHAPE = "qwen2-vl-2b"
 TEXT_TOKENS = 47
 """The prompt's text: the length that the KV ratios on record for this shape imply."""
 PARTS = ("encoder", "prefill", "ttft")
 
 
-def qwen2_vl_2b(layers: int | None) -> Qwen2VLConfig:
+def build(layers: int | None, dtype: torch.dtype) -> nn.Module:
     """The published sizes; ``layers`` cuts encoder and LLM down to that many each."""
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": 151936,
-            "hidden_size": 1536,
-            "intermediate_size": 8960,
-            "num_hidden_layers": layers or 28,
-            "num_attention_heads": 12,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 32768,
-            "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-            "bos_token_id": None,
-            "eos_token_id": None,
-            "pad_token_id": 0,
-        },
-        vision_config={"depth": layers or 32, "embed_dim": 1280, "hidden_size": 1536, "patch_size": 14},
-        image_token_id=IMAGE,
-        vision_start_token_id=START,
-        vision_end_token_id=END,
-        tie_word_embeddings=True,
-    )
-
-
-def build(layers: int | None, dtype: torch.dtype) -> Qwen2VLForConditionalGeneration:
-    torch.manual_seed(0)
-    torch.set_default_dtype(dtype)
-    model = Qwen2VLForConditionalGeneration(qwen2_vl_2b(layers)).eval()
-    torch.set_default_dtype(torch.float32)
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    return model
+    return random_weights.build(SHAPE, layers, dtype, torch.device("cpu"))
 
 
 def prompt(size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """One square picture of noise of ``size`` pixels, a multiple of 28, and a text of fixed length."""
-    side = size // 14
-    units = side * side // 4
-    before = [START, *[IMAGE] * units, END]
-    ids = torch.tensor([[*range(100, 110), *before, *range(200, 200 + TEXT_TOKENS - 12)]])
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "mm_token_type_ids": (ids == IMAGE).int(),
-        "pixel_values": torch.randn(side * side, 3 * 2 * 14 * 14, generator=generator).to(dtype),
-        "image_grid_thw": torch.tensor([[1, side, side]]),
-    }
+    return prompts.make(published.config(SHAPE), (size, size), text_tokens=TEXT_TOKENS, dtype=dtype)
 
 
 def machine() -> dict[str, object]:

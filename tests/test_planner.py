@@ -19,7 +19,7 @@ from illava.bench.published import config as published
 from illava.bench.rates import Rates, at, measure_rates
 from illava.parts import find_parts
 from illava.planner import plan, plan_on
-from illava.predict import predict, predict_on, skeleton
+from illava.prediction import predict, predict_on, skeleton
 from illava.quality import PRESET, Where, divergence
 from illava.workload import workload
 from tests.test_exact import single
@@ -129,7 +129,7 @@ def test_seconds_are_sums_over_the_course():
     rates = made_up(head=0.25)
     prediction = predict_on(QWEN, illava.Illava.best(1 / 9), WORK)
     for course, cost in zip(prediction.courses, (prediction.cost, prediction.plain_cost), strict=True):
-        encoder, llm = course.encoder, course.prefill
+        (encoder,), llm = course.encoder, course.prefill
         linear = sum(sum(s) for s in encoder.sequences) + sum(encoder.behind)
         linear += encoder.embedded + encoder.projected
         square = sum(n * n for s in encoder.sequences for n in s)

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 import illava
 from illava.parts import find_parts
-from illava.predict import predict, predict_on, skeleton
+from illava.prediction import predict, predict_on, skeleton
 from illava.workload import workload
 from tests.battery.shown import canvases
 from tests.published import CONFIGS

@@ -108,7 +108,7 @@ def test_a_published_size_merges_where_its_familys_schedule_says(name, tmp_path)
     assert all(parameter.is_meta for parameter in model.parameters())
     before = state_of(model)
     for keep in (None, 1 / 9):
-        with illava.accelerate(model, keep=keep) as handle:
+        with illava.accelerate(model, illava.Illava(keep=keep)) as handle:
             parts, plan = handle.parts, handle.plan
             assert (len(parts.blocks), len(parts.layers)) == (blocks, layers)
             assert (parts.group, parts.tower.prefix) == (group, prefix)

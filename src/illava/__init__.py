@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         VisPruner,
     )
     from .planner import Recommendation, plan
-    from .predict import Prediction, predict
+    from .prediction import Prediction, predict
     from .report import Report
 
 __all__ = [
@@ -81,13 +81,13 @@ _HOMES = {
     "ToMe": ".methods",
     "VisPruner": ".methods",
     "VisionZip": ".methods",
-    "Prediction": ".predict",
+    "Prediction": ".prediction",
     "Recommendation": ".planner",
     "Report": ".report",
     "UnsupportedError": ".errors",
     "accelerate": ".handle",
     "plan": ".planner",
-    "predict": ".predict",
+    "predict": ".prediction",
     "supported_families": ".families",
 }
 

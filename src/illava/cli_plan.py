@@ -89,7 +89,7 @@ def plan(
         from .bench.memory import parse_bytes
         from .bench.prompts import parse_size
         from .planner import plan_on, wishes_of
-        from .predict import skeleton
+        from .prediction import skeleton
         from .workload import workload
 
         share = None if keep is None else parse_keep(keep)

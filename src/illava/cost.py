@@ -92,6 +92,15 @@ class PrefillCourse:
 
 
 @dataclass(frozen=True)
+class Courses:
+    """The tokens that a pass works on."""
+
+    encoder: tuple[EncoderCourse, ...]
+    """One for each call: a prompt with pictures and videos makes two."""
+    prefill: PrefillCourse
+
+
+@dataclass(frozen=True)
 class Cost:
     """FLOPs of encoder, projector and prefill (with one position of the head), and KV bytes after prefill."""
 
@@ -119,16 +128,11 @@ class Cost:
 def cost_of(
     encoder: EncoderShape,
     llm: LlmShape,
-    calls: Sequence[EncoderCourse],
-    prefill: PrefillCourse,
+    courses: Courses,
     element_size: int,
 ) -> Cost:
-    """What a prompt costs.
-
-    Args:
-        calls: of the image encoder; a prompt with pictures and videos makes two.
-        element_size: bytes of a number, in the cache and between layers.
-    """
+    """What a prompt costs; ``element_size``: bytes of a number, in the cache and between layers."""
+    calls, prefill = courses.encoder, courses.prefill
     blocks = [0] * encoder.depth
     embedding = projector = peak = 0
     for call in calls:

@@ -15,7 +15,7 @@ from .families import FAMILIES, Schedule, family_of
 from .methods import Illava
 from .parts import ModelParts
 from .pictures import demo_names
-from .predict import skeleton
+from .prediction import skeleton
 
 Titled = tuple[str, Table]
 

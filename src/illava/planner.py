@@ -1,7 +1,7 @@
 """From a wish to a schedule: a budget of tokens or bytes, a speed-up or a time to the first token.
 
 The planner knows what every schedule of one step in each stage costs on the model at hand
-(:mod:`illava.predict`), and what going early and hard has cost in quality (:mod:`illava.quality`). Of all
+(:mod:`illava.prediction`), and what going early and hard has cost in quality (:mod:`illava.quality`). Of all
 schedules that grant the wish it takes the one that the rule expects least harm of.
 """
 
@@ -17,7 +17,7 @@ from .methods import Illava
 from .methods.checks import check_share
 from .methods.schedules import middle
 from .parts import ModelParts
-from .predict import Prediction, Predictor, parts_of
+from .prediction import Prediction, Predictor, parts_of
 from .quality import PRESET, Where, divergence
 from .workload import Size, Workload, workload
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cost import Cost, EncoderCourse, PrefillCourse, cost_of
+from .cost import Cost, Courses, EncoderCourse, PrefillCourse, cost_of
 from .geometry import Layout, layouts
 from .methods import Method
 from .parts import ModelParts
@@ -65,6 +65,8 @@ class Report:
     cost: Cost
     plain_cost: Cost
     """Of the same prompt on the plain model."""
+    courses: tuple[Courses, Courses]
+    """The tokens that the pass worked on, and that the plain model's would have."""
     pictures: tuple[PictureReport, ...]
     """In the order of the batch: images, then videos. Empty where their geometry is unknown."""
 
@@ -131,7 +133,9 @@ def make_report(
         StepReport("llm", layer, llm_tokens[layer - 1] if layer else entering, llm_tokens[layer])
         for layer in plan.llm
     ]
-    merged, plain = _costs(parts, runs, prefill, stages, plan)
+    merged, plain = courses = _courses(parts, runs, prefill, stages, plan)
+    shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
+    size = next(parts.llm.parameters()).element_size()
     return Report(
         family=parts.family.model_type,
         method=method.to_dict(),
@@ -141,8 +145,9 @@ def make_report(
         steps=tuple(steps),
         llm_tokens=llm_tokens,
         row_tokens=tuple(zip(*((stage.runs >= 0).sum(1).tolist() for stage in stages), strict=True)),
-        cost=merged,
-        plain_cost=plain,
+        cost=cost_of(shape, llm, merged, size),
+        plain_cost=cost_of(shape, llm, plain, size),
+        courses=courses,
         pictures=_pictures(parts, plan, pictures, prefill, repeats) if shown * repeats == visual else (),
     )
 
@@ -159,12 +164,11 @@ def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], 
     return [run.lengths_before(block) for run in runs], [run.lengths_before(block + 1) for run in runs]
 
 
-def _costs(
+def _courses(
     parts: ModelParts, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
-) -> tuple[Cost, Cost]:
+) -> tuple[Courses, Courses]:
     """Of the pass as it was, and of the plain model's."""
-    shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
-    size = next(parts.llm.parameters()).element_size()
+    taps = parts.family.encoder_shape(parts.config).taps
     batch, length = prefill.prompt.runs.shape
     attends = tuple(not recurrent for recurrent in parts.recurrent)
     merged = PrefillCourse(
@@ -180,8 +184,8 @@ def _costs(
         attends,
     )
     return (
-        cost_of(shape, llm, [_course(parts, shape.taps, run, plan) for run in runs], merged, size),
-        cost_of(shape, llm, [_plain_course(parts, shape.taps, run) for run in runs], plain, size),
+        Courses(tuple(_course(parts, taps, run, plan) for run in runs), merged),
+        Courses(tuple(_plain_course(parts, taps, run) for run in runs), plain),
     )
 
 

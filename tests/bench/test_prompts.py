@@ -29,7 +29,7 @@ def test_models_take_them_plain_and_merged(family, options):
         # The model itself refuses another number of placeholders.
         with torch.no_grad():
             plain = model(**inputs).logits
-        with illava.accelerate(model, keep=0.5) as handle, torch.no_grad():
+        with illava.accelerate(model, illava.Illava(keep=0.5)) as handle, torch.no_grad():
             merged = model(**inputs).logits
         report = handle.report
         assert plain.shape[1] == ids.shape[1] > merged.shape[1]

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cost import EncoderShape, LlmShape
-from ..predict import Courses, parts_of
+from ..cost import Courses, EncoderShape, LlmShape
+from ..prediction import parts_of
 from ..shapes import llm_shape
 
 LENGTHS = (1, 8, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304, 4096, 8192)
@@ -62,13 +62,13 @@ class Rates:
 
     def seconds(self, courses: Courses) -> Seconds:
         """What a pass takes."""
-        call, prefill = courses.encoder, courses.prefill
-        encoder = at(self.embedding, call.embedded) + at(self.projector, call.projected)
-        encoder += sum(at(self.projector, units) for units in call.tapped)
-        for segments, behind in zip(call.sequences, call.behind, strict=True):
-            encoder += at(self.encoder_rows, sum(segments)) + at(self.encoder_mlp, behind)
-            encoder += sum(at(self.encoder_attention, n) for n in segments)
-        llm, decode = 0.0, 0.0
+        prefill, encoder, llm, decode = courses.prefill, 0.0, 0.0, 0.0
+        for call in courses.encoder:
+            encoder += at(self.embedding, call.embedded) + at(self.projector, call.projected)
+            encoder += sum(at(self.projector, units) for units in call.tapped)
+            for segments, behind in zip(call.sequences, call.behind, strict=True):
+                encoder += at(self.encoder_rows, sum(segments)) + at(self.encoder_mlp, behind)
+                encoder += sum(at(self.encoder_attention, n) for n in segments)
         for tokens, held, attends in zip(prefill.tokens, prefill.held, prefill.attends, strict=True):
             llm += at(self.llm_rows, prefill.rows * tokens)
             decode += at(self.llm_rows, prefill.rows)

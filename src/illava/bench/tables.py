@@ -34,7 +34,7 @@ def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
     out.append((f"Answers a second, {result['new_tokens']} tokens each, by batch size", _throughput(batches)))
     title = f"Batch of {most['batch']}: visual tokens, and memory above the weights"
     if result["largest_batch"] is not None:
-        title += "; the largest batch is computed, not tried"
+        title += f"; largest batch in {gigabytes(result['largest_batch']['bytes'])}: computed, not tried"
     out.append((title, _memory(most, result["largest_batch"])))
     return out
 
@@ -77,7 +77,7 @@ def _throughput(batches: list[dict[str, Any]]) -> Table:
 
 def _memory(found: dict[str, Any], largest: dict[str, Any] | None) -> Table:
     columns = ["", "visual tokens", "KV after prefill", "peak"]
-    columns += [] if largest is None else [f"batch in {gigabytes(largest['bytes'])}"]
+    columns += [] if largest is None else ["largest batch"]
     table = new_table(*columns)
     visual, plain = found["variants"][0]["visual_tokens"], found["plain"]
     for row in (plain, *found["variants"]):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .cost import Cost, EncoderCourse, PrefillCourse, cost_of
+from .cost import Cost, Courses, EncoderCourse, PrefillCourse, cost_of
 from .families import family_of
 from .grids import coarse_shape
 from .methods import Illava, Method
@@ -64,14 +64,6 @@ class Prediction:
             "plain_cost": {**vars(self.plain_cost), "total": self.plain_cost.total},
             "weight_bytes": self.weight_bytes,
         }
-
-
-@dataclass(frozen=True)
-class Courses:
-    """The tokens that a pass works on."""
-
-    encoder: EncoderCourse
-    prefill: PrefillCourse
 
 
 def predict(
@@ -159,10 +151,10 @@ class Predictor:
     def _courses(self, plan: Plan) -> tuple[Courses, tuple[StepReport, ...], tuple[int, ...]]:
         encoder, steps, entering = _encoder(self.parts, plan, self.work)
         prefill, llm_steps, llm_tokens = _prefill(self.parts, plan, self.work, entering)
-        return Courses(encoder, prefill), (*steps, *llm_steps), llm_tokens
+        return Courses((encoder,), prefill), (*steps, *llm_steps), llm_tokens
 
     def _cost(self, courses: Courses) -> Cost:
-        return cost_of(self.shape, self.llm, [courses.encoder], courses.prefill, self.size)
+        return cost_of(self.shape, self.llm, courses, self.size)
 
 
 def _encoder(
