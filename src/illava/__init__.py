@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from .planner import Recommendation, plan
     from .prediction import Prediction, predict
+    from .products import Tuned, tune
     from .report import Report
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Report",
     "SparseVLM",
     "ToMe",
+    "Tuned",
     "UnsupportedError",
     "VisPruner",
     "VisionZip",
@@ -58,6 +60,7 @@ __all__ = [
     "plan",
     "predict",
     "supported_families",
+    "tune",
     "zoo",
 ]
 __version__ = "0.1.0"
@@ -84,11 +87,13 @@ _HOMES = {
     "Prediction": ".prediction",
     "Recommendation": ".planner",
     "Report": ".report",
+    "Tuned": ".products",
     "UnsupportedError": ".errors",
     "accelerate": ".handle",
     "plan": ".planner",
     "predict": ".prediction",
     "supported_families": ".families",
+    "tune": ".products",
 }
 
 

@@ -8,6 +8,7 @@ the keys it holds are the last ones, ``dropped`` columns in.
 from __future__ import annotations
 
 import copy
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,9 @@ class MergedLayer(DynamicLayer):
         """Logical length up to the end of the last prefill."""
         self.forgotten = 0
         """Those of the dropped ones that a sliding window has left behind."""
+        self.ends: list[int] | None = None
+        """In a sliding layer, of each key held the last column, over all rows, that must be out of the window
+        before it may go; None where that is to be worked out anew."""
         self.group: tuple[int, ...] = ()
         """How many merges came before, in each prefill: layers of one group hold the same tokens."""
         self._groups_held: tuple[int, ...] = ()
@@ -65,7 +69,7 @@ class MergedLayer(DynamicLayer):
         assert self.expected is not None
         new, length = self.expected
         assert n == new.shape[1]
-        columns, end = self.key_columns(), self.get_seq_length() + length
+        columns, end, self.ends = self.key_columns(), self.get_seq_length() + length, None
         self.columns, self.prompt_length, self.expected, self.attended = columns, end, None, columns
         self.dropped += length - n
 
@@ -85,10 +89,16 @@ class MergedLayer(DynamicLayer):
     def _forget(self) -> None:
         """Let go of keys in front that no later query will see; the columns tell which."""
         assert self.window is not None
-        if self.physical_length() < self.window:
+        columns, length, held = self.key_columns(), self.get_seq_length(), self.physical_length()
+        if self.ends is None:
+            # At the prefill, not at every new token, for which an accelerator would have to be waited for.
+            self.ends = columns.amax(0).cummax(0).values.tolist()
+        if held < self.window:
             return
-        columns = self.key_columns()
-        gone = int((columns <= self.get_seq_length() - self.window).all(0).int().cumprod(0).sum())
+        # Tokens that came since follow one another.
+        self.ends += range(length - (held - len(self.ends)), length)
+        gone = bisect_right(self.ends, length - self.window)
+        del self.ends[:gone]
         self.keys, self.values = self.keys[..., gone:, :], self.values[..., gone:, :]
         self.columns, self.prompt_length = columns[:, gone:], self.get_seq_length() + gone
         self.dropped += gone
@@ -148,6 +158,7 @@ class MergedLayer(DynamicLayer):
             raise UnsupportedError(
                 "a sliding-window layer that has let go of tokens cannot be cropped: decode unassisted"
             )
+        self.ends = None
         # Counted from the end: the logical length says nothing about where the keys lie.
         self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
         if self.physical_length() < self.columns.shape[1]:
@@ -157,7 +168,7 @@ class MergedLayer(DynamicLayer):
         self.keys = self.values = None
         self.is_initialized = False
         self.dropped = self.forgotten = self.prompt_length = 0
-        self.columns = self.expected = self.attended = None
+        self.columns = self.expected = self.attended = self.ends = None
         self.padded, self.group, self._groups_held = False, (), ()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -182,6 +193,7 @@ class MergedLayer(DynamicLayer):
         return made
 
     def _select_columns(self, indices: Tensor) -> None:
+        self.ends = None
         if self.columns is not None:
             self.columns = self.columns[indices.to(self.columns.device)]
 
