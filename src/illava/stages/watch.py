@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -32,7 +33,12 @@ class Watch:
             here = []
             while sum(here) < query.shape[2]:
                 here.append(self._lengths.pop(0))
-        for q, k in zip(query.split(here, dim=2), key.split(here, dim=2), strict=True):
+        start = 0
+        for length, alike in groupby(here):
+            # Those of equal length that follow one another in one go.
+            count = len(list(alike))
+            q, k = (_apart(t[:, :, start : start + count * length], count) for t in (query, key))
+            start += count * length
             seen = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix))
             self.parts.append(seen.flatten(0, 1))
 
@@ -41,6 +47,13 @@ class Watch:
         seen = torch.cat(self.parts)
         self.parts.clear()
         return seen
+
+
+def _apart(tokens: Tensor, count: int) -> Tensor:
+    """(1, H, count * n, h) to (count, H, n, h); unchanged where it is one sequence, or a batch of them."""
+    if count == 1:
+        return tokens
+    return tokens[0].unflatten(1, (count, -1)).transpose(0, 1)
 
 
 class SizeBias:
