@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import illava
 from illava import quality
 from illava.bench.published import config as published
-from illava.bench.rates import Rates, at, measure_rates
+from illava.bench.rates import Rates, at, measure_rates, rows_at
 from illava.parts import find_parts
 from illava.planner import plan, plan_on
 from illava.prediction import predict, predict_on, skeleton
@@ -169,6 +169,16 @@ def test_a_curve_goes_through_its_points(points):
     (a, low), (b, high) = curve[:2]
     middle = at(curve, round(math.sqrt(a * b)))
     assert min(low, high) * 0.99 <= middle <= max(low, high) * 1.01 or b - a < 10
+
+
+@given(st.floats(0, 1), st.floats(1e-6, 1e-2), st.integers(0, 3))
+def test_one_disturbed_measurement_does_not_move_the_line(constant, each, disturbed):
+    lengths = (1, 8, 64, 256, 512, 1024, 2048)
+    points = [[n, constant + each * n] for n in lengths]
+    points[3 + disturbed][1] *= 3
+    curve = tuple(map(tuple, points))
+    for n in (8, 100, 700, 5000):
+        assert rows_at(curve, n) == pytest.approx(constant + each * n, rel=1e-6)
 
 
 def test_rates_of_a_machine_are_measured_and_kept():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .bench.run import Inputs, Variant
+    from .methods import Method
 
 BUDGETS = ("1/3", "1/9")
 BATCHES = ("1", "2", "4", "8")
@@ -45,7 +46,10 @@ def bench(
         int | None,
         typer.Option(help="With --shape: a slice of so many layers of encoder and LLM each."),
     ] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Methods. Default: illava.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Methods by name, or folders that illava plan --save wrote. Default: illava."),
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,13 +143,31 @@ def make_variants(methods: list[str], keeps: list[str]) -> list[Variant]:
     from .evaluation.rows import merged_row
 
     shares = [parse_keep(text) for text in keeps]
+    saved = {name.rstrip("/"): _read(name) for name in methods if is_saved(name)}
     rows = [
         merged_row(make_method(name, share), share, name)
         for name in methods
+        if not is_saved(name)
         for share in ((None, *shares) if name == "illava" else shares)
     ]
     # 1/2 and 0.5 are one variant.
-    return [Variant(label, row) for label, row in {row.label: row.method for row in rows}.items() if row]
+    named = {row.label: row.method for row in rows} | saved
+    return [Variant(label, method) for label, method in named.items() if method]
+
+
+def is_saved(name: str) -> bool:
+    """Whether this is a folder that ``illava plan --save`` or ``Method.save_pretrained`` wrote."""
+    return (Path(name) / "illava_config.json").exists()
+
+
+def _read(folder: str) -> Method:
+    from .methods import Method
+    from .pictures import InputError
+
+    try:
+        return Method.from_pretrained(folder)
+    except ValueError as error:
+        raise InputError(f"--method {folder}: {error}") from error
 
 
 def _batch(text: str) -> int:

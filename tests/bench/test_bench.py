@@ -253,3 +253,17 @@ def test_weights_that_do_not_fit(tmp_path, monkeypatch):
 def test_an_output_that_cannot_be_written(tiny_shapes, tmp_path):
     (tmp_path / "file").touch()
     assert_error(invoke("bench", *SHAPE, "--output", tmp_path / "file"), "file: cannot write there")
+
+
+def test_what_a_plan_saved_is_measured(tmp_path):
+    from illava.cli_bench import make_variants
+
+    method = illava.Illava(keep=1 / 3, encoder_layers=(1,), llm_layers=())
+    method.save_pretrained(tmp_path / "early")
+    first, *others = reversed(make_variants([str(tmp_path / "early"), "fastv"], ["1/3"]))
+    assert first.label == str(tmp_path / "early")
+    assert first.method == method
+    assert [variant.label for variant in others] == ["fastv 1/3"]
+    (tmp_path / "early" / "illava_config.json").write_text("{}")
+    with pytest.raises(InputError, match="early"):
+        make_variants([str(tmp_path / "early")], ["1/3"])

@@ -12,6 +12,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -23,6 +25,9 @@ from ..prediction import parts_of
 from ..shapes import llm_shape
 
 LENGTHS = (1, 8, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304, 4096, 8192)
+
+FEW = 8
+"""Rows from which the time of products is taken to grow by the row."""
 
 Curve = tuple[tuple[int, float], ...]
 """(tokens, seconds), ascending."""
@@ -64,14 +69,14 @@ class Rates:
         """What a pass takes."""
         prefill, encoder, llm, decode = courses.prefill, 0.0, 0.0, 0.0
         for call in courses.encoder:
-            encoder += at(self.embedding, call.embedded) + at(self.projector, call.projected)
-            encoder += sum(at(self.projector, units) for units in call.tapped)
+            encoder += rows_at(self.embedding, call.embedded) + rows_at(self.projector, call.projected)
+            encoder += sum(rows_at(self.projector, units) for units in call.tapped)
             for segments, behind in zip(call.sequences, call.behind, strict=True):
-                encoder += at(self.encoder_rows, sum(segments)) + at(self.encoder_mlp, behind)
+                encoder += rows_at(self.encoder_rows, sum(segments)) + rows_at(self.encoder_mlp, behind)
                 encoder += sum(at(self.encoder_attention, n) for n in segments)
         for tokens, held, attends in zip(prefill.tokens, prefill.held, prefill.attends, strict=True):
-            llm += at(self.llm_rows, prefill.rows * tokens)
-            decode += at(self.llm_rows, prefill.rows)
+            llm += rows_at(self.llm_rows, prefill.rows * tokens)
+            decode += rows_at(self.llm_rows, prefill.rows)
             if attends:
                 llm += prefill.rows * at(self.llm_attention, tokens)
                 decode += prefill.rows * at(self.decode_attention, held + 1)
@@ -101,6 +106,32 @@ def at(curve: Curve, tokens: int) -> float:
     (a, below), (b, above) = curve[index - 1], curve[index]
     part = math.log(tokens / a) / math.log(b / a)
     return math.exp(math.log(below) + part * math.log(above / below))
+
+
+def rows_at(curve: Curve, rows: int) -> float:
+    """Seconds of products of ``rows`` rows: a constant, for reading the weights, and so much a row.
+
+    Fitted to all that was measured from eight rows on, so that no single measurement that the machine
+    disturbed decides; fewer rows go by the curve itself.
+    """
+    if rows < FEW or sum(n >= FEW for n, _ in curve) < 2:
+        return at(curve, rows)
+    constant, each = _line(curve)
+    return constant + each * rows
+
+
+@lru_cache(maxsize=64)
+def _line(curve: Curve) -> tuple[float, float]:
+    """The line through two of the points that is off by the least share in sum; neither part is negative."""
+    points = [(n, s) for n, s in curve if n >= FEW]
+    best = (math.inf, 0.0, points[-1][1] / points[-1][0])
+    for (a, low), (b, high) in combinations(points, 2):
+        each = (high - low) / (b - a)
+        constant = low - each * a
+        if each > 0 and constant >= 0:
+            off = sum(abs((constant + each * n) / s - 1) for n, s in points)
+            best = min(best, (off, constant, each))
+    return best[1:]
 
 
 def measure_rates(

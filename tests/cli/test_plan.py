@@ -1,0 +1,149 @@
+"""``illava plan``: a wish on the command line, calibration, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import illava
+from illava import calibrate
+from illava.calibrate import samples
+from illava.cli import app
+from illava.pictures import InputError
+
+SHAPE = ["--shape", "llava-onevision-0.5b", "--size", "384"]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["plan", *map(str, arguments)])
+
+
+def refused(*arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_a_wish_is_planned_and_printed():
+    result = invoke(*SHAPE, "--speedup", 2)
+    assert result.exit_code == 0, result.output
+    assert "schedules that grant it" in result.output
+    assert "first token, GFLOPs" in result.output
+    assert "encoder" in result.output
+
+
+def test_json_holds_a_method_that_can_be_saved_and_used(tmp_path):
+    result = invoke(*SHAPE, "--keep", "1/9", "--speedup", 3, "--json", "--save", tmp_path)
+    found = json.loads(result.stdout)
+    assert found["met"]
+    assert found["speedup"] >= 3
+    method = illava.Method.from_pretrained(tmp_path)
+    assert method.to_dict() == found["method"]
+    assert found["prediction"]["final_tokens"] == pytest.approx(
+        found["prediction"]["visual_tokens"] / 9, abs=1
+    )
+
+
+def test_an_impossible_wish_is_no_error_but_said():
+    found = json.loads(invoke(*SHAPE, "--speedup", 100, "--json").stdout)
+    assert not found["met"]
+    assert "not possible" in found["reason"]
+
+
+def test_milliseconds_are_measured_on_this_machine():
+    result = invoke("zoo/S", "--ttft-ms", 1e6, "--size", 96, "--threads", torch.get_num_threads(), "--json")
+    found = json.loads(result.stdout)
+    assert found["met"]
+    assert 0 < found["seconds"]["merged"]["ttft"] < 1e3
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name, colour in (("a.png", "red"), ("b.png", "navy")):
+        picture = Image.new("RGB", (192, 192), "white")
+        picture.paste(colour, (40, 40, 120, 150))
+        picture.save(folder / name)
+    (folder / "prompts.txt").write_text("What colour is the square?\n\n")
+    return folder
+
+
+def test_calibration_takes_the_nearest_and_goes_on_where_it_was_stopped(pictures, tmp_path, monkeypatch):
+    arguments = ["zoo/S", "--speedup", 1.4, "--size", 192, "--text-tokens", 20]
+    arguments += ["--calibrate", pictures, "--output", tmp_path / "out", "--json"]
+    found = json.loads(invoke(*arguments).stdout)
+    tried = found["calibration"]
+    assert len(tried) > 1
+    best = min(tried, key=lambda one: one["divergence"])
+    assert found["method"] == best["method"]
+    assert "2 prompts" in found["reason"]
+    # Everything is known by now: the model is asked nothing.
+    monkeypatch.setattr(calibrate, "_first_tokens", lambda *_: pytest.fail("asked again"))
+    again = json.loads(invoke(*arguments).stdout)
+    assert again["calibration"] == tried
+    # A broken file of results is not overwritten.
+    results = tmp_path / "out" / "calibration.json"
+    results.write_text("{")
+    assert "calibration.json" in refused(*arguments)
+    assert results.read_text() == "{"
+
+
+def test_divergence_is_that_of_the_first_tokens_written_out(pictures):
+    from illava.ask import build_prompt, load
+
+    model, processor = load("zoo/S")
+    method = illava.Illava(keep=1 / 9)
+    picture, question = Image.open(pictures / "a.png"), "What colour is the square?"
+    (value,) = calibrate.calibrate(model, processor, [method], [(picture, question)])
+    inputs = build_prompt(processor, [picture], question)
+    start = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        said = model.generate(**inputs, max_new_tokens=calibrate.TOKENS, do_sample=False)
+        whole = {"input_ids": said, "attention_mask": torch.ones_like(said)}
+        whole |= {name: inputs[name] for name in inputs if name not in ("input_ids", "attention_mask")}
+        if "mm_token_type_ids" in whole:
+            kinds = whole["mm_token_type_ids"]
+            whole["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, said.shape[1] - kinds.shape[1]))
+        plain = model(**whole).logits[0, start - 1 : -1].log_softmax(-1)
+        with illava.accelerate(model, method):
+            # One token more at a time, each prompt anew.
+            out = model.generate(**inputs, max_new_tokens=1, output_logits=True, return_dict_in_generate=True)
+    first = out.logits[0][0].log_softmax(-1)
+    kl = (plain[0].exp() * (plain[0] - first)).sum()
+    assert value > 0
+    # The mean over as many tokens holds at least the first one's part.
+    assert value >= float(kl) / (said.shape[1] - start) - 1e-6
+
+
+def test_what_cannot_be_calibrated_on(tmp_path):
+    with pytest.raises(InputError, match="pictures"):
+        samples(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        samples(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--speedup", "2"], "--shape NAME"),
+        (["zoo/S", *SHAPE, "--speedup", "2"], "--shape NAME"),
+        (SHAPE, "give a wish"),
+        ([*SHAPE, "--speedup", "0.5"], "at least 1"),
+        ([*SHAPE, "--keep", "2"], "--keep"),
+        ([*SHAPE, "--kv-bytes", "many"], "--kv-bytes"),
+        ([*SHAPE, "--speedup", "2", "--size", "0"], "--size"),
+        ([*SHAPE, "--speedup", "2", "--calibrate", "x"], "--calibrate"),
+        (["zoo/S", "--speedup", "2", "--calibrate", "/none"], "--calibrate"),
+        (["--shape", "none", "--speedup", "2"], "none"),
+        (["zoo/none", "--speedup", "2"], "zoo/none"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, said):
+    assert said in refused(*arguments)
