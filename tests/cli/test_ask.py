@@ -22,7 +22,7 @@ SMALL = ("--max-new-tokens", "3")
 def test_answer_is_what_generate_says(loaded):
     model, processor = loaded
     inputs = build_prompt(processor, [open_picture("demo/word.png")], "What does it read?")
-    with illava.accelerate(model, keep=1 / 3) as handle:
+    with illava.accelerate(model, illava.Illava(keep=1 / 3)) as handle:
         ids = model.generate(**inputs, max_new_tokens=4, do_sample=False)
         report = handle.report.to_dict()
     answer = ask(
