@@ -1,10 +1,10 @@
 """What merging itself costs, beside what it saves: scores, merges, hooks, decoding; and sampled scores.
 
 Own cost is CPU time in hooks and in whatever looks at queries and keys beside the attention, so that other
-programs do not count. It is measured on a slice of the Qwen2-VL-2B shape (random weights) that holds all steps
-of the stage; blocks that come on top merge nothing, so that shares of the whole model are those of the slice
-times its share of the blocks. Sampled scores (256 query rows) are held against exact ones on the shipped
-models, whose 576 patches a picture are more than those rows.
+programs do not count. It is measured on a slice of the Qwen2-VL-2B shape (random weights) that holds all
+steps of the stage; blocks that come on top merge nothing, so that shares of the whole model are those of the
+slice times its share of the blocks. Sampled scores (256 query rows) are held against exact ones on the
+shipped models, whose 576 patches a picture are more than those rows.
 
     python -m benchmarks.overhead
 """
