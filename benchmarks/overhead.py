@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -27,6 +28,7 @@ from torch import nn
 
 import illava
 from benchmarks.bookkeeping import own_seconds
+from illava import scoring
 from illava.ask import load
 from illava.bench import prompts, published, random_weights
 from illava.bench.machine import machine
@@ -127,8 +129,13 @@ def _first(own: list[float], length: list[int]) -> None:
     length[0] = length[0] or len(own)
 
 
-def agreement(size: str, count: int) -> list[dict[str, Any]]:
-    """Share of the units that exact scores keep in the encoder which sampled ones keep too."""
+def agreement(size: str, count: int, sampled: int) -> list[dict[str, Any]]:
+    """Share of the units that exact scores keep in the encoder which ``sampled`` query rows keep too."""
+    with mock.patch.object(scoring, "SAMPLED_ROWS", sampled):
+        return _agreement(size, count, sampled)
+
+
+def _agreement(size: str, count: int, sampled: int) -> list[dict[str, Any]]:
     model, processor = load(f"zoo/{size}")
     out = []
     for name, fields in {
@@ -148,7 +155,8 @@ def agreement(size: str, count: int) -> list[dict[str, Any]]:
                     for score in ("exact", "sampled")
                 ]
                 shares.append(len(kept[0] & kept[1]) / len(kept[0]))
-        out.append({"model": f"zoo/{size}", "what": name, "pictures": len(shares), "agrees": spread(shares)})
+        found = {"query_rows": sampled, "pictures": len(shares), "agrees": spread(shares)}
+        out.append({"model": f"zoo/{size}", "what": name, **found})
     return out
 
 
@@ -175,21 +183,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=672, help="pixels a side")
     parser.add_argument("--pictures", type=int, default=12, help="of each task, for sampled scores")
+    parser.add_argument("--only", choices=["own", "agreement"], help="measure that anew, keep the other")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("docs/performance"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    result = {
-        "shape": SHAPE,
-        "slice": LAYERS,
-        "size": options.size,
-        "weights": "random, but for the shipped models",
-        "rounds": options.rounds,
-        "machine": machine(),
-        "agreement": [row for size in ("S", "L") for row in agreement(size, options.pictures)],
-        "own": [*decode_costs(options.rounds), *stage_costs(options.rounds, options.size)],
-    }
     options.output.mkdir(parents=True, exist_ok=True)
+    known = options.output / "overhead.json"
+    result: dict[str, Any] = json.loads(known.read_text()) if options.only else {}
+    if options.only != "agreement":
+        result |= {
+            "shape": SHAPE,
+            "slice": LAYERS,
+            "size": options.size,
+            "weights": "random, but for the shipped models",
+            "rounds": options.rounds,
+            "machine": machine(),
+            "own": [*decode_costs(options.rounds), *stage_costs(options.rounds, options.size)],
+        }
+    if options.only != "own":
+        result["agreement"] = [
+            row
+            for sampled in (256, 512)
+            for size in ("S", "L")
+            for row in agreement(size, options.pictures, sampled)
+        ]
     with replacing(options.output / "overhead.json") as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n")
     table = Table("what", "median", "range")
@@ -200,7 +218,7 @@ def main() -> None:
         )
     for row in result["agreement"]:
         s = row["agrees"]
-        name = f"{row['model']} {row['what']}: kept alike, mean"
+        name = f"{row['model']} {row['what']}, {row['query_rows']} rows: kept alike, mean"
         table.add_row(name, f"{s['mean']:.2%}", f"{s['low']:.2%}-{s['high']:.2%}")
     Console(width=110).print(table)
 
