@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow test-lowest test-gpu support-table style bench performance evidence evidence-runs comparison ablations train-zoo clean
+.PHONY: demo test test-slow test-lowest test-gpu support-table style bench bench-gpu performance evidence evidence-runs comparison ablations train-zoo clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -39,10 +39,15 @@ style: $(READY)  ## lint, format and type checks
 bench: $(READY)  ## time the published shapes, plain and merged (minutes to hours on a CPU)
 	$(BIN)/python benchmarks/published_shape.py
 
+bench-gpu: $(READY)  ## the published shapes on a graphics card, in bfloat16
+	$(BIN)/illava bench --shape qwen2-vl-2b --device cuda --dtype bfloat16 --memory 24GB
+	$(BIN)/illava bench --shape qwen2.5-vl-7b --device cuda --dtype bfloat16 --size 1344 --memory 80GB
+
 performance: $(READY)  ## measure all that docs/performance.md tells but OpenVINO (an hour and more), and write it
 	$(BIN)/python -m benchmarks.speed qwen2-vl-2b --threads 1 --rounds 3
 	$(BIN)/python -m benchmarks.speed llava-onevision-0.5b --size 384 --threads 1 --rounds 5
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.growth --layers 2 --threads 1
 	$(BIN)/python -m benchmarks.bigger
 	$(BIN)/python -m benchmarks.performance

@@ -1,8 +1,8 @@
 """What makes decoding faster on a CPU: sliced products for batches, float16 weights for one sequence.
 
 A slice of a published shape with random weights: the plain model, with sliced products (``illava.tune``) and
-with float16 weights (``half=True``), in turn, in one process. Whole answers are timed as well, plain and merged
-to 1/3 of the tokens.
+with float16 weights (``half=True``), in turn, in one process. Whole answers are timed as well, plain and
+merged to 1/3 of the tokens.
 
     python -m benchmarks.decoding --threads 1
 """

@@ -51,7 +51,7 @@ def _head() -> Iterator[str]:
         "Written by `python -m benchmarks.performance` from the files in [`docs/performance`](performance), "
         "never by hand. All of it is float32 on two cores of a shared machine without bfloat16 kernels, with "
         "random weights of published sizes unless said otherwise: ratios travel, seconds do not. Nothing here "
-        "ran on a graphics card; `illava bench --shape qwen2-vl-2b --device cuda --dtype bfloat16` is ready "
+        "ran on a graphics card; `make bench-gpu` is ready "
         "for whoever has one. How to plan and measure on your own: [planning.md](planning.md)."
     )
     yield ""

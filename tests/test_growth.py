@@ -1,4 +1,4 @@
-"""The scripts about growth and about bigger models: what they write, what they do once only, their figures."""
+"""The scripts about growth and bigger models: what they write, what they do once only, their figures."""
 
 from __future__ import annotations
 
