@@ -4,8 +4,8 @@ A slice of Qwen2-VL-2B with random weights (speed does not depend on what a mode
 noise), plain and merged in turn, beside what the cost model says of the slice and of the whole model. Every
 point is on disk as soon as it is measured; a second start goes on where the first one stopped.
 
-    python -m benchmarks.growth --layers 2 --limit-tokens 6000 --rounds 2    # a quarter of an hour on a core
-    python -m benchmarks.growth --layers 4 --rounds 3                        # all points: hours
+    python -m benchmarks.growth --layers 2 --limit-tokens 6000 --rounds 2    # 20 minutes on a shared core
+    python -m benchmarks.growth --layers 4 --rounds 3                        # all points: an hour and more
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ from illava.workload import Workload, workload
 
 SHAPE = "qwen2-vl-2b"
 TEXT_TOKENS = 47
-WARM = 56
-"""Pixels a side of the one picture that warms kernels and allocator up."""
+WARM = 56  # Pixels a side of the one picture that warms kernels and allocator up.
 PLAIN = "plain"
 METHODS = {"keep 1/3": illava.Illava.best(1 / 3), "keep 1/9": illava.Illava.best(1 / 9)}
 PARTS = ("encoder", "prefill", "ttft")
@@ -89,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     result = run(settings, done, path, options.limit_tokens)
     write(result, path)
-    if any(point["measured"] for point in result["points"].values()):
-        draw(result, path.with_suffix(".png"))
+    draw(result, path.with_suffix(".png"))
     print(f"{path} written")
 
 
@@ -222,8 +220,8 @@ def said(name: str, point: Mapping[str, Any]) -> str:
     """One line for a point."""
     rows, parts = point["measured"]["rows"], []
     for label, row in rows.items():
-        part = f"{label} {statistics.median(row['seconds']['ttft']):.2f} s"
-        part += f" ({statistics.median(row['processor_seconds']):.2f} s of the processor)"
+        clock, own = (statistics.median(x) for x in (row["seconds"]["ttft"], row["processor_seconds"]))
+        part = f"{label} {clock:.2f} s ({own:.2f} s of the processor)"
         part += f" {gigabytes(row['peak_bytes'])}" if row["peak_bytes"] is not None else ""
         if label != PLAIN:
             flops = point["predicted"]["slice"][label]["flops_ratio"]
@@ -233,12 +231,14 @@ def said(name: str, point: Mapping[str, Any]) -> str:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Write a PNG of all points, of which at least one was measured; needs matplotlib."""
+    """Write a PNG of all points if any was measured; needs matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     points, settings = result["points"], result["settings"]
     there = [point for point in points.values() if point["measured"]]
+    if not there:
+        return
     # One speed turns FLOPs into seconds: the median of what the plain slice did.
     rate = statistics.median(
         point["predicted"]["slice"][PLAIN]["flops"]
@@ -268,7 +268,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
         f"{settings['shape']}, random weights, {settings['dtype']}; measured: a slice of {layers} encoder "
         f"blocks and {layers} LLM layers\n{on['cpu']}, {on['threads']} thread(s), torch {on['torch']}, "
         f"{rounds} rounds{busy}\npredicted seconds: FLOPs at {rate / 1e9:.0f} GFLOP/s, the median of the "
-        "plain slice here",
+        "plain slice; lines of memory that coincide are equal",
         fontsize="medium",
     )
     with replacing(path) as partial:
@@ -276,16 +276,14 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
 
 def _curves(axes: Any, here: Sequence[tuple[int, Any]], kind: str, rate: float) -> None:
-    """Dots: measured, seconds as the median of the rounds, with the lowest and the highest; the processor's,
-    since the clock's depend on who else was there. Dashed: predicted of the slice, dotted: of the whole model.
-    """
+    """Dots: measured; seconds are the processor's, as the clock's depend on who else was there: the median of
+    the rounds, the lowest and the highest. Dashed: predicted of the slice, dotted: of the whole model."""
     xs = [x for x, _ in here]
     for name, colour, marker in zip((PLAIN, *METHODS), ("black", *COLOURS), MARKERS, strict=False):
         dots = []
         for x, row in ((x, point["measured"]["rows"][name]) for x, point in here if point["measured"]):
-            values = (
-                row["processor_seconds"] if kind == "seconds" else [(row["peak_bytes"] or math.nan) / 1e6]
-            )
+            peak = (row["peak_bytes"] or math.nan) / 1e6
+            values = row["processor_seconds"] if kind == "seconds" else [peak]
             middle = statistics.median(values)
             dots.append((x, middle, middle - min(values), max(values) - middle))
         if dots:

@@ -38,6 +38,13 @@ def tiny(monkeypatch):
     return calls
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Without drawing, and collecting garbage before memory is looked at: they take longer than all else."""
+    monkeypatch.setattr(growth, "draw", lambda result, path: None)
+    monkeypatch.setattr(growth, "peak_bytes", lambda call, device: call() and 1)
+
+
 def start(folder, *more):
     """Run the script; what it wrote."""
     growth.main(["--layers", str(LAYERS), "--rounds", "1", "--output", str(folder), *more])
@@ -49,12 +56,29 @@ def per_point(rounds):
     return 3 * (rounds + 1)
 
 
+def check_against_predictions(points):
+    """Tokens and caches are those predicted, and those of formulas by hand."""
+    for point in points.values():
+        units = (point["side"] // 28) ** 2 * (point["frames"] // 2 or point["pictures"])
+        assert point["visual_tokens"] == units == point["patches"] // 4
+        rows, predicted = point["measured"]["rows"], point["predicted"]["slice"]
+        assert {name: row["kv_bytes"] for name, row in rows.items()} == {
+            name: one["kv_bytes"] for name, one in predicted.items()
+        }
+        per_token = 2 * LAYERS * KV_HEADS * HEAD_DIM * 4
+        assert rows["plain"]["kv_bytes"] == per_token * (units + growth.TEXT_TOKENS)
+        for name in growth.METHODS:
+            assert predicted[name]["flops_ratio"] > 1
+            assert len(rows[name]["seconds"]["ttft"]) == len(rows[name]["processor_seconds"]) == 1
+
+
 def test_every_point_is_measured_once_and_never_again(tiny, tmp_path, capsys):
     first = start(tmp_path)
     points = first["points"]
     assert list(points) == [SMALL, LARGE, "2 x 56 px", "4 frames of 56 px"]
     warm_up = 1
     assert len(tiny) == warm_up + 4 * per_point(1)
+    check_against_predictions(points)
     assert "4 of 4: 1 x 112 px, 64 patches: plain" in capsys.readouterr().out
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
@@ -70,8 +94,14 @@ def test_every_point_is_measured_once_and_never_again(tiny, tmp_path, capsys):
     assert again[LARGE]["measured"]
 
 
-def test_other_settings_leave_the_file_alone(tiny, tmp_path, capsys):
-    start(tmp_path, "--limit-tokens", "16")
+def test_points_above_the_limit_are_predicted_only_and_other_settings_are_refused(
+    tiny, quick, tmp_path, capsys
+):
+    points = start(tmp_path, "--limit-tokens", "32")["points"]
+    assert points[LARGE]["measured"] is None
+    assert points[LARGE]["note"] == "not measured: more than 32 patches"
+    assert points[LARGE]["predicted"]["whole"]["plain"]["flops"] > 0
+    assert all(point["measured"] and "note" not in point for name, point in points.items() if name != LARGE)
     before = (tmp_path / "growth.json").read_bytes()
     with pytest.raises(SystemExit):
         start(tmp_path, "--rounds", "2")
@@ -79,15 +109,7 @@ def test_other_settings_leave_the_file_alone(tiny, tmp_path, capsys):
     assert (tmp_path / "growth.json").read_bytes() == before
 
 
-def test_points_above_the_limit_are_predicted_only(tiny, tmp_path):
-    points = start(tmp_path, "--limit-tokens", "32")["points"]
-    assert points[LARGE]["measured"] is None
-    assert points[LARGE]["note"] == "not measured: more than 32 patches"
-    assert points[LARGE]["predicted"]["whole"]["plain"]["flops"] > 0
-    assert all(point["measured"] and "note" not in point for name, point in points.items() if name != LARGE)
-
-
-def test_what_was_measured_stays_when_a_later_point_fails(tiny, tmp_path, monkeypatch):
+def test_what_was_measured_stays_when_a_later_point_fails(tiny, quick, tmp_path, monkeypatch):
     measured = growth.measured
 
     def failing(model, point, rounds):
@@ -100,22 +122,6 @@ def test_what_was_measured_stays_when_a_later_point_fails(tiny, tmp_path, monkey
         start(tmp_path)
     written = json.loads((tmp_path / "growth.json").read_text())["points"]
     assert [name for name, point in written.items() if not point["measured"]] == [LARGE]
-    assert not (tmp_path / "growth.png").exists()
-
-
-def test_tokens_and_caches_are_those_predicted(tiny, tmp_path):
-    for point in start(tmp_path)["points"].values():
-        units = (point["side"] // 28) ** 2 * (point["frames"] // 2 or point["pictures"])
-        assert point["visual_tokens"] == units == point["patches"] // 4
-        rows, predicted = point["measured"]["rows"], point["predicted"]["slice"]
-        assert {name: row["kv_bytes"] for name, row in rows.items()} == {
-            name: one["kv_bytes"] for name, one in predicted.items()
-        }
-        per_token = 2 * LAYERS * KV_HEADS * HEAD_DIM * 4
-        assert rows["plain"]["kv_bytes"] == per_token * (units + growth.TEXT_TOKENS)
-        for name in growth.METHODS:
-            assert predicted[name]["flops_ratio"] > 1
-            assert len(rows[name]["seconds"]["ttft"]) == len(rows[name]["processor_seconds"]) == 1
 
 
 @pytest.fixture(scope="module")

@@ -119,7 +119,7 @@ def test_every_family_is_planned_and_does_what_was_planned(family):
     assert found.met
     if any(parts.recurrent):
         assert not any(step.stage == "llm" for step in found.prediction.steps)
-        assert "recurrent" in found.reason
+        assert "no layer to merge before" in found.reason
     with illava.accelerate(model, found.method) as handle, torch.no_grad():
         model(**single(model))
     assert handle.report.cost.total < handle.report.plain_cost.total

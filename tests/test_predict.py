@@ -10,6 +10,8 @@ import transformers
 from transformers import AutoConfig
 
 import illava
+from illava.bench import prompts
+from illava.bench.published import config as published
 from illava.parts import find_parts
 from illava.prediction import predict, predict_on, skeleton
 from illava.workload import workload
@@ -212,8 +214,23 @@ def test_pictures_are_cut_up_as_the_processors_do(name, make, size):
 
 def test_errors_say_what_would_be_right():
     made = config("qwen2_vl")
+    for bad in ({"picture_size": 67.5}, {"picture_size": (3, 4, 5)}, {"pictures": 1.5}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            predict(made, **bad)
+    with pytest.raises(ValueError, match="frames of one video"):
+        predict(made, pictures=2, frames=4)
     for bad in ({"picture_size": 0}, {"pictures": 0}, {"batch": 0}, {"prompt_tokens": 0}, {"frames": -1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             predict(made, **bad)
     with pytest.raises(illava.UnsupportedError, match="videos"):
         predict(config("paligemma"), frames=4)
+
+
+def test_several_pictures_of_onevision_are_not_cut_up():
+    parts = skeleton(published("llava-onevision-0.5b"))
+    assert len(workload(parts, 672).segments) > 1
+    for count in (2, 3):
+        work = workload(parts, 672, pictures=count)
+        inputs = prompts.make(parts.config, size=(672, 672), pictures=count)
+        assert work.visual_tokens == prompts.count(inputs["input_ids"], parts.config)
+        assert work.segments == (729,) * count

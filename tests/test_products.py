@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -108,3 +110,44 @@ def test_slices_are_chosen_where_they_are_faster(monkeypatch):
     times = iter([1.0, 0.5, 1.0, 0.99, 1.0, 2.0])
     monkeypatch.setattr(products, "_seconds", lambda run, repeats=2: next(times))
     assert products._choose(nn.Linear(4, 2000)) == (True, False, False)
+
+
+def test_half_leaves_what_is_beyond_its_range_to_float32(always):
+    model = tiny_model("qwen2_vl")
+    with torch.no_grad():
+        model.model.language_model.layers[1].mlp.up_proj.weight.mul_(1e5)
+        cache = model(**single(model), use_cache=True).past_key_values
+        with illava.tune(model, half=True):
+            logits = model(input_ids=torch.tensor([[7]]), past_key_values=cache).logits
+    assert logits.isfinite().all()
+
+
+def test_half_notices_weights_that_changed(always):
+    layer = nn.Linear(8, 40)
+    stands_in = products._Forward(layer, (False,) * len(products.ROWS), True)
+    x = torch.randn(1, 8)
+    with torch.no_grad():
+        assert not torch.equal(stands_in(x), F.linear(x, layer.weight, layer.bias))
+        layer.weight.mul_(2)
+        assert torch.equal(stands_in(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_a_tuned_model_is_not_copied(always):
+    model = tiny_model("qwen2_vl")
+    with illava.tune(model), pytest.raises(illava.UnsupportedError, match="copied"):
+        copy.deepcopy(model)
+    copy.deepcopy(model)
+
+
+def test_tuning_draws_nothing_and_leaves_autocast_alone(monkeypatch):
+    monkeypatch.setattr(products, "LEAST", 30)
+    model = tiny_model("qwen2_vl")
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with illava.tune(model):
+        assert torch.equal(torch.rand(3), expected)
+    layer = nn.Linear(8, 40)
+    stands_in = products._Forward(layer, (True,) * len(products.ROWS), False)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert stands_in(torch.randn(4, 8)).dtype == torch.bfloat16

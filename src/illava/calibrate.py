@@ -67,6 +67,8 @@ def calibrate(
 
     Raises InputError for what cannot be read, or a folder that cannot be written.
     """
+    if not asked:
+        raise InputError("calibration needs at least one picture with a question")
     known = _Known(folder, model)
     totals = [0.0] * len(methods)
     for picture, question in asked:
@@ -126,7 +128,8 @@ class _Known:
         self.values: dict[str, float] = {}
         # The same results hold for the same weights alone.
         weights = [weight.detach().flatten()[:8].float().cpu() for weight in model.parameters()]
-        self.model = hashlib.sha256(torch.cat(weights).numpy().tobytes()).hexdigest()
+        kind = str(next(model.parameters()).dtype).encode()
+        self.model = hashlib.sha256(torch.cat(weights).numpy().tobytes() + kind).hexdigest()
         if self.file is not None and self.file.exists():
             try:
                 values = json.loads(self.file.read_text(encoding="utf-8"))

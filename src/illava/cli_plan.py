@@ -86,6 +86,7 @@ def plan(
         if calibrate is not None and model is None:
             raise InputError("--calibrate needs a model with its own weights, not --shape")
         hush()
+        from .ask import parse_dtype
         from .bench.memory import parse_bytes
         from .bench.prompts import parse_size
         from .planner import plan_on, wishes_of
@@ -105,13 +106,23 @@ def plan(
 
             asked = samples(calibrate)
         parts = skeleton(_config(model, shape))
-        work = workload(parts, (width, height), pictures, frames, text_tokens, batch)
+        try:
+            work = workload(parts, (width, height), pictures, frames, text_tokens, batch)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
         rates = None
         if measure or ttft_ms is not None:
-            rates = _rates(parts, work, device, dtype, threads)
-        found = plan_on(parts, work, wishes, rates)
+            rates = _rates(parts, work, device, dtype)
+        kind = parse_dtype(dtype)
+        found = plan_on(parts, work, wishes, rates, None if kind is None else kind.itemsize)
         divergences: list[float] = []
         tried = [found.chosen, *sorted(found.equals, key=lambda one: one.divergence)[: MOST_EQUALS - 1]]
+        if calibrate is not None and len(tried) == 1:
+            raise InputError(f"--calibrate: there is nothing to choose from. {found.reason}")
         if calibrate is not None and model is not None:
             found, divergences = _calibrated(found, tried, asked, output, model, device, dtype)
         if save is not None:
@@ -137,14 +148,12 @@ def _config(model: str | None, shape: str | None) -> Any:
     return ask.read_config(model) if model is not None else published.config(str(shape))
 
 
-def _rates(parts: Any, work: Any, device: str, dtype: str, threads: int | None) -> Rates:
+def _rates(parts: Any, work: Any, device: str, dtype: str) -> Rates:
     import torch
 
     from .ask import parse_device, parse_dtype
     from .bench.rates import measure_rates
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     place = parse_device(device)
     kind = parse_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
     units = max(work.segments) * parts.group

@@ -155,15 +155,25 @@ def wishes_of(
 
 
 def plan_on(
-    parts: ModelParts, work: Workload, wishes: dict[str, float], rates: Rates | None = None
+    parts: ModelParts,
+    work: Workload,
+    wishes: dict[str, float],
+    rates: Rates | None = None,
+    element_size: int | None = None,
 ) -> Recommendation:
-    """As :func:`plan`, for parts and a workload already at hand and wishes that were checked."""
-    predictor = Predictor(parts, work)
+    """As :func:`plan`, for parts and a workload already at hand and wishes that were checked.
+
+    ``element_size``: bytes of a number; default: as the model's weights have it.
+    """
+    predictor = Predictor(parts, work, element_size)
     keeps = (wishes["keep"],) if "keep" in wishes else (1.0, *KEEPS)
     if set(wishes) == {"keep"}:
         chosen = _candidate(predictor, wishes["keep"], PRESET, rates)
         reason = "the preset illava-best: halfway through both stages, the best of what was measured"
-        return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts))
+        found = [
+            _candidate(predictor, wishes["keep"], where, rates) for where in _places(parts, wishes["keep"])
+        ]
+        return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts), _equals(chosen, found))
     found = [_candidate(predictor, keep, where, rates) for keep in keeps for where in _places(parts, keep)]
     granted = [one for one in found if _shortfall(one, wishes) <= 1 + 1e-9]
     if not granted:
@@ -172,14 +182,19 @@ def plan_on(
         return Recommendation(chosen, wishes, False, _with_note(reason, chosen, parts))
     # Of schedules that are as good by the rule the fastest.
     chosen = min(granted, key=lambda one: (round(math.log(one.divergence + 1e-9), 1), -one.speedup))
+    plural = "s that grant" if len(granted) != 1 else " that grants"
+    reason = f"of {len(granted)} schedule{plural} it, the least harmful by the rule: {_said(chosen, wishes)}"
+    return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts), _equals(chosen, granted))
+
+
+def _equals(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]:
+    """Those that cost within 5 % as much to the first token."""
     total = chosen.prediction.cost.total
-    equals = tuple(
-        one for one in granted if one is not chosen and abs(one.prediction.cost.total / total - 1) <= 0.05
+    return tuple(
+        one
+        for one in others
+        if one.method != chosen.method and abs(one.prediction.cost.total / total - 1) <= 0.05
     )
-    reason = (
-        f"of {len(granted)} schedules that grant it, the least harmful by the rule: {_said(chosen, wishes)}"
-    )
-    return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts), equals)
 
 
 def _places(parts: ModelParts, keep: float) -> Iterator[Where]:
@@ -203,8 +218,6 @@ def _candidate(predictor: Predictor, keep: float, where: Where, rates: Rates | N
     parts = predictor.parts
     method = Illava.best(keep)
     blocks, layers = middle(parts, where.encoder, where.llm)
-    if not layers:
-        where = replace(where, encoder_share=1.0)
     if where != PRESET and keep < 1:
         method = replace(
             method,
@@ -213,6 +226,9 @@ def _candidate(predictor: Predictor, keep: float, where: Where, rates: Rates | N
             llm_layers=tuple(layers) if where.encoder_share < 1 else (),
             encoder_share=where.encoder_share,
         )
+    if not layers:
+        # What the preset comes to where the LLM has no layer to merge before.
+        where = replace(where, encoder_share=1.0)
     prediction = predictor.of(method)
     seconds = None if rates is None else tuple(rates.seconds(course) for course in prediction.courses)
     return Candidate(method, where, prediction, divergence(keep, where), seconds)  # type: ignore[arg-type]
@@ -251,7 +267,7 @@ def _with_note(reason: str, one: Candidate, parts: ModelParts) -> str:
     if one.where.measured or not one.prediction.steps:
         return reason
     if not middle(parts)[1]:
-        return f"{reason}. The encoder does all of it, since the LLM's recurrent layers cannot"
+        return f"{reason}; the encoder does all of it, since this LLM has no layer to merge before"
     early = f"after {one.where.encoder:.0%} of the encoder, which does {one.where.encoder_share:.0%} of it"
     return (
         f"{reason}. It merges {early}: earlier or harder than what the shipped models took without "

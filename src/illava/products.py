@@ -5,15 +5,15 @@ their own first, in blocks that fit no cache. The same product in slices of outp
 a quick try on the machine at hand says so. Nothing is copied, and no result changes by more than rounding.
 
 Decoding one sequence reads every weight once for each token, so that only fewer bytes can make it faster:
-``half=True`` keeps a float16 copy of the LLM's weights for products of a few rows, whose numbers are then
-those of float16 weights.
+``half=True`` keeps a float16 copy of the LLM's weights for products of a few rows, whose inputs are rounded
+to float16 too; what would leave its range, or weights that have changed since, take the usual way.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -51,7 +51,7 @@ class _Shape:
 class Tuned:
     """A model whose products are sliced. Use it as a context manager, or call :meth:`remove` when done."""
 
-    def __init__(self, modules: Iterable[tuple[nn.Linear, Choice, Tensor | None]]) -> None:
+    def __init__(self, modules: Sequence[tuple[nn.Linear, Choice, bool]]) -> None:
         self.modules = [module for module, _, _ in modules]
         self.choices = {
             (module.in_features, module.out_features): dict(zip(ROWS, choice, strict=True))
@@ -59,7 +59,7 @@ class Tuned:
         }
         """(in, out) features -> most rows -> whether products of so many are sliced."""
         for module, choice, half in modules:
-            module.forward = _forward(module, choice, half)  # type: ignore[method-assign]
+            module.forward = _Forward(module, choice, half)  # type: ignore[method-assign]
 
     def remove(self) -> None:
         """Take it off again. Calling it twice does no harm."""
@@ -88,8 +88,8 @@ def tune(
     Takes a few seconds, in which every shape of matrix is tried at three numbers of rows.
 
     Args:
-        half: decode with a float16 copy of the LLM's weights, for half of their memory on top: of up to four
-            sequences, whose logits are then those of float16 weights.
+        half: decode up to four sequences in float16, with a copy of the LLM's weights (half of their memory
+            on top); products that leave its range are done anew in float32.
         advance: called after each shape.
 
     Raises UnsupportedError for a model whose weights are not float32 on a CPU, ValueError for one that is
@@ -121,7 +121,7 @@ def tune(
         choice = found.get(_Shape(module.in_features, module.out_features), whole)
         halved = half and (id(module) in in_llm or module is head)
         if any(choice) or halved:
-            chosen.append((module, choice, module.weight.detach().half() if halved else None))
+            chosen.append((module, choice, halved))
     return Tuned(chosen)
 
 
@@ -139,23 +139,41 @@ def sliced(x: Tensor, weight: Tensor, bias: Tensor | None, width: int) -> Tensor
     return out.view(*x.shape[:-1], len(weight))
 
 
-def _forward(module: nn.Linear, choice: Choice, half: Tensor | None) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        rows, weight = x.numel() // x.shape[-1], module.weight
+class _Forward:
+    """What stands in for the ``forward`` of one linear layer."""
+
+    def __init__(self, module: nn.Linear, choice: Choice, half: bool) -> None:
+        self.module, self.choice = module, choice
+        self.half = module.weight.detach().half() if half else None
+        # A copy of weights that have changed since would be wrong.
+        self.weight, self.version = module.weight, module.weight._version
+
+    def __call__(self, x: Tensor) -> Tensor:
+        module, weight = self.module, self.module.weight
+        rows = x.numel() // x.shape[-1]
         # What moved, was cast, needs a gradient or is being compiled goes the usual way.
         usual = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
-        if usual or torch.compiler.is_compiling() or weight.dtype != torch.float32:
+        usual = usual or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        if usual or weight.dtype != torch.float32:
             return F.linear(x, weight, module.bias)
-        if half is not None and rows <= HALF_ROWS:
-            out = F.linear(x.half(), half).float()
-            return out if module.bias is None else out + module.bias
+        if self.half is not None and rows <= HALF_ROWS and self._is_current(weight):
+            out = F.linear(x.half(), self.half).float()
+            # Numbers beyond float16's range come out as infinite.
+            if bool(out.isfinite().all()):
+                return out if module.bias is None else out + module.bias
         # The first number that is not passed decides.
         at = next((i for i, limit in enumerate(ROWS) if rows <= limit), None)
-        if rows > 1 and at is not None and choice[at]:
+        if rows > 1 and at is not None and self.choice[at]:
             return sliced(x, weight, module.bias, WIDTH)
         return F.linear(x, weight, module.bias)
 
-    return forward
+    def _is_current(self, weight: Tensor) -> bool:
+        return weight is self.weight and weight._version == self.version
+
+    def __reduce__(self) -> str:
+        raise UnsupportedError(
+            "a tuned model cannot be copied or pickled; call remove() on what tune() gave first"
+        )
 
 
 @torch.no_grad()
@@ -170,7 +188,7 @@ def _choose(module: nn.Linear) -> Choice:
         if module.out_features >= HEADS and rows > ROWS[0]:
             out.append(out[0])
             continue
-        x = torch.randn(rows, module.in_features)
+        x = torch.randn(rows, module.in_features, generator=torch.Generator().manual_seed(0))
         whole = _seconds(lambda x=x: [F.linear(x, weight) for weight in weights])
         parts = _seconds(lambda x=x: [sliced(x, weight, None, WIDTH) for weight in weights])
         out.append(parts < GAIN * whole)

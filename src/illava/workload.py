@@ -83,7 +83,15 @@ def workload(
 
     Raises ValueError for sizes below 1, and UnsupportedError for videos of a family that has none.
     """
-    width, height = (picture_size, picture_size) if isinstance(picture_size, int) else picture_size
+    sides = picture_size if isinstance(picture_size, (tuple, list)) else (picture_size, picture_size)
+    if len(sides) != 2 or any(type(side) is not int for side in sides):
+        raise ValueError(f"picture_size must be a whole number or (width, height), got {picture_size!r}")
+    width, height = sides
+    for name, value in (("pictures", pictures), ("frames", frames), ("batch", batch)):
+        if type(value) is not int:
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if frames and pictures != 1:
+        raise ValueError(f"give either pictures or the frames of one video, got {pictures} and {frames}")
     for name, value in (
         ("picture_size", min(width, height)),
         ("pictures", pictures),
@@ -97,7 +105,7 @@ def workload(
     if frames:
         one = _video(parts, (width, height), frames)
         return replace(one, text=one.text + prompt_tokens, batch=batch)
-    one = _picture(parts, (width, height))
+    one = _picture(parts, (width, height), alone=pictures == 1)
     runs = tuple(
         Run(tuple((s + i * len(one.segments), n) for s, n in run.shown), run.extra)
         for i in range(pictures)
@@ -107,15 +115,18 @@ def workload(
     return Workload(one.segments * pictures, runs, one.text * pictures + prompt_tokens, batch, grids)
 
 
-def _picture(parts: ModelParts, size: Size) -> Workload:
+def _picture(parts: ModelParts, size: Size, alone: bool) -> Workload:
     family, tower = parts.family, parts.tower
     if tower.packed:
         return _packed(parts, size)
+    vision = parts.config.vision_config
+    side = _first(getattr(vision, "image_size", 1)) // _first(vision.patch_size)
+    units = side**2 // parts.group
+    if family.model_type == "llava_onevision" and not alone:
+        # Several are handed over whole, each with a line end behind.
+        return Workload((units,), (Run(((0, units),), 1),), 0)
     if "pack_image_features" in family.row_mixers:
         return _anyres(parts, size)
-    vision = parts.config.vision_config
-    side = _first(vision.image_size) // _first(vision.patch_size)
-    units = side**2 // parts.group
     if family.model_type == "internvl":
         tiles = _internvl_tiles(vision, size)
         return Workload((units,) * tiles, (Run(tuple((t, units) for t in range(tiles))),), 0)

@@ -52,7 +52,7 @@ class Rates:
     blocks: int
     layers: int
     encoder_rows: Curve
-    """All of an encoder block but its attention, by tokens; the first half up to the MLP, then the MLP."""
+    """What an encoder block does row by row in front of its MLP, by tokens."""
     encoder_mlp: Curve
     encoder_attention: Curve
     """Of one sequence, by its tokens."""
@@ -189,13 +189,16 @@ class _Timer:
         self, device: torch.device, dtype: torch.dtype, repeats: int, advance: Callable[[int], None]
     ) -> None:
         self.device, self.dtype, self.repeats, self.advance = device, dtype, repeats, advance
+        # Of its own: what a caller draws afterwards must not depend on it.
+        self.generator = torch.Generator(device).manual_seed(0)
 
     def weights(self, fan_in: int, fan_out: int) -> Tensor:
         # As in memory as a model's: read from there every time, not from a cache.
-        return torch.empty(fan_out, fan_in, device=self.device, dtype=self.dtype).normal_(0, fan_in**-0.5)
+        made = torch.empty(fan_out, fan_in, device=self.device, dtype=self.dtype)
+        return made.normal_(0, fan_in**-0.5, generator=self.generator)
 
     def numbers(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, device=self.device, dtype=self.dtype)
+        return torch.randn(*shape, device=self.device, dtype=self.dtype, generator=self.generator)
 
     def curve(self, make: Callable[[], Callable[[int], Callable[[], Any]]], most: int) -> Curve:
         """Seconds of what ``make()(tokens)()`` does, at lengths up to ``most`` and the next behind it."""

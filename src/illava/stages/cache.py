@@ -89,12 +89,13 @@ class MergedLayer(DynamicLayer):
     def _forget(self) -> None:
         """Let go of keys in front that no later query will see; the columns tell which."""
         assert self.window is not None
-        columns, length, held = self.key_columns(), self.get_seq_length(), self.physical_length()
+        length, held = self.get_seq_length(), self.physical_length()
         if self.ends is None:
             # At the prefill, not at every new token, for which an accelerator would have to be waited for.
-            self.ends = columns.amax(0).cummax(0).values.tolist()
+            self.ends = self.key_columns().amax(0).cummax(0).values.tolist()
         if held < self.window:
             return
+        columns = self.key_columns()
         # Tokens that came since follow one another.
         self.ends += range(length - (held - len(self.ends)), length)
         gone = bisect_right(self.ends, length - self.window)
