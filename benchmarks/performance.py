@@ -183,7 +183,7 @@ def _decoding() -> Iterator[str]:
         f"A slice of {found['layers']} layers each of {found['shape']}, random weights, {found['size']} x "
         f"{found['size']}, answers of {found['new_tokens']} tokens, {found['rounds']} rounds in turn; times faster "
         "than the plain model, median (lowest-highest). *merged to 1/3*: in one step after a quarter of the "
-        f"encoder {_on(found['machine'])}. `python -m benchmarks.decoding --layers {found['layers']} --rounds {found['rounds']}`. Asked for "
+        f"encoder. {_on(found['machine'])}. `python -m benchmarks.decoding --layers {found['layers']} --rounds {found['rounds']}`. Asked for "
         "was twice the answers a second at a batch of 8, **not reached** on this slice: the smaller the picture, the "
         "larger the share of decoding, which merging hardly touches."
     )
