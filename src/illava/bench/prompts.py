@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..pictures import InputError
+from ..workload import MOST_TILES
 
 SIDE = 16384
 """The longest side of a picture, in pixels."""
@@ -28,8 +29,6 @@ TIME_TOKENS = 6
 """What Qwen3-VL writes before a frame: "<0.3 seconds>"."""
 FRAME_TOKENS = 4
 """What InternVL writes before a frame: "Frame1: ", with the end of the line before."""
-TILES = 12
-"""The most tiles that InternVL's processor cuts a picture into, without the one that shows it whole."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ def _internvl(config: Any, size: tuple[int, int], pictures: int, frames: int) ->
     if frames:
         run = [*_text(FRAME_TOKENS), *mark[0], *[token] * config.image_seq_length, *mark[1]]
         return _Shown({"pixel_values": _noise(frames, vision.num_channels, high, wide)}, [run * frames])
-    across, down = get_optimal_tiled_canvas(size, (high, wide), 1, TILES)
+    across, down = get_optimal_tiled_canvas(size, (high, wide), 1, MOST_TILES)
     tiles = across * down + (across * down > 1)
     run = [*mark[0], *[token] * (config.image_seq_length * tiles), *mark[1]]
     pixels = _noise(pictures * tiles, vision.num_channels, high, wide)
