@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-slow test-lowest test-gpu support-table style bench bench-gpu performance evidence evidence-runs comparison ablations train-zoo clean
 
@@ -13,17 +15,17 @@ demo: $(READY)  ## ask the shipped model three questions about two pictures, pla
 	@echo "Patches that stayed are drawn in out/number.png and out/word.png."
 
 test: $(READY)  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PARALLEL)
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-lowest: $(READY)  ## the same tests on the lowest transformers release that is claimed
-	bash scripts/test_lowest.sh
+	OMP_NUM_THREADS=1 bash scripts/test_lowest.sh $(PARALLEL)
 
 support-table: $(READY)  ## run what backs README's support table, and write it
 	@mkdir -p out
-	-$(BIN)/python -m pytest tests/battery tests/test_flash.py tests/test_flex.py tests/test_reference.py \
+	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) tests/battery tests/test_flash.py tests/test_flex.py tests/test_reference.py \
 		tests/test_reference_more.py tests/test_published.py tests/test_later_pictures.py tests/test_refusals.py \
 		--junitxml=out/support.xml
 	$(BIN)/python scripts/support_table.py out/support.xml

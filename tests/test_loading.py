@@ -26,7 +26,9 @@ def _torchao() -> TorchAoConfig:
 QUANTISED = {
     "bnb int8": lambda: BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0),
     "bnb nf4": lambda: BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=torch.float32,
     ),
     "torchao int8": _torchao,
 }
@@ -59,6 +61,10 @@ def check(model: nn.Module, name: str, close: float = 1e-5) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 def test_quantised(name: str, kind: str, tmp_path: Path) -> None:
     model = loaded(name, tmp_path, quantization_config=QUANTISED[kind]())
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # That kernel takes no maps as narrow as these.
+            module.support_avx512bf16_for_cpu = False
     weights = [m.weight for m in model.modules() if hasattr(m, "in_features")]
     assert any(w.dtype != torch.float32 or type(w.data) is not Tensor for w in weights)
     # Activations are rounded to int8 as well, where a last bit makes a step of a 127th.

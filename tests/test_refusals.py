@@ -7,13 +7,13 @@ import pickle
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertModel, MllamaConfig, Qwen2Config, StaticCache
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, MllamaConfig, Qwen2Config
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer, QuantizedLayer
 
 import illava
 from illava.families import family_of
-from illava.stages.cache import is_merged, prepare_for_merging
-from tests.test_exact import BOTH, LLM, batch, single
+from illava.stages.cache import prepare_for_merging
+from tests.test_exact import BOTH, LLM, single
 from tests.tiny import FAMILIES, IMAGE, prompt, tiny_model
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -71,37 +71,12 @@ def sliding_cache(model):
 
 
 @every_family
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda model: StaticCache(config=model.config.get_text_config(), max_cache_len=300),
-        sliding_cache,
-    ],
-    ids=["static", "sliding"],
-)
-def test_caches_other_than_dynamic_are_refused_with_pictures(family, make):
+def test_sliding_caches_are_refused_with_pictures_where_the_model_has_none(family):
     model = tiny_model(family)
-    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError) as error:
-        model(**single(model), past_key_values=make(model))
-    assert "DynamicCache" in str(error.value) or "static" in str(error.value)
+    refused = pytest.raises(illava.UnsupportedError, match="DynamicCache")
+    with illava.accelerate(model, BOTH), refused as error:
+        model(**single(model), past_key_values=sliding_cache(model))
     assert "\n" not in str(error.value)
-
-
-@every_family
-def test_static_caches_of_generate_are_held_dynamically(family):
-    model = tiny_model(family)
-    inputs = batch(model)
-    options = dict(max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
-    with torch.no_grad(), illava.accelerate(model, BOTH):
-        dynamic = model.generate(**inputs, **options)
-        static = model.generate(**inputs, **options, cache_implementation="static")
-        text = prompt(model, [([5, 6, 7], [])])
-        plain_text = model.generate(**text, max_new_tokens=4, cache_implementation="static")
-    torch.testing.assert_close(torch.stack(static.logits), torch.stack(dynamic.logits), atol=1e-6, rtol=0)
-    assert is_merged(static.past_key_values)
-    assert torch.equal(model.generate(**text, max_new_tokens=4, cache_implementation="static"), plain_text)
-    after = model.generate(**inputs, max_new_tokens=4, cache_implementation="static")
-    assert torch.equal(after, model.generate(**inputs, max_new_tokens=4))
 
 
 def test_quantised_layers_are_refused():

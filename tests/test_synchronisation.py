@@ -43,7 +43,7 @@ def _caller():
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def waits(model, inputs, new_tokens=4):
+def waits(model, inputs, new_tokens=4, **options):
     """Of each pass of the model."""
     found, watches = [], []
 
@@ -57,7 +57,7 @@ def waits(model, inputs, new_tokens=4):
 
     hooks = [model.register_forward_pre_hook(begin, prepend=True), model.register_forward_hook(end)]
     try:
-        model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+        model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False, **options)
     finally:
         for hook in hooks:
             hook.remove()
@@ -66,10 +66,11 @@ def waits(model, inputs, new_tokens=4):
 
 @pytest.mark.parametrize("family", ALL)
 @pytest.mark.parametrize("make", [single, batch])
-def test_a_decoding_step_waits_for_nothing(family, make):
+@pytest.mark.parametrize("cache", [None, "static"])
+def test_a_decoding_step_waits_for_nothing(family, make, cache):
     model = tiny_model(family)
     with illava.accelerate(model, illava.Illava.best(1 / 3)):
-        prefill, *decoding = waits(model, make(model))
+        prefill, *decoding = waits(model, make(model), cache_implementation=cache)
     # A prefill does: how many tokens are left is known on the device.
     assert any(place.startswith(OURS) for place in prefill)
     assert len(decoding) == 3

@@ -19,13 +19,21 @@ from transformers.cache_utils import (
     DynamicLayer,
     DynamicSlidingWindowLayer,
     LinearAttentionLayer,
+    StaticLayer,
 )
 
 from ..errors import UnsupportedError
 from .hooks import Owner
 
 
-class MergedLayer(DynamicLayer):
+class Merged:
+    """What layers have in common that hold what is left of a prefill."""
+
+    group: tuple[int, ...] = ()
+    """How many merges came before, in each prefill: layers of one group hold the same tokens."""
+
+
+class MergedLayer(Merged, DynamicLayer):
     """A DynamicLayer some of whose tokens were dropped before they entered it."""
 
     def __init__(self, owner: Owner | None = None, window: int | None = None) -> None:
@@ -33,6 +41,8 @@ class MergedLayer(DynamicLayer):
         self.owner = owner
         self.window = window
         """Columns that a query sees, its own included, in a sliding-window layer."""
+        self.room: int | None = None
+        """Logical tokens that the static layer held which this one stands for; None: it was dynamic."""
         # Mask creation takes a cache's sizes from the first layer that does not slide.
         self.is_sliding = window is not None
         self.dropped = 0
@@ -46,8 +56,6 @@ class MergedLayer(DynamicLayer):
         self.ends: list[int] | None = None
         """In a sliding layer, of each key held the last column, over all rows, that must be out of the window
         before it may go; None where that is to be worked out anew."""
-        self.group: tuple[int, ...] = ()
-        """How many merges came before, in each prefill: layers of one group hold the same tokens."""
         self._groups_held: tuple[int, ...] = ()
         self.padded = False
         """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
@@ -74,11 +82,8 @@ class MergedLayer(DynamicLayer):
         self.dropped += length - n
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.owner is not None and not self.owner.active:
-            raise UnsupportedError(
-                "this cache was filled while the model was accelerated and can only be used while it is; "
-                "run the prompt again"
-            )
+        if self.owner is not None:
+            refuse_without(self.owner)
         if self.expected is not None:
             self._begin((args[0] if args else kwargs["key_states"]).shape[2])
         keys, values = super().update(*args, **kwargs)
@@ -199,19 +204,36 @@ class MergedLayer(DynamicLayer):
             self.columns = self.columns[indices.to(self.columns.device)]
 
 
+def refuse_without(owner: Owner) -> None:
+    """Raise UnsupportedError unless the acceleration that merged a cache is still on."""
+    if not owner.active:
+        raise UnsupportedError(
+            "this cache was filled while the model was accelerated and can only be used while it is; "
+            "run the prompt again"
+        )
+
+
 def is_merged(cache: Cache | None) -> bool:
     """Whether ``cache`` holds a prefill from which tokens were dropped."""
-    return cache is not None and any(isinstance(layer, MergedLayer) for layer in cache.layers)
+    return cache is not None and any(isinstance(layer, Merged) for layer in cache.layers)
 
 
-def prepare_for_merging(cache: Cache, windows: Sequence[int | None], owner: Owner | None = None) -> list[Any]:
-    """Make every layer of a dynamic cache a MergedLayer, in place, and return them.
+def prepare_for_merging(
+    cache: Cache,
+    windows: Sequence[int | None],
+    owner: Owner | None = None,
+    not_static: str | None = "this model",
+) -> list[Any]:
+    """Make every layer of a cache a MergedLayer, in place, and return them.
 
-    ``windows`` has an entry for every layer of the model: its sliding window, or None. What the cache holds
-    already, a merged prefill or plain text, stays.
+    ``windows`` has an entry for every layer of the model: its sliding window, or None. What a dynamic cache
+    holds already, a merged prefill or plain text, stays. Static layers must be empty; ``not_static`` says
+    what stands against them, if anything does.
 
-    Raises UnsupportedError for static, quantised and other special layers, and for filled recurrent ones.
+    Raises UnsupportedError for quantised and other special layers, and for filled static and recurrent ones.
     """
+    if any(isinstance(layer, StaticLayer) for layer in cache.layers):
+        return _prepare_static(cache, windows, owner, not_static)
     known = (DynamicLayer, DynamicSlidingWindowLayer, MergedLayer, LinearAttentionLayer)
     strange = {type(layer).__name__ for layer in cache.layers if type(layer) not in known}
     for layer, window in zip(cache.layers, windows, strict=False):
@@ -239,8 +261,28 @@ def prepare_for_merging(cache: Cache, windows: Sequence[int | None], owner: Owne
             layers[index] = layer
         elif isinstance(layer, MergedLayer) and layer.get_seq_length() > 0:
             layers[index] = layer
+        elif isinstance(layer, MergedLayer):
+            layers[index].room = layer.room
         elif layer.get_seq_length() > 0:
             _take_over(layers[index], layer)
+    cache.layers[:] = layers
+    return layers
+
+
+def _prepare_static(
+    cache: Cache, windows: Sequence[int | None], owner: Owner | None, refusal: str | None
+) -> list[Any]:
+    """Put layers that grow in the places of empty static ones; behind the prefill they are static again."""
+    if refusal is not None:
+        raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
+    if any(layer.get_seq_length() > 0 for layer in cache.layers):
+        raise UnsupportedError(
+            "pictures on top of a filled static cache are not supported; use a DynamicCache, or pass the "
+            "whole chat at once with a fresh cache"
+        )
+    layers = [MergedLayer(owner, window) for window in windows]
+    for layer, before in zip(layers, cache.layers, strict=True):
+        layer.room = before.max_cache_len
     cache.layers[:] = layers
     return layers
 

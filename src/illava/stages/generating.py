@@ -11,14 +11,17 @@ from transformers.cache_utils import DynamicCache, StaticCache
 
 from ..errors import UnsupportedError
 from ..parts import ModelParts
+from .cache import prepare_for_merging
 from .hooks import Hooks
+from .llm_masks import LlmMasks
+from .static_cache import settle, static_refusal
 
 
 class Generating:
     """Where the prompt ends when candidates follow it; which cache and which prefill can be had."""
 
     def __init__(self, parts: ModelParts, hooks: Hooks, *, active: bool) -> None:
-        self.parts, self.active = parts, active
+        self.parts, self.owner, self.active = parts, hooks.owner, active
         self._prompt_end: int | None = None
         shadows: dict[str, Callable[..., Any]] = {
             "_get_candidate_generator": self._begin_assisted,
@@ -63,16 +66,28 @@ class Generating:
                 f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
                 "attention of its last token scores the pictures; leave prefill_chunk_size unset"
             )
-        return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
+        cache = model_kwargs.get("past_key_values")
+        fits = self._fits(cache) and shown and not bool(cache.get_seq_length())
+        if not fits:
+            return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
+        # As long as its layers are static, generate() makes masks of their whole length.
+        prepare_for_merging(cache, LlmMasks(self.parts).windows, self.owner, None)
+        try:
+            return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
+        finally:
+            settle(cache)
+
+    def _fits(self, cache: Any) -> bool:
+        """Whether this is a static cache that can hold a merged prompt."""
+        static = self.active and type(cache) is StaticCache
+        return static and static_refusal(LlmMasks(self.parts), self.parts.recurrent, cache) is None
 
     def _hold_dynamically(self, model_kwargs: dict[str, Any], generation_config: Any) -> None:
-        """Put a dynamic cache in the place of a static one that ``generate`` has made itself.
-
-        What is left of a prompt has a length that only its pictures tell, where a static cache has one of
-        its own. A cache that the caller made is left alone, and refused later: it could not be filled.
+        """Put a dynamic cache in the place of a static one that ``generate`` has made itself and that cannot
+        hold a merged prompt. One that the caller made is left alone, and refused later.
         """
         cache, made = model_kwargs.get("past_key_values"), generation_config.cache_implementation
-        if not (self.active and made is not None and type(cache) is StaticCache):
+        if not (self.active and made is not None and type(cache) is StaticCache) or self._fits(cache):
             return
         if picture_tensor(model_kwargs) is not None and cache.get_seq_length() == 0:
             model_kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)

@@ -28,6 +28,7 @@ from .positions import compact
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import PromptReader
+from .static_cache import StaticMasks, check_room, is_static, settle, static_refusal
 from .steps import LlmStep, Plan, Units
 
 
@@ -43,7 +44,7 @@ class LlmStage:
         self.owner = hooks.owner
         self.masks = LlmMasks(parts)
         self.flash = self.masks.flash
-        self.state: Prefill | CachedMasks | None = None
+        self.state: Prefill | CachedMasks | StaticMasks | None = None
         self.entry = LlmEntry(parts, plan, self.masks)
         self.reader = PromptReader(parts, hooks, active=not plan.empty)
         self.checkpoints = Checkpoints(self, "state", parts.layers, hooks)
@@ -82,7 +83,9 @@ class LlmStage:
         if cache is None and self._uses_cache(kwargs):
             cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
         if cache is not None:
-            layers = prepare_for_merging(cache, self.masks.windows, self.owner)
+            refusal = static_refusal(self.masks, self.parts.recurrent, cache)
+            layers = prepare_for_merging(cache, self.masks.windows, self.owner, refusal)
+            check_room(layers, prompt.runs.shape[1])
         self.state = prefill = self.entry.enter(prompt, kwargs, embeds, dropped, start)
         prefill.cache_layers, sequence = layers, prefill.entry
         if self.masks.by_window:
@@ -103,6 +106,11 @@ class LlmStage:
     def _enter_decoding(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], cache: Any, embeds: Tensor
     ) -> Any:
+        if is_static(cache):
+            # Asks the device for nothing, and branches on no tensor: this is what gets compiled.
+            static = self.state = StaticMasks(cache, self.masks, embeds.shape[1], embeds.dtype)
+            static.note_padding(self.reader.padding, kwargs.get("attention_mask"))
+            return args, {**kwargs, "attention_mask": static.for_layer(0)}
         if not is_merged(cache) or cache.get_seq_length() == 0:
             return None
         held = [layer for layer in cache.layers if isinstance(layer, MergedLayer)]
@@ -121,6 +129,8 @@ class LlmStage:
         # of a backward pass that runs layers again.
         if isinstance(self.state, Prefill) and not self.checkpoints.active:
             self.state.forget()
+            if output is not None and kwargs.get("past_key_values") is not None:
+                settle(kwargs["past_key_values"])
         self.state = None
 
     # -- at the layers ----------------------------------------------------------------------------
@@ -135,6 +145,8 @@ class LlmStage:
                 # Without a merge before, the mask made at the entry is the right one.
                 wanted = any(layer.group)
                 return (args, {**kwargs, "attention_mask": state.for_layer(layer)}) if wanted else None
+            if isinstance(state, StaticMasks) and state.differs(index):
+                return args, {**kwargs, "attention_mask": state.for_layer(index)}
             return None
 
         return enter_layer

@@ -103,8 +103,7 @@ class LlmEntry:
         """Raise UnsupportedError for what cannot be merged, before anything is touched."""
         if not self.masks.outer and mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
             raise UnsupportedError(
-                "illava needs the 2-D attention mask that the processor returns; static caches, which come "
-                "with a mask made ready, are not supported: leave cache_implementation unset"
+                "illava needs the 2-D attention mask that the processor returns, not one made ready"
             )
         if bool((prompt.runs.gather(1, prompt.last[:, None]) >= 0).any()):
             raise UnsupportedError(

@@ -79,6 +79,12 @@ class LlmMasks:
     def _eager(self) -> bool:
         return self.backend == "eager"
 
+    def as_wanted(self, seen: Tensor, dtype: torch.dtype) -> Tensor:
+        """A boolean mask, as SDPA takes it, or additive in ``dtype`` for eager attention."""
+        if not self._eager:
+            return seen
+        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+
     def by_columns(self, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype) -> Any:
         """The causal mask by columns of the full prompt: see :func:`column_mask`."""
         if self.flex:

@@ -79,16 +79,16 @@ class PromptReader:
         self.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
         ids = kwargs.get("input_ids", args[0] if args else None)
         embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
-        filled = cache is not None and cache.get_seq_length() > 0
         length = (ids if ids is not None else embeds).shape[1]
-        if filled and length == 1:
+        if cache is not None and length == 1 and picture_tensor(kwargs) is None:
             # A decoding step: nothing to find, and no reason to wait for the device.
             return
+        filled = cache is not None and cache.get_seq_length() > 0
         found = ids if ids is not None else embeds
         if filled and picture_tensor(kwargs) is None:
             # Placeholders that were generated or looked up stand for no picture.
             return
-        start = cache.get_seq_length() if filled else 0
+        start = int(cache.get_seq_length()) if filled else 0
         video = self._find(self.video, found)
         visual = self._find(self.image, found) | video
         if not bool(video.any()) and _videos_alone(kwargs):

@@ -1,0 +1,256 @@
+"""Static caches: a merged prompt is held in layers of constant, shorter length, which generate() compiles.
+
+Held against the dynamic cache, and against recomputing the whole sequence at every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+from transformers import CompileConfig, StaticCache
+from transformers.cache_utils import StaticLayer
+
+import illava
+from illava.stages.cache import MergedLayer
+from illava.stages.static_cache import ROUNDED, StaticMergedLayer
+from tests.battery.test_battery import CLOSE, inputs_of, method_of
+from tests.tiny import ALL, WITH_VIDEO, prompt, tiny_model
+
+NEW = 6
+GROWING = ("gemma3", "llava-windows", "paligemma", "paligemma-2", "qwen3_5", "qwen3_5_moe")
+"""Sliding windows, masks made ready, recurrent layers: these are held in layers that grow."""
+STATIC = tuple(name for name in ALL if not name.startswith(GROWING))
+OPTIONS = dict(max_new_tokens=NEW, do_sample=False, output_logits=True, return_dict_in_generate=True)
+ENCODER = illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=())
+
+
+def generated(model: nn.Module, inputs: dict[str, Tensor], **options: Any) -> tuple[Tensor, Any]:
+    """Logits (steps, B, V) of a greedy answer, and its cache."""
+    with torch.no_grad():
+        found = model.generate(**inputs, **{**OPTIONS, **options})
+    return torch.stack(found.logits), found.past_key_values
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    # Graphs of other tests' models count towards how many there may be.
+    torch._dynamo.reset()
+
+
+def static_cache(model: nn.Module, room: int = 300) -> StaticCache:
+    return StaticCache(config=model.config.get_text_config(), max_cache_len=room)
+
+
+CELLS = [
+    (name, *cell)
+    for name in STATIC
+    for cell in (("one", "single", "sdpa"), ("two", "batch", "sdpa"), ("two", "batch", "eager"))
+]
+CELLS += [(name, "video", "single", "sdpa") for name in STATIC if name in WITH_VIDEO]
+
+
+@pytest.mark.parametrize(("name", "shown", "rows", "attention"), CELLS)
+def test_as_with_a_dynamic_cache(name: str, shown: str, rows: str, attention: str) -> None:
+    model = tiny_model(name, attention)
+    inputs = inputs_of(model, shown, rows)
+    plain, plain_cache = generated(model, inputs, cache_implementation="static")
+    with illava.accelerate(model, method_of(name)):
+        want, held = generated(model, inputs)
+        anew, _ = generated(model, inputs, use_cache=False)
+        got, cache = generated(model, inputs, cache_implementation="static")
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(got, anew, atol=1e-5, rtol=0)
+    assert {type(layer) for layer in cache.layers} == {StaticMergedLayer}
+    for layer, before, grown in zip(cache.layers, plain_cache.layers, held.layers, strict=True):
+        # No longer than the plain model's, and no longer than what is left needs, rounded up.
+        assert layer.keys.shape[2] <= before.keys.shape[2]
+        assert layer.keys.shape[2] < grown.keys.shape[2] + 1 + ROUNDED
+        assert int(layer.cumulative_length) == grown.keys.shape[2]
+        assert int(layer.get_seq_length()) == grown.get_seq_length()
+    assert torch.equal(generated(model, inputs, cache_implementation="static")[0], plain), "taken off"
+
+
+def test_rounding_saves_memory_where_it_can() -> None:
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "two", "single")
+    with illava.accelerate(model, illava.Illava(keep=0.1)):
+        cache = static_cache(model, 200 + inputs["input_ids"].shape[1])
+        generated(model, inputs, past_key_values=cache, max_new_tokens=2)
+    for layer in cache.layers:
+        room, least = layer.keys.shape[2], int(layer.cumulative_length) + 199
+        assert least <= room < least + ROUNDED
+        assert room % ROUNDED == 0
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in STATIC])
+def test_what_cannot_be_static_is_held_in_layers_that_grow(name: str) -> None:
+    model = tiny_model(name)
+    inputs = inputs_of(model, "one", "batch")
+    with illava.accelerate(model, method_of(name)):
+        want, _ = generated(model, inputs)
+        got, cache = generated(model, inputs, cache_implementation="static")
+        mine = static_cache(model)
+        refused = pytest.raises(illava.UnsupportedError, match=r"static caches .* use a DynamicCache")
+        with torch.no_grad(), refused:
+            model(**inputs, past_key_values=mine)
+    torch.testing.assert_close(got, want, atol=CLOSE.get(name, 1e-5), rtol=0)
+    assert any(isinstance(layer, MergedLayer) for layer in cache.layers)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen3_vl", "internvl"])
+def test_decoding_is_compiled_whole_and_once(name: str) -> None:
+    """With the backend that only traces: one graph without a break, for the next prompt of this size too."""
+    model = tiny_model(name)
+    inputs, other = inputs_of(model, "two", "batch"), inputs_of(model, "two", "batch")
+    other["input_ids"] = other["input_ids"].where(other["input_ids"] != 5, 17)
+    config = CompileConfig(backend="eager", fullgraph=True, mode=None, dynamic=False)
+    config._compile_all_devices = True
+    compiled = dict(cache_implementation="static", compile_config=config)
+    plain, _ = generated(model, inputs, **compiled)
+    with illava.accelerate(model, method_of(name)):
+        want = [generated(model, one)[0] for one in (inputs, other)]
+        counters.clear()
+        got = [generated(model, one, **compiled)[0] for one in (inputs, other)]
+        assert counters["stats"]["unique_graphs"] == 1
+        assert not counters["graph_break"]
+    for one, two in zip(got, want, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+    assert not torch.equal(got[0], got[1])
+    assert torch.equal(generated(model, inputs, **compiled)[0], plain)
+
+
+@pytest.mark.slow
+def test_decoding_compiled_by_inductor() -> None:
+    model = tiny_model("qwen2_vl")
+    inputs = inputs_of(model, "two", "batch")
+    config = CompileConfig(fullgraph=True, mode="default")
+    config._compile_all_devices = True
+    with illava.accelerate(model, method_of("qwen2_vl")):
+        want, _ = generated(model, inputs)
+        got, _ = generated(model, inputs, cache_implementation="static", compile_config=config)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", [ENCODER, method_of("llava")], ids=["encoder", "both"])
+def test_a_cache_of_ones_own_filled_by_hand_and_used_again(method: illava.Illava) -> None:
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "two", "batch")
+    mask = inputs["attention_mask"]
+
+    def steps(cache: Any) -> Tensor:
+        with torch.no_grad():
+            out = model(**inputs, past_key_values=cache, use_cache=True)
+            logits, seen = [out.logits[:, -1]], mask
+            for _ in range(3):
+                seen = torch.nn.functional.pad(seen, (0, 1), value=1)
+                step = dict(input_ids=logits[-1].argmax(-1)[:, None], attention_mask=seen)
+                logits.append(model(**step, past_key_values=out.past_key_values).logits[:, -1])
+        return torch.stack(logits)
+
+    cache = static_cache(model)
+    text = prompt(model, [([5, 6, 7], [])])
+    with illava.accelerate(model, method):
+        want = steps(None)
+        for _ in range(2):
+            torch.testing.assert_close(steps(cache), want, atol=1e-5, rtol=0)
+            assert {type(layer) for layer in cache.layers} == {StaticMergedLayer}
+            cache.reset()
+        # Empty it is a plain one: for text, and for the plain model.
+        with torch.no_grad():
+            logits = model(**text, past_key_values=cache).logits
+    fresh = static_cache(model)
+    with torch.no_grad():
+        assert torch.equal(logits, model(**text, past_key_values=fresh).logits)
+    assert [layer.keys.shape for layer in cache.layers] == [layer.keys.shape for layer in fresh.layers]
+
+
+@pytest.mark.parametrize("rows", ["single", "batch"])
+def test_a_further_turn_of_text(rows: str) -> None:
+    """The turn's tokens come at once and are padded, in generate() and by hand."""
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "two", rows)
+    count, width = inputs["input_ids"].shape
+    new = torch.tensor([[21, 22, 23], [24, 25, 26], [27, 28, 29]])[:count]
+    real = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1]])[:count]
+    mask = torch.cat([inputs["attention_mask"], real], 1)
+    found = {}
+    with illava.accelerate(model, method_of("llava")), torch.no_grad():
+        for name, cache in {"dynamic": None, "static": static_cache(model)}.items():
+            out = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = out.past_key_values
+            turn = model(input_ids=new, attention_mask=mask, past_key_values=cache)
+            after = torch.nn.functional.pad(mask, (0, 1), value=1)
+            last = model(input_ids=new[:, :1], attention_mask=after, past_key_values=cache)
+            found[name] = turn.logits[real.bool()], last.logits
+            assert int(cache.get_seq_length()) == width + 4
+    for got, want in zip(found["static"], found["dynamic"], strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+def test_a_chat_goes_on_in_generate() -> None:
+    model = tiny_model("qwen2_vl")
+    inputs = inputs_of(model, "one", "single")
+    ids = torch.cat([inputs["input_ids"], torch.tensor([[31, 32, 33, 34]])], 1)
+    found = []
+    with illava.accelerate(model, method_of("qwen2_vl")), torch.no_grad():
+        for cache in (None, static_cache(model)):
+            out = model(**inputs, past_key_values=cache, use_cache=True)
+            kinds = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, 4))
+            turn = dict(input_ids=ids, attention_mask=torch.ones_like(ids), mm_token_type_ids=kinds)
+            found.append(generated(model, turn, past_key_values=out.past_key_values)[0])
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=0)
+
+
+def test_text_alone_is_left_to_transformers() -> None:
+    model = tiny_model("qwen2_vl")
+    text = prompt(model, [([5, 6, 7], [])])
+    plain, _ = generated(model, text, cache_implementation="static")
+    with illava.accelerate(model, method_of("qwen2_vl")):
+        got, cache = generated(model, text, cache_implementation="static")
+    assert torch.equal(got, plain)
+    assert {type(layer) for layer in cache.layers} == {StaticLayer}
+
+
+def test_beams() -> None:
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "two", "batch")
+    options = dict(num_beams=3, max_new_tokens=5, do_sample=False)
+    with illava.accelerate(model, method_of("llava")), torch.no_grad():
+        want = model.generate(**inputs, **options)
+        assert torch.equal(model.generate(**inputs, **options, cache_implementation="static"), want)
+
+
+def test_nothing_to_merge_leaves_a_plain_static_cache() -> None:
+    """As many units are kept as there are: the prefill runs in layers that grow, and is then static again."""
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "one", "single")
+    plain, before = generated(model, inputs, cache_implementation="static")
+    method = illava.Illava(encoder_layers=(1,), encoder_keep=0.999, llm_layers=())
+    with illava.accelerate(model, method) as handle:
+        got, cache = generated(model, inputs, cache_implementation="static")
+        assert handle.report.final_tokens == handle.report.visual_tokens
+    assert {type(layer) for layer in cache.layers} == {StaticLayer}
+    assert [layer.keys.shape for layer in cache.layers] == [layer.keys.shape for layer in before.layers]
+    torch.testing.assert_close(got, plain, atol=1e-5, rtol=0)
+
+
+def test_what_is_refused() -> None:
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "one", "single")
+    text = prompt(model, [([5, 6, 7], [])])
+    handle = illava.accelerate(model, method_of("llava"))
+    with torch.no_grad():
+        cache = static_cache(model)
+        model(**text, past_key_values=cache)
+        with pytest.raises(illava.UnsupportedError, match="filled static cache"):
+            model(**inputs, past_key_values=cache)
+        with pytest.raises(illava.UnsupportedError, match="cache of 7 tokens is shorter than the prompt"):
+            model(**inputs, past_key_values=static_cache(model, 7))
+        out = model(**inputs, past_key_values=static_cache(model))
+        handle.remove()
+        with pytest.raises(illava.UnsupportedError, match="can only be used while it is"):
+            model(input_ids=torch.tensor([[5]]), past_key_values=out.past_key_values)
