@@ -49,7 +49,8 @@ def test_a_budget_alone_is_the_preset():
 def test_a_speedup_is_granted_as_predicted(speedup):
     found = plan_on(QWEN, WORK, {"speedup": speedup})
     assert found.met
-    assert found.prediction.speedup >= speedup
+    # And hardly more than asked for: no token is given away.
+    assert speedup <= found.prediction.speedup < 1.005 * speedup
     assert found.prediction == predict_on(QWEN, found.method, WORK)
 
 

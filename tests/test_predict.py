@@ -14,7 +14,7 @@ from illava.bench import prompts
 from illava.bench.published import config as published
 from illava.parts import find_parts
 from illava.prediction import predict, predict_on, skeleton
-from illava.workload import workload
+from illava.workload import resized, workload
 from tests.battery.shown import canvases
 from tests.published import CONFIGS
 from tests.test_exact import TEXTS
@@ -224,6 +224,25 @@ def test_errors_say_what_would_be_right():
             predict(made, **bad)
     with pytest.raises(illava.UnsupportedError, match="videos"):
         predict(config("paligemma"), frames=4)
+
+
+@pytest.mark.parametrize("size", [(30, 30), (672, 448), (90, 1000), (6000, 5000)])
+@pytest.mark.parametrize(
+    "name", ["qwen2-vl-2b", "qwen2.5-vl-3b", "qwen3-vl-2b", "internvl3-2b", "llava-onevision-7b"]
+)
+def test_workloads_and_made_up_prompts_cut_pictures_up_alike(name, size):
+    parts = skeleton(published(name))
+    work = workload(parts, resized(parts.config, size))
+    inputs = prompts.make(parts.config, size=size)
+    assert work.visual_tokens == prompts.count(inputs["input_ids"], parts.config)
+
+
+def test_a_strip_is_refused_as_by_the_processor():
+    qwen = published("qwen2-vl-2b")
+    for what in (lambda: predict(qwen, picture_size=(10, 4000)), lambda: resized(qwen, (10, 4000))):
+        with pytest.raises(ValueError, match="200"):
+            what()
+    predict(published("internvl3-2b"), picture_size=(10, 4000))
 
 
 def test_several_pictures_of_onevision_are_not_cut_up():

@@ -91,11 +91,11 @@ def plan(
         from .bench.prompts import parse_size
         from .planner import plan_on, wishes_of
         from .prediction import skeleton
-        from .workload import workload
+        from .workload import resized, workload
 
         share = None if keep is None else parse_keep(keep)
         held = None if kv_bytes is None else parse_bytes(kv_bytes, "--kv-bytes")
-        height, width = parse_size(size)
+        asked_for = parse_size(size)
         try:
             wishes = wishes_of(share, speedup, held, ttft_ms)
         except ValueError as error:
@@ -107,7 +107,8 @@ def plan(
             asked = samples(calibrate)
         parts = skeleton(_config(model, shape))
         try:
-            work = workload(parts, (width, height), pictures, frames, text_tokens, batch)
+            shown = resized(parts.config, asked_for)
+            work = workload(parts, shown, pictures, frames, text_tokens, batch)
         except ValueError as error:
             raise InputError(str(error)) from error
         if threads is not None:
@@ -117,6 +118,9 @@ def plan(
         rates = None
         if measure or ttft_ms is not None:
             rates = _rates(parts, work, device, dtype)
+        if not as_json and any(abs(a - b) > 1 + b // 16 for a, b in zip(asked_for, shown, strict=True)):
+            sides = "{} x {} pixels are resized to {} x {} by this family's published processors"
+            typer.echo(sides.format(*asked_for, *shown))
         kind = parse_dtype(dtype)
         found = plan_on(parts, work, wishes, rates, None if kind is None else kind.itemsize)
         divergences: list[float] = []

@@ -8,6 +8,7 @@ schedules that grant the wish it takes the one that the rule expects least harm 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +22,14 @@ from .prediction import Prediction, Predictor, parts_of
 from .quality import PRESET, Where, divergence
 from .workload import Size, Workload, workload
 
-KEEPS = (1 / 1.25, 1 / 1.5, 1 / 2, 1 / 2.5, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 9, 1 / 12, 1 / 18, 1 / 24, 1 / 36)
-"""Budgets that are tried where none is given."""
+THOUSANDTHS = range(28, 1000)
+"""Budgets that are tried where none is given, from 1/36 on; what harm is expected below 1/18 is a guess."""
 ENCODER_PLACES = (2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
 LLM_PLACES = (2 / 3, 1 / 2)
 """No earlier: that costs seventeen times the divergence, and saves least."""
 ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.8, 1.0)
+ENOUGH = 1 + 1e-9
+"""Up to this :func:`_shortfall` all wishes are granted."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,6 @@ def plan_on(
     ``element_size``: bytes of a number; default: as the model's weights have it.
     """
     predictor = Predictor(parts, work, element_size)
-    keeps = (wishes["keep"],) if "keep" in wishes else (1.0, *KEEPS)
     if set(wishes) == {"keep"}:
         chosen = _candidate(predictor, wishes["keep"], PRESET, rates)
         reason = "the preset illava-best: halfway through both stages, the best of what was measured"
@@ -174,8 +176,14 @@ def plan_on(
             _candidate(predictor, wishes["keep"], where, rates) for where in _places(parts, wishes["keep"])
         ]
         return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts), _equals(chosen, found))
-    found = [_candidate(predictor, keep, where, rates) for keep in keeps for where in _places(parts, keep)]
-    granted = [one for one in found if _shortfall(one, wishes) <= 1 + 1e-9]
+    if "keep" in wishes:
+        keep = wishes["keep"]
+        found = [_candidate(predictor, keep, where, rates) for where in _places(parts, keep)]
+    else:
+        found = [_candidate(predictor, 1.0, PRESET, rates)]
+        if _shortfall(found[0], wishes) > ENOUGH:
+            found = [_mildest(predictor, where, wishes, rates) for where in _places(parts, 0.5)]
+    granted = [one for one in found if _shortfall(one, wishes) <= ENOUGH]
     if not granted:
         chosen = min(found, key=lambda one: (_shortfall(one, wishes), one.divergence))
         reason = f"not possible: {_said(chosen, wishes)}; this is the nearest"
@@ -185,6 +193,22 @@ def plan_on(
     plural = "s that grant" if len(granted) != 1 else " that grants"
     reason = f"of {len(granted)} schedule{plural} it, the least harmful by the rule: {_said(chosen, wishes)}"
     return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts), _equals(chosen, granted))
+
+
+def _mildest(predictor: Predictor, where: Where, wishes: dict[str, float], rates: Rates | None) -> Candidate:
+    """What keeps most of all that grants the wishes at a place; the hardest where none does."""
+    tried: dict[int, Candidate] = {}
+
+    def grants(thousandths: int) -> bool:
+        tried[thousandths] = _candidate(predictor, thousandths / 1000, where, rates)
+        return _shortfall(tried[thousandths], wishes) <= ENOUGH
+
+    # The first that does not: what keeps more costs more.
+    least = THOUSANDTHS[0]
+    if not grants(least):
+        return tried[least]
+    first = bisect_left(THOUSANDTHS, True, key=lambda thousandths: not grants(thousandths))
+    return tried.get(THOUSANDTHS[first - 1]) or _candidate(predictor, 0.999, where, rates)
 
 
 def _equals(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]:
@@ -221,7 +245,6 @@ def _candidate(predictor: Predictor, keep: float, where: Where, rates: Rates | N
     if where != PRESET and keep < 1:
         method = replace(
             method,
-            where="published",
             encoder_layers=tuple(blocks) if where.encoder_share else (),
             llm_layers=tuple(layers) if where.encoder_share < 1 else (),
             encoder_share=where.encoder_share,

@@ -3,7 +3,7 @@
 From a config alone, without a processor: packed encoders (Qwen-VL, GLM-4V, Pixtral) take a picture at its
 own size, rounded to whole units; LLaVA-NeXT, OneVision, InternVL and Idefics3 cut it into tiles; others
 resize it. A processor may have limits of its own (``max_pixels``), which no config states: give the size
-behind those.
+behind those, or what :func:`resized` makes of it by the limits that are published.
 """
 
 from __future__ import annotations
@@ -23,10 +23,17 @@ MOST_TILES = 12
 """Tiles of InternVL's processor, at most; with more than one a small whole picture comes on top."""
 IDEFICS_EDGE = 4
 """Idefics3 and SmolVLM enlarge a picture until its longer edge has that many tiles."""
-FRAME_MARKS = 8
-"""Tokens that tell the time of a frame and stand around it, about: Qwen3-VL, GLM-4V."""
+UNITS = {"qwen2_vl": (4, 16384), "qwen2_5_vl": (4, 16384), "qwen3_vl": (64, 16384)}
+"""The fewest and the most units of a picture to which the published processors of a family resize."""
+MOST_STRETCHED = 200
+"""Times that one side may be as long as the other: beyond it the processors of Qwen-VL and GLM-4V refuse."""
+TIME_TOKENS = 6
+"""What Qwen3-VL and GLM-4V write before a frame: "<0.3 seconds>"."""
+FRAME_MARKS = TIME_TOKENS + 2
+"""Those, and one mark before and one behind a frame."""
 
 Size = tuple[int, int]
+"""Width and height of a picture in pixels, or rows and columns of a grid."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,34 @@ def workload(
     return Workload(one.segments * pictures, runs, one.text * pictures + prompt_tokens, batch, grids)
 
 
+def resized(config: Any, size: Size) -> Size:
+    """What the processors published for a config's family make of a picture before the model sees it.
+
+    Args:
+        size: (width, height) in pixels, as the result.
+
+    Families without limits in :data:`UNITS` leave a picture as it is here. Raises ValueError for what the
+    processors refuse.
+    """
+    if config.model_type not in UNITS:
+        return size
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    unit = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+    least, most = (units * unit**2 for units in UNITS[config.model_type])
+    _check_stretched(size)
+    width, height = size
+    height, width = smart_resize(height, width, factor=unit, min_pixels=least, max_pixels=most)
+    return width, height
+
+
+def _check_stretched(size: Size) -> None:
+    if max(size) > MOST_STRETCHED * min(size):
+        raise ValueError(
+            f"a picture of {size[0]} x {size[1]}: one side may be {MOST_STRETCHED} times as long as the other"
+        )
+
+
 def _picture(parts: ModelParts, size: Size, alone: bool) -> Workload:
     family, tower = parts.family, parts.tower
     if tower.packed:
@@ -150,6 +185,7 @@ def _grid(parts: ModelParts, size: Size) -> Size:
     width, height = size
     if parts.config.vision_config.model_type == "pixtral":
         return math.ceil(height / unit), math.ceil(width / unit)
+    _check_stretched(size)
     return max(1, round(height / unit)), max(1, round(width / unit))
 
 

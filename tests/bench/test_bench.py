@@ -111,7 +111,7 @@ def test_a_saved_model_with_its_processor(folder, tmp_path):
         "1,2",
     )
     result, found = bench(output, folder, *words)
-    assert found["size"] == [64, 96]
+    assert found["size"] == [96, 64]
     assert (found["model"], found["shape"], found["slice"]) == (str(folder), None, None)
     assert found["weights"] == "the model's own"
     assert found["largest_batch"] is None

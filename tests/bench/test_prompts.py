@@ -21,7 +21,7 @@ CASES = ({}, {"pictures": 3}, {"batch": 2}, {"frames": 3})
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_take_them_plain_and_merged(family, options):
     model = tiny_model(family)
-    for size in ((40, 40), (20, 70), (96, 90)):
+    for size in ((40, 40), (70, 20), (90, 96)):
         inputs = prompts.make(model.config, size, text_tokens=20, **options)
         ids = inputs["input_ids"]
         assert len(ids) == options.get("batch", 1)
@@ -42,26 +42,26 @@ def test_models_take_them_plain_and_merged(family, options):
         assert ids[0, -1] in prompts.TEXT
 
 
-# Shape, size (height, width), options; pixel values of one prompt and its placeholders. Worked out by hand.
+# Shape, size (width, height), options; pixel values of one prompt and its placeholders. Worked out by hand.
 PUBLISHED = [
     ("qwen2-vl-2b", (672, 672), {}, (2304, 1176), 576),
-    ("qwen2-vl-2b", (680, 300), {"pictures": 2}, (2 * 48 * 22, 1176), 2 * 24 * 11),
+    ("qwen2-vl-2b", (300, 680), {"pictures": 2}, (2 * 48 * 22, 1176), 2 * 24 * 11),
     ("qwen2.5-vl-7b", (224, 224), {"frames": 5}, (3 * 256, 1176), 3 * 64),
-    ("qwen3-vl-4b", (640, 480), {}, (1200, 1536), 300),
+    ("qwen3-vl-4b", (480, 640), {}, (1200, 1536), 300),
     # Below 256 x 256 pixels it is made larger.
     ("qwen3-vl-4b", (128, 128), {}, (256, 1536), 64),
     ("qwen3-vl-8b", (320, 320), {"frames": 4}, (800, 1536), 200),
     ("llava-onevision-0.5b", (384, 384), {}, (1, 2, 3, 384, 384), 729 + 27 * 28),
     # Two tiles side by side, a twelfth of the rows above and below only padding.
-    ("llava-onevision-7b", (320, 768), {}, (1, 3, 3, 384, 384), 729 + 23 * 55),
+    ("llava-onevision-7b", (768, 320), {}, (1, 3, 3, 384, 384), 729 + 23 * 55),
     # 36 tiles scaled down to the features of 9: 162 / 2 = 81 rows and columns.
     ("llava-onevision-7b", (2304, 2304), {}, (1, 37, 3, 384, 384), 729 + 81 * 82),
-    ("llava-onevision-7b", (500, 300), {"pictures": 3}, (3, 1, 3, 384, 384), 3 * 730),
-    ("llava-onevision-7b", (500, 300), {"frames": 6}, (1, 6, 3, 384, 384), 6 * 196 + 1),
+    ("llava-onevision-7b", (300, 500), {"pictures": 3}, (3, 1, 3, 384, 384), 3 * 730),
+    ("llava-onevision-7b", (300, 500), {"frames": 6}, (1, 6, 3, 384, 384), 6 * 196 + 1),
     ("internvl2.5-2b", (448, 448), {}, (1, 3, 448, 448), 256),
     ("internvl2.5-8b", (672, 672), {}, (5, 3, 448, 448), 5 * 256),
-    ("internvl3-2b", (500, 1000), {"pictures": 2}, (2 * 3, 3, 448, 448), 6 * 256),
-    ("internvl3-2b", (500, 1000), {"frames": 8}, (8, 3, 448, 448), 8 * 256),
+    ("internvl3-2b", (1000, 500), {"pictures": 2}, (2 * 3, 3, 448, 448), 6 * 256),
+    ("internvl3-2b", (1000, 500), {"frames": 8}, (8, 3, 448, 448), 8 * 256),
 ]
 
 
@@ -87,7 +87,7 @@ def test_batches_repeat_the_prompt():
 
 
 def test_dtype_is_that_of_the_pixels_alone():
-    inputs = prompts.make(config("llava_onevision"), (40, 60), dtype=torch.bfloat16)
+    inputs = prompts.make(config("llava_onevision"), (60, 40), dtype=torch.bfloat16)
     assert inputs["pixel_values"].dtype == torch.bfloat16
     assert inputs["image_sizes"].tolist() == [[40, 60]]
 
@@ -102,12 +102,12 @@ def test_refusals():
         prompts.make(qwen, (40, 40), pictures=3, text_tokens=6)
     assert prompts.make(qwen, (40, 40), pictures=3, text_tokens=7)["input_ids"][0, -1] in prompts.TEXT
     with pytest.raises(InputError, match="--size 9000x20"):
-        prompts.make(qwen, (20, 9000))
+        prompts.make(qwen, (9000, 20))
     with pytest.raises(InputError, match="not 2 and 2"):
         prompts.make(qwen, (40, 40), pictures=2, frames=2)
 
 
-@pytest.mark.parametrize(("text", "sides"), [("672", (672, 672)), ("640x480", (480, 640)), (" 1 ", (1, 1))])
+@pytest.mark.parametrize(("text", "sides"), [("672", (672, 672)), ("640x480", (640, 480)), (" 1 ", (1, 1))])
 def test_sizes(text, sides):
     assert prompts.parse_size(text) == sides
 

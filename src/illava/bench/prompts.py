@@ -17,16 +17,12 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..pictures import InputError
-from ..workload import MOST_TILES
+from ..workload import MOST_TILES, TIME_TOKENS, UNITS, Size, resized
 
 SIDE = 16384
 """The longest side of a picture, in pixels."""
 TEXT, HEAD = range(3, 43), 10
 """Token ids of the text, which are words in every vocabulary, and how many stand before the pictures."""
-UNITS = {"qwen2_vl": (4, 16384), "qwen2_5_vl": (4, 16384), "qwen3_vl": (64, 16384)}
-"""The fewest and the most merged patches of a picture that the published processors resize to."""
-TIME_TOKENS = 6
-"""What Qwen3-VL writes before a frame: "<0.3 seconds>"."""
 FRAME_TOKENS = 4
 """What InternVL writes before a frame: "Frame1: ", with the end of the line before."""
 
@@ -41,13 +37,13 @@ class _Shown:
     """Token ids that stand for each picture or video, marks included."""
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """(height, width) in pixels from "672" or, as pictures are spoken of, width first, "672x448".
+def parse_size(text: str) -> Size:
+    """(width, height) in pixels from "672" or "672x448".
 
     Raises InputError.
     """
     found = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.strip())
-    sides = (int(found[2] or found[1]), int(found[1])) if found else (0, 0)
+    sides = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not all(1 <= side <= SIDE for side in sides):
         raise InputError(
             f"--size {text}: give pixels of a side, such as 672, or of both, 672x448; up to {SIDE}"
@@ -57,7 +53,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def make(
     config: Any,
-    size: tuple[int, int],
+    size: Size,
     *,
     pictures: int = 1,
     frames: int = 0,
@@ -70,7 +66,7 @@ def make(
 
     Args:
         config: of the model.
-        size: (height, width) of every picture or frame in pixels, before the processor resizes it.
+        size: (width, height) of every picture or frame in pixels, before the processor resizes it.
         pictures: in each prompt; with frames it must be 1.
         frames: of a video in the pictures' place; 0 for pictures.
         text_tokens: all tokens that are no placeholders, with one mark before and one behind each picture
@@ -121,18 +117,14 @@ def _noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-def _qwen(config: Any, size: tuple[int, int], pictures: int, frames: int) -> _Shown:
+def _qwen(config: Any, size: Size, pictures: int, frames: int) -> _Shown:
     """Sides are rounded to whole merged patches; frames go in pairs."""
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
     vision = config.vision_config
     patch, merge, pair = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
-    unit = patch * merge
-    least, most = (units * unit**2 for units in UNITS[config.model_type])
     try:
-        height, width = smart_resize(*size, factor=unit, min_pixels=least, max_pixels=most)
+        width, height = resized(config, size)
     except ValueError as error:
-        raise InputError(f"--size {size[1]}x{size[0]}: {error}") from error
+        raise InputError(f"--size {size[0]}x{size[1]}: {error}") from error
     count = math.ceil(frames / pair) if frames else pictures
     down, across = height // patch, width // patch
     pixels = _noise(count * down * across, vision.in_channels * pair * patch**2)
@@ -150,7 +142,7 @@ def _qwen(config: Any, size: tuple[int, int], pictures: int, frames: int) -> _Sh
     return _Shown(video, [[start, *placeholders * count, end]])
 
 
-def _onevision(config: Any, size: tuple[int, int], pictures: int, frames: int) -> _Shown:
+def _onevision(config: Any, size: Size, pictures: int, frames: int) -> _Shown:
     """One picture in tiles and as a whole, where each row of the tiles ends with a mark among the features;
     several pictures, and frames of a video, as a whole only."""
     from transformers.image_processing_utils import select_best_resolution
@@ -162,7 +154,9 @@ def _onevision(config: Any, size: tuple[int, int], pictures: int, frames: int) -
         tokens = frames * math.ceil(side / 2) ** 2 + 1
         pixels = _noise(1, frames, vision.num_channels, tile, tile)
         return _Shown({"pixel_values_videos": pixels}, [[config.video_token_id] * tokens])
-    image_sizes = torch.tensor([size] * pictures)
+    # From here on rows come first, as in transformers.
+    shape = size[::-1]
+    image_sizes = torch.tensor([shape] * pictures)
     if pictures > 1:
         values = {
             "pixel_values": _noise(pictures, 1, vision.num_channels, tile, tile),
@@ -170,9 +164,9 @@ def _onevision(config: Any, size: tuple[int, int], pictures: int, frames: int) -
             "batch_num_images": torch.tensor([pictures]),
         }
         return _Shown(values, [[config.image_token_id] * (side**2 + 1)] * pictures)
-    best = select_best_resolution(size, config.image_grid_pinpoints)
+    best = select_best_resolution(shape, config.image_grid_pinpoints)
     high, wide = (length // tile for length in best)
-    down, across = _unpadded(size, high * side, wide * side)
+    down, across = _unpadded(shape, high * side, wide * side)
     # More features than that many tiles have are scaled down.
     most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
     ratio = math.sqrt(down * across / (most * side**2))
@@ -183,15 +177,15 @@ def _onevision(config: Any, size: tuple[int, int], pictures: int, frames: int) -
     return _Shown({"pixel_values": pixels, "image_sizes": image_sizes}, [[config.image_token_id] * tokens])
 
 
-def _unpadded(size: tuple[int, int], down: int, across: int) -> tuple[int, int]:
+def _unpadded(shape: Size, down: int, across: int) -> tuple[int, int]:
     """Rows and columns of features left when those that show only the padding around a picture are gone."""
-    height, width = size
+    height, width = shape
     if width / height > across / down:
         return down - 2 * ((down - int(round(height * (across / width), 7))) // 2), across
     return down, across - 2 * ((across - int(round(width * (down / height), 7))) // 2)
 
 
-def _internvl(config: Any, size: tuple[int, int], pictures: int, frames: int) -> _Shown:
+def _internvl(config: Any, size: Size, pictures: int, frames: int) -> _Shown:
     """Tiles arranged most like the picture's shape, and one that shows it whole; a frame is one tile."""
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
@@ -202,7 +196,7 @@ def _internvl(config: Any, size: tuple[int, int], pictures: int, frames: int) ->
     if frames:
         run = [*_text(FRAME_TOKENS), *mark[0], *[token] * config.image_seq_length, *mark[1]]
         return _Shown({"pixel_values": _noise(frames, vision.num_channels, high, wide)}, [run * frames])
-    across, down = get_optimal_tiled_canvas(size, (high, wide), 1, MOST_TILES)
+    across, down = get_optimal_tiled_canvas(size[::-1], (high, wide), 1, MOST_TILES)
     tiles = across * down + (across * down > 1)
     run = [*mark[0], *[token] * (config.image_seq_length * tiles), *mark[1]]
     pixels = _noise(pictures * tiles, vision.num_channels, high, wide)
@@ -211,7 +205,7 @@ def _internvl(config: Any, size: tuple[int, int], pictures: int, frames: int) ->
 
 def from_processor(
     processor: Any,
-    size: tuple[int, int],
+    size: Size,
     *,
     pictures: int = 1,
     text_tokens: int = 47,
@@ -246,11 +240,11 @@ def from_processor(
     return {name: rows(value, batch) for name, value in inputs.items() if isinstance(value, Tensor)}
 
 
-def _drawn(size: tuple[int, int], seed: int) -> Any:
+def _drawn(size: Size, seed: int) -> Any:
     from PIL import Image
 
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (*size[::-1], 3), generator=generator, dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
 

@@ -27,7 +27,7 @@ def collect(
     """Everything that goes into the file, JSON-ready.
 
     Args:
-        settings: ``model`` or ``shape`` with ``layers``, ``size`` (height, width), ``pictures`` and whatever
+        settings: ``model`` or ``shape`` with ``layers``, ``size`` (width, height), ``pictures`` and whatever
             else was asked for.
         batches: as :func:`illava.bench.run.run` returns them.
         budget: bytes for which to work out the largest batch; None: do not.
@@ -35,7 +35,7 @@ def collect(
     parameter, shape = next(model.parameters()), settings["shape"]
     dtype, weights = str(parameter.dtype).removeprefix("torch."), weight_bytes(model)
     part = None if shape is None else sliced(shape, settings["layers"])
-    height, width = settings["size"]
+    width, height = settings["size"]
     what = [shape or settings["model"], *([part] if part else [])]
     what += ["random weights"] if shape else []
     title = f"{', '.join(what)}\n{width} x {height} pixels, {dtype} on {parameter.device.type}"
@@ -69,7 +69,7 @@ def write(folder: Path, result: Mapping[str, Any]) -> tuple[Path, str | None]:
     Returns the JSON file, named after what was measured, and what to tell the user where there is no plot.
     Raises OSError where the folder cannot be written to.
     """
-    height, width = result["size"]
+    width, height = result["size"]
     parts = [slug(result["shape"] or result["model"])]
     parts += [f"{result['layers']}-layers"] if result["slice"] else []
     parts += [f"{width}x{height}", result["dtype"], result["device"].partition(":")[0]]
