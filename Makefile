@@ -38,8 +38,8 @@ style: $(READY)  ## lint, format and type checks
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## time the published shapes, plain and merged (minutes to hours on a CPU)
-	$(BIN)/python benchmarks/published_shape.py
+bench: $(READY)  ## time a slice of Qwen2-VL-2B's shape, plain and merged (minutes on a CPU)
+	$(BIN)/illava bench --shape qwen2-vl-2b --layers 8 --batch 1
 
 bench-gpu: $(READY)  ## the published shapes on a graphics card, in bfloat16
 	$(BIN)/illava bench --shape qwen2-vl-2b --device cuda --dtype bfloat16 --memory 24GB

@@ -25,12 +25,14 @@ import torch
 from torch import nn
 
 import illava
-from benchmarks.published_shape import build, machine, prompt
+from illava.bench import prompts, random_weights
+from illava.bench.machine import machine
 from illava.bench.timing import measure
 from illava.evaluation.entrants import comparison_rows
 from illava.files import replacing
 from illava.stages.attention import AttentionTap
 
+SHAPE = "qwen2-vl-2b"
 MOST = 0.03
 """Share of prefill above which a method is named as costly."""
 
@@ -100,11 +102,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, inputs = build(options.layers, torch.float32), prompt(options.size, torch.float32)
+    model = random_weights.build(SHAPE, options.layers, torch.float32, torch.device("cpu"))
+    inputs = prompts.make(model.config, (options.size, options.size))
     methods = {
         row.label: row.method for row in comparison_rows(["all"], [options.keep]) if row.method is not None
     }
-    measure(model, prompt(112, torch.float32), 1)
+    measure(model, prompts.make(model.config, (112, 112)), 1)
     rows: dict[str, dict[str, list[float]]] = {
         label: {"share_of_prefill": [], "share_of_ttft": [], "times_faster": []} for label in methods
     }

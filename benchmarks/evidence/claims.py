@@ -35,18 +35,20 @@ def _claim_speed(found: Results) -> list[str]:
     speed = found["speed"]
     told = []
     for row in speed["rows"]:
+        if "kv_ratio" not in row:
+            continue
         parts = []
         for part in ("encoder", "prefill", "ttft"):
             measured = row["measured"][part]
             parts.append(f"{part} {measured['median']:.2f} ({measured['low']:.2f}-{measured['high']:.2f})")
-        told.append(f"{row['method']}: {', '.join(parts)}, KV bytes {row['kv_ratio']:.3f} of plain")
+        told.append(f"{row['name']}: {', '.join(parts)}, KV bytes {row['kv_ratio']:.3f} of plain")
     return [
         "### 1. Up to 2x throughput, prefill up to 4x shorter, 1.7x to 2x less memory",
         "",
-        "Measured earlier, on random weights of the published Qwen2-VL-2B sizes, one 672 x 672 picture, float32, one thread "
-        f"of {speed['machine']['cpu']}: times faster than plain, median (lowest-highest) of {speed['rounds']} rounds: "
-        f"{'; '.join(told)} (ttft: time to the first token). Of memory only the key/value cache is counted. "
-        "`python benchmarks/published_shape.py --threads 1 --keep 0.1111111`.",
+        f"On random weights of the published Qwen2-VL-2B sizes, one {speed['size']} x {speed['size']} picture, "
+        f"{speed['dtype']}, one thread of {speed['machine']['cpu']}: times faster than plain, median (lowest-highest) of "
+        f"{speed['rounds']} rounds: {'; '.join(told)} (ttft: time to the first token). Of memory only the key/value cache "
+        "is counted. `python -m benchmarks.speed qwen2-vl-2b`; more in [performance.md](performance.md).",
     ]
 
 

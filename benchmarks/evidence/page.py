@@ -13,7 +13,7 @@ from illava.evaluation.summary import interval, number
 from illava.files import replacing
 
 FIGURES, PAGE = Path("docs/evidence"), Path("docs/evidence.md")
-SPEED = Path("benchmarks/results/published_shape-float32-672-all.json")
+SPEED = Path("docs/performance/speed-qwen2-vl-2b.json")
 SIZES = ("S", "L")
 Results = dict[str, Any]
 

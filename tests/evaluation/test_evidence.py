@@ -115,9 +115,11 @@ def found(lines):
         "speed": {
             "machine": {"cpu": "an abacus"},
             "rounds": 3,
+            "size": 672,
+            "dtype": "float32",
             "rows": [
                 {
-                    "method": "published schedule",
+                    "name": "published schedule",
                     "kv_ratio": 0.5,
                     "measured": {
                         part: {"median": 2.0, "low": 1.5, "high": 2.5}
