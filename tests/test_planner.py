@@ -33,7 +33,7 @@ SQUARE = tuple((n, n * n * 1e-9) for n in (1, 10, 100, 1000, 10000))
 
 
 def made_up(head=0.0):
-    return Rates(32, 28, LINEAR, LINEAR, SQUARE, LINEAR, LINEAR, LINEAR, SQUARE, LINEAR, head)
+    return Rates(LINEAR, LINEAR, SQUARE, LINEAR, LINEAR, LINEAR, SQUARE, LINEAR, ((1, head),))
 
 
 def test_a_budget_alone_is_the_preset():
@@ -140,6 +140,14 @@ def test_seconds_are_sums_over_the_course():
         assert took.ttft == pytest.approx(took.encoder + took.prefill + 0.25)
         assert took.decode == pytest.approx(sum(1e-6 + (n + 1) * 1e-6 for n in llm.held) + 0.25)
         assert cost.kv_bytes == sum(llm.held) * 2 * 2 * 128 * 4
+
+
+def test_the_last_map_takes_a_row_of_each_prompt():
+    without, with_head = made_up(), made_up(head=0.25)
+    courses, _ = predict_on(QWEN, illava.Illava.best(1 / 9), workload(QWEN, 672, batch=3)).courses
+    for part in ("ttft", "decode"):
+        more = getattr(with_head.seconds(courses), part) - getattr(without.seconds(courses), part)
+        assert more == pytest.approx(0.75)
 
 
 def test_a_time_to_the_first_token():
