@@ -13,7 +13,7 @@ from .families import family_of
 from .grids import coarse_shape
 from .methods import Illava, Method
 from .parts import ModelParts, find_parts
-from .report import StepReport
+from .report import StepReport, told
 from .shapes import llm_shape
 from .stages.steps import Plan
 from .workload import Size, Workload, workload
@@ -52,18 +52,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "family": self.family,
-            "method": self.method,
-            "visual_tokens": self.visual_tokens,
-            "final_tokens": self.final_tokens,
-            "average_tokens": self.average_tokens,
-            "steps": [vars(step) for step in self.steps],
-            "llm_tokens": list(self.llm_tokens),
-            "cost": {**vars(self.cost), "total": self.cost.total},
-            "plain_cost": {**vars(self.plain_cost), "total": self.plain_cost.total},
-            "weight_bytes": self.weight_bytes,
-        }
+        return {**told(self), "weight_bytes": self.weight_bytes}
 
 
 def predict(

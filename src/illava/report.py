@@ -86,16 +86,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-ready values."""
         return {
-            "family": self.family,
-            "method": self.method,
-            "visual_tokens": self.visual_tokens,
-            "final_tokens": self.final_tokens,
-            "average_tokens": self.average_tokens,
-            "steps": [vars(step) for step in self.steps],
-            "llm_tokens": list(self.llm_tokens),
+            **told(self),
             "row_tokens": [list(row) for row in self.row_tokens],
-            "cost": {**vars(self.cost), "total": self.cost.total},
-            "plain_cost": {**vars(self.plain_cost), "total": self.plain_cost.total},
             "pictures": [
                 {
                     "kind": p.kind,
@@ -106,6 +98,21 @@ class Report:
                 for p in self.pictures
             ],
         }
+
+
+def told(one: Any) -> dict[str, Any]:
+    """What a report and a prediction have in common, JSON-ready."""
+    return {
+        "family": one.family,
+        "method": one.method,
+        "visual_tokens": one.visual_tokens,
+        "final_tokens": one.final_tokens,
+        "average_tokens": one.average_tokens,
+        "steps": [vars(step) for step in one.steps],
+        "llm_tokens": list(one.llm_tokens),
+        "cost": {**vars(one.cost), "total": one.cost.total},
+        "plain_cost": {**vars(one.plain_cost), "total": one.plain_cost.total},
+    }
 
 
 def make_report(

@@ -148,6 +148,9 @@ def final_count(n: int, of: int, keep: float) -> int:
 class Step(ABC):
     """One place at which units go. Steps hold no state: checkpoints run layers again."""
 
+    keep: float
+    """Share that stays, of all that were there before any step; for steps that do not say otherwise."""
+
     @property
     def keeps_all(self) -> bool:
         """Whether nothing goes here, so that the step is left out."""
@@ -157,10 +160,9 @@ class Step(ABC):
         """Units that will be left of ``n``, in a segment that had ``of`` before any step.
 
         Known before anything is run: what costs are predicted from. ``grid``: rows and columns of the
-        segment, where its units form one. By default ``keep``, an attribute of most steps, is a share of
-        ``of``.
+        segment, where its units form one. By default ``keep`` is a share of ``of``.
         """
-        return final_count(n, of, self.keep)  # type: ignore[attr-defined]
+        return final_count(n, of, self.keep)
 
     @abstractmethod
     def reduce(self, units: Units) -> MergedSegments | None:
