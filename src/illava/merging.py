@@ -10,6 +10,7 @@ dtype of the units; the result returns to that dtype.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -21,6 +22,10 @@ Similarity = Literal["dot", "cosine"]
 SIMILARITIES: tuple[str, ...] = get_args(Similarity)
 
 
+Mix = Callable[[Tensor], Tensor]
+"""(S, n, E) fp32, a row for each unit, to (S, p, E), one for each survivor: a linear map, chosen already."""
+
+
 class Merged(NamedTuple):
     """What a merge step leaves of S segments of equal size."""
 
@@ -30,6 +35,8 @@ class Merged(NamedTuple):
     """(S, p) int64: index of each survivor in its segment, ascending."""
     sizes: Tensor | None = None
     """(S, p) fp32: how many units each of them now stands for, where that was counted."""
+    mix: Mix | None = None
+    """How ``units`` came of those that were handed in; None where survivors stay what they are."""
 
 
 class MergedSegments(NamedTuple):
@@ -43,6 +50,19 @@ class MergedSegments(NamedTuple):
     """Number of survivors of each segment."""
     sizes: Tensor | None = None
     """(P,) fp32: how many units each of them now stands for, where that was counted."""
+    blocks: tuple[Block, ...] = ()
+    """How they came of those that were handed in, for :func:`illava.links.links`."""
+
+
+class Block(NamedTuple):
+    """Segments of equal size that were merged together."""
+
+    rows: Tensor
+    """(S, n) int64: their units among all that were handed in."""
+    survivors: Tensor
+    """(S, p) int64: theirs among all survivors."""
+    mix: Mix | None
+    """As in :class:`Merged`."""
 
 
 def keep_count(n: int, keep: float) -> int:
@@ -106,20 +126,27 @@ def merge(
     order = scores.float().argsort(dim=1, descending=True, stable=True)
     if reduce == "fold":
         return _fold(units, order, p, similarity, sizes)
+    kept = order[:, :p].sort(dim=1).values
+    counted = None if sizes is None else sizes.gather(1, kept)
     if reduce == "drop":
-        changed, values = order[:, :0], units[:, :0]
-    elif reduce == "recycle":
-        c = recycler_count(p, recycle)
-        changed = order[:, p - c : p]
-        values = _recycle(_gather(units, changed), _gather(units, order[:, p:]), neighbours, similarity)
+        return Merged(_gather(units, kept), kept, counted)
+    if reduce == "recycle":
+        changed = order[:, p - recycler_count(p, recycle) : p]
+        change = _recycling(units.float(), changed, order[:, p:], neighbours, similarity)
     elif reduce == "weighted":
-        changed = order[:, p - 1 : p]
-        values = _rank_weighted_mean(_gather(units, order[:, p - 1 :]))
+        changed, lowest = order[:, p - 1 : p], order[:, p - 1 :]
+
+        def change(x: Tensor) -> Tensor:
+            return _rank_weighted_mean(_gather(x, lowest))
+
     else:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
-    kept = order[:, :p].sort(dim=1).values
-    survivors = units.scatter(1, _rows(changed, units), values.to(units.dtype)) if changed.shape[1] else units
-    return Merged(_gather(survivors, kept), kept, None if sizes is None else sizes.gather(1, kept))
+    survivors = units.scatter(1, _rows(changed, units), change(units.float()).to(units.dtype))
+
+    def mix(x: Tensor) -> Tensor:
+        return _gather(x.scatter(1, _rows(changed, x), change(x)), kept)
+
+    return Merged(_gather(survivors, kept), kept, counted, mix)
 
 
 def merge_segments(
@@ -202,6 +229,8 @@ def reduce_segments(
     values: list[Tensor] = [units[:0]] * len(lengths)
     kept: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=units.device)] * len(lengths)
     counted: list[Tensor] = [units.new_empty(0, dtype=torch.float32)] * len(lengths)
+    ends = [0, *accumulate(counts)]
+    blocks = []
     for n, p in sorted(set(zip(lengths, counts, strict=True))):
         if n == 0:
             continue
@@ -213,27 +242,41 @@ def reduce_segments(
         else:
             held = {} if sizes is None else {"sizes": sizes[rows]}
             block = reducer(p, units[rows], *(part[rows] for part in more), **held)
+        places = torch.tensor([ends[i] for i in members], device=units.device)
+        blocks.append(Block(rows, places[:, None] + torch.arange(p, device=units.device), block.mix))
         for position, i in enumerate(members):
             values[i] = block.units[position]
             kept[i] = block.kept[position] + starts[i]
             if block.sizes is not None:
                 counted[i] = block.sizes[position]
     return MergedSegments(
-        torch.cat(values), torch.cat(kept), tuple(counts), None if sizes is None else torch.cat(counted)
+        torch.cat(values),
+        torch.cat(kept),
+        tuple(counts),
+        None if sizes is None else torch.cat(counted),
+        tuple(blocks),
     )
 
 
-def _recycle(recyclers: Tensor, redundant: Tensor, neighbours: int, similarity: Similarity) -> Tensor:
-    """(S, c, D) recyclers and (S, m, D) redundant units to (S, c, D) fp32 recycled units."""
-    x, y = recyclers.float(), redundant.float()
+def _recycling(
+    units: Tensor, recyclers: Tensor, redundant: Tensor, neighbours: int, similarity: Similarity
+) -> Mix:
+    """What becomes of the ``recyclers`` (S, c) among (S, n, D) fp32 units, which take in ``redundant`` ones
+    (S, m): a map from (S, n, E) to (S, c, E)."""
+    x, y = _gather(units, recyclers), _gather(units, redundant)
     products = _measured(x, similarity) @ _measured(y, similarity).transpose(1, 2)
     # A stable sort rather than topk: among equal similarities the choice must not depend on the kernel.
     top, nearest = products.sort(dim=2, descending=True, stable=True)
     m = min(neighbours, y.shape[1])
-    weights = (top[..., :m] / x.shape[-1] ** 0.5).softmax(-1)
-    taken = y[torch.arange(len(y), device=y.device)[:, None, None], nearest[..., :m]]
-    recycled: Tensor = (x + (weights.unsqueeze(-1) * taken).sum(2)) / 2
-    return recycled
+    weights = (top[..., :m] / x.shape[-1] ** 0.5).softmax(-1).unsqueeze(-1)
+    segment = torch.arange(len(y), device=y.device)[:, None, None]
+    taken = redundant[segment, nearest[..., :m]]
+
+    def change(x: Tensor) -> Tensor:
+        recycled: Tensor = (_gather(x, recyclers) + (weights * x[segment, taken]).sum(2)) / 2
+        return recycled
+
+    return change
 
 
 def _measured(units: Tensor, similarity: Similarity) -> Tensor:
@@ -252,12 +295,17 @@ def _fold(units: Tensor, order: Tensor, p: int, similarity: Similarity, sizes: T
     # The first of equally near survivors, whatever the kernel.
     nearest = products.sort(dim=2, descending=True, stable=True).indices[..., 0]
     size = weights.gather(1, kept).scatter_add(1, nearest, weights.gather(1, gone))
-    total = _gather(x, kept) * weights.gather(1, kept)[..., None]
-    total = total.scatter_add(1, _rows(nearest, units), _gather(x, gone) * weights.gather(1, gone)[..., None])
+
+    def mix(x: Tensor) -> Tensor:
+        total = _gather(x, kept) * weights.gather(1, kept)[..., None]
+        joining = _gather(x, gone) * weights.gather(1, gone)[..., None]
+        mean: Tensor = total.scatter_add(1, _rows(nearest, x), joining) / size[..., None]
+        return mean
+
     # Who took in nobody stays what it is, bit for bit.
     alone = (size == weights.gather(1, kept))[..., None]
-    values = torch.where(alone, _gather(units, kept), (total / size[..., None]).to(units.dtype))
-    return Merged(values, kept, None if sizes is None else size)
+    values = torch.where(alone, _gather(units, kept), mix(x).to(units.dtype))
+    return Merged(values, kept, None if sizes is None else size, mix)
 
 
 def _rank_weighted_mean(lowest: Tensor) -> Tensor:

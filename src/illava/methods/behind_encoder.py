@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..merging import Merged
+from ..merging import Merged, Mix
 from ..stages.steps import EncoderAttention, ProjectorStep
 
 
@@ -64,9 +64,15 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     return normalize(a.detach().float(), dim=-1) @ normalize(b.detach().float(), dim=-1).transpose(1, 2)
 
 
-def survivors(units: Tensor, unchanged: Tensor, changed: Tensor, values: Tensor) -> Merged:
-    """What stays of (S, n, D) units: those at ``unchanged``, and at ``changed``, (S, c), the new
-    ``values``, (S, c, D), which return to the dtype of the units. Indices in any order."""
+def survivors(units: Tensor, unchanged: Tensor, changed: Tensor, change: Mix | None = None) -> Merged:
+    """What stays of (S, n, D) units: those at ``unchanged``, and at ``changed``, (S, c), what ``change``
+    makes of all, (S, c, D), back in the dtype of the units. Indices in any order."""
     kept, order = torch.cat([unchanged, changed], dim=1).sort(dim=1)
-    rows = torch.cat([take(units, unchanged), values.to(units.dtype)], dim=1)
-    return Merged(take(rows, order), kept)
+    if change is None:
+        return Merged(take(units, kept), kept)
+    rows = torch.cat([take(units, unchanged), change(units.float()).to(units.dtype)], dim=1)
+
+    def mix(x: Tensor) -> Tensor:
+        return take(torch.cat([take(x, unchanged), change(x)], dim=1), order)
+
+    return Merged(take(rows, order), kept, None, mix)

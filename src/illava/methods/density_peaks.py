@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 
-def cluster_means(points: Tensor, count: int, neighbours: int) -> Tensor:
-    """Means of the clusters of each of S sets of points.
+def cluster_shares(points: Tensor, count: int, neighbours: int) -> Tensor:
+    """What each point has in the mean of each cluster, for each of S sets of points.
 
     Distances are L2 / sqrt(D). The density of a point is exp(-mean of the squared distances to its nearest
     ``neighbours`` others); its distinction is density times the distance to the nearest denser point, the
@@ -20,13 +20,12 @@ def cluster_means(points: Tensor, count: int, neighbours: int) -> Tensor:
         count: clusters, 1 <= count <= r.
         neighbours: at most; r - 1 where there are no more others.
 
-    Returns (S, count, D) fp32 in the order of the centres.
+    Returns (S, count, r) fp32, rows in the order of the centres, without gradient.
     """
     with torch.no_grad():
         label = _labels(points, count, neighbours)
         share = torch.nn.functional.one_hot(label, count).to(points.dtype)
-        share = share / share.sum(1, keepdim=True)
-    return share.transpose(1, 2) @ points
+        return (share / share.sum(1, keepdim=True)).transpose(1, 2)
 
 
 def _labels(points: Tensor, count: int, neighbours: int) -> Tensor:

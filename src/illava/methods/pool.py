@@ -11,6 +11,7 @@ that a model takes from inside its encoder (Qwen3-VL's deepstack) are those at t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from ..errors import UnsupportedError
 from ..grids import coarse_places, coarse_shape
-from ..merging import MergedSegments
+from ..merging import Block, MergedSegments
 from ..parts import ModelParts
 from ..stages.steps import Plan, ProjectorStep, Units
 from .base import Method
@@ -94,13 +95,23 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
     if smaller == list(shapes):
         return None
     values, kept, start = [units[:0]], [torch.empty(0, dtype=torch.int64)], 0
+    blocks = []
     for (rows, columns), (down, across) in zip(shapes, smaller, strict=True):
         grid = units[start : start + rows * columns]
+        mix = partial(_pooled, shape=(rows, columns), to=(down, across))
         if (down, across) != (rows, columns):
-            channels = grid.float().T.reshape(1, -1, rows, columns)
-            grid = adaptive_avg_pool2d(channels, (down, across))[0].flatten(1).T.to(units.dtype)
+            grid = mix(grid[None].float())[0].to(units.dtype)
+        here = torch.arange(start, start + rows * columns, device=units.device)
+        places = torch.arange(down * across, device=units.device) + sum(map(len, values))
+        blocks.append(Block(here[None], places[None], mix))
         values.append(grid)
         kept.append(coarse_places(rows, columns, down, across) + start)
         start += rows * columns
     counts = tuple(down * across for down, across in smaller)
-    return MergedSegments(torch.cat(values), torch.cat(kept).to(units.device), counts)
+    return MergedSegments(torch.cat(values), torch.cat(kept).to(units.device), counts, blocks=tuple(blocks))
+
+
+def _pooled(x: Tensor, shape: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    """(S, n, E) rasters of a shape to (S, p, E) of a coarser one."""
+    channels = x.transpose(1, 2).reshape(*x.shape[::2], *shape)
+    return adaptive_avg_pool2d(channels, to).flatten(2).transpose(1, 2)

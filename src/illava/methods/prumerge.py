@@ -112,6 +112,8 @@ def take_in(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, top: float, 
     dropped = others(kept, n)
     place = dropped.gather(1, ranked(take(scores, dropped))[:, :1])
     rest = shares.scatter(1, kept, 0)[:, None]
-    x = units.float()
-    grown = torch.cat([take(x, kept) + near @ x, rest @ x], dim=1)
-    return survivors(units, kept[:, :0], torch.cat([kept, place], dim=1), grown)
+
+    def change(x: Tensor) -> Tensor:
+        return torch.cat([take(x, kept) + near @ x, rest @ x], dim=1)
+
+    return survivors(units, kept[:, :0], torch.cat([kept, place], dim=1), change)

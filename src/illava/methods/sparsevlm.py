@@ -33,8 +33,9 @@ from ..merging import Merged, MergedSegments, reduce_segments
 from ..parts import ModelParts
 from ..stages.steps import LlmAttention, LlmStep, Plan, Tokens, Units
 from .base import Method
+from .behind_encoder import survivors, take
 from .checks import check_layers, check_share
-from .density_peaks import cluster_means
+from .density_peaks import cluster_shares
 from .llm_layers import carry_over, check_llm_layers, places
 
 PUBLISHED_LAYERS, PUBLISHED_DEPTH = (2, 6, 15), 32
@@ -173,9 +174,8 @@ def recycle_clusters(count: int, units: Tensor, scores: Tensor) -> Merged:
     p, clusters = split_count(n, count)
     order = scores.float().argsort(dim=1, descending=True, stable=True)
     free = order[:, p:].sort(1).values[:, n - p - clusters :]
-    if clusters:
-        points = order[:, p : p + recycled_count(n - p)].sort(1).values
-        means = cluster_means(torch.take_along_dim(units, points[..., None], 1).float(), clusters, NEIGHBOURS)
-        units = units.scatter(1, free[..., None].expand(-1, -1, units.shape[-1]), means.to(units.dtype))
-    kept = torch.cat([order[:, :p], free], 1).sort(1).values
-    return Merged(torch.take_along_dim(units, kept[..., None], 1), kept)
+    if not clusters:
+        return survivors(units, torch.cat([order[:, :p], free], 1), free[:, :0])
+    points = order[:, p : p + recycled_count(n - p)].sort(1).values
+    shares = cluster_shares(take(units, points).float(), clusters, NEIGHBOURS)
+    return survivors(units, order[:, :p], free, lambda x: shares @ take(x, points))

@@ -147,17 +147,21 @@ def merge_similar(p: int, units: Tensor, keys: Tensor, *, sizes: Tensor) -> Merg
     # (S, odd, going), ones where a unit goes into another: a product adds in the same order every time.
     moves = one_hot(into, n // 2).transpose(1, 2).float()
     rows = torch.arange(segments, device=units.device)[:, None]
-    x, sources = units.float() * sizes.unsqueeze(2), 2 * going
+    sources = 2 * going
     total = sizes.clone()
     total[:, 1::2] += (moves @ sizes[rows, sources].unsqueeze(2)).squeeze(2)
-    summed = x[:, 1::2] + moves @ x[rows, sources]
-    values = units.clone()
-    grown = moves.any(2)
-    mean = (summed / total[:, 1::2].unsqueeze(2)).to(units.dtype)
-    values[:, 1::2] = torch.where(grown.unsqueeze(2), mean, units[:, 1::2])
+    grown = moves.any(2, keepdim=True)
+
     # Where each unit's first source stands; n for those that went.
     places = torch.arange(n, device=units.device).repeat(segments, 1)
     places[:, 1::2] = places[:, 1::2].scatter_reduce(1, into, sources, "amin")
     places[rows, sources] = n
     order = places.argsort(dim=1, stable=True)[:, :p]
-    return Merged(values[rows, order], places.gather(1, order), total.gather(1, order))
+
+    def mix(x: Tensor) -> Tensor:
+        weighed, mixed = x.float() * sizes.unsqueeze(2), x.clone()
+        mean = (weighed[:, 1::2] + moves @ weighed[rows, sources]) / total[:, 1::2].unsqueeze(2)
+        mixed[:, 1::2] = torch.where(grown, mean.to(x.dtype), x[:, 1::2])
+        return mixed[rows, order]
+
+    return Merged(mix(units), places.gather(1, order), total.gather(1, order), mix)

@@ -98,14 +98,18 @@ def gather(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, contextual: f
     dominant = ranked(scores)[:, : p - c]
     targets = strided(others(dominant, n), c)
     going = others(torch.cat([dominant, targets], dim=1), n)
-    values = take(units, targets).float()
-    if c:
-        similarity = cosines(take(keys, targets), take(keys, going))
-        # A stable sort rather than argmax: of equally similar targets the first, whatever the kernel.
-        nearest = similarity.argsort(dim=1, descending=True, stable=True)[:, :1]
-        goes = torch.zeros_like(similarity).scatter(1, nearest, 1)
-        went = goes.sum(2, keepdim=True)
-        summed = values + goes @ take(units, going).float() / went.clamp(min=1)
+    if not c:
+        return survivors(units, dominant, targets)
+    similarity = cosines(take(keys, targets), take(keys, going))
+    # A stable sort rather than argmax: of equally similar targets the first, whatever the kernel.
+    nearest = similarity.argsort(dim=1, descending=True, stable=True)[:, :1]
+    goes = torch.zeros_like(similarity).scatter(1, nearest, 1)
+    went = goes.sum(2, keepdim=True)
+
+    def change(x: Tensor) -> Tensor:
+        values = take(x, targets)
+        summed = values + goes @ take(x, going) / went.clamp(min=1)
         # A target to which nothing went stays as it is.
-        values = torch.where(went > 0, summed / 2 if halve else summed, values)
-    return survivors(units, dominant, targets, values)
+        return torch.where(went > 0, summed / 2 if halve else summed, values)
+
+    return survivors(units, dominant, targets, change)

@@ -83,7 +83,7 @@ def prune(p: int, units: Tensor, scores: Tensor, *, important: float, per_round:
     rest = others(best, units.shape[1])
     diverse = take(rest, most_diverse(take(units, rest), p - best.shape[1], per_round))
     kept = torch.cat([best, diverse], dim=1)
-    return survivors(units, kept, kept[:, :0], units[:, :0])
+    return survivors(units, kept, kept[:, :0])
 
 
 def most_diverse(vectors: Tensor, count: int, per_round: int) -> Tensor:

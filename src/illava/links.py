@@ -1,0 +1,67 @@
+"""What went where in a merge step, and with what weight: read off the very functions that merged.
+
+Once a step has chosen, its survivors are a linear map of what was handed in. The map is asked what it makes
+of unit vectors, so that what is told of a step is what it did. Nothing of this is computed unless asked for.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .merging import Block, MergedSegments
+
+MOST = 2**24
+"""Numbers that one question takes, about."""
+
+
+class Links(NamedTuple):
+    """Which units a step's survivors are made of: K pairs, sorted by survivor, then by source."""
+
+    into: Tensor
+    """(K,) int64: index among the survivors."""
+    source: Tensor
+    """(K,) int64: index among the units that were handed in."""
+    weight: Tensor
+    """(K,) fp32: the survivor is the sum of its sources, each times its weight."""
+
+
+def links(merged: MergedSegments) -> Links:
+    """All pairs of survivors and sources of a step; a survivor that stays what it is has itself, at 1."""
+    if not merged.blocks:
+        return _stay(merged.kept)
+    found = [part for block in merged.blocks for part in _of_block(block, merged.kept)]
+    into, source, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
+    order = (into * (int(source.max()) + 1) + source).argsort()
+    return Links(into[order], source[order], weight[order])
+
+
+def _stay(kept: Tensor) -> Links:
+    return Links(
+        torch.arange(len(kept), device=kept.device), kept, torch.ones_like(kept, dtype=torch.float32)
+    )
+
+
+def _of_block(block: Block, kept: Tensor) -> list[Links]:
+    segments, n = block.rows.shape
+    if block.mix is None:
+        into = block.survivors.flatten()
+        return [Links(into, kept[into], torch.ones_like(into, dtype=torch.float32))]
+    out = []
+    width = max(1, MOST // (segments * n))
+    with torch.no_grad():
+        for first in range(0, n, width):
+            asked = torch.arange(first, min(n, first + width), device=kept.device)
+            unit = (torch.arange(n, device=kept.device)[:, None] == asked).float()
+            answer = block.mix(unit.expand(segments, -1, -1))
+            segment, survivor, source = answer.nonzero(as_tuple=True)
+            out.append(
+                Links(
+                    block.survivors[segment, survivor],
+                    block.rows[segment, source + first],
+                    answer[segment, survivor, source],
+                )
+            )
+    return out
