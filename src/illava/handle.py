@@ -26,7 +26,7 @@ _MARK = "_illava_handle"
 class Handle:
     """An accelerated model. Use it as a context manager, or call :meth:`remove` when done."""
 
-    def __init__(self, model: nn.Module, method: Method) -> None:
+    def __init__(self, model: nn.Module, method: Method, *, trace: bool = False) -> None:
         self.model, self.method = model, method
         self.parts = find_parts(model)
         if getattr(self.parts.base, _MARK, None) is not None:
@@ -49,9 +49,9 @@ class Handle:
         self._hooks = Hooks()
         try:
             self._hooks.attribute(self.parts.base, _MARK, self)
-            self._encoder = EncoderStage(self.parts, self.plan, self._hooks)
+            self._encoder = EncoderStage(self.parts, self.plan, self._hooks, trace=trace)
             ProjectorStage(self.parts, self.plan.projector, self._encoder, self._hooks)
-            LlmStage(self.parts, self.plan, self._hooks, self._note)
+            LlmStage(self.parts, self.plan, self._hooks, self._note, trace=trace)
         except BaseException:
             self._hooks.remove()
             raise
@@ -86,7 +86,9 @@ class Handle:
         self._last = (runs, prefill)
 
 
-def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | None = None) -> Handle:
+def accelerate(
+    model: nn.Module, method: Method | None = None, *, keep: float | None = None, trace: bool = False
+) -> Handle:
     """Make a loaded vision-language model faster by merging its redundant visual tokens.
 
     Works on this instance alone, by hooks; ``generate`` and ``forward`` are called as before. Use the
@@ -99,6 +101,8 @@ def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | 
             published for the model's family.
         keep: final visual tokens / all, in (0, 1]; the planner picks the schedule, which for this wish alone
             is ``illava.Illava.best(keep)``. For other wishes see :func:`illava.plan`.
+        trace: whether ``report.traces`` is to say, step by step, which patches stayed, which took others in,
+            and where those went with what weight. Costs time and memory; off, it costs nothing.
 
     Raises:
         UnsupportedError: another model family or attention backend; names what is supported.
@@ -118,4 +122,4 @@ def accelerate(model: nn.Module, method: Method | None = None, *, keep: float | 
         raise ValueError("give either a method or keep; a method has its own keep")
     if method is None:
         method = Illava() if keep is None else Illava.best(keep)
-    return Handle(model, method)
+    return Handle(model, method, trace=trace)

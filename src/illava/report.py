@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import trace
 from .cost import Cost, Courses, EncoderCourse, PrefillCourse, cost_of
 from .geometry import Layout, layouts
 from .methods import Method
@@ -16,6 +17,7 @@ from .shapes import llm_shape
 from .stages.encoder_run import EncoderRun
 from .stages.prefill import Prefill, Sequence
 from .stages.steps import Plan
+from .trace import StepTrace
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,9 @@ class Report:
     """The tokens that the pass worked on, and that the plain model's would have."""
     pictures: tuple[PictureReport, ...]
     """In the order of the batch: images, then videos. Empty where their geometry is unknown."""
+    traces: tuple[StepTrace | None, ...] = ()
+    """For each step which patches came, stayed and went where, if ``accelerate(trace=True)`` asked for it;
+    None for the making of smaller pictures."""
 
     def __str__(self) -> str:
         """A few lines for people."""
@@ -97,6 +102,7 @@ class Report:
                 }
                 for p in self.pictures
             ],
+            "traces": [None if trace is None else trace.to_dict() for trace in self.traces],
         }
 
 
@@ -140,6 +146,7 @@ def make_report(
         StepReport("llm", layer, llm_tokens[layer - 1] if layer else entering, llm_tokens[layer])
         for layer in plan.llm
     ]
+    known = shown * repeats == visual
     merged, plain = courses = _courses(parts, runs, prefill, stages, plan)
     shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
     size = next(parts.llm.parameters()).element_size()
@@ -155,8 +162,21 @@ def make_report(
         cost=cost_of(shape, llm, merged, size),
         plain_cost=cost_of(shape, llm, plain, size),
         courses=courses,
-        pictures=_pictures(parts, plan, pictures, prefill, repeats) if shown * repeats == visual else (),
+        pictures=_pictures(parts, plan, pictures, prefill, repeats) if known else (),
+        traces=_traces(parts, plan, pictures, prefill, repeats) if known else (),
     )
+
+
+def _traces(
+    parts: ModelParts, plan: Plan, pictures: list[tuple[EncoderRun, Layout]], prefill: Prefill, repeats: int
+) -> tuple[StepTrace | None, ...]:
+    if not pictures or any(run.traces is None for run, _ in pictures) or prefill.traces is None:
+        return ()
+    first = [
+        None if stage == "pixels" else trace.before_llm(stage, block, pictures)
+        for stage, block in _before_llm(parts, plan)
+    ]
+    return (*first, *(trace.in_llm(layer, pictures, prefill, repeats) for layer in plan.llm))
 
 
 def _before_llm(parts: ModelParts, plan: Plan) -> list[tuple[str, int]]:

@@ -29,7 +29,8 @@ from .watch import SizeBias, Watch
 class EncoderStage:
     """Hooks on the image encoder; ``run`` is the call under way or just done."""
 
-    def __init__(self, parts: ModelParts, plan: Plan, hooks: Hooks) -> None:
+    def __init__(self, parts: ModelParts, plan: Plan, hooks: Hooks, *, trace: bool = False) -> None:
+        self.trace = trace
         steps: dict[int, EncoderStep] = plan.encoder
         self.parts, self.merges = parts, bool(steps)
         self.reads = self.merges or (plan.projector is not None and plan.projector.observes)
@@ -114,6 +115,7 @@ class EncoderStage:
                 shapes = [(h * w, h, w) for t, h, w in grid.tolist() for _ in range(t)]
             order = _spatial_units(shapes, round(g**0.5))
         self.run = EncoderRun(g, lengths, grid, *self.videos.now, tower.prefix, order)
+        self.run.traces = {} if self.trace else None
         self.runs = [*self.runs[-1:], self.run]
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -210,19 +212,18 @@ class _MergingBlock:
         assert run is not None
         # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), of which all keep equally many.
         index = self.index
-        step = self.step.reduce(
-            Units(
-                run.by_unit(x.reshape(-1, x.shape[-1]), index).flatten(1),
-                run.by_unit(self.watch.take(), index) if self.step.observes else None,
-                run.lengths_before(index),
-                run.full_lengths,
-                run.sizes_before(index),
-            )
+        units = Units(
+            run.by_unit(x.reshape(-1, x.shape[-1]), index).flatten(1),
+            run.by_unit(self.watch.take(), index) if self.step.observes else None,
+            run.lengths_before(index),
+            run.full_lengths,
+            run.sizes_before(index),
         )
-        if step is None:
+        merged = self.step.reduce(units)
+        if merged is None:
             return None
-        run.record(index, step)
-        survivors = step.units.reshape(*x.shape[:-2], -1, x.shape[-1])
+        run.record(index, merged, units)
+        survivors = merged.units.reshape(*x.shape[:-2], -1, x.shape[-1])
         self.merged = torch.cat([x[..., : run.prefix, :], survivors], dim=-2) if run.prefix else survivors
         self.shape = x.shape
         return (self.merged,), kwargs

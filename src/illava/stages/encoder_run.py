@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ..merging import MergedSegments
 from .once import Once
+from .steps import Units
+from .traces import Trace, trace_of
 
 
 @dataclass
@@ -49,6 +51,8 @@ class EncoderRun:
     """The blocks that have none all the same."""
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
+    traces: dict[int, Trace] | None = None
+    """Block -> what its step did, as in ``history``, where that is asked for."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
     """The call that arranged the projected features: name, function, tiles a picture, other arguments."""
 
@@ -62,11 +66,13 @@ class EncoderRun:
         """(P,) int64 indices of the surviving units among all units of the run; None if all survive."""
         return self.history[-1][1] if self.history else None
 
-    def record(self, block: int, merged: MergedSegments) -> None:
+    def record(self, block: int, merged: MergedSegments, units: Units) -> None:
         """Its ``kept`` indexes the units that were left before; a backward pass may come by again."""
         if self.history and self.history[-1][0] >= block:
             return
         kept, before = merged.kept, self.kept
+        if self.traces is not None:
+            self.traces[block] = trace_of(merged, units, self.units_before(block))
         self.history.append((block, kept if before is None else before.to(kept.device)[kept], merged.lengths))
         self.lengths = merged.lengths
         if merged.sizes is not None:
@@ -122,6 +128,11 @@ class EncoderRun:
     def kept_before(self, block: int) -> Tensor | None:
         """(P,) int64 indices of the units that enter ``block``; None if all do."""
         return next((kept for at, kept, _ in reversed(self.history) if at < block), None)
+
+    def units_before(self, block: int) -> Tensor:
+        """(P,) int64, likewise, all of them if all do."""
+        kept = self.kept_before(block)
+        return torch.arange(sum(self.full_lengths)) if kept is None else kept
 
     def lengths_before(self, block: int) -> tuple[int, ...]:
         """Units of each segment that enter ``block``."""

@@ -36,7 +36,13 @@ class LlmStage:
     """Hooks on the language model; ``on_prefill`` is told of every pass over a prompt with pictures."""
 
     def __init__(
-        self, parts: ModelParts, plan: Plan, hooks: Hooks, on_prefill: Callable[[Prefill], None]
+        self,
+        parts: ModelParts,
+        plan: Plan,
+        hooks: Hooks,
+        on_prefill: Callable[[Prefill], None],
+        *,
+        trace: bool = False,
     ) -> None:
         self.parts, self.marks = parts, plan.before_llm
         self.steps: dict[int, LlmStep] = plan.llm
@@ -45,7 +51,7 @@ class LlmStage:
         self.masks = LlmMasks(parts)
         self.flash = self.masks.flash
         self.state: Prefill | CachedMasks | StaticMasks | None = None
-        self.entry = LlmEntry(parts, plan, self.masks)
+        self.entry = LlmEntry(parts, plan, self.masks, trace=trace)
         self.reader = PromptReader(parts, hooks, active=not plan.empty)
         self.checkpoints = Checkpoints(self, "state", parts.layers, hooks)
         hooks.pre(parts.llm, self._enter)
@@ -75,7 +81,8 @@ class LlmStage:
         dropped = marked(embeds) if self.marks else torch.zeros_like(prompt.video)
         start = 0 if cache is None else cache.get_seq_length()
         if not self.steps and not bool(dropped.any()) and not (start and is_merged(cache)):
-            self.on_prefill(Prefill(prompt, whole(prompt, embeds), None))
+            traces: dict[int, Any] | None = {} if self.entry.trace else None
+            self.on_prefill(Prefill(prompt, whole(prompt, embeds), None, traces=traces))
             return None
         self.entry.refuse(prompt, kwargs.get("attention_mask"), start)
         kwargs = dict(kwargs)
@@ -209,18 +216,18 @@ class LlmStage:
         visual = (sequence.runs >= 0).to(hidden.device)
         seen = None if seen is None else seen.to(hidden.device)
         # Row by row and left to right, so segments follow one another.
-        merged = step.reduce(
-            Units(
-                hidden[visual],
-                None if seen is None else seen[visual],
-                sequence.lengths,
-                prefill.prompt.lengths,
-                tokens=prefill.tokens(index - 1, hidden, seen),
-                noted=prefill.noted,
-            )
+        units = Units(
+            hidden[visual],
+            None if seen is None else seen[visual],
+            sequence.lengths,
+            prefill.prompt.lengths,
+            tokens=prefill.tokens(index - 1, hidden, seen),
+            noted=prefill.noted,
         )
+        merged = step.reduce(units)
         if merged is None:
             return hidden
+        prefill.trace(index, merged, units)
         places = tuple(visual.nonzero()[merged.kept].T)
         stays = ~visual & (sequence.columns >= 0).to(hidden.device)
         stays = stays.index_put(places, torch.ones_like(places[0], dtype=torch.bool))

@@ -34,8 +34,8 @@ def sequence_of(prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) 
 class LlmEntry:
     """Shortens what the language model is called with."""
 
-    def __init__(self, parts: ModelParts, plan: Plan, masks: LlmMasks) -> None:
-        self.parts, self.masks = parts, masks
+    def __init__(self, parts: ModelParts, plan: Plan, masks: LlmMasks, *, trace: bool = False) -> None:
+        self.parts, self.masks, self.trace = parts, masks, trace
         self.steps: dict[int, LlmStep] = plan.llm
         self.compact = plan.positions == "compact" and not plan.empty
 
@@ -47,16 +47,17 @@ class LlmEntry:
         alive = (sequence.columns >= 0) & ~dropped
         here = sequence.runs[alive & (sequence.runs >= 0)]
         entering = tuple(torch.bincount(here, minlength=len(prompt.lengths)).tolist())
-        noted = self._note(prompt, sequence, alive, embeds)
+        prefill = Prefill(prompt, sequence, None, traces={} if self.trace else None)
+        prefill.noted = self._note(prompt, sequence, alive, embeds)
         if 0 in self.steps:
-            embeds, alive = self._choose(prompt, sequence, alive, embeds, entering)
+            embeds, alive = self._choose(prefill, alive, embeds, entering)
         if bool((sequence.columns.ge(0) & ~alive).any()):
             columns = left_pad([row.nonzero().flatten() for row in alive])
             runs = take(prompt.runs, columns)
             index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
             sequence = sequence_of(prompt, columns, index, runs)
             self._shorten_inputs(sequence, kwargs, embeds, start)
-        prefill = Prefill(prompt, sequence, None, entering=entering, noted=noted)
+        prefill.begin(sequence, entering)
         if self.compact:
             prefill.positions = self._positions(kwargs, start, sequence.columns.shape[1])
         return prefill
@@ -79,20 +80,19 @@ class LlmEntry:
 
     def _choose(
         self,
-        prompt: Prompt,
-        sequence: Sequence,
+        prefill: Prefill,
         alive: Tensor,
         embeds: Tensor,
         lengths: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
         """Let the step before layer 0 choose; embeddings and (B, L) bool of who is left."""
-        tokens = self._alive(prompt, sequence, alive, embeds)
+        tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
         visual = tokens.runs >= 0
-        merged = self.steps[0].reduce(
-            Units(tokens.hidden[visual], None, lengths, prompt.lengths, tokens=tokens)
-        )
+        units = Units(tokens.hidden[visual], None, lengths, prefill.prompt.lengths, tokens=tokens)
+        merged = self.steps[0].reduce(units)
         if merged is None:
             return embeds, alive
+        prefill.trace(0, merged, units)
         places = tuple(visual.nonzero()[merged.kept].T)
         stays = (alive.to(visual.device) & ~visual).index_put(
             places, torch.ones_like(places[0], dtype=torch.bool)

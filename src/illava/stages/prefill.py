@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from ..merging import MergedSegments
 from .cache import MergedLayer
 from .llm_masks import CachedMasks
 from .once import Once
 from .prompt import Prompt
-from .steps import Tokens
+from .steps import Tokens, Units
+from .traces import Trace, trace_of
 
 
 @dataclass
@@ -51,10 +53,17 @@ class Prefill:
     """Visual tokens in each segment that the image encoder left, before any step of the LLM."""
     noted: Any = None
     """What the first step noted at the entry."""
+    traces: dict[int, Trace] | None = None
+    """Layer -> what the step before it did, where that is asked for."""
 
     def __post_init__(self) -> None:
         self.history.append((0, self.entry))
         self.entering = self.entering or self.entry.lengths
+
+    def begin(self, entry: Sequence, entering: tuple[int, ...]) -> None:
+        """Note which tokens enter layer 0, and how many of each segment had come to a step before it."""
+        self.entry, self.history = entry, [(0, entry)]
+        self.entering = entering or entry.lengths
 
     def last(self, layer: int) -> Tensor:
         """(B,) int64 index, among the tokens that ``layer`` works on, of the last prompt token."""
@@ -70,6 +79,14 @@ class Prefill:
             self.last(layer).to(device),
             seen,
         )
+
+    def trace(self, layer: int, merged: MergedSegments, units: Units) -> None:
+        """Note what the step before ``layer`` did, where that is asked for."""
+        assert units.tokens is not None
+        if self.traces is not None and layer not in self.traces:
+            row, index = (units.tokens.runs >= 0).nonzero().T
+            places = row * self.prompt.runs.shape[1] + units.tokens.columns[row, index]
+            self.traces[layer] = trace_of(merged, units, places)
 
     def record(self, layer: int, sequence: Sequence) -> bool:
         """Note what ``layer`` and those behind it work on; False if that is known, from an earlier run."""

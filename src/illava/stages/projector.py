@@ -181,21 +181,20 @@ class ProjectorStage:
         tiled = x.reshape(tiles, rows, x.shape[-1])
         prefix, tiled = tiled[:, :extra], tiled[:, extra:]
         vectors = tiled.reshape(sum(run.lengths), -1)
-        merged = step.reduce(
-            Units(
-                vectors,
-                run.seen_by(depth),
-                run.lengths,
-                run.full_lengths,
-                run.sizes_before(depth),
-                self._shapes(run),
-            )
+        of = Units(
+            vectors,
+            run.seen_by(depth),
+            run.lengths,
+            run.full_lengths,
+            run.sizes_before(depth),
+            self._shapes(run),
         )
+        merged = step.reduce(of)
         # Keys of every token may be large, and a report keeps the run.
         run.seen = None
         if merged is None:
             return x
-        run.record(depth, merged)
+        run.record(depth, merged, of)
         left = torch.cat([prefix, merged.units.reshape(tiles, -1, x.shape[-1])], 1)
         return left.reshape(*x.shape[:-2], -1, x.shape[-1])
 
