@@ -73,8 +73,11 @@ def ask(
     max_new_tokens: int = 64,
     compare: bool = False,
     rounds: int = 5,
+    *,
+    video: Sequence[Image.Image] = (),
+    trace: bool = False,
 ) -> Answer:
-    """Ask an accelerated model one question about one or more pictures; it answers greedily.
+    """Ask an accelerated model one question about one or more pictures, or a video; it answers greedily.
 
     The model comes back as it was. With ``compare`` the plain model is asked too: both once to warm up,
     then in turn, ``rounds`` times.
@@ -83,18 +86,20 @@ def ask(
         model, processor: as from :func:`load`.
         pictures: Pillow pictures, or files to open; they stand before the question in the prompt.
         method: default: iLLaVA at the schedule published for the model's family.
+        video: frames of a video, all of which are shown; instead of pictures.
+        trace: as in :func:`illava.accelerate`.
 
     Raises InputError for pictures or a question that cannot be used and for a method that does not fit the
     model, UnsupportedError for a model that illava does not know.
     """
     opened = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
-    inputs = build_prompt(processor, opened, question).to(device=model.device, dtype=model.dtype)
+    inputs = build_prompt(processor, opened, question, video).to(device=model.device, dtype=model.dtype)
     method = Illava() if method is None else method
     reports: list[Report] = []
 
     def accelerated() -> Timing:
         try:
-            handle = accelerate(model, method)
+            handle = accelerate(model, method, trace=trace)
         except ValueError as error:
             raise InputError(f"method {method.name}: {error}") from error
         with handle:
@@ -113,18 +118,24 @@ def ask(
     return Answer(question, text, method, reports[0], fast, plain_text, plain)
 
 
-def build_prompt(processor: Any, pictures: Sequence[Image.Image], question: str) -> Any:
-    """The model's inputs for a user turn of pictures and then text, as the processor's chat template has it.
+def build_prompt(
+    processor: Any, pictures: Sequence[Image.Image], question: str, video: Sequence[Image.Image] = ()
+) -> Any:
+    """The model's inputs for a user turn of pictures, or the frames of a video, and then text, as the
+    processor's chat template has it.
 
     Raises InputError when there is no picture or no question, or the processor refuses them.
     """
-    if not pictures or not question.strip():
-        raise InputError("give at least one picture and a question")
-    content = [{"type": "image", "image": picture} for picture in pictures]
+    if bool(pictures) == bool(video) or not question.strip():
+        raise InputError("give at least one picture, or one video, and a question")
+    content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
+    # The frames given are the frames used.
+    options = {"processor_kwargs": {"do_sample_frames": False}} if video else {}
+    content += [{"type": "video", "video": list(video)}] if video else []
     chat = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
     try:
         return processor.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **options
         )
     except ValueError as error:
         # No chat template, or a picture whose shape the model cannot take.

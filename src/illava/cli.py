@@ -15,6 +15,7 @@ from rich.table import Table
 from .cli_bench import bench
 from .cli_compare import compare
 from .cli_eval import evaluate
+from .cli_look import look
 from .cli_plan import plan
 from .console import (
     DeviceOption,
@@ -119,7 +120,7 @@ def ask(
             loaded, processor, opened, question, chosen, max_new_tokens, compare=compare, rounds=rounds
         )
         if save_overlay is not None:
-            from .overlay import draw_overlay
+            from .viz.overlay import draw_overlay
 
             save_png(draw_overlay(opened, answer.report), save_overlay)
         if as_json:
@@ -149,6 +150,7 @@ def info(
 
 
 app.command()(plan)
+app.command()(look)
 app.command("eval", cls=SeveralCommand)(evaluate)
 app.command("compare", cls=SeveralCommand)(compare)
 app.command("bench", cls=SeveralCommand)(bench)

@@ -11,8 +11,8 @@ from PIL import Image
 
 import illava
 from illava.ask import ask, build_prompt
-from illava.overlay import draw_overlay
 from illava.pictures import open_picture
+from illava.viz.overlay import draw_overlay
 
 from .conftest import call, invoke
 

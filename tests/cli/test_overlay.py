@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from illava.geometry import grid_boxes
-from illava.overlay import draw_overlay, kept_share
 from illava.pictures import InputError
+from illava.viz.overlay import draw_overlay, kept_share
 
 BRIGHT, DARK = (250, 200, 60), (60, 10, 30)
 GAP = 8

@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from ..pictures import InputError, open_picture
+from ..video import read_video
 from .samples import Sample
-from .video import read_video
 
 FILE_NAME = "samples.jsonl"
 MAX_LINE = 1_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..pictures import InputError, open_picture
+from .pictures import InputError, open_picture
 
 MAX_FRAMES = 32
 HINT = "reading video files needs PyAV: pip install 'illava[eval]'; or give a folder of frames"

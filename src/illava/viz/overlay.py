@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageStat
 
-from .pictures import InputError
+from ..pictures import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .report import Report
+    from ..report import Report
 
 SHORT_SIDE = 384
 """Smaller pictures are enlarged until their short side has so many pixels."""
@@ -47,11 +47,11 @@ def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image
     last = {step.stage: index for index, step in enumerate(report.steps)}
     panels = []
     for picture, shown in zip(pictures, report.pictures, strict=True):
-        sized = _resize(picture.convert("RGB"))
+        shown_at = sized(picture.convert("RGB"))
         for stage, index in last.items():
-            panels.append(_panel(sized, shown.all, shown.kept[index], STAGES[stage]))
+            panels.append(captioned(shown_at, shown.all, shown.kept[index], STAGES[stage]))
         if not last:
-            panels.append(_panel(sized, shown.all, shown.all, "nothing was merged"))
+            panels.append(captioned(shown_at, shown.all, shown.all, "nothing was merged"))
     gap = max(8, min(panel.width for panel in panels) // 48)
     size = (sum(panel.width + gap for panel in panels) + gap, max(panel.height for panel in panels) + gap)
     sheet, left = Image.new("RGB", size, "white"), gap
@@ -85,18 +85,29 @@ def _count(size: tuple[int, int], boxes: Tensor) -> np.ndarray:
     return counts
 
 
-def _resize(picture: Image.Image) -> Image.Image:
+def sized(picture: Image.Image) -> Image.Image:
     # A whole factor keeps the pixels of tiny pictures equally large.
     factor = min(max(1, math.ceil(SHORT_SIDE / min(picture.size))), LONG_SIDE / max(picture.size))
     size = tuple(max(1, round(edge * factor)) for edge in picture.size)
     return picture if factor == 1 else picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def _panel(picture: Image.Image, patches: Tensor, kept: Tensor, title: str) -> Image.Image:
-    """One picture with its survivors and a caption of two lines."""
-    drawn = _draw(picture, kept_share(picture.size, patches, kept))
-    lines = (title, f"{len(kept)} of {len(patches)} patches left")
-    draw = ImageDraw.Draw(drawn)
+def captioned(
+    picture: Image.Image,
+    patches: Tensor,
+    kept: Tensor,
+    title: str,
+    mark: Callable[[Image.Image], None] = lambda drawn: None,
+) -> Image.Image:
+    """One picture with its survivors and a caption of two lines; ``mark`` may draw on it before."""
+    drawn = faded(picture, kept_share(picture.size, patches, kept))
+    mark(drawn)
+    return with_caption(drawn, title, f"{len(kept)} of {len(patches)} patches left")
+
+
+def with_caption(picture: Image.Image, *lines: str) -> Image.Image:
+    """A picture on white with two lines below it, the second one fainter."""
+    draw = ImageDraw.Draw(picture)
     # As large as fits into the panel, and never so small that it cannot be read.
     wanted = max(12, min(picture.width // 20, 64))
     longest = max(draw.textlength(line, font=ImageFont.load_default(wanted)) for line in lines)
@@ -104,14 +115,14 @@ def _panel(picture: Image.Image, patches: Tensor, kept: Tensor, title: str) -> I
     font, step = ImageFont.load_default(font_size), font_size * 4 // 3
     width = max(picture.width, *(int(draw.textlength(line, font=font)) + 1 for line in lines))
     panel = Image.new("RGB", (width, picture.height + 2 * step + font_size // 2), "white")
-    panel.paste(drawn, (0, 0))
+    panel.paste(picture, (0, 0))
     draw = ImageDraw.Draw(panel)
     for number, (line, ink) in enumerate(zip(lines, ("black", "#444444"), strict=True)):
         draw.text((0, picture.height + font_size // 4 + number * step), line, ink, font)
     return panel
 
 
-def _draw(picture: Image.Image, share: np.ndarray) -> Image.Image:
+def faded(picture: Image.Image, share: np.ndarray) -> Image.Image:
     """Fade what is gone towards the far end of the picture's brightness, and outline what is left."""
     pixels = np.asarray(picture, np.float32)
     grey = np.asarray(picture.convert("L"), np.float32)[..., None]

@@ -1,0 +1,120 @@
+"""The command line: ``illava look``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    hush,
+    make_method,
+    one_line_errors,
+    parse_keep,
+    writing,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from .ask import Answer
+
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+QUESTION = "What is shown?"
+
+
+def look(
+    shown: Annotated[
+        str,
+        typer.Argument(metavar="PICTURE|VIDEO", help="A picture, a video, a folder of frames, or demo/NAME."),
+    ],
+    question: Annotated[str, typer.Argument(help="A question about it, in quotes.")] = QUESTION,
+    model: ModelOption = "zoo/L",
+    keep: Annotated[
+        str | None, typer.Option(help="Final visual tokens / all, such as 0.33 or 1/9. Default: 1/9.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="Which tokens go: the name of a method, or of a preset.")
+    ] = "illava-best",
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the sheet and the page go, named after the picture.")
+    ] = Path("out/look"),
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
+) -> None:
+    """Show what stays of a picture, step by step: a PNG, or WebP for videos, and a page to explore."""
+    with one_line_errors():
+        from .files import replacing
+        from .pictures import InputError, open_picture, save_png
+
+        share = parse_keep(keep or "1/9")
+        if not question.strip():
+            raise InputError("give a question, or leave it out")
+        chosen = make_method(method, share)
+        path = Path(shown)
+        video = path.is_dir() or path.suffix.lower() in VIDEOS
+        frames: tuple[Image.Image, ...] = ()
+        if video:
+            from .video import read_video
+
+            frames = read_video(path)
+        else:
+            picture = open_picture(shown)
+        with writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+        hush()
+        from . import ask as work
+        from . import viz
+
+        loaded, processor = work.load(model, device, dtype)
+        answer = work.ask(
+            loaded,
+            processor,
+            [] if video else [picture],
+            question,
+            chosen,
+            max_new_tokens,
+            compare=True,
+            rounds=1,
+            video=frames,
+            trace=True,
+        )
+        given = [frames] if video else [picture]
+        page = viz.html_page(
+            given,
+            answer.report,
+            question=question,
+            answers=[("plain", answer.plain_text or ""), (chosen.name, answer.text)],
+            facts=_facts(answer),
+        )
+        name = path.stem or "shown"
+        drawn = output / f"{name}.{'webp' if video else 'png'}"
+        if video:
+            viz.save_animation(viz.draw_frames(frames, answer.report), drawn)
+        else:
+            save_png(viz.draw_steps(given, answer.report), drawn)
+        with writing(output), replacing(output / f"{name}.html") as partial:
+            partial.write_text(page, encoding="utf-8")
+        typer.echo(f"plain:  {answer.plain_text}\nmerged: {answer.text}\n{answer.report}")
+        typer.echo(f"All steps: {drawn}\nTo explore in a browser: {output / f'{name}.html'}")
+
+
+def _facts(answer: Answer) -> list[tuple[str, str]]:
+    """One warm run of each: a look, not a benchmark."""
+    assert answer.plain_timings is not None
+    plain, merged = answer.plain_timings[0], answer.timings[0]
+    rows = [
+        (
+            f"{name}, plain and merged, one run each",
+            f"{getattr(plain, part):.3f} s, {getattr(merged, part):.3f} s",
+        )
+        for name, part in (("image encoder", "encoder"), ("first token", "ttft"), ("whole answer", "total"))
+    ]
+    costs = answer.report.plain_cost, answer.report.cost
+    rows.append(("KV cache", ", ".join(f"{cost.kv_bytes / 1e6:,.2f} MB" for cost in costs)))
+    return rows
