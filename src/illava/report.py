@@ -71,6 +71,9 @@ class Report:
     """The tokens that the pass worked on, and that the plain model's would have."""
     pictures: tuple[PictureReport, ...]
     """In the order of the batch: images, then videos. Empty where their geometry is unknown."""
+    tile_edge: int | None = None
+    """Pixels of a side of a tile, where ``pictures`` are tiles that a processor cut without telling the model
+    (InternVL, Idefics3, SmolVLM): :func:`illava.tiles.untiled` puts them together."""
     traces: tuple[StepTrace | None, ...] = ()
     """For each step which patches came, stayed and went where, if ``accelerate(trace=True)`` asked for it;
     None for the making of smaller pictures."""
@@ -163,8 +166,16 @@ def make_report(
         plain_cost=cost_of(shape, llm, plain, size),
         courses=courses,
         pictures=_pictures(parts, plan, pictures, prefill, repeats) if known else (),
+        tile_edge=_tile_edge(parts),
         traces=_traces(parts, plan, pictures, prefill, repeats) if known else (),
     )
+
+
+def _tile_edge(parts: ModelParts) -> int | None:
+    if parts.family.model_type not in ("internvl", "idefics3", "smolvlm"):
+        return None
+    edge = parts.config.vision_config.image_size
+    return int(edge if isinstance(edge, int) else edge[0])
 
 
 def _traces(

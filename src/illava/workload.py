@@ -163,10 +163,11 @@ def _picture(parts: ModelParts, size: Size, alone: bool) -> Workload:
     if "pack_image_features" in family.row_mixers:
         return _anyres(parts, size)
     if family.model_type == "internvl":
-        tiles = _internvl_tiles(vision, size)
+        rows, columns = internvl_grid(_first(vision.image_size), size)
+        tiles = rows * columns + (rows * columns > 1)
         return Workload((units,) * tiles, (Run(tuple((t, units) for t in range(tiles))),), 0)
     if family.model_type in ("idefics3", "smolvlm"):
-        rows, columns = _idefics_tiles(size)
+        rows, columns = idefics_grid(size)
         tiles = rows * columns + 1 if rows * columns > 1 else 1
         # A mark and a name in front of each tile, a line end behind each row, two marks around the last.
         marks = 2 * tiles + rows + 2
@@ -226,16 +227,18 @@ def _anyres(parts: ModelParts, size: Size) -> Workload:
     return Workload((side**2,) * tiles, (run,), 0)
 
 
-def _internvl_tiles(vision: Any, size: Size) -> int:
+def internvl_grid(edge: int, size: Size) -> Size:
+    """Rows and columns of tiles of ``edge`` pixels that InternVL's processor cuts a picture into; with more
+    than one a small whole picture comes on top."""
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-    edge = _first(vision.image_size)
     columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (edge, edge), 1, MOST_TILES)
-    return columns * rows + (columns * rows > 1)
+    return rows, columns
 
 
-def _idefics_tiles(size: Size) -> Size:
-    """Rows and columns: the longer edge has four tiles, the other as many as its length needs."""
+def idefics_grid(size: Size) -> Size:
+    """Rows and columns of Idefics3's and SmolVLM's tiles, likewise: the longer edge has four, the other as
+    many as its length needs."""
     width, height = size
     longest = max(width, height)
     return math.ceil(IDEFICS_EDGE * height / longest), math.ceil(IDEFICS_EDGE * width / longest)

@@ -20,7 +20,9 @@ GAP = 8
 def fake_report(*pictures, stages=("encoder", "llm")):
     """One (all, kept after each stage) a picture."""
     shown = tuple(SimpleNamespace(kind="image", frames=1, all=p, kept=tuple(kept)) for p, kept in pictures)
-    return SimpleNamespace(pictures=shown, steps=tuple(SimpleNamespace(stage=stage) for stage in stages))
+    return SimpleNamespace(
+        pictures=shown, tile_edge=None, steps=tuple(SimpleNamespace(stage=stage) for stage in stages)
+    )
 
 
 def patch_colours(sheet, left, size, rows, columns):

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageStat
 
 from ..pictures import InputError
+from ..tiles import untiled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,7 @@ def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image
     below.
     Raises InputError where the report has no patches for the pictures.
     """
+    report = untiled(report, [picture.size for picture in pictures])
     if len(report.pictures) != len(pictures):
         raise InputError(
             f"no overlay can be drawn: the report has the patches of {len(report.pictures)} pictures, "

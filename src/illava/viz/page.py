@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..report import Report
 from .charts import bars
-from .shown import Given, Shown, mine, shown, titles
+from .shown import Given, Shown, as_given, mine, shown, titles
 
 LONGEST = 1024
 """Pixels of a side of an embedded picture, at most."""
@@ -40,6 +40,7 @@ def html_page(
 
     Raises InputError where the report has no patches for the pictures.
     """
+    report = as_given(pictures, report)
     some = shown(pictures, report)
     values = {
         "steps": [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..report import Report
 from .overlay import captioned, sized, with_caption
-from .shown import Given, Shown, shown, titles, view
+from .shown import Given, Shown, as_given, shown, titles, view
 
 ORANGE = "#E69F00"
 """Marks those that took others in; told apart from all other marks by shape too."""
@@ -30,7 +30,7 @@ def draw_steps(pictures: Sequence[Given], report: Report, *, scores: bool = True
 
     Returns an RGB picture. Raises InputError where the report has no patches for the pictures.
     """
-    rows = []
+    rows, report = [], as_given(pictures, report)
     for one in shown(pictures, report):
         count = len(one.frames)
         for frame in sorted({i * count // min(FRAMES, count) for i in range(min(FRAMES, count))}):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..pictures import InputError
 from ..report import PictureReport, Report
+from ..tiles import untiled
 from ..trace import StepTrace
 
 Given = Image.Image | Sequence[Image.Image]
@@ -59,6 +60,7 @@ def shown(pictures: Sequence[Given], report: Report) -> list[Shown]:
     frames = [(one,) if isinstance(one, Image.Image) else tuple(one) for one in pictures]
     # As in the report: images, then videos.
     frames = [f for f, p in _kinds(frames, pictures) if not p] + [f for f, p in _kinds(frames, pictures) if p]
+    report = as_given(pictures, report)
     if len(frames) != len(report.pictures):
         raise InputError(
             f"nothing can be drawn: the report has the patches of {len(report.pictures)} pictures, "
@@ -68,6 +70,11 @@ def shown(pictures: Sequence[Given], report: Report) -> list[Shown]:
         Shown(_spread(some, told.frames), told, number)
         for number, (some, told) in enumerate(zip(frames, report.pictures, strict=True))
     ]
+
+
+def as_given(pictures: Sequence[Given], report: Report) -> Report:
+    """The report with the prompt's own pictures where it speaks of tiles of them."""
+    return untiled(report, [one.size for one in pictures if isinstance(one, Image.Image)])
 
 
 def titles(report: Report) -> list[str]:
