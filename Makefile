@@ -49,6 +49,7 @@ performance: $(READY)  ## measure all that docs/performance.md tells but OpenVIN
 	$(BIN)/python -m benchmarks.speed qwen2-vl-2b --threads 1 --rounds 3
 	$(BIN)/python -m benchmarks.speed llava-onevision-0.5b --size 384 --threads 1 --rounds 5
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.growth --layers 2 --threads 1
 	$(BIN)/python -m benchmarks.bigger

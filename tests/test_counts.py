@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
+
 import pytest
 import torch
+from rich.console import Console
 
 import illava
 from tests.test_exact import BOTH, batch, logits_of_steps, several, single
@@ -181,3 +185,20 @@ def test_kept_patches_point_at_the_marked_one():
     assert kept[1].shape == (1, 5)
     torch.testing.assert_close(kept[1][0], box)
     assert not torch.allclose(kept[-1][0], box)
+
+
+def test_a_report_is_told_in_a_notebook_in_rich_and_in_json():
+    model = tiny_model("llava")
+    with illava.accelerate(model, illava.Illava.best(1 / 3)) as handle, torch.no_grad():
+        model(**single(model))
+        report = handle.report
+    page, console = report._repr_html_(), Console(width=120, record=True, file=io.StringIO())
+    console.print(report)
+    text = console.export_text()
+    for step in report.steps:
+        for told in (page, text, str(report)):
+            assert f"{step.stage} block" in told or f"{step.stage.upper()} layer" in told
+        assert f"<td>{step.before}</td><td>{step.after}</td>" in page
+    assert f"{report.plain_cost.total / 1e9:,.2f}" in text
+    assert page.count("<tr>") == 1 + len(report.steps) + 4
+    assert json.loads(report.to_json()) == json.loads(json.dumps(report.to_dict()))

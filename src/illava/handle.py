@@ -9,7 +9,8 @@ from torch import nn
 from .errors import UnsupportedError
 from .methods import Illava, Method
 from .parts import check_feature_layer, find_parts
-from .report import Report, make_report
+from .report import Report
+from .reporting import make_report
 from .stages.attention import check_backend
 from .stages.encoder import EncoderStage
 from .stages.encoder_run import EncoderRun

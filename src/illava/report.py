@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import html
+import json
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from rich.table import Table
 from torch import Tensor
 
-from . import trace
-from .cost import Cost, Courses, EncoderCourse, PrefillCourse, cost_of
-from .geometry import Layout, layouts
-from .methods import Method
-from .parts import ModelParts
-from .shapes import llm_shape
-from .stages.encoder_run import EncoderRun
-from .stages.prefill import Prefill, Sequence
-from .stages.steps import Plan
+from .cost import Cost, Courses
 from .trace import StepTrace
+
+PLACES = {
+    "pixels": "smaller picture",
+    "encoder": "encoder block {}",
+    "projector": "behind the encoder",
+    "llm": "LLM layer {}",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class StepReport:
     before: int
     """Visual tokens in the LLM, before it units of g tokens each."""
     after: int
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return PLACES[self.stage].format(self.layer)
 
 
 @dataclass(frozen=True)
@@ -86,10 +92,51 @@ class Report:
             f"{self.plain_cost.total / self.cost.total:.2f}x fewer FLOPs up to the first token, "
             f"{self.plain_cost.kv_bytes / self.cost.kv_bytes:.2f}x fewer KV bytes",
         ]
-        places = {"encoder": "encoder block {}", "llm": "LLM layer {}"}
-        places |= {"pixels": "smaller pictures", "projector": "behind the encoder"}
-        lines += [f"{places[s.stage].format(s.layer)}: {s.before} -> {s.after}" for s in self.steps]
+        lines += [f"{step.place}: {step.before} -> {step.after}" for step in self.steps]
         return "\n".join(lines)
+
+    def __rich__(self) -> Table:
+        """A table for rich's ``print``."""
+        head, *rest = self._rows()
+        table = Table(*head, title=str(self).splitlines()[0])
+        for row in rest:
+            table.add_row(*row)
+        return table
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        head, *rest = self._rows()
+        cells = "".join(
+            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rest
+        )
+        headings = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+        first, second = str(self).splitlines()[:2]
+        caption = f"{html.escape(first)}<br>{html.escape(second)}"
+        return (
+            f"<table><caption>{caption}</caption><thead><tr>{headings}</tr></thead>"
+            f"<tbody>{cells}</tbody></table>"
+        )
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        """A heading, every step, and the costs."""
+        costs = self.plain_cost, self.cost
+        rows = [("", "before, plain", "after, merged", "times less")]
+        rows += [
+            (s.place, str(s.before), str(s.after), f"{s.before / max(1, s.after):.2f}") for s in self.steps
+        ]
+        for name, values, unit in (
+            ("encoder, GFLOPs", [c.encoder + c.projector for c in costs], 1e9),
+            ("prefill, GFLOPs", [c.prefill for c in costs], 1e9),
+            ("first token, GFLOPs", [c.total for c in costs], 1e9),
+            ("KV cache, MB", [c.kv_bytes for c in costs], 1e6),
+        ):
+            plain, merged = (f"{value / unit:,.2f}" for value in values)
+            rows.append((name, plain, merged, f"{values[0] / max(1, values[1]):.2f}"))
+        return rows
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON-ready values."""
@@ -122,172 +169,3 @@ def told(one: Any) -> dict[str, Any]:
         "cost": {**vars(one.cost), "total": one.cost.total},
         "plain_cost": {**vars(one.plain_cost), "total": one.plain_cost.total},
     }
-
-
-def make_report(
-    parts: ModelParts, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
-) -> Report:
-    """Put together what the stages noted about one prefill."""
-    prompt = prefill.prompt
-    videos = prompt.runs[prompt.video & (prompt.runs >= 0)]
-    video_tokens = int((videos == videos[0]).sum()) if len(videos) else None
-    pictures = [(run, layout) for run in runs for layout in layouts(parts, run, video_tokens)]
-    pictures.sort(key=lambda pair: pair[1].kind)
-    shown = sum(len(layout.tokens) for _, layout in pictures)
-    visual = sum(prompt.lengths)
-    # Beams and several answers a prompt repeat every row of the batch.
-    repeats = visual // shown if shown and visual % shown == 0 else 1
-    depth = len(parts.layers)
-    stages = [prefill.at(layer) for layer in range(depth)]
-    llm_tokens = tuple(sum(stage.lengths) // repeats for stage in stages)
-    steps = [
-        StepReport(stage, block, *(sum(sum(n) for n in pair) for pair in _around(runs, block)))
-        for stage, block in _before_llm(parts, plan)
-    ]
-    entering = sum(prefill.entering) // repeats
-    steps += [
-        StepReport("llm", layer, llm_tokens[layer - 1] if layer else entering, llm_tokens[layer])
-        for layer in plan.llm
-    ]
-    known = shown * repeats == visual
-    merged, plain = courses = _courses(parts, runs, prefill, stages, plan)
-    shape, llm = parts.family.encoder_shape(parts.config), llm_shape(parts.config)
-    size = next(parts.llm.parameters()).element_size()
-    return Report(
-        family=parts.family.model_type,
-        method=method.to_dict(),
-        visual_tokens=visual // repeats,
-        final_tokens=llm_tokens[-1],
-        average_tokens=sum(llm_tokens) / depth,
-        steps=tuple(steps),
-        llm_tokens=llm_tokens,
-        row_tokens=tuple(zip(*((stage.runs >= 0).sum(1).tolist() for stage in stages), strict=True)),
-        cost=cost_of(shape, llm, merged, size),
-        plain_cost=cost_of(shape, llm, plain, size),
-        courses=courses,
-        pictures=_pictures(parts, plan, pictures, prefill, repeats) if known else (),
-        tile_edge=_tile_edge(parts),
-        traces=_traces(parts, plan, pictures, prefill, repeats) if known else (),
-    )
-
-
-def _tile_edge(parts: ModelParts) -> int | None:
-    if parts.family.model_type not in ("internvl", "idefics3", "smolvlm"):
-        return None
-    edge = parts.config.vision_config.image_size
-    return int(edge if isinstance(edge, int) else edge[0])
-
-
-def _traces(
-    parts: ModelParts, plan: Plan, pictures: list[tuple[EncoderRun, Layout]], prefill: Prefill, repeats: int
-) -> tuple[StepTrace | None, ...]:
-    if not pictures or any(run.traces is None for run, _ in pictures) or prefill.traces is None:
-        return ()
-    first = [
-        None if stage == "pixels" else trace.before_llm(stage, block, pictures)
-        for stage, block in _before_llm(parts, plan)
-    ]
-    return (*first, *(trace.in_llm(layer, pictures, prefill, repeats) for layer in plan.llm))
-
-
-def _before_llm(parts: ModelParts, plan: Plan) -> list[tuple[str, int]]:
-    """Stage and block of every step before the LLM."""
-    first = [] if plan.pixels is None else [("pixels", -1)]
-    behind = [] if plan.projector is None else [("projector", len(parts.blocks))]
-    return [*first, *(("encoder", block) for block in plan.encoder), *behind]
-
-
-def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Units of each segment, run by run, before and after the step at ``block``."""
-    return [run.lengths_before(block) for run in runs], [run.lengths_before(block + 1) for run in runs]
-
-
-def _courses(
-    parts: ModelParts, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
-) -> tuple[Courses, Courses]:
-    """Of the pass as it was, and of the plain model's."""
-    taps = parts.family.encoder_shape(parts.config).taps
-    batch, length = prefill.prompt.runs.shape
-    attends = tuple(not recurrent for recurrent in parts.recurrent)
-    merged = PrefillCourse(
-        batch,
-        tuple(stage.columns.shape[1] for stage in stages),
-        tuple(_held(parts, i, prefill, stage) for i, stage in enumerate(stages)),
-        attends,
-    )
-    plain = PrefillCourse(
-        batch,
-        (length,) * len(stages),
-        tuple(_held(parts, i, prefill, None) for i in range(len(stages))),
-        attends,
-    )
-    return (
-        Courses(tuple(_course(parts, taps, run, plan) for run in runs), merged),
-        Courses(tuple(_plain_course(parts, taps, run) for run in runs), plain),
-    )
-
-
-def _course(parts: ModelParts, taps: tuple[int, ...], run: EncoderRun, plan: Plan) -> EncoderCourse:
-    blocks, g = range(len(parts.blocks)), parts.group
-    # A step that chooses among projected features leaves the projector all of them.
-    projected = plan.projector is not None and plan.projector.projected
-    return EncoderCourse(
-        run.embedded,
-        tuple(parts.attending(run.sequence_lengths(block, merged=True)) for block in blocks),
-        tuple(sum(run.prefix + g * n for n in run.lengths_before(block + 1)) for block in blocks),
-        sum(run.lengths_before(len(parts.blocks)) if projected else run.lengths),
-        tuple(sum(run.lengths_before(tap + 1)) for tap in taps),
-    )
-
-
-def _plain_course(parts: ModelParts, taps: tuple[int, ...], run: EncoderRun) -> EncoderCourse:
-    units = sum(run.full_lengths)
-    blocks = range(len(parts.blocks))
-    sequences = tuple(parts.attending(run.sequence_lengths(block, merged=False)) for block in blocks)
-    return EncoderCourse(
-        parts.group * units, sequences, tuple(map(sum, sequences)), units, (units,) * len(taps)
-    )
-
-
-def _held(parts: ModelParts, layer: int, prefill: Prefill, stage: Sequence | None) -> int:
-    """Keys that a layer's cache holds after the prefill, merged or (``stage`` None) plain."""
-    if parts.recurrent[layer]:
-        return 0
-    length, window = prefill.prompt.runs.shape[1], parts.windows[layer]
-    if stage is None:
-        return length if window is None else min(length, window - 1)
-    n = stage.columns.shape[1]
-    if window is None or n < window:
-        return n
-    return int((stage.columns > length - window).any(0).sum())
-
-
-def _pictures(
-    parts: ModelParts, plan: Plan, pictures: list[tuple[EncoderRun, Layout]], prefill: Prefill, repeats: int
-) -> tuple[PictureReport, ...]:
-    alive = {layer: _alive_tokens(prefill, prefill.at(layer), repeats) for layer in plan.llm}
-    out = []
-    start = {"image": 0, "video": 0}
-    for run, layout in pictures:
-        kept = []
-        for _, block in _before_llm(parts, plan):
-            units = run.kept_after(block) - layout.first_unit
-            kept.append(layout.units[units[(units >= 0) & (units < len(layout.units))]])
-        first = start[layout.kind]
-        start[layout.kind] += len(layout.tokens)
-        for layer in plan.llm:
-            rows = layout.tokens[alive[layer][layout.kind][first : first + len(layout.tokens)]]
-            kept.append(rows[~rows[:, 0].isnan()])
-        frames = int(layout.units[:, 0].max()) + 1
-        out.append(PictureReport(layout.kind, frames, layout.units, tuple(kept)))
-    return tuple(out)
-
-
-def _alive_tokens(prefill: Prefill, sequence: Sequence, repeats: int) -> dict[str, Tensor]:
-    """Per kind of picture, (T,) bool over its placeholders in prompt order: which are left."""
-    columns = sequence.columns[::repeats].cpu()
-    left = torch.zeros_like(prefill.prompt.runs[::repeats], dtype=torch.bool, device="cpu")
-    rows = torch.arange(len(columns))[:, None].expand_as(columns)
-    left[rows[columns >= 0], columns[columns >= 0]] = True
-    visual, video = (t[::repeats].cpu() for t in (prefill.prompt.runs >= 0, prefill.prompt.video))
-    return {"image": left[visual & ~video], "video": left[visual & video]}

@@ -16,12 +16,6 @@ from ..trace import StepTrace
 
 Given = Image.Image | Sequence[Image.Image]
 """A picture, or the frames of a video."""
-PLACES = {
-    "pixels": "smaller picture",
-    "encoder": "encoder block {}",
-    "projector": "behind the encoder",
-    "llm": "LLM layer {}",
-}
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def as_given(pictures: Sequence[Given], report: Report) -> Report:
 
 def titles(report: Report) -> list[str]:
     """What each step is called."""
-    return [PLACES[step.stage].format(step.layer) for step in report.steps]
+    return [step.place for step in report.steps]
 
 
 def view(one: Shown, report: Report, step: int, frame: int = 0) -> View:
