@@ -14,7 +14,7 @@ from illava.evaluation import tasks as registry
 from illava.evaluation.prompts import build_batch
 from illava.files import replacing
 from illava.methods import Method
-from illava.overlay import kept_share
+from illava.viz.overlay import kept_share
 
 ENLARGED = 2
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from .ask import Answer
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
 QUESTION = "What is shown?"
 
 
@@ -51,6 +50,7 @@ def look(
     with one_line_errors():
         from .files import replacing
         from .pictures import InputError, open_picture, save_png
+        from .video import VIDEOS, read_video
 
         share = parse_keep(keep or "1/9")
         if not question.strip():
@@ -60,8 +60,6 @@ def look(
         video = path.is_dir() or path.suffix.lower() in VIDEOS
         frames: tuple[Image.Image, ...] = ()
         if video:
-            from .video import read_video
-
             frames = read_video(path)
         else:
             picture = open_picture(shown)

@@ -10,6 +10,8 @@ from PIL import Image
 from .pictures import InputError, open_picture
 
 MAX_FRAMES = 32
+VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
+"""Ends of the names of files that are taken for videos."""
 HINT = "reading video files needs PyAV: pip install 'illava[eval]'; or give a folder of frames"
 
 

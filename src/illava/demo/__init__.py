@@ -1,0 +1,42 @@
+"""The demo page: drop pictures or a video, ask, and watch the plain and the merged model answer side by side.
+
+``illava demo`` serves it; it needs Gradio, which comes with ``illava[demo]``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .server import Server
+
+
+def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Load the first model and serve the page until Ctrl-C; uploads go when it ends.
+
+    Raises InputError for a port that is taken.
+    """
+    from ..pictures import InputError
+
+    folder = tempfile.mkdtemp(prefix="illava-demo-")
+    # Gradio asks for its folder when it is imported.
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    page = None
+    try:
+        from .page import build, launch
+
+        server.model(server.names[0])
+        page = build(server)
+        try:
+            address = launch(page, host, port)
+        except OSError as error:
+            raise InputError(f"--port {port}: {error}") from error
+        print(f"The page is at {address} and Ctrl-C stops it.", flush=True)
+        page.block_thread()
+    finally:
+        if page is not None:
+            page.close()
+        shutil.rmtree(folder, ignore_errors=True)

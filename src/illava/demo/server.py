@@ -1,0 +1,200 @@
+"""What the demo page asks for: models, uploads and their end, answers as they grow. No Gradio here."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from transformers import StoppingCriteria, TextIteratorStreamer
+
+from .. import zoo
+from ..ask import build_prompt, load
+from ..console import make_method
+from ..handle import accelerate
+from ..pictures import InputError, open_picture
+from ..report import Report
+from ..video import VIDEOS, read_video
+
+MOST_FILES, MOST_MEGABYTES, MOST_TOKENS = 8, 20, 128
+BUDGETS = {"all": 1.0, "1/2": 1 / 2, "1/3": 1 / 3, "1/6": 1 / 6, "1/9": 1 / 9, "1/18": 1 / 18}
+
+
+@dataclass
+class Told:
+    """One answer as it grows."""
+
+    text: str = ""
+    tokens: int = 0
+    first: float = 0.0
+    """Seconds to the first token."""
+    total: float = 0.0
+
+
+@dataclass
+class Server:
+    """What all sessions share."""
+
+    names: Sequence[str]
+    device: str = "auto"
+    dtype: str = "auto"
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    _loaded: dict[str, tuple[nn.Module, Any]] = field(default_factory=dict)
+    _uploads: dict[str, set[Path]] = field(default_factory=dict)
+
+    def model(self, name: str) -> tuple[nn.Module, Any]:
+        """A model of those on offer, loaded once."""
+        if name not in self.names:
+            raise InputError(f"there is no model {name!r} here; choose one of {', '.join(self.names)}")
+        if name not in self._loaded:
+            self._loaded[name] = load(name, self.device, self.dtype)
+        return self._loaded[name]
+
+    def note(self, session: str | None, files: Sequence[str]) -> None:
+        """Remember whose uploads these are."""
+        self._uploads.setdefault(session or "", set()).update(Path(file) for file in files)
+
+    def forget(self, session: str | None) -> None:
+        """Delete what a session uploaded."""
+        for file in self._uploads.pop(session or "", ()):
+            file.unlink(missing_ok=True)
+
+    def answer(
+        self, files: Sequence[str] | None, question: str, name: str, method: str, budget: str
+    ) -> Iterator[tuple[Told, Told, Report | None, list[Any]]]:
+        """The answers as they grow, merged first, then plain; with the report once there is one.
+
+        Raises InputError and UnsupportedError for what cannot be answered.
+        """
+        pictures, video = read(files or ())
+        if not question.strip():
+            raise InputError("write a question first")
+        if budget not in BUDGETS:
+            raise InputError(f"there is no budget {budget!r}; choose one of {', '.join(BUDGETS)}")
+        chosen = make_method(method, BUDGETS[budget])
+        with self.lock:
+            model, processor = self.model(name)
+            inputs = build_prompt(processor, pictures, question.strip()[:2000], video)
+            inputs = inputs.to(device=model.device, dtype=model.dtype)
+            merged, plain, report = Told(), Told(), None
+            given: list[Any] = [video] if video else list(pictures)
+            try:
+                with accelerate(model, chosen, trace=True) as handle:
+                    for merged in streamed(model, processor, inputs):
+                        yield merged, plain, None, given
+                    report = handle.report
+            except ValueError as error:
+                raise InputError(f"method {method}: {error}") from error
+            for plain in streamed(model, processor, inputs):
+                yield merged, plain, report, given
+        yield merged, plain, report, given
+
+
+def read(files: Sequence[str]) -> tuple[list[Image.Image], tuple[Image.Image, ...]]:
+    """Pictures, or the frames of one video, from files. Raises InputError."""
+    if not files:
+        raise InputError("drop a picture or a video first")
+    if len(files) > MOST_FILES:
+        raise InputError(f"{len(files)} files are too many; give up to {MOST_FILES}")
+    for file in files:
+        if not os.path.exists(file):
+            raise InputError("the upload is gone, since it was kept for half an hour; drop it again")
+        if os.path.getsize(file) > MOST_MEGABYTES * 2**20:
+            raise InputError(f"{Path(file).name}: larger than {MOST_MEGABYTES} MB; give a smaller file")
+    clips = [file for file in files if Path(file).suffix.lower() in VIDEOS]
+    if clips and len(files) > 1:
+        raise InputError("give either pictures or one video")
+    try:
+        if clips:
+            return [], read_video(Path(clips[0]))
+        return [open_picture(file) for file in files], ()
+    except InputError as error:
+        # Where the server keeps its files is nobody's business.
+        raise InputError(str(error).replace(str(Path(files[0]).parent) + os.sep, "")) from None
+
+
+def streamed(model: nn.Module, processor: Any, inputs: Any) -> Iterator[Told]:
+    """An answer as it grows; errors of the model's thread come out here. It ends when nobody listens."""
+    streamer = _Streamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    errors: list[BaseException] = []
+    left = _Left()
+
+    def generate() -> None:
+        try:
+            with torch.no_grad():
+                options = dict(max_new_tokens=MOST_TOKENS, do_sample=False, stopping_criteria=[left])
+                model.generate(**inputs, streamer=streamer, **options)
+        except BaseException as error:
+            errors.append(error)
+            streamer.end()
+
+    began, text = time.perf_counter(), ""
+    thread = threading.Thread(target=generate, daemon=True)
+    thread.start()
+    try:
+        for piece in streamer:
+            text += piece
+            yield Told(text, streamer.count, (streamer.first or began) - began, time.perf_counter() - began)
+    finally:
+        # Whoever comes next must find the model at rest.
+        left.event.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+    yield Told(text.strip(), streamer.count, (streamer.first or began) - began, time.perf_counter() - began)
+
+
+class _Left(StoppingCriteria):
+    """Stops an answer to which nobody listens any more."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+class _Streamer(TextIteratorStreamer):
+    """Notes when the first token came, and how many."""
+
+    first: float | None = None
+    count = 0
+
+    def put(self, value: Any) -> None:
+        if not self.next_tokens_are_prompt:
+            self.first = self.first or time.perf_counter()
+            self.count += 1
+        super().put(value)
+
+
+def table(merged: Told, plain: Told, report: Report | None) -> list[list[str]]:
+    """What the two answers took, row by row: of plain, of merged, and their ratio."""
+    rows = [["answer, tokens", str(plain.tokens or ""), str(merged.tokens), ""]]
+    for name, part in (("first token, s", "first"), ("whole answer, s", "total")):
+        before, after = getattr(plain, part), getattr(merged, part)
+        rows.append([name, f"{before:.3f}" if before else "", f"{after:.3f}", _times(before, after)])
+    if report is not None:
+        costs = report.plain_cost, report.cost
+        counts = report.visual_tokens, report.final_tokens
+        rows.insert(0, ["visual tokens at the end", *map(str, counts), _times(*counts)])
+        kv = [cost.kv_bytes for cost in costs]
+        rows.append(["KV cache, kB", *(f"{n / 1e3:,.0f}" for n in kv), _times(*kv)])
+        flops = [cost.total for cost in costs]
+        rows.append(["GFLOPs to the first token", *(f"{n / 1e9:,.2f}" for n in flops), _times(*flops)])
+    return rows
+
+
+def _times(before: float, after: float) -> str:
+    return f"{before / after:.2f}x" if before and after else ""
+
+
+def shipped() -> list[str]:
+    """The models that come with the package, the better one first."""
+    return sorted(zoo.names())
