@@ -253,3 +253,13 @@ def test_several_pictures_of_onevision_are_not_cut_up():
         inputs = prompts.make(parts.config, size=(672, 672), pictures=count)
         assert work.visual_tokens == prompts.count(inputs["input_ids"], parts.config)
         assert work.segments == (729,) * count
+
+
+@pytest.mark.parametrize(("name", "frames"), [("internvl3-2b", 5), ("qwen3-vl-2b", 6), ("qwen2-vl-2b", 4)])
+def test_videos_take_as_many_tokens_as_made_up_prompts(name, frames):
+    parts = skeleton(published(name))
+    size = resized(parts.config, (448, 448))
+    work = workload(parts, size, frames=frames)
+    inputs = prompts.make(parts.config, size=(448, 448), frames=frames)
+    assert work.visual_tokens == prompts.count(inputs["input_ids"], parts.config)
+    assert work.visual_tokens + work.text == inputs["input_ids"].shape[1]

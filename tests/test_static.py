@@ -5,6 +5,7 @@ Held against the dynamic cache, and against recomputing the whole sequence at ev
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -168,6 +169,159 @@ def test_a_cache_of_ones_own_filled_by_hand_and_used_again(method: illava.Illava
     assert [layer.keys.shape for layer in cache.layers] == [layer.keys.shape for layer in fresh.layers]
 
 
+PAST = [[1, 1, 1], [0, 1, 1], [0, 0, 1]]
+"""Of three new tokens in each of three rows, which are real."""
+TURNS = ("llava", "qwen2_vl", "internvl", "llava_onevision", "qwen3_vl")
+
+
+def chat(model: nn.Module, cache: Any, hidden: bool) -> tuple[Tensor, Tensor]:
+    """An answer, then a padded turn on its cache; ``hidden``: the middle row's answer ended earlier."""
+    inputs = inputs_of(model, "one", "batch")
+    with torch.no_grad():
+        first = model.generate(
+            **inputs, max_new_tokens=4, do_sample=False, past_key_values=cache, return_dict_in_generate=True
+        )
+    sequence, mask = first.sequences, inputs["attention_mask"]
+    mask = torch.nn.functional.pad(mask, (0, sequence.shape[1] - mask.shape[1]), value=1)
+    if hidden:
+        sequence[1, -2:], mask[1, -2:] = 0, 0
+    turn = torch.arange(21, 30).view(3, 3)
+    ids, mask = torch.cat([sequence, turn], 1), torch.cat([mask, torch.tensor(PAST)], 1)
+    more = dict(attention_mask=mask)
+    if "mm_token_type_ids" in inputs:
+        kinds = inputs["mm_token_type_ids"]
+        more["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, ids.shape[1] - kinds.shape[1]))
+    logits, _ = generated(model, {"input_ids": ids, **more}, past_key_values=first.past_key_values)
+    return sequence, logits
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["padded turn", "tokens hidden later"])
+@pytest.mark.parametrize("name", TURNS)
+def test_a_padded_turn_in_generate_and_tokens_that_are_hidden_later(name: str, hidden: bool) -> None:
+    model = tiny_model(name)
+    with illava.accelerate(model, method_of(name)):
+        want, logits = chat(model, None, hidden)
+        got, static = chat(model, static_cache(model), hidden)
+    assert torch.equal(got, want)
+    torch.testing.assert_close(static, logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llava", "internvl", "llava_onevision"])
+def test_a_padded_turn_token_by_token(name: str) -> None:
+    model = tiny_model(name)
+    inputs = inputs_of(model, "one", "batch")
+    turn, real = torch.arange(21, 30).view(3, 3), torch.tensor(PAST)
+    found = []
+    with illava.accelerate(model, method_of(name)), torch.no_grad():
+        for cache in (None, static_cache(model)):
+            out = model(**inputs, past_key_values=cache, use_cache=True)
+            logits, mask = [], inputs["attention_mask"]
+            for at in range(3):
+                mask = torch.cat([mask, real[:, at : at + 1]], 1)
+                step = dict(input_ids=turn[:, at : at + 1], attention_mask=mask)
+                logits.append(model(**step, past_key_values=out.past_key_values).logits[real[:, at] > 0])
+            found.append(torch.cat(logits))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=0)
+
+
+def test_a_copy_belongs_to_the_same_acceleration() -> None:
+    model = tiny_model("llava")
+    token = torch.tensor([[5]])
+    with torch.no_grad(), illava.accelerate(model, method_of("llava")):
+        out = model(**inputs_of(model, "one", "single"), past_key_values=static_cache(model))
+        copied = copy.deepcopy(out.past_key_values)
+        want = model(input_ids=token, past_key_values=out.past_key_values).logits
+        assert torch.equal(model(input_ids=token, past_key_values=copied).logits, want)
+        again = copy.deepcopy(copied)
+    with torch.no_grad(), pytest.raises(illava.UnsupportedError, match="can only be used while it is"):
+        model(input_ids=token, past_key_values=again)
+
+
+def test_text_in_a_cache_that_was_merged_once() -> None:
+    model = tiny_model("llava")
+    text = prompt(model, [([5, 6, 7], [])])
+    want, _ = generated(model, text, past_key_values=static_cache(model))
+    cache = static_cache(model)
+    with illava.accelerate(model, method_of("llava")):
+        generated(model, inputs_of(model, "one", "single"), past_key_values=cache)
+        cache.reset()
+        assert torch.equal(generated(model, text, past_key_values=cache)[0], want)
+        cache.reset()
+        got, _ = generated(model, inputs_of(model, "two", "single"), past_key_values=cache)
+        fresh, _ = generated(model, inputs_of(model, "two", "single"))
+        torch.testing.assert_close(got, fresh, atol=1e-5, rtol=0)
+    cache.reset()
+    assert torch.equal(generated(model, text, past_key_values=cache)[0], want)
+
+
+def test_prompts_of_other_lengths_use_the_same_code_and_the_same_tensors() -> None:
+    model = tiny_model("qwen2_vl")
+    config = CompileConfig(backend="eager", fullgraph=True, mode=None, dynamic=False)
+    config._compile_all_devices = True
+    cache = static_cache(model, 256)
+    places, rooms = [], []
+    with illava.accelerate(model, illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=())):
+        counters.clear()
+        for shown in ("one", "two", "one"):
+            inputs = inputs_of(model, shown, "single")
+            want, _ = generated(model, inputs)
+            got, _ = generated(model, inputs, past_key_values=cache, compile_config=config)
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+            layer = cache.layers[0]
+            tensors = (layer.keys, layer.values, layer.real, layer.cumulative_length, layer.gone)
+            places.append([tensor.data_ptr() for tensor in tensors])
+            rooms.append(layer.keys.shape[2])
+            cache.reset()
+        assert counters["stats"]["unique_graphs"] == 1
+    assert len(set(rooms)) == 1
+    assert places[0] == places[1] == places[2]
+
+
+def test_another_method_on_the_same_cache() -> None:
+    """Layers that held the same tokens before may hold different ones now, and the other way round."""
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "two", "batch")
+    cache = static_cache(model, 400)
+    late = illava.Illava(encoder_layers=(), llm_layers=(3,), llm_keep=0.9)
+    early = illava.Illava(encoder_layers=(), llm_layers=(2,), llm_keep=0.9)
+    for method in (late, early, ENCODER, late):
+        with illava.accelerate(model, method):
+            want, _ = generated(model, inputs)
+            got, _ = generated(model, inputs, past_key_values=cache)
+            torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+            cache.reset()
+
+
+def test_a_compiled_forward() -> None:
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "one", "single")
+    with illava.accelerate(model, method_of("llava")):
+        want, _ = generated(model, inputs)
+        model.forward = torch.compile(model.forward, backend="eager")
+        got, cache = generated(model, inputs, past_key_values=static_cache(model))
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+    assert isinstance(cache.layers[0], StaticMergedLayer)
+
+
+def test_a_prefill_that_fails_leaves_a_cache_that_can_be_emptied() -> None:
+    model = tiny_model("llava")
+    inputs, text = inputs_of(model, "one", "single"), prompt(model, [([5, 6, 7], [])])
+    cache = static_cache(model)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("stop")
+
+    with torch.no_grad(), illava.accelerate(model, method_of("llava")):
+        hook = model.model.language_model.layers[3].register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="stop"):
+            model(**inputs, past_key_values=cache)
+        hook.remove()
+        cache.reset()
+    with torch.no_grad():
+        got = model(**text, past_key_values=cache).logits
+        assert torch.equal(got, model(**text, past_key_values=static_cache(model)).logits)
+
+
 @pytest.mark.parametrize("rows", ["single", "batch"])
 def test_a_further_turn_of_text(rows: str) -> None:
     """The turn's tokens come at once and are padded, in generate() and by hand."""
@@ -248,9 +402,16 @@ def test_what_is_refused() -> None:
         model(**text, past_key_values=cache)
         with pytest.raises(illava.UnsupportedError, match="filled static cache"):
             model(**inputs, past_key_values=cache)
+        ids = torch.cat([text["input_ids"], inputs["input_ids"]], 1)
+        with pytest.raises(illava.UnsupportedError, match="filled static cache"):
+            generated(model, {**inputs, "input_ids": ids, "attention_mask": None}, past_key_values=cache)
         with pytest.raises(illava.UnsupportedError, match="cache of 7 tokens is shorter than the prompt"):
             model(**inputs, past_key_values=static_cache(model, 7))
         out = model(**inputs, past_key_values=static_cache(model))
+        model.set_attn_implementation("flex_attention")
+        with pytest.raises(illava.UnsupportedError, match=r"static caches are not supported with .*flex"):
+            model(input_ids=torch.tensor([[5]]), past_key_values=out.past_key_values)
+        model.set_attn_implementation("sdpa")
         handle.remove()
         with pytest.raises(illava.UnsupportedError, match="can only be used while it is"):
             model(input_ids=torch.tensor([[5]]), past_key_values=out.past_key_values)

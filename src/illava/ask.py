@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
 from . import accelerate, zoo
 from .bench.timing import Timing, interleave, measure, ratio, spread
@@ -226,6 +226,16 @@ def _read_processor(model: str, config: Any) -> Any:
             "tokenizer.json and tokenizer_config.json all there?"
         )
     return processor
+
+
+def pixel_limits(model: str) -> tuple[int, int] | None:
+    """The fewest and the most pixels that a model's own processor resizes a picture to, if it says so."""
+    try:
+        size = AutoImageProcessor.from_pretrained(resolve(model), trust_remote_code=False).size
+        return int(size["shortest_edge"]), int(size["longest_edge"])
+    except Exception:
+        # No processor, or one with limits of another kind.
+        return None
 
 
 def parse_device(name: str) -> torch.device:

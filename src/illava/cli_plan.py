@@ -53,7 +53,7 @@ def plan(
     pictures: Annotated[int, typer.Option(min=1, help="In each prompt.")] = 1,
     frames: Annotated[int, typer.Option(min=0, help="Of a video in the pictures' place.")] = 0,
     text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text in each prompt.")] = 47,
-    batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Prompts at once.")] = 1,
     measure: Annotated[
         bool, typer.Option("--measure", help="Reckon --speedup in this machine's seconds, not in FLOPs.")
     ] = False,
@@ -86,7 +86,9 @@ def plan(
         if calibrate is not None and model is None:
             raise InputError("--calibrate needs a model with its own weights, not --shape")
         hush()
-        from .ask import parse_dtype
+        import torch
+
+        from .ask import parse_device, parse_dtype, pixel_limits
         from .bench.memory import parse_bytes
         from .bench.prompts import parse_size
         from .planner import plan_on, wishes_of
@@ -107,21 +109,22 @@ def plan(
             asked = samples(calibrate)
         parts = skeleton(_config(model, shape))
         try:
-            shown = resized(parts.config, asked_for)
+            shown = resized(parts.config, asked_for, None if model is None else pixel_limits(model))
             work = workload(parts, shown, pictures, frames, text_tokens, batch)
         except ValueError as error:
             raise InputError(str(error)) from error
         if threads is not None:
-            import torch
-
             torch.set_num_threads(threads)
         rates = None
         if measure or ttft_ms is not None:
             rates = _rates(parts, work, device, dtype)
-        if not as_json and any(abs(a - b) > 1 + b // 16 for a, b in zip(asked_for, shown, strict=True)):
-            sides = "{} x {} pixels are resized to {} x {} by this family's published processors"
-            typer.echo(sides.format(*asked_for, *shown))
+        if not as_json and shown != asked_for:
+            whose = "this family's published processors" if model is None else "this model's processor"
+            typer.echo("{} x {} pixels become {} x {} by {}".format(*asked_for, *shown, whose))
         kind = parse_dtype(dtype)
+        if kind is None and model is not None and parse_device(device).type == "cpu":
+            # As the other commands load it.
+            kind = torch.float32
         found = plan_on(parts, work, wishes, rates, None if kind is None else kind.itemsize)
         divergences: list[float] = []
         tried = [found.chosen, *sorted(found.equals, key=lambda one: one.divergence)[: MOST_EQUALS - 1]]
@@ -137,7 +140,7 @@ def plan(
                 {"method": one.method.to_dict(), "divergence": value}
                 for one, value in zip(tried, divergences, strict=False)
             ]
-            typer.echo(json.dumps({**found.to_dict(), "calibration": called}))
+            typer.echo(json.dumps({**found.to_dict(), "picture_size": shown, "calibration": called}))
             return
         _show(found)
         for one, value in zip(tried, divergences, strict=False):

@@ -151,7 +151,9 @@ def wishes_of(
     if keep is not None:
         check_share("keep", keep)
     for name, value in wishes.items():
-        if not math.isfinite(value) or value <= 0 or (name == "speedup" and value < 1):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
+        if value <= 0 or (name == "speedup" and value < 1):
             least = "at least 1" if name == "speedup" else "above 0"
             raise ValueError(f"{name} must be {least}, got {value:g}")
     return wishes
@@ -187,7 +189,10 @@ def plan_on(
     if not granted:
         chosen = min(found, key=lambda one: (_shortfall(one, wishes), one.divergence))
         reason = f"not possible: {_said(chosen, wishes)}; this is the nearest"
-        return Recommendation(chosen, wishes, False, _with_note(reason, chosen, parts))
+        return Recommendation(chosen, wishes, False, reason)
+    if found[0].method.keep == 1 and granted == found:
+        reason = f"nothing needs to merge: {_said(found[0], wishes)}"
+        return Recommendation(found[0], wishes, True, reason)
     # Of schedules that are as good by the rule the fastest.
     chosen = min(granted, key=lambda one: (round(math.log(one.divergence + 1e-9), 1), -one.speedup))
     plural = "s that grant" if len(granted) != 1 else " that grants"
@@ -208,7 +213,7 @@ def _mildest(predictor: Predictor, where: Where, wishes: dict[str, float], rates
     if not grants(least):
         return tried[least]
     first = bisect_left(THOUSANDTHS, True, key=lambda thousandths: not grants(thousandths))
-    return tried.get(THOUSANDTHS[first - 1]) or _candidate(predictor, 0.999, where, rates)
+    return tried[THOUSANDTHS[first - 1]]
 
 
 def _equals(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]:
@@ -287,6 +292,9 @@ def _said(one: Candidate, wishes: dict[str, float]) -> str:
 
 
 def _with_note(reason: str, one: Candidate, parts: ModelParts) -> str:
+    if one.seconds is not None:
+        # Rates are those of products and attention, without calls in between and merging itself.
+        reason += "; small models are further off than large ones: measure it with illava bench"
     if one.where.measured or not one.prediction.steps:
         return reason
     if not middle(parts)[1]:

@@ -53,6 +53,7 @@ class Tuned:
 
     def __init__(self, modules: Sequence[tuple[nn.Linear, Choice, bool]]) -> None:
         self.modules = [module for module, _, _ in modules]
+        self.removed = False
         self.choices = {
             (module.in_features, module.out_features): dict(zip(ROWS, choice, strict=True))
             for module, choice, _ in modules
@@ -65,9 +66,11 @@ class Tuned:
         """Take it off again. Calling it twice does no harm."""
         for module in self.modules:
             module.__dict__.pop("forward", None)
-        self.modules = []
+        self.modules, self.removed = [], True
 
     def __enter__(self) -> Tuned:
+        if self.removed:
+            raise ValueError("this was removed already; call tune() again")
         return self
 
     def __exit__(

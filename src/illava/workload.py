@@ -32,6 +32,9 @@ TIME_TOKENS = 6
 FRAME_MARKS = TIME_TOKENS + 2
 """Those, and one mark before and one behind a frame."""
 
+FRAME_TOKENS = 4
+"""What InternVL writes before a frame: "Frame1: ", with the end of the line before."""
+
 Size = tuple[int, int]
 """Width and height of a picture in pixels, or rows and columns of a grid."""
 
@@ -94,7 +97,8 @@ def workload(
     if len(sides) != 2 or any(type(side) is not int for side in sides):
         raise ValueError(f"picture_size must be a whole number or (width, height), got {picture_size!r}")
     width, height = sides
-    for name, value in (("pictures", pictures), ("frames", frames), ("batch", batch)):
+    whole = {"pictures": pictures, "frames": frames, "prompt_tokens": prompt_tokens, "batch": batch}
+    for name, value in whole.items():
         if type(value) is not int:
             raise ValueError(f"{name} must be a whole number, got {value!r}")
     if frames and pictures != 1:
@@ -122,11 +126,12 @@ def workload(
     return Workload(one.segments * pictures, runs, one.text * pictures + prompt_tokens, batch, grids)
 
 
-def resized(config: Any, size: Size) -> Size:
+def resized(config: Any, size: Size, pixels: tuple[int, int] | None = None) -> Size:
     """What the processors published for a config's family make of a picture before the model sees it.
 
     Args:
         size: (width, height) in pixels, as the result.
+        pixels: the fewest and the most pixels that the model's own processor resizes to, where known.
 
     Families without limits in :data:`UNITS` leave a picture as it is here. Raises ValueError for what the
     processors refuse.
@@ -136,7 +141,7 @@ def resized(config: Any, size: Size) -> Size:
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     unit = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-    least, most = (units * unit**2 for units in UNITS[config.model_type])
+    least, most = pixels or (units * unit**2 for units in UNITS[config.model_type])
     _check_stretched(size)
     width, height = size
     height, width = smart_resize(height, width, factor=unit, min_pixels=least, max_pixels=most)
@@ -253,8 +258,14 @@ def _video(parts: ModelParts, size: Size, frames: int) -> Workload:
         runs = [Run(((t, units),)) for t in range(steps)]
         if not apart:
             runs = [Run(tuple((t, units) for t in range(steps)))]
-        marks = FRAME_MARKS * steps if apart else 0
+        # The prompt's text has the marks of one picture in it.
+        marks = FRAME_MARKS * steps - 2 if apart else 0
         return Workload((units,) * steps, tuple(runs), marks, grids=((rows, columns),) * steps, video=True)
+    if kind == "internvl":
+        # Every frame is a picture of one tile with a line of its own.
+        units = (_first(vision.image_size) // _first(vision.patch_size)) ** 2 // parts.group
+        runs = tuple(Run(((t, units),)) for t in range(frames))
+        return Workload((units,) * frames, runs, (FRAME_TOKENS + 2) * frames - 2, video=True)
     if kind not in ("llava_onevision", "llava_next_video"):
         raise UnsupportedError(f"{kind} takes no videos: give pictures instead of frames")
     side = _first(vision.image_size) // _first(vision.patch_size)

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import illava
-from illava.bench import prompts, random_weights, run
-from illava.bench.memory import largest_batch
+from illava.bench import prompts, random_weights, result, run, tables
+from illava.bench.memory import gigabytes, largest_batch
 from illava.bench.timing import Timing
 from illava.cli_bench import make_variants
 from illava.cost import Cost
@@ -267,3 +267,22 @@ def test_what_a_plan_saved_is_measured(tmp_path):
     (tmp_path / "early" / "illava_config.json").write_text("{}")
     with pytest.raises(InputError, match="early"):
         make_variants([str(tmp_path / "early")], ["1/3"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.9994, "999 ms"), (0.9996, "1.00 s"), (0.0123, "12.3 ms"), (2, "2.00 s")]
+)
+def test_seconds_are_never_in_powers(seconds, said):
+    assert tables._seconds(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(999.7e6, "1 GB"), (2e12, "2 TB"), (512e6, "512 MB"), (999_400_000, "999 MB")]
+)
+def test_bytes_are_never_in_powers(number, said):
+    assert gigabytes(number) == said
+
+
+def test_files_say_how_many_pictures_were_shown():
+    named = {"pictures": 2, "frames": 0}, {"pictures": 1, "frames": 3}, {"pictures": 1, "frames": 0}
+    assert [result._shown(settings) for settings in named] == ["2 pictures", "3 frames", None]

@@ -101,8 +101,10 @@ def test_float_pictures(tmp_path, white, given):
 
 @pytest.mark.parametrize("mode", ["1", "L", "YCbCr"])
 def test_other_modes(tmp_path, mode):
-    Image.new("RGB", (16, 16), "white").convert(mode).save(tmp_path / "x.tif")
-    assert open_picture(tmp_path / "x.tif").getpixel((8, 8)) == (255, 255, 255)
+    # Pillow 12.3 cannot read the YCbCr TIFF files that it writes.
+    path = tmp_path / ("x.jpg" if mode == "YCbCr" else "x.tif")
+    Image.new("RGB", (16, 16), "white").convert(mode).save(path)
+    assert open_picture(path).getpixel((8, 8)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])

@@ -147,3 +147,23 @@ def test_what_cannot_be_calibrated_on(tmp_path):
 )
 def test_wrong_input_is_one_line(arguments, said):
     assert said in refused(*arguments)
+
+
+def test_a_models_own_processor_says_how_large_pictures_are():
+    found = json.loads(invoke("zoo/S", "--keep", "1/3", "--json").stdout)
+    # 384 x 384 is the most that it takes: 24 x 24 units of 16 pixels.
+    assert found["picture_size"] == [384, 384]
+    assert found["prediction"]["visual_tokens"] == 576
+
+
+def test_bytes_are_those_of_the_dtype_that_a_model_runs_in():
+    words = ("zoo/S", "--keep", "1", "--size", "192", "--json")
+    found = [json.loads(invoke(*words, "--dtype", dtype).stdout) for dtype in ("auto", "float32", "bfloat16")]
+    auto, full, half = (one["prediction"]["cost"]["kv_bytes"] for one in found)
+    assert auto == full == 2 * half
+
+
+def test_nothing_needs_to_merge():
+    result = invoke("zoo/S", "--speedup", "1", "--size", "192")
+    assert "Nothing needs to merge" in result.stdout
+    assert "calibrate" not in invoke("zoo/S", "--speedup", "100", "--size", "192").stdout

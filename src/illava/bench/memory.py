@@ -58,8 +58,9 @@ def parse_bytes(text: str, option: str = "--memory") -> int:
 
 def gigabytes(number: float) -> str:
     """Bytes as people read them: "8.84 GB", "512 MB"."""
-    power = next((p for p in (3, 2, 1) if number >= 1000**p), 0)
-    return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
+    # 999.7 MB are a gigabyte to three digits.
+    power = next((p for p in (4, 3, 2, 1) if number >= 0.9995 * 1000**p), 0)
+    return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def free_bytes(device: torch.device) -> int | None:

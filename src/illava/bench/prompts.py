@@ -17,14 +17,12 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..pictures import InputError
-from ..workload import MOST_TILES, TIME_TOKENS, UNITS, Size, resized
+from ..workload import FRAME_TOKENS, MOST_TILES, TIME_TOKENS, UNITS, Size, resized
 
 SIDE = 16384
 """The longest side of a picture, in pixels."""
 TEXT, HEAD = range(3, 43), 10
 """Token ids of the text, which are words in every vocabulary, and how many stand before the pictures."""
-FRAME_TOKENS = 4
-"""What InternVL writes before a frame: "Frame1: ", with the end of the line before."""
 
 
 @dataclass(frozen=True)

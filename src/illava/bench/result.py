@@ -38,7 +38,9 @@ def collect(
     width, height = settings["size"]
     what = [shape or settings["model"], *([part] if part else [])]
     what += ["random weights"] if shape else []
-    title = f"{', '.join(what)}\n{width} x {height} pixels, {dtype} on {parameter.device.type}"
+    many = _shown(settings)
+    shown = f"{many} of {width} x {height} pixels" if many else f"{width} x {height} pixels"
+    title = f"{', '.join(what)}\n{shown}, {dtype} on {parameter.device.type}"
     rows = None if budget is None else fits(batches, model, weights, budget, settings["new_tokens"])
     return {
         "title": title,
@@ -54,6 +56,13 @@ def collect(
         "largest_batch": None if rows is None else {"bytes": budget, "computed_not_tried": rows},
         "batches": list(batches),
     }
+
+
+def _shown(settings: Mapping[str, Any]) -> str | None:
+    """How many pictures or frames a prompt shows; None for one picture."""
+    if settings.get("frames"):
+        return f"{settings['frames']} frames"
+    return f"{settings['pictures']} pictures" if settings.get("pictures", 1) > 1 else None
 
 
 def sliced(shape: str, layers: int | None) -> str | None:
@@ -72,7 +81,9 @@ def write(folder: Path, result: Mapping[str, Any]) -> tuple[Path, str | None]:
     width, height = result["size"]
     parts = [slug(result["shape"] or result["model"])]
     parts += [f"{result['layers']}-layers"] if result["slice"] else []
-    parts += [f"{width}x{height}", result["dtype"], result["device"].partition(":")[0]]
+    shown = _shown(result)
+    parts += [f"{width}x{height}", *([shown.replace(" ", "-")] if shown else [])]
+    parts += [result["dtype"], result["device"].partition(":")[0]]
     target = folder / f"{'-'.join(parts)}.json"
     with replacing(target) as partial:
         partial.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -104,4 +104,4 @@ def _median(values: list[float | None]) -> float | None:
 def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    return f"{value:.2f} s" if value >= 0.9995 else f"{value * 1e3:.3g} ms"

@@ -31,6 +31,15 @@ class Merged:
 
     group: tuple[int, ...] = ()
     """How many merges came before, in each prefill: layers of one group hold the same tokens."""
+    owner: Owner | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copy of a cache belongs to the same acceleration.
+        memo[id(self.owner)] = self.owner
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return made
 
 
 class MergedLayer(Merged, DynamicLayer):
@@ -41,8 +50,8 @@ class MergedLayer(Merged, DynamicLayer):
         self.owner = owner
         self.window = window
         """Columns that a query sees, its own included, in a sliding-window layer."""
-        self.room: int | None = None
-        """Logical tokens that the static layer held which this one stands for; None: it was dynamic."""
+        self.was: StaticLayer | None = None
+        """The static layer that this one stands for during a prefill."""
         # Mask creation takes a cache's sizes from the first layer that does not slide.
         self.is_sliding = window is not None
         self.dropped = 0
@@ -190,14 +199,6 @@ class MergedLayer(Merged, DynamicLayer):
         if self.columns is not None:
             self.columns = self.columns.repeat_interleave(repeats, dim=0)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> MergedLayer:
-        # A copy of a cache belongs to the same acceleration.
-        memo[id(self.owner)] = self.owner
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        made.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
-        return made
-
     def _select_columns(self, indices: Tensor) -> None:
         self.ends = None
         if self.columns is not None:
@@ -215,7 +216,10 @@ def refuse_without(owner: Owner) -> None:
 
 def is_merged(cache: Cache | None) -> bool:
     """Whether ``cache`` holds a prefill from which tokens were dropped."""
-    return cache is not None and any(isinstance(layer, Merged) for layer in cache.layers)
+    return cache is not None and any(
+        isinstance(layer, MergedLayer) or (isinstance(layer, Merged) and bool(layer.group))
+        for layer in cache.layers
+    )
 
 
 def prepare_for_merging(
@@ -262,11 +266,20 @@ def prepare_for_merging(
         elif isinstance(layer, MergedLayer) and layer.get_seq_length() > 0:
             layers[index] = layer
         elif isinstance(layer, MergedLayer):
-            layers[index].room = layer.room
+            layers[index].was = layer.was
         elif layer.get_seq_length() > 0:
             _take_over(layers[index], layer)
     cache.layers[:] = layers
     return layers
+
+
+def refuse_filled(cache: Cache) -> None:
+    """Raise UnsupportedError for a static cache that holds anything."""
+    if any(isinstance(layer, StaticLayer) and layer.get_seq_length() > 0 for layer in cache.layers):
+        raise UnsupportedError(
+            "pictures on top of a filled static cache are not supported; use a DynamicCache, or pass the "
+            "whole chat at once with a fresh cache"
+        )
 
 
 def _prepare_static(
@@ -275,14 +288,10 @@ def _prepare_static(
     """Put layers that grow in the places of empty static ones; behind the prefill they are static again."""
     if refusal is not None:
         raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
-    if any(layer.get_seq_length() > 0 for layer in cache.layers):
-        raise UnsupportedError(
-            "pictures on top of a filled static cache are not supported; use a DynamicCache, or pass the "
-            "whole chat at once with a fresh cache"
-        )
+    refuse_filled(cache)
     layers = [MergedLayer(owner, window) for window in windows]
     for layer, before in zip(layers, cache.layers, strict=True):
-        layer.room = before.max_cache_len
+        layer.was = before
     cache.layers[:] = layers
     return layers
 

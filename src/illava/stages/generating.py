@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.masking_utils import create_masks_for_generate
 
 from ..errors import UnsupportedError
 from ..parts import ModelParts
 from .cache import prepare_for_merging
 from .hooks import Hooks
 from .llm_masks import LlmMasks
-from .static_cache import settle, static_refusal
+from .static_cache import is_static, see_padding, settle, static_refusal
 
 
 class Generating:
@@ -31,6 +32,11 @@ class Generating:
         for name, shadow in shadows.items():
             if hasattr(parts.model, name):
                 hooks.attribute(parts.model, name, partial(shadow, getattr(parts.model, name)))
+        if hasattr(parts.model, "generate"):
+            # generate() asks the model first for a function of that name.
+            name = "create_masks_for_generate"
+            make = getattr(parts.model, name, create_masks_for_generate)
+            hooks.attribute(parts.model, name, partial(self._make_masks, make))
 
     def take_prompt_end(self) -> int | None:
         """Length of the prompt that the next pass begins with, if ``generate`` said so; once."""
@@ -81,6 +87,14 @@ class Generating:
         """Whether this is a static cache that can hold a merged prompt."""
         static = self.active and type(cache) is StaticCache
         return static and static_refusal(LlmMasks(self.parts), self.parts.recurrent, cache) is None
+
+    @staticmethod
+    def _make_masks(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # Before a step that may be compiled, and the last to see the mask as the caller has it.
+        cache, padding = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        if is_static(cache) and isinstance(padding, Tensor):
+            see_padding(cache, padding)
+        return make(*args, **kwargs)
 
     def _hold_dynamically(self, model_kwargs: dict[str, Any], generation_config: Any) -> None:
         """Put a dynamic cache in the place of a static one that ``generate`` has made itself and that cannot

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from ..parts import ModelParts
-from .cache import MergedLayer, is_merged, prepare_for_merging
+from .cache import MergedLayer, is_merged, prepare_for_merging, refuse_filled
 from .checkpoints import Checkpoints
 from .hooks import Hooks
 from .llm_entry import LlmEntry, sequence_of, whole
@@ -28,7 +28,7 @@ from .positions import compact
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import PromptReader
-from .static_cache import StaticMasks, check_room, is_static, settle, static_refusal
+from .static_cache import StaticMasks, check_room, is_static, see_padding, settle, static_refusal
 from .steps import LlmStep, Plan, Units
 
 
@@ -84,6 +84,8 @@ class LlmStage:
             traces: dict[int, Any] | None = {} if self.entry.trace else None
             self.on_prefill(Prefill(prompt, whole(prompt, embeds), None, traces=traces))
             return None
+        if cache is not None:
+            refuse_filled(cache)
         self.entry.refuse(prompt, kwargs.get("attention_mask"), start)
         kwargs = dict(kwargs)
         layers = None
@@ -116,7 +118,8 @@ class LlmStage:
         if is_static(cache):
             # Asks the device for nothing, and branches on no tensor: this is what gets compiled.
             static = self.state = StaticMasks(cache, self.masks, embeds.shape[1], embeds.dtype)
-            static.note_padding(self.reader.padding, kwargs.get("attention_mask"))
+            # In generate() that was done before, and what comes here was made of it.
+            see_padding(cache, self.reader.padding)
             return args, {**kwargs, "attention_mask": static.for_layer(0)}
         if not is_merged(cache) or cache.get_seq_length() == 0:
             return None
@@ -136,7 +139,7 @@ class LlmStage:
         # of a backward pass that runs layers again.
         if isinstance(self.state, Prefill) and not self.checkpoints.active:
             self.state.forget()
-            if output is not None and kwargs.get("past_key_values") is not None:
+            if kwargs.get("past_key_values") is not None:
                 settle(kwargs["past_key_values"])
         self.state = None
 

@@ -2,8 +2,9 @@
 
 A prefill is merged in layers that grow (:mod:`illava.stages.cache`), since how much of it is left only its
 pictures tell. Behind it the layers of a static cache become static again, each as long as what is left and
-what may still come. So ``generate`` compiles decoding as it does for the plain model, and CUDA graphs find
-every tensor where it was.
+what may still come. So ``generate`` compiles decoding as it does for the plain model. What a decoding step
+reads is held in tensors that stay where they are, and no number that changes from prompt to prompt is one of
+Python's: a compiled step serves every prompt whose layers are as long.
 """
 
 from __future__ import annotations
@@ -17,107 +18,145 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from ..errors import UnsupportedError
 from .cache import Merged, MergedLayer, refuse_without
-from .hooks import Owner
 from .llm_masks import LlmMasks
 
 ROUNDED = 64
-"""Room is a multiple of that many tokens: prompts of about one length then share compiled code and graphs."""
+"""Room is a multiple of that many tokens: prompts of about one length then share compiled code."""
+
+
+Shared = dict[tuple[int, ...], tuple[Tensor, Tensor]]
 
 
 class StaticMergedLayer(Merged, StaticLayer):
     """A StaticLayer that begins with a merged prompt; empty again after ``reset``, and then a plain one."""
 
-    def __init__(self, merged: MergedLayer) -> None:
-        assert merged.room is not None
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.whole_room = room
+        """Logical tokens that it holds at most."""
+        self.columns: Tensor | None = None
+        """(B, room) int64: the logical column of each place, -1 for padding and filler."""
+        self.real: Tensor | None = None
+        """(B, room) bool: False where that is padding."""
+        # As a tensor, like cumulative_length: compiled code must not depend on its value.
+        self.gone = torch.tensor(0, dtype=torch.int64)
+        """(), int64: logical minus physical length, counting no free places."""
+
+    def fill(self, merged: MergedLayer, shared: Shared) -> StaticMergedLayer:
+        """Take over a prompt, in the tensors of the last one where it fits them.
+
+        ``shared``: by group, what layers that hold the same tokens have in common.
+        """
         assert merged.columns is not None
-        super().__init__(merged.room)
-        self.owner: Owner | None = merged.owner
-        self.group = merged.group
-        self.dropped = merged.dropped
-        """Logical minus physical length, counting no free places."""
-        keys, values = merged.keys, merged.values
-        held, room = keys.shape[2], merged.room - merged.dropped
-        self.whole_room = merged.room
-        self.max_cache_len = min(merged.room, -(-room // ROUNDED) * ROUNDED)
-        self.lazy_initialization(keys, values)
-        self.keys[:, :, :held], self.values[:, :, :held] = keys, values
+        self.owner, self.group = merged.owner, merged.group
+        held, dropped = merged.keys.shape[2], merged.dropped
+        room = min(self.whole_room, -(-(self.whole_room - dropped) // ROUNDED) * ROUNDED)
+        shape = (*merged.keys.shape[:2], room, merged.keys.shape[3])
+        same = self.columns is not None and self.keys is not None and self.keys.shape == shape
+        if not same or (self.keys.dtype, self.keys.device) != (merged.keys.dtype, merged.keys.device):
+            self.max_cache_len = room
+            self.lazy_initialization(merged.keys, merged.values)
+            self.gone = self.gone.to(self.keys.device)
+            torch._dynamo.mark_static_address(self.gone)
+            self.columns = self.real = None
+        self.keys[:, :, :held], self.values[:, :, :held] = merged.keys, merged.values
         self.cumulative_length.fill_(held)
-        self.real = torch.ones(len(keys), self.max_cache_len, dtype=torch.bool, device=keys.device)
-        """(B, room): False where padding or filler is held."""
-        self.real[:, :held] = merged.columns >= 0
-        torch._dynamo.mark_static_address(self.real)
+        self.gone.fill_(dropped)
+        if self.group not in shared:
+            columns = torch.arange(room, device=self.keys.device).repeat(len(self.keys), 1) + dropped
+            columns[:, :held] = merged.columns
+            shared[self.group] = self._place(columns, shared)
+        self.columns, self.real = shared[self.group]
+        return self
+
+    def _place(self, columns: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
+        """Columns, and which are real, in the tensors there are unless another group took them."""
+        taken = any(self.columns is other for other, _ in shared.values())
+        if taken or self.columns is None or self.real is None:
+            self.columns, self.real = torch.empty_like(columns), torch.empty_like(columns, dtype=torch.bool)
+            for tensor in (self.columns, self.real):
+                torch._dynamo.mark_static_address(tensor)
+        return self.columns.copy_(columns), self.real.copy_(columns >= 0)
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.dropped and self.owner is not None:
+        if self.group and self.owner is not None:
             refuse_without(self.owner)
+        if not self.group and self.columns is not None:
+            # Empty, and now somebody else's.
+            self._let_go()
         return super().update(*args, **kwargs)  # type: ignore[no-any-return]
 
     def get_seq_length(self) -> Any:
         """(), int64: the logical length."""
-        return self.cumulative_length + self.dropped if self.is_initialized else 0
+        if not self.group:
+            return super().get_seq_length()
+        return self.cumulative_length + self.gone
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.max_cache_len, self.dropped
+        # As long as any mask that a model makes of it: illava's own take its place.
+        return (self.max_cache_len if self.group else self.whole_room), 0
+
+    def see(self, padding: Tensor) -> None:
+        """Note which tokens the model's (B, L) mask calls real, new ones included."""
+        assert self.columns is not None
+        assert self.real is not None
+        padding = padding.to(self.real.device).bool()
+        length = padding.shape[1]
+        known = padding.gather(1, self.columns.clamp(0, length - 1)) | (self.columns >= length)
+        self.real.copy_((self.columns >= 0) & known)
 
     def seen(self, queries: int) -> Tensor:
         """(B, 1, queries, room) bool: which keys the next ``queries`` tokens may attend to."""
+        assert self.real is not None
         places = torch.arange(self.max_cache_len, device=self.keys.device)
         asking = torch.arange(queries, device=self.keys.device) + self.cumulative_length
-        return (self.real[:, None] & (places <= asking[:, None]))[:, None]
-
-    def pad(self, padding: Tensor) -> None:
-        """Note which of the next tokens are real: (B, queries) bool."""
-        start = int(self.cumulative_length)
-        self.real[:, start : start + padding.shape[1]] = padding.to(self.real.device)
+        seen = self.real[:, None] & (places <= asking[:, None])
+        # Padding sees itself, so that its softmax is not empty.
+        return (seen | (places == asking[:, None]))[:, None]
 
     def reset(self) -> None:
-        self.keys = self.values = None
+        if not self.group:
+            super().reset()
+            return
+        # Tensors stay for the next prompt.
+        self.group = ()
+        self.cumulative_length.zero_()
+
+    def _let_go(self) -> None:
+        self.keys = self.values = self.columns = self.real = None
         self.is_initialized, self.max_cache_len = False, self.whole_room
-        self.dropped, self.group = 0, ()
-        # A new one: the place of the old one may be held by a graph.
-        self.cumulative_length = torch.tensor(0, dtype=torch.int64, device=self.cumulative_length.device)
+        self.cumulative_length = torch.zeros_like(self.cumulative_length)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        if self.is_initialized:
-            self.real = self.real.index_select(0, beam_idx.to(self.real.device))
+        if self.columns is not None and self.real is not None:
+            # Not shared any more: the next layer of the group selects its own.
+            index = beam_idx.to(self.real.device)
+            self.columns, self.real = self.columns.index_select(0, index), self.real.index_select(0, index)
 
 
 class StaticMasks:
     """The masks of a pass on static layers behind a merged prefill, each made once for its group."""
 
     def __init__(self, cache: Cache, masks: LlmMasks, queries: int, dtype: torch.dtype) -> None:
-        self.cache, self.masks, self.queries, self.dtype = cache, masks, queries, dtype
+        refusal = (
+            None if masks.backend in ("sdpa", "eager") else f"attention implementation {masks.backend!r}"
+        )
+        if refusal is not None:
+            raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
+        self.layers: list[Any] = cache.layers
+        self.masks, self.queries, self.dtype = masks, queries, dtype
         self._made: dict[tuple[int, ...], Tensor] = {}
-
-    def note_padding(self, padding: Tensor | None, mask: Any) -> None:
-        """Of a further turn, by the model's (B, L) mask, or the one for the first layer made of it."""
-        if self.queries == 1:
-            return
-        layers: list[Any] = self.cache.layers
-        if padding is not None:
-            new = padding[:, -self.queries :].bool()
-        elif isinstance(mask, Tensor) and mask.dim() == 4:
-            # Every new token that is real is seen by the last one.
-            start = int(layers[0].cumulative_length)
-            new = mask[:, 0, -1, start : start + self.queries]
-            new = new if new.dtype == torch.bool else new == 0
-        else:
-            return
-        for layer in layers:
-            layer.pad(new)
 
     def differs(self, index: int) -> bool:
         """Whether a layer holds other tokens than the first one."""
-        layers: list[Any] = self.cache.layers
-        return bool(layers[index].group != layers[0].group)
+        return bool(self.layers[index].group != self.layers[0].group)
 
     def for_layer(self, index: int) -> Tensor:
         """(B, 1, queries, room): boolean, or additive for eager attention."""
-        layer = self.cache.layers[index]
+        layer = self.layers[index]
         if layer.group not in self._made:
-            seen = layer.seen(self.queries)
-            self._made[layer.group] = self.masks.as_wanted(seen, self.dtype)
+            self._made[layer.group] = self.masks.as_wanted(layer.seen(self.queries), self.dtype)
         return self._made[layer.group]
 
 
@@ -125,6 +164,13 @@ def is_static(cache: Cache | None) -> bool:
     """Whether ``cache`` holds a merged prefill in static layers."""
     first = cache.layers[0] if cache is not None and cache.layers else None
     return isinstance(first, StaticMergedLayer) and bool(first.group)
+
+
+def see_padding(cache: Cache, padding: Tensor | None) -> None:
+    """Note which tokens the model's (B, L) mask calls real; None: all are, or nothing has changed."""
+    if padding is not None:
+        for layer in {id(layer.real): layer for layer in cache.layers}.values():
+            layer.see(padding)
 
 
 def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> str | None:
@@ -138,22 +184,27 @@ def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> 
     return None
 
 
+@torch.compiler.disable
 def settle(cache: Cache) -> None:
     """Behind a prefill: make what was static before it static again, in place."""
+    shared: Shared = {}
     for index, layer in enumerate(cache.layers):
-        if isinstance(layer, MergedLayer) and layer.room is not None:
-            if layer.columns is not None:
-                cache.layers[index] = StaticMergedLayer(layer)
-                continue
-            # Nothing was merged after all, or the prefill failed.
-            cache.layers[index] = plain = StaticLayer(layer.room)
-            if layer.is_initialized and layer.keys.shape[2]:
-                plain.update(layer.keys, layer.values)
+        if isinstance(layer, MergedLayer) and layer.was is not None:
+            was = layer.was
+            if layer.columns is None:
+                # Nothing was merged after all, or the prefill failed.
+                if layer.is_initialized and layer.keys.shape[2]:
+                    was.update(layer.keys, layer.values)
+            elif isinstance(was, StaticMergedLayer):
+                was.fill(layer, shared)
+            else:
+                was = StaticMergedLayer(was.max_cache_len).fill(layer, shared)
+            cache.layers[index] = was
 
 
 def check_room(layers: list[Any], length: int) -> None:
     """Raise UnsupportedError where a prompt of ``length`` tokens is longer than static layers are."""
-    rooms = [layer.room for layer in layers if isinstance(layer, MergedLayer) and layer.room is not None]
-    if rooms and length > min(rooms):
-        room = min(rooms)
+    static = [layer.was for layer in layers if isinstance(layer, MergedLayer) and layer.was is not None]
+    room = min((getattr(was, "whole_room", was.max_cache_len) for was in static), default=length)
+    if length > room:
         raise UnsupportedError(f"a static cache of {room} tokens is shorter than the prompt of {length}")
