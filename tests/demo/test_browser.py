@@ -66,8 +66,11 @@ def demo(tmp_path_factory):
         line = process.stdout.readline()
         assert f"http://127.0.0.1:{port}/" in line
         yield f"http://127.0.0.1:{port}/", temporary
-        process.send_signal(2)
-        process.wait(30)
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
     assert not list(temporary.iterdir()), "uploads are left behind"
 
 

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .server import Server
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Load the first model and serve the page until Ctrl-C; uploads go when it ends.
+    """Load the first model and serve the page until Ctrl-C or SIGTERM; uploads go when it ends.
 
     Raises InputError for a port that is taken.
     """
@@ -25,6 +31,9 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
     # Gradio asks for its folder when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = folder
     page = None
+    if threading.current_thread() is threading.main_thread():
+        # Whoever stops a service does it so, and uploads must go then too.
+        signal.signal(signal.SIGTERM, _stop)
     try:
         from .page import build, launch
 

@@ -1,0 +1,289 @@
+"""README and docs: every python block runs, page by page; every command exists and takes its options.
+
+Where a page names a checkpoint of the hub, the shipped zoo/S stands in; where it reads a config alone, one of
+the published size does. A block is left out only by a comment right before it:
+``<!-- not run: the reason -->``.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+import yaml
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+import illava
+from illava import handle as handles
+from illava.ask import build_prompt, load
+from illava.bench.published import config as published_config
+from illava.cli import app
+from illava.methods import base
+from illava.pictures import open_picture
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+LANGUAGES = {"python", "bash", "json"}
+FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
+NOT_RUN = re.compile(r"<!--\s*not run(.*?)-->")
+# Pages that show lines to choose from, each on a plain model.
+CHOICES = ("README.md", "methods.md")
+# Stands in README for what everyone has in their own code.
+AS_EVER = "# ... processor.apply_chat_template, model.generate: as ever ..."
+DEEP = "Qwen/Qwen2-VL-7B-Instruct"
+CONFIGS = {"Qwen/Qwen2-VL-2B-Instruct": "qwen2-vl-2b", DEEP: "qwen2-vl-7b"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+    """Of its first line of code, from 1."""
+    reason: str | None
+    """Why it is not run."""
+
+
+def blocks(text: str) -> list[Block]:
+    """All fenced blocks. Raises AssertionError for an exclusion without a reason, or of nothing."""
+    out: list[Block] = []
+    lines = text.splitlines()
+    number, reason = 0, None
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        if found := NOT_RUN.search(line):
+            assert reason is None, f"line {number}: an exclusion must stand right before a block"
+            reason = re.sub(r"^\s*:\s*|\s+$", "", found[1])
+            assert found[1].lstrip().startswith(":"), f"line {number}: write <!-- not run: the reason -->"
+            assert reason, f"line {number}: an exclusion needs a reason"
+        elif opened := FENCE.match(line):
+            first, indent, mark = number, len(opened[1]), opened[2]
+            while lines[number].strip() != mark:
+                number += 1
+            inside = "\n".join(part[indent:] for part in lines[first:number])
+            out.append(Block(opened[3].strip(), inside, first + 1, reason))
+            number, reason = number + 1, None
+        else:
+            assert reason is None or not line.strip(), (
+                f"line {number}: an exclusion must stand right before a block"
+            )
+    assert reason is None, "an exclusion at the end of a page"
+    return out
+
+
+def of(language: str) -> list[Any]:
+    """The pages that have blocks in a language, as parameters."""
+    pages = [page for page in PAGES if f"```{language}\n" in page.read_text()]
+    return [pytest.param(page, id=page.name) for page in pages]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_every_block_says_what_it_is(page: Path) -> None:
+    for block in blocks(page.read_text()):
+        assert block.language in LANGUAGES, f"{page.name}:{block.line}: {block.language!r}"
+
+
+def test_exclusions_need_a_reason_and_a_block() -> None:
+    code = "```python\n1 / 0\n```\n"
+    (block,) = blocks(f"<!-- not run: it raises -->\n{code}")
+    assert (block.reason, block.text, block.line) == ("it raises", "1 / 0", 3)
+    assert [b.reason for b in blocks(f"<!-- not run: it raises -->\n\n{code}{code}")] == ["it raises", None]
+    wrong = (
+        "<!-- not run -->\n",
+        "<!-- not run: -->\n",
+        "<!-- not run because -->\n",
+        "<!-- not run: x -->\ntext\n",
+    )
+    for before in wrong:
+        with pytest.raises(AssertionError):
+            blocks(before + code)
+    with pytest.raises(AssertionError):
+        blocks(f"{code}<!-- not run: x -->\n")
+
+
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No hub, no graphics card, an empty working directory; methods of a page are forgotten behind it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(base, "_METHODS", dict(base._METHODS))
+    real = {kind: kind.from_pretrained for kind in (AutoModelForImageTextToText, AutoProcessor, AutoConfig)}
+    shipped = str(illava.zoo.path("zoo/S"))
+
+    def named(kind: Any) -> Any:
+        def from_pretrained(name: Any, *args: Any, **options: Any) -> Any:
+            if Path(name).is_dir():
+                return real[kind](name, *args, **options)
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)), f"{name} is no id of the hub"
+            if kind is AutoConfig:
+                return published_config(CONFIGS[name])
+            if kind is AutoModelForImageTextToText and name == DEEP:
+                return deep(real[AutoConfig](shipped))
+            if not torch.cuda.is_available():
+                options.pop("device_map", None)
+            return real[kind](shipped, *args, **options)
+
+        return from_pretrained
+
+    for kind in real:
+        monkeypatch.setattr(kind, "from_pretrained", named(kind))
+
+
+def deep(config: Any) -> Any:
+    """The shipped model's shape with as many blocks and layers as the one that README merges by number."""
+    config.vision_config.depth, config.text_config.num_hidden_layers = 32, 28
+    config.text_config.layer_types = ["full_attention"] * 28
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForImageTextToText.from_config(config).eval()
+
+
+def namespace(page: Path) -> dict[str, Any]:
+    """What a page takes for granted."""
+    names: dict[str, Any] = {"__name__": "shown"}
+    if page.name in ("README.md", "methods.md", "planning.md"):
+        model, processor = load("zoo/S")
+        inputs = build_prompt(processor, [open_picture("demo/number.png")], "What colour is the heart?")
+        # A page that goes on with a prompt of its own making.
+        names |= {"illava": illava, "model": model, "processor": processor, "inputs": inputs}
+    if page.name == "adding-a-family.md":
+        from illava import families
+
+        names |= vars(families)
+    return names
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", of("python"))
+def test_python(page: Path, stand_ins: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Dataclasses look their module up.
+    monkeypatch.setitem(sys.modules, "shown", types.ModuleType("shown"))
+    names = namespace(page)
+    left: list[illava.Handle] = []
+    if page.name in CHOICES:
+        accelerate = handles.accelerate
+
+        def alone(model: Any, *args: Any, **options: Any) -> illava.Handle:
+            while left:
+                left.pop().remove()
+            left.append(accelerate(model, *args, **options))
+            return left[-1]
+
+        monkeypatch.setattr(illava, "accelerate", alone, raising=False)
+    for block in blocks(page.read_text()):
+        if block.language != "python" or block.reason:
+            continue
+        text = block.text.replace(AS_EVER, "model.generate(**inputs, max_new_tokens=2)")
+        # Line numbers in an error are those of the page.
+        tree = ast.increment_lineno(ast.parse(text, str(page)), block.line - 1)
+        exec(compile(tree, str(page), "exec"), names)
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each line of a bash block, comments left out."""
+    joined = text.replace("\\\n", " ")
+    return [words for line in joined.splitlines() if (words := shlex.split(line, comments=True))]
+
+
+def check_illava(arguments: list[str]) -> None:
+    """Parse as the command line would, without running anything."""
+    group = typer.main.get_command(app)
+    name, *rest = arguments
+    with group.make_context("illava", [name], resilient_parsing=True) as context:
+        command = group.get_command(context, name)
+        assert command is not None, f"no such command: {name}"
+        command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("page", of("bash"))
+def test_commands(page: Path) -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for block in blocks(page.read_text()):
+        if block.language != "bash" or block.reason:
+            continue
+        for words in commands(block.text):
+            where = f"{page.name}:{block.line}: {shlex.join(words)}"
+            match words:
+                case ["illava", *arguments]:
+                    try:
+                        check_illava(arguments)
+                    except Exception as error:
+                        pytest.fail(f"{where}: {type(error).__name__}: {error}")
+                case ["make", *named]:
+                    assert set(named) <= targets, where
+                case ["python", "-m", module, *_]:
+                    assert importlib.util.find_spec(module), where
+                case ["python", script, *_]:
+                    assert (ROOT / script).is_file(), where
+                case ["pip", "install", what]:
+                    extra = re.fullmatch(r"\.(?:\[(\w+)\])?", what)
+                    assert extra, where
+                    assert extra[1] is None or extra[1] in extras, where
+                case _:
+                    pytest.fail(f"{where}: nobody checks this command")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "illava ask",
+        "illava look a.png --no-such-option",
+        "illava nothing",
+        "illava ask a.png Why? --rounds many",
+    ],
+)
+def test_wrong_commands_are_noticed(wrong: str) -> None:
+    with pytest.raises(Exception, match=r"(?i)missing|no such|valid integer"):
+        check_illava(wrong.split()[1:])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_notebook() -> None:
+    pytest.importorskip("matplotlib")
+    notebook = json.loads((ROOT / "examples" / "look.ipynb").read_text())
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "none are stored"
+            assert cell["execution_count"] is None
+            exec("".join(cell["source"]), names)
+    assert names["report"].final_tokens == 16
+    assert len(names["report"].traces) == 2
+    assert names["sheet"].width > 1000
+    assert names["chart"].width > 500
+
+
+def test_site_shows_every_page() -> None:
+    """And names no page or script that is not there."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+
+    def pages(entries: Any) -> list[str]:
+        if isinstance(entries, str):
+            return [entries]
+        parts = entries if isinstance(entries, list) else entries.values()
+        return [page for part in parts for page in pages(part)]
+
+    assert sorted(pages(site["nav"])) == sorted(page.name for page in PAGES[1:])
+    assert all((ROOT / hook).is_file() for hook in site["hooks"])
+
+
+def test_links_of_readme_and_docs_lead_somewhere() -> None:
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" not in target and not target.startswith("#"):
+                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
