@@ -5,7 +5,7 @@ READY := .venv/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-gpu support-table style bench bench-gpu performance evidence evidence-runs comparison ablations train-zoo clean
+.PHONY: demo test test-slow test-lowest test-gpu support-table style bench bench-gpu performance evidence evidence-runs comparison ablations train-zoo docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -76,6 +76,10 @@ ablations: $(READY)  ## what each part of illava-best brings, on the validation 
 train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
 	$(BIN)/python -m illava.zoo.train S
 	$(BIN)/python -m illava.zoo.train L
+
+docs: $(READY)  ## build the documentation site into out/site
+	@$(BIN)/python -c "import material, mkdocstrings_handlers.python" 2>/dev/null || $(BIN)/python -m pip install --quiet -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -59,6 +59,7 @@ def draw_charts(report: Report) -> Figure:
         axes.set_title(one.title, fontsize="medium")
         axes.set_xlabel("block" if "encoder" in one.title else "layer")
         axes.set_ylabel(one.unit)
-        axes.legend(frameon=False, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize="small")
     return figure
