@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from transformers import CLIPImageProcessor
 
 import illava
 from illava import viz
+from illava.ask import as_seen
 from illava.pictures import InputError
 from illava.tiles import untiled
 from illava.viz.charts import bars
@@ -236,3 +239,20 @@ def test_charts() -> None:
     figure = viz.draw_charts(report_of("llava"))
     want = [2 * len(one.plain) for one in bars(report_of("llava"))]
     assert [len(axes.patches) for axes in figure.axes] == want
+
+
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (50, 50), (3, 200)])
+def test_what_a_processor_cuts_out_is_what_is_shown(size) -> None:
+    """LLaVA-1.5's processor: the shortest side to the crop's, then the middle."""
+    processor = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
+    noise_of = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.Generator().manual_seed(0))
+    picture = Image.fromarray(noise_of.to(torch.uint8).numpy()).resize(size)
+    seen = as_seen(SimpleNamespace(image_processor=processor), picture)
+    assert seen.size == (min(size), min(size))
+    want = processor(picture, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+    got = processor(seen, do_normalize=False, return_tensors="pt")["pixel_values"][0]
+    # Up to half a pixel of the picture, and the interpolation of its edge.
+    assert (want - got).abs().mean() < 0.12
+    assert as_seen(SimpleNamespace(image_processor=None), picture) is picture
+    whole = CLIPImageProcessor(do_center_crop=False)
+    assert as_seen(SimpleNamespace(image_processor=whole), picture) is picture

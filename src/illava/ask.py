@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
@@ -140,6 +140,18 @@ def build_prompt(
     except ValueError as error:
         # No chat template, or a picture whose shape the model cannot take.
         raise InputError(f"the model's processor cannot make a prompt of this: {error}") from error
+
+
+def as_seen(processor: Any, picture: Image.Image) -> Image.Image:
+    """What a processor leaves of a picture where it cuts a square out of its middle (LLaVA-1.5), in fractions
+    of which patches then lie."""
+    images = getattr(processor, "image_processor", None)
+    crop = getattr(images, "crop_size", None)
+    if not getattr(images, "do_center_crop", False) or crop is None:
+        return picture
+    high, wide = (crop["height"], crop["width"]) if "height" in crop else (crop["shortest_edge"],) * 2
+    scale = min(picture.width / wide, picture.height / high)
+    return ImageOps.fit(picture, (max(1, round(wide * scale)), max(1, round(high * scale))))
 
 
 def _decode(processor: Any, timing: Timing, prompt_length: int) -> str:

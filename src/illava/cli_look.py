@@ -82,7 +82,7 @@ def look(
             video=frames,
             trace=True,
         )
-        given = [frames] if video else [picture]
+        given = [frames] if video else [work.as_seen(processor, picture)]
         page = viz.html_page(
             given,
             answer.report,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from .. import zoo
-from ..ask import build_prompt, load
+from ..ask import as_seen, build_prompt, load
 from ..console import make_method
 from ..handle import accelerate
 from ..pictures import InputError, open_picture
@@ -84,7 +84,7 @@ class Server:
             inputs = build_prompt(processor, pictures, question.strip()[:2000], video)
             inputs = inputs.to(device=model.device, dtype=model.dtype)
             merged, plain, report = Told(), Told(), None
-            given: list[Any] = [video] if video else list(pictures)
+            given: list[Any] = [video] if video else [as_seen(processor, one) for one in pictures]
             try:
                 with accelerate(model, chosen, trace=True) as handle:
                     for merged in streamed(model, processor, inputs):
