@@ -19,7 +19,8 @@ from tests.tiny import ALL, WITH_VIDEO, tiny_model
 # Idefics masks its patches even where all are there. Pictures that see themselves whole need masks that are
 # made ready. Gemma 2 has eager attention alone.
 REFUSED = ("idefics3", "smolvlm", "gemma3", "paligemma", "paligemma-2")
-CLOSE = {"qwen3_5": 1e-3, "qwen3_5_moe": 1e-3}
+# Two kernels of the CPU round differently, and GLM-4V has norms behind its layers too.
+CLOSE = {"qwen3_5": 1e-3, "qwen3_5_moe": 1e-3, "glm4v": 3e-5, "glm46v": 3e-5}
 
 
 QUICK = (
