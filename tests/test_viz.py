@@ -142,6 +142,13 @@ def test_a_sheet_has_a_column_for_each_step_and_marks_who_took_others_in() -> No
     assert untraced.shape == plain.shape
 
 
+def test_steps_of_wide_pictures_are_below_one_another() -> None:
+    drawn = viz.draw_steps([Image.new("RGB", (1200, 400))], report_of("llava"))
+    assert 1200 < drawn.width < 1300
+    # The picture, two steps and the scores of both.
+    assert drawn.height > 5 * 400
+
+
 def test_scores_are_drawn_from_dark_to_light() -> None:
     boxes = torch.tensor([[0, 0, 0, 0.5, 1], [0, 0.5, 0, 1, 1]])
     drawn = heat_map(Image.new("RGB", (20, 10), "black"), boxes, torch.tensor([5.0, -1.0]))

@@ -21,7 +21,9 @@ FRAMES = 4
 
 
 def draw_steps(pictures: Sequence[Given], report: Report, *, scores: bool = True) -> Image.Image:
-    """Draw every step of a report: a column for each, a row for each picture, and one below for its scores.
+    """Draw every step of a report: a column for each, a row for each picture, one below for its scores.
+
+    Panels of pictures more than twice as wide as high go below one another.
 
     Args:
         pictures: of the prompt, in its order; a video is a sequence of its frames, of which a few are shown.
@@ -52,6 +54,9 @@ def frame_rows(one: Shown, report: Report, frame: int, *, scores: bool = True) -
     rows: list[list[Image.Image | None]] = [first]
     if any(second):
         rows.append(second)
+    if picture.width > 2 * picture.height:
+        # Strips go below one another.
+        return [[panel] for step in zip(*rows, strict=True) for panel in step if panel is not None]
     blank = Image.new("RGB", first[0].size, "white")
     return [[panel or blank for panel in row] for row in rows]
 
