@@ -235,6 +235,30 @@ def test_another_number_of_pictures_is_refused() -> None:
             draw([Image.new("RGB", (9, 9))], report)
 
 
+def test_links_between_frames_are_told() -> None:
+    report = report_of("qwen2_vl", "video")
+    frames = [Image.new("RGB", (9, 9))] * 3
+    (one,) = data_of(viz.html_page([frames], report))["pictures"]
+    trace, last = report.traces[-1], [frame["steps"][-1] for frame in one["frames"]]
+    into, source, _ = trace.links
+    crossing = trace.boxes[trace.kept[into], 0] != trace.boxes[source, 0]
+    assert crossing.any()
+    assert sum(len(step["out"]) for step in last) == sum(len(step["from"]) for step in last) == crossing.sum()
+    assert sum(len(step["grown"]) for step in last) == trace.grown.sum()
+    assert all(re.fullmatch(r"a patch of frame [123]", where) for step in last for _, where, _ in step["out"])
+    ranks = sorted(rank for step in last for rank in step["ranks"])
+    assert ranks == list(range(1, len(trace.boxes) + 1))
+
+
+def test_what_no_report_has_is_refused() -> None:
+    picture, report = Image.new("RGB", (9, 9)), report_of("llava")
+    for given in ([[picture]], [[]], picture):
+        with pytest.raises(InputError):
+            viz.draw_steps(given, report)
+    with pytest.raises(InputError, match="draw_frames"):
+        viz.draw_overlay([[picture]], report_of("qwen2_vl", "video"))
+
+
 def test_frames_of_a_video_are_spread_over_those_of_the_model() -> None:
     report = report_of("qwen2_vl", "video")
     frames = [Image.new("RGB", (9, 9), (shade, 0, 0)) for shade in range(0, 60, 10)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .ask import Answer
 
 QUESTION = "What is shown?"
+DEFAULT_KEEP = "1/9"
 
 
 def look(
@@ -52,7 +53,7 @@ def look(
         from .pictures import InputError, open_picture, save_png
         from .video import VIDEOS, read_video
 
-        share = parse_keep(keep or "1/9")
+        share = parse_keep(keep or DEFAULT_KEEP)
         if not question.strip():
             raise InputError("give a question, or leave it out")
         chosen = make_method(method, share)
@@ -83,23 +84,25 @@ def look(
             trace=True,
         )
         given = [frames] if video else [work.as_seen(processor, picture)]
+        label = f"{method} at {keep or DEFAULT_KEEP}"
         page = viz.html_page(
             given,
             answer.report,
             question=question,
-            answers=[("plain", answer.plain_text or ""), (chosen.name, answer.text)],
-            facts=_facts(answer),
+            answers=[("plain", answer.plain_text or ""), (label, answer.text)],
+            facts=[("model", model), *_facts(answer)],
         )
-        name = path.stem or "shown"
-        drawn = output / f"{name}.{'webp' if video else 'png'}"
+        typer.echo(f"plain:  {answer.plain_text}\nmerged: {answer.text}\n{answer.report}")
+        # Behind the whole name, ending and all: never that of what was given.
+        drawn = output / f"{path.resolve().name}.steps.{'webp' if video else 'png'}"
+        explored = output / f"{path.resolve().name}.steps.html"
+        with writing(output), replacing(explored) as partial:
+            partial.write_text(page, encoding="utf-8")
         if video:
             viz.save_animation(viz.draw_frames(frames, answer.report), drawn)
         else:
             save_png(viz.draw_steps(given, answer.report), drawn)
-        with writing(output), replacing(output / f"{name}.html") as partial:
-            partial.write_text(page, encoding="utf-8")
-        typer.echo(f"plain:  {answer.plain_text}\nmerged: {answer.text}\n{answer.report}")
-        typer.echo(f"All steps: {drawn}\nTo explore in a browser: {output / f'{name}.html'}")
+        typer.echo(f"All steps: {drawn}\nTo explore in a browser: {explored}")
 
 
 def _facts(answer: Answer) -> list[tuple[str, str]]:

@@ -120,7 +120,7 @@ class Report:
     def _rows(self) -> list[tuple[str, str, str, str]]:
         """A heading, every step, and the costs."""
         costs = self.plain_cost, self.cost
-        rows = [("", "before, plain", "after, merged", "times less")]
+        rows = [("", "before / plain", "after / merged", "times less")]
         rows += [
             (s.place, str(s.before), str(s.after), f"{s.before / max(1, s.after):.2f}") for s in self.steps
         ]

@@ -33,7 +33,8 @@ class StepTrace:
     links: Links
     """What survivors are made of: ``into`` counts survivors, ``source`` what came, with its ``weight``."""
     scores: Tensor | None
-    """(N,) fp32: what the step went by, higher = keep; None where that is not one number each."""
+    """(N,) fp32: the score that the step looked at, which not all methods go by alone (diversity, pivots);
+    None where that is not one number each."""
 
     @property
     def grown(self) -> Tensor:

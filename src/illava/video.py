@@ -25,6 +25,8 @@ def read_video(path: Path) -> tuple[Image.Image, ...]:
     Raises InputError when there are no frames, one cannot be read or differs in size from the first, they
     have too many pixels together, or PyAV is missing for a file.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give the path of a video, or a folder of frames")
     frames = _from_folder(path) if path.is_dir() else _from_file(path)
     if not frames:
         raise InputError(f"{path}: there are no frames in it")

@@ -147,9 +147,14 @@ def test_uploads_go_with_their_session(tmp_path):
     for name, path in files.items():
         path.write_bytes(b"x")
         server.note(name, [str(path)])
+    server.note("c", [str(files["b"])])
     server.forget("a")
     server.forget("never seen")
+    # Equal files are one, which two sessions hold.
+    server.forget("c")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["b"]
+    server.forget("b")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_shipped_models_are_offered():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from typing import TYPE_CHECKING
@@ -37,6 +38,11 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
     try:
         from .page import build, launch
 
+        try:
+            with socket.create_server((host, port)):
+                pass
+        except OSError as error:
+            raise InputError(f"--host {host} --port {port}: {error.strerror or error}") from error
         server.model(server.names[0])
         page = build(server)
         try:

@@ -6,10 +6,13 @@ the server's own: a session's go when it ends, all of them when the server does.
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from ..errors import UnsupportedError
 from ..methods import Compose, methods, presets
@@ -38,22 +41,26 @@ def build(server: Server) -> gr.Blocks:
     ) -> Iterator[tuple[Any, ...]]:
         server.note(request.session_hash, files or [])
         same = (gr.skip(),) * 4
-        yield "", "", [], None, "Working ..."
-        drawn = False
+        yield "", "", [], "", "Working ..."
+        report, given = None, []
         try:
             budget = STEPS[int(at)]
-            for merged, plain, report, given in server.answer(files, question, model, method, budget):
-                shown: Any = gr.skip()
-                if report is not None and not drawn:
-                    drawn, shown = True, draw_steps(given, report) if report.pictures else None
-                yield plain.text, merged.text, table(merged, plain, report), shown, "Working ..."
+            for state in server.answer(files, question, model, method, budget):
+                merged, plain, report, given = state
+                yield plain.text, merged.text, table(merged, plain, report), gr.skip(), "Working ..."
         except (InputError, UnsupportedError) as error:
             yield *same, f"**That did not work:** {error}"
         except Exception as error:
             # Whatever a file or a model does, the next visitor is served.
             yield *same, f"**That failed:** {type(error).__name__}"
         else:
-            yield *same, "Done. Times are of one run each, the first after a start not warmed up."
+            # Behind both, so that no clock runs meanwhile.
+            shown = draw_steps(given, report) if report is not None and report.pictures else None
+            said = "Done. Times are of one run each, the first after a start not warmed up."
+            yield *same[:3], _inline(shown), said
+
+    def hold(files: list[str] | None, request: gr.Request) -> None:
+        server.note(request.session_hash, files or [])
 
     def leave(request: gr.Request) -> None:
         server.forget(request.session_hash)
@@ -90,11 +97,8 @@ def build(server: Server) -> gr.Blocks:
                 facts = gr.Dataframe(
                     headers=["", "plain", "merged", "times less"], interactive=False, elem_id="facts"
                 )
-                steps = gr.Image(
-                    label="Step by step: grey is gone, an orange dot took others in",
-                    interactive=False,
-                    elem_id="steps",
-                )
+                gr.Markdown("Step by step: grey is gone, an orange dot took others in.")
+                steps = gr.HTML(elem_id="steps")
         keep.change(lambda at: f"keeps **{STEPS[int(at)]}**", keep, kept, queue=False, show_progress="hidden")
         gr.on(
             [go.click, question.submit],
@@ -104,8 +108,20 @@ def build(server: Server) -> gr.Blocks:
             concurrency_limit=1,
             concurrency_id="model",
         )
+        files.upload(hold, files, queue=False, show_progress="hidden")
         page.unload(leave)
     return page
+
+
+def _inline(picture: Image.Image | None) -> str:
+    """A picture within the page: as a file of the server's it would outlive the visit."""
+    if picture is None:
+        return ""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    told = 'alt="The picture with what stayed after each step" style="width:100%"'
+    return f'<img {told} src="data:image/png;base64,{data}">'
 
 
 def launch(page: gr.Blocks, host: str, port: int) -> str:

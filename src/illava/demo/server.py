@@ -62,8 +62,9 @@ class Server:
         self._uploads.setdefault(session or "", set()).update(Path(file) for file in files)
 
     def forget(self, session: str | None) -> None:
-        """Delete what a session uploaded."""
-        for file in self._uploads.pop(session or "", ()):
+        """Delete what a session uploaded and nobody else did: equal files are one."""
+        mine = self._uploads.pop(session or "", set())
+        for file in mine.difference(*self._uploads.values()):
             file.unlink(missing_ok=True)
 
     def answer(
@@ -105,7 +106,7 @@ def read(files: Sequence[str]) -> tuple[list[Image.Image], tuple[Image.Image, ..
         raise InputError(f"{len(files)} files are too many; give up to {MOST_FILES}")
     for file in files:
         if not os.path.exists(file):
-            raise InputError("the upload is gone, since it was kept for half an hour; drop it again")
+            raise InputError("the upload is gone; drop it again")
         if os.path.getsize(file) > MOST_MEGABYTES * 2**20:
             raise InputError(f"{Path(file).name}: larger than {MOST_MEGABYTES} MB; give a smaller file")
     clips = [file for file in files if Path(file).suffix.lower() in VIDEOS]
@@ -148,7 +149,8 @@ def streamed(model: nn.Module, processor: Any, inputs: Any) -> Iterator[Told]:
         thread.join()
     if errors:
         raise errors[0]
-    yield Told(text.strip(), streamer.count, (streamer.first or began) - began, time.perf_counter() - began)
+    ended = streamer.ended or time.perf_counter()
+    yield Told(text.strip(), streamer.count, (streamer.first or began) - began, ended - began)
 
 
 class _Left(StoppingCriteria):
@@ -162,10 +164,16 @@ class _Left(StoppingCriteria):
 
 
 class _Streamer(TextIteratorStreamer):
-    """Notes when the first token came, and how many."""
+    """Notes when the first and the last token came, and how many."""
 
     first: float | None = None
+    ended: float | None = None
+    """When the model was done: whoever reads may be slower."""
     count = 0
+
+    def end(self) -> None:
+        self.ended = self.ended or time.perf_counter()
+        super().end()
 
     def put(self, value: Any) -> None:
         if not self.next_tokens_are_prompt:

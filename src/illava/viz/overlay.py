@@ -40,6 +40,8 @@ def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image
     below.
     Raises InputError where the report has no patches for the pictures.
     """
+    if not all(isinstance(picture, Image.Image) for picture in pictures):
+        raise InputError("give pictures; videos are drawn by draw_steps and draw_frames")
     report = untiled(report, [picture.size for picture in pictures])
     if len(report.pictures) != len(pictures):
         raise InputError(
@@ -119,6 +121,7 @@ def with_caption(picture: Image.Image, *lines: str) -> Image.Image:
     panel = Image.new("RGB", (width, picture.height + 2 * step + font_size // 2), "white")
     panel.paste(picture, (0, 0))
     draw = ImageDraw.Draw(panel)
+    draw.rectangle((0, 0, picture.width - 1, picture.height - 1), outline="#999999")
     for number, (line, ink) in enumerate(zip(lines, ("black", "#444444"), strict=True)):
         draw.text((0, picture.height + font_size // 4 + number * step), line, ink, font)
     return panel

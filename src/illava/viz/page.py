@@ -11,9 +11,12 @@ from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from ..report import Report
+from ..trace import StepTrace
 from .charts import bars
 from .shown import Given, Shown, as_given, mine, shown, titles
 
@@ -93,14 +96,30 @@ def _step(one: Shown, report: Report, step: int, frame: int) -> dict[str, Any]:
     kept = one.report.kept[step]
     trace = report.traces[step] if report.traces else None
     if trace is None:
-        return {"came": _boxes(kept[kept[:, 0] == frame]), "kept": None, "links": [], "scores": None}
+        why = "untraced" if not report.traces else "smaller"
+        return {"came": _boxes(kept[kept[:, 0] == frame]), "kept": None, "why": why, "links": []}
     here = mine(trace, one.number, frame)
     place = here.cumsum(0) - 1
     staying = here[trace.kept]
     into, source, weight = trace.links
     survivor = trace.kept[into]
     inside = here[survivor] & here[source]
-    scores = trace.scores
+    picture = trace.picture == one.number
+    scores = None if trace.scores is None else trace.scores[here]
+    ranks = None
+    if trace.scores is not None:
+        # Among all that the step chose from in this picture or video.
+        order = torch.full((len(picture),), -1)
+        order[picture] = trace.scores[picture].argsort(descending=True, stable=True).argsort()
+        ranks = (order[here] + 1).tolist()
+
+    def told(near: Tensor, far: Tensor) -> list[list[Any]]:
+        """Links between this frame and elsewhere."""
+        ends = (near[here[near] & ~here[far]], far[here[near] & ~here[far]], weight[here[near] & ~here[far]])
+        return [
+            [int(place[a]), _where(trace, int(b)), round(float(w), 4)] for a, b, w in zip(*ends, strict=True)
+        ]
+
     return {
         "came": _boxes(trace.boxes[here]),
         "kept": place[trace.kept[staying]].tolist(),
@@ -108,8 +127,19 @@ def _step(one: Shown, report: Report, step: int, frame: int) -> dict[str, Any]:
             [int(place[a]), int(place[b]), round(float(w), 4)]
             for a, b, w in zip(survivor[inside], source[inside], weight[inside], strict=True)
         ],
-        "scores": None if scores is None else [float(f"{s:.4g}") for s in scores[here].tolist()],
+        "out": told(source, survivor),
+        "from": told(survivor, source),
+        "grown": place[trace.kept[staying & trace.grown]].tolist(),
+        "scores": None if scores is None else [float(f"{s:.4g}") for s in scores.tolist()],
+        "ranks": ranks,
+        "of": int(picture.sum()),
     }
+
+
+def _where(trace: StepTrace, index: int) -> str:
+    """What came to a step and is not in the frame that is looked at."""
+    frame = trace.boxes[index, 0]
+    return "a token that shows no patch" if frame.isnan() else f"a patch of frame {int(frame) + 1}"
 
 
 def _boxes(boxes: Any) -> list[list[float]]:

@@ -16,6 +16,8 @@ ORANGE = "#E69F00"
 """Marks those that took others in; told apart from all other marks by shape too."""
 CIVIDIS = ((0, 34, 78), (66, 78, 108), (124, 123, 120), (185, 172, 112), (254, 232, 56))
 """A scale that the colour-blind read as well, low to high: cividis (Nunez et al. 2018) at five places."""
+MOST = 12_000
+"""Pixels of a side of a sheet."""
 FRAMES = 4
 """Rows for a video, at most."""
 
@@ -91,6 +93,8 @@ def stacked(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
             out.paste(panel, (left, top))
             left += panel.width + gap
         top += max(panel.height for panel in row) + gap
+    # More is not opened by every viewer, and WebP holds no more.
+    out.thumbnail((MOST, MOST))
     return out
 
 

@@ -51,6 +51,7 @@ def shown(pictures: Sequence[Given], report: Report) -> list[Shown]:
 
     Raises InputError where their number is another.
     """
+    _check(pictures)
     frames = [(one,) if isinstance(one, Image.Image) else tuple(one) for one in pictures]
     # As in the report: images, then videos.
     frames = [f for f, p in _kinds(frames, pictures) if not p] + [f for f, p in _kinds(frames, pictures) if p]
@@ -60,6 +61,9 @@ def shown(pictures: Sequence[Given], report: Report) -> list[Shown]:
             f"nothing can be drawn: the report has the patches of {len(report.pictures)} pictures, "
             f"the prompt has {len(frames)}"
         )
+    videos = sum(not isinstance(one, Image.Image) for one in pictures)
+    if videos != sum(told.kind == "video" for told in report.pictures):
+        raise InputError("nothing can be drawn: the prompt's videos and the report's are not as many")
     return [
         Shown(_spread(some, told.frames), told, number)
         for number, (some, told) in enumerate(zip(frames, report.pictures, strict=True))
@@ -68,7 +72,13 @@ def shown(pictures: Sequence[Given], report: Report) -> list[Shown]:
 
 def as_given(pictures: Sequence[Given], report: Report) -> Report:
     """The report with the prompt's own pictures where it speaks of tiles of them."""
+    _check(pictures)
     return untiled(report, [one.size for one in pictures if isinstance(one, Image.Image)])
+
+
+def _check(pictures: Sequence[Given]) -> None:
+    if isinstance(pictures, Image.Image) or not all(isinstance(p, Image.Image) or len(p) for p in pictures):
+        raise InputError("give a sequence of pictures, in which a video is a sequence of its frames")
 
 
 def titles(report: Report) -> list[str]:
