@@ -111,7 +111,7 @@ def _facts(answer: Answer) -> list[tuple[str, str]]:
     plain, merged = answer.plain_timings[0], answer.timings[0]
     rows = [
         (
-            f"{name}, plain and merged, one run each",
+            f"{name}, plain and merged, one run each, merged with tracing",
             f"{getattr(plain, part):.3f} s, {getattr(merged, part):.3f} s",
         )
         for name, part in (("image encoder", "encoder"), ("first token", "ttft"), ("whole answer", "total"))

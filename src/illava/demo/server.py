@@ -87,14 +87,17 @@ class Server:
             merged, plain, report = Told(), Told(), None
             given: list[Any] = [video] if video else [as_seen(processor, one) for one in pictures]
             try:
-                with accelerate(model, chosen, trace=True) as handle:
+                with accelerate(model, chosen):
                     for merged in streamed(model, processor, inputs):
                         yield merged, plain, None, given
-                    report = handle.report
             except ValueError as error:
                 raise InputError(f"method {method}: {error}") from error
             for plain in streamed(model, processor, inputs):
-                yield merged, plain, report, given
+                yield merged, plain, None, given
+            # Once more for the trace, which takes time of its own.
+            with accelerate(model, chosen, trace=True) as handle, torch.no_grad():
+                model.generate(**inputs, max_new_tokens=1, do_sample=False)
+                report = handle.report
         yield merged, plain, report, given
 
 

@@ -24,7 +24,7 @@ class Trace:
     links: Links
     """What the survivors are made of: ``into`` among the kept, ``source`` among those that came."""
     scores: Tensor | None
-    """(N,) fp32: what the step went by, higher = keep; None where that is not one number a unit."""
+    """(N,) fp32: the score that the step looked at; None where that is not one number a unit."""
 
 
 def trace_of(merged: MergedSegments, units: Units, entered: Tensor) -> Trace:
