@@ -91,7 +91,7 @@ def in_llm(
         trace = all_stayed(row * prefill.prompt.runs.shape[1] + sequence.columns[row, index])
     if repeats > 1:
         trace = _some(trace, trace.entered // prefill.prompt.runs.shape[1] % repeats == 0)
-    return _joined("llm", layer, [(trace, _tokens(prefill, pictures))])
+    return _joined("llm", layer, [(trace, _tokens(prefill, pictures, repeats))])
 
 
 def _units(run: EncoderRun, pictures: Sequence[tuple[EncoderRun, Layout]]) -> Places:
@@ -104,12 +104,10 @@ def _units(run: EncoderRun, pictures: Sequence[tuple[EncoderRun, Layout]]) -> Pl
     return owner, boxes
 
 
-def _tokens(prefill: Prefill, pictures: Sequence[tuple[EncoderRun, Layout]]) -> Places:
+def _tokens(prefill: Prefill, pictures: Sequence[tuple[EncoderRun, Layout]], repeats: int) -> Places:
     """Of all places of the prompt; those of repeated rows stay empty."""
     visual, video = (prefill.prompt.runs >= 0).cpu(), prefill.prompt.video.cpu()
     owner, boxes = torch.full((visual.numel(),), -1), torch.full((visual.numel(), 5), float("nan"))
-    shown = sum(len(layout.tokens) for _, layout in pictures)
-    repeats = max(1, int(visual.sum()) // max(1, shown))
     first = (torch.arange(len(visual)) % repeats == 0)[:, None]
     for kind, mask in (("image", visual & ~video), ("video", visual & video)):
         places = (mask & first).flatten().nonzero().flatten()

@@ -6,8 +6,6 @@ the server's own: a session's go when it ends, all of them when the server does.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +17,7 @@ from ..methods import Compose, methods, presets
 from ..pictures import InputError
 from ..video import VIDEOS
 from ..viz import draw_steps
+from ..viz.page import data_url
 from .server import BUDGETS, MOST_MEGABYTES, Server, table
 
 LINE = 32
@@ -117,11 +116,8 @@ def _inline(picture: Image.Image | None) -> str:
     """A picture within the page: as a file of the server's it would outlive the visit."""
     if picture is None:
         return ""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
     told = 'alt="The picture with what stayed after each step" style="width:100%"'
-    return f'<img {told} src="data:image/png;base64,{data}">'
+    return f'<img {told} src="{data_url(picture)}">'
 
 
 def launch(page: gr.Blocks, host: str, port: int) -> str:

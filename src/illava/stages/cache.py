@@ -273,6 +273,11 @@ def prepare_for_merging(
     return layers
 
 
+def refuse_static(refusal: str) -> None:
+    """Raise UnsupportedError: what stands against holding a merged prompt in static layers."""
+    raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
+
+
 def refuse_filled(cache: Cache) -> None:
     """Raise UnsupportedError for a static cache that holds anything."""
     if any(isinstance(layer, StaticLayer) and layer.get_seq_length() > 0 for layer in cache.layers):
@@ -287,7 +292,7 @@ def _prepare_static(
 ) -> list[Any]:
     """Put layers that grow in the places of empty static ones; behind the prefill they are static again."""
     if refusal is not None:
-        raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
+        refuse_static(refusal)
     refuse_filled(cache)
     layers = [MergedLayer(owner, window) for window in windows]
     for layer, before in zip(layers, cache.layers, strict=True):

@@ -16,7 +16,7 @@ from ..errors import UnsupportedError
 from ..parts import ModelParts
 from .attention import is_flash, refuse_another
 from .cache import MergedLayer
-from .masks import block_mask, causal_mask, column_mask, take_mask, take_rows
+from .masks import as_additive, block_mask, causal_mask, column_mask, take_mask, take_rows
 from .steps import Plan
 
 
@@ -81,9 +81,7 @@ class LlmMasks:
 
     def as_wanted(self, seen: Tensor, dtype: torch.dtype) -> Tensor:
         """A boolean mask, as SDPA takes it, or additive in ``dtype`` for eager attention."""
-        if not self._eager:
-            return seen
-        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+        return as_additive(seen, dtype) if self._eager else seen
 
     def by_columns(self, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype) -> Any:
         """The causal mask by columns of the full prompt: see :func:`column_mask`."""

@@ -71,11 +71,12 @@ def causal_mask(real: Tensor, queries: int, dtype: torch.dtype, *, additive: boo
     mask = (seen & real[:, None, :])[:, None]
     if queries > 1:
         mask = mask | (keys == keys[length - queries :, None])
-    return (
-        torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
-        if additive
-        else mask
-    )
+    return as_additive(mask, dtype) if additive else mask
+
+
+def as_additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask (True = may attend) of any shape as what eager attention adds, in ``dtype``."""
+    return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def column_mask(
@@ -92,9 +93,7 @@ def column_mask(
     if window is not None:
         seen &= near > far - window
     seen = (seen | ~seen.any(-1, keepdim=True))[:, None]
-    return (
-        torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min) if additive else seen
-    )
+    return as_additive(seen, dtype) if additive else seen
 
 
 def block_mask(keys: Tensor, queries: Tensor, window: int | None) -> BlockMask:

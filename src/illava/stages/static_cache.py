@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
 from ..errors import UnsupportedError
-from .cache import Merged, MergedLayer, refuse_without
+from .cache import Merged, MergedLayer, refuse_static, refuse_without
 from .llm_masks import LlmMasks
 
+BACKENDS = ("sdpa", "eager")
 ROUNDED = 64
 """Room is a multiple of that many tokens: prompts of about one length then share compiled code."""
 
@@ -139,11 +140,8 @@ class StaticMasks:
     """The masks of a pass on static layers behind a merged prefill, each made once for its group."""
 
     def __init__(self, cache: Cache, masks: LlmMasks, queries: int, dtype: torch.dtype) -> None:
-        refusal = (
-            None if masks.backend in ("sdpa", "eager") else f"attention implementation {masks.backend!r}"
-        )
-        if refusal is not None:
-            raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
+        if masks.backend not in BACKENDS:
+            refuse_static(f"attention implementation {masks.backend!r}")
         self.layers: list[Any] = cache.layers
         self.masks, self.queries, self.dtype = masks, queries, dtype
         self._made: dict[tuple[int, ...], Tensor] = {}
@@ -177,7 +175,7 @@ def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> 
     """Why a merged prefill cannot be held in static layers, or None."""
     if masks.ready_made or any(recurrent):
         return "layers that slide, are recurrent or are handed their masks ready made"
-    if masks.backend not in ("sdpa", "eager"):
+    if masks.backend not in BACKENDS:
         return f"attention implementation {masks.backend!r}"
     if cache.offloading:
         return "offloading"

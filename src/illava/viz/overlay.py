@@ -90,6 +90,7 @@ def _count(size: tuple[int, int], boxes: Tensor) -> np.ndarray:
 
 
 def sized(picture: Image.Image) -> Image.Image:
+    """A picture within SHORT_SIDE and LONG_SIDE."""
     # A whole factor keeps the pixels of tiny pictures equally large.
     factor = min(max(1, math.ceil(SHORT_SIDE / min(picture.size))), LONG_SIDE / max(picture.size))
     size = tuple(max(1, round(edge * factor)) for edge in picture.size)

@@ -81,7 +81,7 @@ def _picture(one: Shown, report: Report) -> dict[str, Any]:
         small.thumbnail((LONGEST, LONGEST))
         frames.append(
             {
-                "image": _data_url(small),
+                "image": data_url(small),
                 "width": small.width,
                 "height": small.height,
                 "all": _boxes(one.report.all[one.report.all[:, 0] == number]),
@@ -146,7 +146,8 @@ def _boxes(boxes: Any) -> list[list[float]]:
     return [[round(x, 5) for x in row] for row in boxes[:, 1:].tolist()]
 
 
-def _data_url(picture: Image.Image) -> str:
+def data_url(picture: Image.Image) -> str:
+    """A picture as an address that holds it: PNG up to 256 pixels a side, JPEG beyond."""
     file = io.BytesIO()
     picture.save(file, format="JPEG", quality=90) if max(picture.size) > 256 else picture.save(file, "PNG")
     kind = "jpeg" if max(picture.size) > 256 else "png"
