@@ -12,6 +12,7 @@ from .parts import check_feature_layer, find_parts
 from .report import Report
 from .reporting import make_report
 from .stages.attention import check_backend
+from .stages.calls import Calls
 from .stages.encoder import EncoderStage
 from .stages.encoder_run import EncoderRun
 from .stages.hooks import Hooks
@@ -50,16 +51,18 @@ class Handle:
         self._hooks = Hooks()
         try:
             self._hooks.attribute(self.parts.base, _MARK, self)
-            self._encoder = EncoderStage(self.parts, self.plan, self._hooks, trace=trace)
-            ProjectorStage(self.parts, self.plan.projector, self._encoder, self._hooks)
-            LlmStage(self.parts, self.plan, self._hooks, self._note, trace=trace)
+            calls = Calls(self.parts, self._hooks, active=not self.plan.empty)
+            encoder = EncoderStage(self.parts, self.plan, calls, self._hooks, trace=trace)
+            ProjectorStage(self.parts, self.plan.projector, encoder, self._hooks)
+            LlmStage(self.parts, self.plan, calls, encoder.features, self._hooks, self._note, trace=trace)
+            calls.close()
         except BaseException:
             self._hooks.remove()
             raise
 
     @property
     def report(self) -> Report:
-        """What the last prefill with pictures did. Raises ValueError when there was none yet."""
+        """What the last completed prefill with pictures did. Raises ValueError when there was none yet."""
         if self._last is None:
             raise ValueError("there is no report yet: run the model on a prompt with a picture first")
         runs, prefill = self._last
@@ -79,11 +82,7 @@ class Handle:
     ) -> None:
         self.remove()
 
-    def _note(self, prefill: Prefill) -> None:
-        # A pass encodes its images in one call and its videos in another; earlier calls were somebody else's.
-        calls = 1 + prefill.prompt.mixed
-        # generate() without a cache runs the prompt again and again on features encoded once.
-        runs = self._encoder.take_runs()[-calls:] or (self._last[0] if self._last else [])
+    def _note(self, prefill: Prefill, runs: list[EncoderRun]) -> None:
         self._last = (runs, prefill)
 
 

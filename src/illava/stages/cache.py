@@ -7,7 +7,6 @@ the keys it holds are the last ones, ``dropped`` columns in.
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
@@ -33,13 +32,15 @@ class Merged:
     """How many merges came before, in each prefill: layers of one group hold the same tokens."""
     owner: Owner | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # A copy of a cache belongs to the same acceleration.
-        memo[id(self.owner)] = self.owner
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        made.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
-        return made
+    @property
+    def _sliding_window_tensor(self) -> Any:
+        # DynamicCache reads this of every layer that it takes apart into tuples of keys and values.
+        if self.group:
+            raise UnsupportedError(
+                "a merged cache cannot be taken apart into keys and values, which do not say what was "
+                "dropped; copy or pickle it whole"
+            )
+        raise AttributeError("_sliding_window_tensor")
 
 
 class MergedLayer(Merged, DynamicLayer):
@@ -68,6 +69,8 @@ class MergedLayer(Merged, DynamicLayer):
         self._groups_held: tuple[int, ...] = ()
         self.padded = False
         """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
+        self.held = 0
+        """Keys of the last prefill and of what came before it, sliding windows left aside."""
         self.expected: tuple[Tensor, int] | None = None
         """Columns (B, n) and logical length of the prefill that is about to enter."""
         self.attended: Tensor | None = None
@@ -89,6 +92,7 @@ class MergedLayer(Merged, DynamicLayer):
         columns, end, self.ends = self.key_columns(), self.get_seq_length() + length, None
         self.columns, self.prompt_length, self.expected, self.attended = columns, end, None, columns
         self.dropped += length - n
+        self.held = self.physical_length() + n
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.owner is not None:
@@ -206,8 +210,8 @@ class MergedLayer(Merged, DynamicLayer):
 
 
 def refuse_without(owner: Owner) -> None:
-    """Raise UnsupportedError unless the acceleration that merged a cache is still on."""
-    if not owner.active:
+    """Raise UnsupportedError unless it is the accelerated model that works on a cache merged by it."""
+    if not (owner.active and owner.running):
         raise UnsupportedError(
             "this cache was filled while the model was accelerated and can only be used while it is; "
             "run the prompt again"

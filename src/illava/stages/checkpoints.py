@@ -21,8 +21,16 @@ _FUNCTION = "_gradient_checkpointing_func"
 class Checkpoints:
     """Carries the attribute ``name`` of a stage through the checkpoints of ``layers``."""
 
-    def __init__(self, stage: Any, name: str, layers: Sequence[nn.Module], hooks: Hooks) -> None:
-        self.stage, self.name, self.layers = stage, name, layers
+    def __init__(
+        self,
+        stage: Any,
+        name: str,
+        layers: Sequence[nn.Module],
+        hooks: Hooks,
+        after: Callable[[Any], None] = lambda state: None,
+    ) -> None:
+        """``after`` is called with the state when a layer has run again."""
+        self.stage, self.name, self.layers, self.after = stage, name, layers, after
         self.again = False
         """Whether a layer is running again just now."""
         hooks.undo(self._restore)
@@ -83,5 +91,6 @@ class _Carrying:
             finally:
                 setattr(stage, name, before)
                 self.checkpoints.again = False
+                self.checkpoints.after(left[0])
 
         return self.function(run, *args, **options)

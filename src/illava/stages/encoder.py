@@ -17,27 +17,30 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from ..errors import UnsupportedError
 from ..parts import ModelParts, feature_block
+from .calls import Calls
 from .checkpoints import Checkpoints
 from .encoder_run import EncoderRun
+from .features import FeatureCalls
 from .hooks import Hooks
 from .resize import ResizeStage
-from .steps import EncoderStep, Plan, ProjectorStep, Units
-from .videos import VideoCalls
+from .steps import EncoderStep, Plan, ProjectorStep, Units, reduced
 from .watch import SizeBias, Watch
 
 
 class EncoderStage:
-    """Hooks on the image encoder; ``run`` is the call under way or just done."""
+    """Hooks on the image encoder; ``run`` is the call under way, until its features are made."""
 
-    def __init__(self, parts: ModelParts, plan: Plan, hooks: Hooks, *, trace: bool = False) -> None:
+    def __init__(
+        self, parts: ModelParts, plan: Plan, calls: Calls, hooks: Hooks, *, trace: bool = False
+    ) -> None:
         self.trace = trace
         steps: dict[int, EncoderStep] = plan.encoder
         self.parts, self.merges = parts, bool(steps)
         self.reads = self.merges or (plan.projector is not None and plan.projector.observes)
         self.run: EncoderRun | None = None
-        self.runs: list[EncoderRun] = []
-        self.checkpoints = Checkpoints(self, "run", parts.blocks, hooks)
-        self.videos = VideoCalls(parts.base, hooks)
+        self._merging: list[_MergingBlock] = []
+        self.checkpoints = Checkpoints(self, "run", parts.blocks, hooks, EncoderRun.forget)
+        self.features = FeatureCalls(parts.base, calls, hooks, self._end)
         self.resize = None if plan.pixels is None else ResizeStage(parts, plan.pixels, hooks)
         hooks.pre(parts.encoder, self._start)
         first = min(steps, default=len(parts.blocks))
@@ -47,11 +50,12 @@ class EncoderStage:
             if parts.tower.packed:
                 hooks.pre(block, _bind(self._enter_block, index, index > first))
             if index in steps:
-                _MergingBlock(self, index, block, steps[index], hooks)
+                self._merging.append(_MergingBlock(self, index, block, steps[index], hooks))
             if any(step.weighs for at, step in steps.items() if at < index):
                 self._weigh(index, block, hooks)
         if plan.projector is not None and plan.projector.observes:
             self._watch(plan.projector, hooks)
+        hooks.post(parts.encoder, self._leave, always=True)
 
     def _weigh(self, index: int, block: nn.Module, hooks: Hooks) -> None:
         """Add the logarithm of sizes to the attention of a block behind a step that counts them."""
@@ -78,10 +82,16 @@ class EncoderStage:
         assert self.run is not None
         return None if self.run.grid is None else self.run.sequence_lengths(index, merged=True)
 
-    def take_runs(self) -> list[EncoderRun]:
-        """The encoder calls since this was last asked: the last two, one of images and one of videos."""
-        runs, self.runs = self.runs, []
-        return runs
+    def _leave(self, *_: Any) -> None:
+        """The encoder is done, or failed: what only its blocks needed goes."""
+        if self.run is not None:
+            self.run.forget()
+        for block in self._merging:
+            block.clear()
+
+    def _end(self) -> None:
+        """The features are made."""
+        self.run = None
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.run = None
@@ -114,9 +124,9 @@ class EncoderStage:
             if grid is not None:
                 shapes = [(h * w, h, w) for t, h, w in grid.tolist() for _ in range(t)]
             order = _spatial_units(shapes, round(g**0.5))
-        self.run = EncoderRun(g, lengths, grid, *self.videos.now, tower.prefix, order)
+        self.run = EncoderRun(g, lengths, grid, *self.features.video, tower.prefix, order)
         self.run.traces = {} if self.trace else None
-        self.runs = [*self.runs[-1:], self.run]
+        self.features.note(self.run)
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.checkpoints.again:
@@ -196,13 +206,14 @@ class _MergingBlock:
         self.output: Tensor | None = None
         if step.observes:
             hooks.tap(block.get_submodule(names.attention), self.watch)
-        hooks.pre(block, self._enter, prepend=True)
+        hooks.pre(block, self.clear, prepend=True)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
         hooks.post(block.get_submodule(names.mlp), self._keep_output)
         # Prepended: hooks that record hidden states must see what the block really returns.
         hooks.post(block, self._leave, prepend=True)
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def clear(self, *_: Any) -> None:
+        """Nothing of an earlier run may be left, should that have failed."""
         self.merged = self.output = None
         self.watch.clear()
 
@@ -219,7 +230,7 @@ class _MergingBlock:
             run.full_lengths,
             run.sizes_before(index),
         )
-        merged = self.step.reduce(units)
+        merged = reduced(self.step, units)
         if merged is None:
             return None
         run.record(index, merged, units)

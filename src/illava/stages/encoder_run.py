@@ -53,6 +53,8 @@ class EncoderRun:
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
     traces: dict[int, Trace] | None = None
     """Block -> what its step did, as in ``history``, where that is asked for."""
+    marked: int | None = None
+    """Features of dropped units among those that the language model is to get, once these are made."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
     """The call that arranged the projected features: name, function, tiles a picture, other arguments."""
 
@@ -77,6 +79,10 @@ class EncoderRun:
         self.lengths = merged.lengths
         if merged.sizes is not None:
             self.sizes[block] = merged.sizes
+
+    def forget(self) -> None:
+        """Drop what only the blocks needed: masks and tables cut to the tokens that are left."""
+        self._once.clear()
 
     def shrink(self, kept: Tensor, lengths: tuple[int, ...], places: Tensor) -> None:
         """Note that the encoder sees smaller pictures, whose units stand at ``kept``, raster ``places``."""

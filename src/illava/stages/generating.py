@@ -1,4 +1,4 @@
-"""What ``generate`` knows and a forward does not: shadows of three of its methods on the one instance."""
+"""Methods of ``generate`` shadowed on the one instance: where the prompt ends, which cache it gets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.masking_utils import create_masks_for_generate
 
+from ..compat import cache_of, generation_cache
 from ..errors import UnsupportedError
 from ..parts import ModelParts
 from .cache import prepare_for_merging
+from .calls import Calls
 from .hooks import Hooks
 from .llm_masks import LlmMasks
 from .static_cache import is_static, see_padding, settle, static_refusal
@@ -21,9 +23,8 @@ from .static_cache import is_static, see_padding, settle, static_refusal
 class Generating:
     """Where the prompt ends when candidates follow it; which cache and which prefill can be had."""
 
-    def __init__(self, parts: ModelParts, hooks: Hooks, *, active: bool) -> None:
-        self.parts, self.owner, self.active = parts, hooks.owner, active
-        self._prompt_end: int | None = None
+    def __init__(self, parts: ModelParts, calls: Calls, hooks: Hooks, *, active: bool) -> None:
+        self.parts, self.calls, self.owner, self.active = parts, calls, hooks.owner, active
         shadows: dict[str, Callable[..., Any]] = {
             "_get_candidate_generator": self._begin_assisted,
             "_valid_auto_compile_criteria": self._choose_compiling,
@@ -38,14 +39,11 @@ class Generating:
             make = getattr(parts.model, name, create_masks_for_generate)
             hooks.attribute(parts.model, name, partial(self._make_masks, make))
 
-    def take_prompt_end(self) -> int | None:
-        """Length of the prompt that the next pass begins with, if ``generate`` said so; once."""
-        end, self._prompt_end = self._prompt_end, None
-        return end
-
     def _begin_assisted(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # The first pass of assisted decoding runs over the prompt and the candidates at once.
-        self._prompt_end = kwargs["input_ids"].shape[1] if "input_ids" in kwargs else None
+        generation = self.calls.generation
+        if generation is not None and "input_ids" in kwargs:
+            generation.prompt_length = kwargs["input_ids"].shape[1]
         return make(*args, **kwargs)
 
     def _choose_compiling(
@@ -72,7 +70,7 @@ class Generating:
                 f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
                 "attention of its last token scores the pictures; leave prefill_chunk_size unset"
             )
-        cache = model_kwargs.get("past_key_values")
+        cache = cache_of(model_kwargs)
         fits = self._fits(cache) and shown and not bool(cache.get_seq_length())
         if not fits:
             return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
@@ -91,7 +89,7 @@ class Generating:
     @staticmethod
     def _make_masks(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # Before a step that may be compiled, and the last to see the mask as the caller has it.
-        cache, padding = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        cache, padding = cache_of(kwargs), kwargs.get("attention_mask")
         if is_static(cache) and isinstance(padding, Tensor):
             see_padding(cache, padding)
         return make(*args, **kwargs)
@@ -100,11 +98,11 @@ class Generating:
         """Put a dynamic cache in the place of a static one that ``generate`` has made itself and that cannot
         hold a merged prompt. One that the caller made is left alone, and refused later.
         """
-        cache, made = model_kwargs.get("past_key_values"), generation_config.cache_implementation
+        cache, made = cache_of(model_kwargs), generation_config.cache_implementation
         if not (self.active and made is not None and type(cache) is StaticCache) or self._fits(cache):
             return
         if picture_tensor(model_kwargs) is not None and cache.get_seq_length() == 0:
-            model_kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
+            model_kwargs[generation_cache(model_kwargs)] = DynamicCache(config=self.parts.llm.config)
 
 
 def picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:
@@ -112,7 +110,8 @@ def picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:
     for name in ("pixel_values", "pixel_values_videos"):
         if kwargs.get(name) is not None:
             return kwargs[name]  # type: ignore[no-any-return]
-    for output in (kwargs.get("mm_encoder_outputs") or {}).values():
+    outputs = kwargs.get("mm_encoder_outputs")
+    for output in outputs.values() if isinstance(outputs, dict) else ():
         if output is not None:
             features = output.pooler_output
             return features if isinstance(features, Tensor) else features[0]

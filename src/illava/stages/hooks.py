@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -11,9 +13,31 @@ from .attention import AttentionTap, Bias, Observer
 
 
 class Owner:
-    """Whether an acceleration is still on; shared with the caches it filled."""
+    """Whether an acceleration is still on; shared with the caches it filled, wherever these are copied to."""
 
-    active = True
+    _alive: ClassVar[weakref.WeakValueDictionary[str, Owner]] = weakref.WeakValueDictionary()
+
+    def __init__(self) -> None:
+        self.active = True
+        self.running = False
+        """Whether its LLM is at work just now."""
+        self.name = uuid.uuid4().hex
+        self._alive[self.name] = self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Owner:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickle finds its way back only in this process, and only as long as the acceleration is there.
+        return _owner, (self.name,)
+
+
+def _owner(name: str) -> Owner:
+    found = Owner._alive.get(name)
+    if found is None:
+        found = Owner()
+        found.active = False
+    return found
 
 
 class Hooks:

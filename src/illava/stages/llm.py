@@ -16,43 +16,55 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from ..compat import cache_of, output_cache, with_cache
 from ..parts import ModelParts
 from .cache import MergedLayer, is_merged, prepare_for_merging, refuse_filled
+from .calls import Calls
 from .checkpoints import Checkpoints
+from .checks import check_cache, check_marks, check_output
+from .encoder_run import EncoderRun
+from .features import FeatureCalls
 from .hooks import Hooks
 from .llm_entry import LlmEntry, sequence_of, whole
 from .llm_masks import CachedMasks, LlmMasks, check_masks
 from .llm_watch import LlmWatch
-from .masks import left_pad, take, take_positions, take_rows
+from .masks import close_up, take, take_positions, take_rows
 from .positions import compact
 from .prefill import Prefill, Sequence
 from .projector import marked
 from .prompt import PromptReader
 from .static_cache import StaticMasks, check_room, is_static, see_padding, settle, static_refusal
-from .steps import LlmStep, Plan, Units
+from .steps import LlmStep, Plan, Units, reduced
 
 
 class LlmStage:
-    """Hooks on the language model; ``on_prefill`` is told of every pass over a prompt with pictures."""
+    """Hooks on the language model.
+
+    ``on_prefill`` gets every completed pass over a prompt with pictures, and the encoder runs of these.
+    """
 
     def __init__(
         self,
         parts: ModelParts,
         plan: Plan,
+        calls: Calls,
+        features: FeatureCalls,
         hooks: Hooks,
-        on_prefill: Callable[[Prefill], None],
+        on_prefill: Callable[[Prefill, list[EncoderRun]], None],
         *,
         trace: bool = False,
     ) -> None:
         self.parts, self.marks = parts, plan.before_llm
         self.steps: dict[int, LlmStep] = plan.llm
-        self.on_prefill = on_prefill
+        self.on_prefill, self.features = on_prefill, features
+        self.done: Prefill | None = None
+        """The pass under way, to be published when the LLM has come to its end."""
         self.owner = hooks.owner
         self.masks = LlmMasks(parts)
         self.flash = self.masks.flash
         self.state: Prefill | CachedMasks | StaticMasks | None = None
         self.entry = LlmEntry(parts, plan, self.masks, trace=trace)
-        self.reader = PromptReader(parts, hooks, active=not plan.empty)
+        self.reader = PromptReader(parts, calls, features, hooks, active=not plan.empty)
         self.checkpoints = Checkpoints(self, "state", parts.layers, hooks)
         hooks.pre(parts.llm, self._enter)
         hooks.post(parts.llm, self._leave, always=True)
@@ -67,22 +79,26 @@ class LlmStage:
     # -- before the LLM ---------------------------------------------------------------------------
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self.state = None
+        self.state = self.done = None
+        self.owner.running = True
         prompt = self.reader.take()
         self.checkpoints.prepare()
         if self.steps or self.marks:
             check_masks(self.parts, flash=self.flash)
-        cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
+        cache, embeds = cache_of(kwargs), kwargs.get("inputs_embeds")
         if embeds is None:
             return None
         if prompt is None:
             return self._enter_decoding(args, kwargs, cache, embeds)
         # Without an encoder stage nothing is marked: a NaN is then the model's own affair.
-        dropped = marked(embeds) if self.marks else torch.zeros_like(prompt.video)
+        placeholders = (prompt.runs >= 0).to(embeds.device)
+        dropped = marked(embeds) & placeholders if self.marks else torch.zeros_like(placeholders)
         start = 0 if cache is None else cache.get_seq_length()
         if not self.steps and not bool(dropped.any()) and not (start and is_merged(cache)):
             traces: dict[int, Any] | None = {} if self.entry.trace else None
-            self.on_prefill(Prefill(prompt, whole(prompt, embeds), None, traces=traces))
+            self.done = Prefill(prompt, whole(prompt, embeds), None, traces=traces)
+            if self.marks:
+                check_marks(0, self._runs(self.done), len(embeds))
             return None
         if cache is not None:
             refuse_filled(cache)
@@ -90,16 +106,19 @@ class LlmStage:
         kwargs = dict(kwargs)
         layers = None
         if cache is None and self._uses_cache(kwargs):
-            cache = kwargs["past_key_values"] = DynamicCache(config=self.parts.llm.config)
+            cache = DynamicCache(config=self.parts.llm.config)
+            kwargs = with_cache(module, kwargs, cache)
         if cache is not None:
             refusal = static_refusal(self.masks, self.parts.recurrent, cache)
             layers = prepare_for_merging(cache, self.masks.windows, self.owner, refusal)
             check_room(layers, prompt.runs.shape[1])
-        self.state = prefill = self.entry.enter(prompt, kwargs, embeds, dropped, start)
+        self.state = self.done = prefill = self.entry.enter(prompt, kwargs, embeds, dropped, start)
+        prefill.start = start
+        if self.marks:
+            check_marks(sum(prompt.lengths) - sum(prefill.entering), self._runs(prefill), len(embeds))
         prefill.cache_layers, sequence = layers, prefill.entry
         if self.masks.by_window:
             kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
-        self.on_prefill(prefill)
         self._note_cache(prefill, range(len(self.parts.layers)), 0)
         if start:
             prefill.cached = CachedMasks(
@@ -135,13 +154,24 @@ class LlmStage:
         return args, {**kwargs, "attention_mask": state.at_entry(cache, kwargs.get("attention_mask"))}
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        state, done, self.state, self.done, self.owner.running = self.state, self.done, None, None, False
+        # A pass that failed has no output.
+        if done is not None and output is not None:
+            if done is state:
+                check_output(done, output)
+                check_cache(done, output_cache(output), self.parts.llm.config.num_hidden_layers)
+            self.on_prefill(done, self._runs(done))
         # What the report needs stays; keys, values and tables are the caller's to keep or drop, and those
         # of a backward pass that runs layers again.
-        if isinstance(self.state, Prefill) and not self.checkpoints.active:
-            self.state.forget()
-            if kwargs.get("past_key_values") is not None:
-                settle(kwargs["past_key_values"])
-        self.state = None
+        if isinstance(state, Prefill) and not self.checkpoints.active:
+            state.forget()
+            cache = cache_of(kwargs)
+            if cache is not None:
+                settle(cache)
+
+    def _runs(self, prefill: Prefill) -> list[EncoderRun]:
+        """The encoder's runs behind a pass: of features handed in, and of pictures encoded in it."""
+        return [*prefill.prompt.runs_given, *self.features.runs]
 
     # -- at the layers ----------------------------------------------------------------------------
 
@@ -151,7 +181,7 @@ class LlmStage:
             if isinstance(state, Prefill):
                 return self._prefill_layer(state, index, args, dict(kwargs))
             if isinstance(state, CachedMasks):
-                layer = kwargs["past_key_values"].layers[index]
+                layer = cache_of(kwargs).layers[index]
                 # Without a merge before, the mask made at the entry is the right one.
                 wanted = any(layer.group)
                 return (args, {**kwargs, "attention_mask": state.for_layer(layer)}) if wanted else None
@@ -183,7 +213,7 @@ class LlmStage:
         columns, once = sequence.entered, sequence.once
         kwargs["position_embeddings"] = self._rotary(prefill, sequence, hidden, kwargs)
         if prefill.cached is not None:
-            kwargs["attention_mask"] = prefill.cached.for_layer(kwargs["past_key_values"].layers[index])
+            kwargs["attention_mask"] = prefill.cached.for_layer(cache_of(kwargs).layers[index])
         else:
             mask, dtype = kwargs.get("attention_mask"), kwargs["position_embeddings"][0].dtype
             kwargs["attention_mask"] = once(
@@ -227,7 +257,7 @@ class LlmStage:
             tokens=prefill.tokens(index - 1, hidden, seen),
             noted=prefill.noted,
         )
-        merged = step.reduce(units)
+        merged = reduced(step, units)
         if merged is None:
             return hidden
         prefill.trace(index, merged, units)
@@ -235,7 +265,7 @@ class LlmStage:
         stays = ~visual & (sequence.columns >= 0).to(hidden.device)
         stays = stays.index_put(places, torch.ones_like(places[0], dtype=torch.bool))
         hidden = hidden.index_put(places, merged.units)
-        kept = left_pad([row.nonzero().flatten() for row in stays]).to(sequence.columns.device)
+        kept = close_up(stays, sequence.columns).to(sequence.columns.device)
         left = sequence_of(
             prefill.prompt,
             *(take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),

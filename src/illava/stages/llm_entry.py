@@ -10,11 +10,11 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..parts import ModelParts
 from .llm_masks import LlmMasks
-from .masks import among, left_pad, take, take_positions, take_rows
+from .masks import among, close_up, take, take_positions, take_rows
 from .positions import compact
 from .prefill import Prefill, Sequence
 from .prompt import Prompt
-from .steps import LlmStep, Plan, Tokens, Units
+from .steps import LlmStep, Plan, Tokens, Units, reduced
 
 
 def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
@@ -52,7 +52,7 @@ class LlmEntry:
         if 0 in self.steps:
             embeds, alive = self._choose(prefill, alive, embeds, entering)
         if bool((sequence.columns.ge(0) & ~alive).any()):
-            columns = left_pad([row.nonzero().flatten() for row in alive])
+            columns = close_up(alive, sequence.columns)
             runs = take(prompt.runs, columns)
             index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
             sequence = sequence_of(prompt, columns, index, runs)
@@ -89,7 +89,7 @@ class LlmEntry:
         tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
         visual = tokens.runs >= 0
         units = Units(tokens.hidden[visual], None, lengths, prefill.prompt.lengths, tokens=tokens)
-        merged = self.steps[0].reduce(units)
+        merged = reduced(self.steps[0], units)
         if merged is None:
             return embeds, alive
         prefill.trace(0, merged, units)

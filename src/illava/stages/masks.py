@@ -16,6 +16,26 @@ def left_pad(rows: list[Tensor]) -> Tensor:
     return out
 
 
+def close_up(stays: Tensor, columns: Tensor) -> Tensor:
+    """Which tokens are left of rows of unequal length, with those of padding behind a row still behind it.
+
+    Args:
+        stays: (B, L) bool: the tokens that are left.
+        columns: (B, L) int64: column of each token in the full prompt, -1 for padding and filler.
+
+    Returns (B, n) int64 indices into L, -1 for filler: in front of the shorter rows, and in the place of
+    padding that followed a row, so that the last logits stand where the plain model has them.
+    """
+    behind = (columns >= 0).int().flip(1).argmax(1).tolist()
+    rows = [row.nonzero().flatten() for row in stays]
+    return left_pad(
+        [
+            torch.nn.functional.pad(row, (0, n), value=-1) if n else row
+            for row, n in zip(rows, behind, strict=True)
+        ]
+    )
+
+
 def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
     """Rows of a (B or 1, L, ...) tensor at (B, n) columns to (B, n, ...); filler (-1) becomes zero.
 

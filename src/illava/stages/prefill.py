@@ -53,6 +53,8 @@ class Prefill:
     """Visual tokens in each segment that the image encoder left, before any step of the LLM."""
     noted: Any = None
     """What the first step noted at the entry."""
+    start: int = 0
+    """Tokens that the cache held before, dropped ones counted."""
     traces: dict[int, Trace] | None = None
     """Layer -> what the step before it did, where that is asked for."""
 

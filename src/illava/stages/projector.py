@@ -21,7 +21,7 @@ from ..parts import ModelParts
 from .encoder import EncoderStage
 from .encoder_run import EncoderRun
 from .hooks import Hooks
-from .steps import ProjectorStep, Units
+from .steps import ProjectorStep, Units, reduced
 
 
 class ProjectorStage:
@@ -106,7 +106,9 @@ class ProjectorStage:
                     f"spatial_pool_mode={mode!r}: the encoder stage can follow a video's rows through an "
                     "average alone; use encoder_layers=() for this model's videos"
                 )
-            return through(self._rows_in_place(run, features), *args, **kwargs)
+            pooled = through(self._rows_in_place(run, features), *args, **kwargs)
+            run.marked = count_marked(pooled)
+            return pooled
 
         return pool
 
@@ -118,7 +120,10 @@ class ProjectorStage:
                 # Sizes only: the report asks the function later where each feature comes from.
                 shapes = [len(part) for part in features]
                 self.encoder.run.mixing = (name, function, shapes, args, kwargs)
-            return through(features, *args, **kwargs)
+            mixed = through(features, *args, **kwargs)
+            if self.encoder.run is not None and self.encoder.run.marked:
+                self.encoder.run.marked = count_marked(mixed)
+            return mixed
 
         return mix
 
@@ -130,18 +135,24 @@ class ProjectorStage:
             return None
         if self.step is not None and self.step.projected and module is self.parts.projector:
             features = self._reduce(run, features)
-        if run.kept is None or (run.mixing and run.mixing[0] == self.parts.family.pooler):
+        if run.mixing and run.mixing[0] == self.parts.family.pooler:
             return None
-        return self._rows_in_place(run, features)
+        features = unmarked(features)
+        if module is self.parts.projector:
+            run.marked = 0 if run.kept is None else sum(run.full_lengths) - sum(run.lengths)
+        return features if run.kept is None else self._rows_in_place(run, features)
 
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Features of smaller pictures, in raster order whatever the order inside the encoder."""
         run = self.encoder.run
         if run is None or run.resized is None:
             return None
-        output.pooler_output = self._at_places(run, output.pooler_output)
+        output.pooler_output = self._at_places(run, unmarked(output.pooler_output))
+        run.marked = sum(run.full_lengths) - len(run.resized)
         if getattr(output, "deepstack_features", None) is not None:
-            output.deepstack_features = [self._at_places(run, rows) for rows in output.deepstack_features]
+            output.deepstack_features = [
+                self._at_places(run, unmarked(rows)) for rows in output.deepstack_features
+            ]
         return output
 
     @staticmethod
@@ -189,7 +200,7 @@ class ProjectorStage:
             run.sizes_before(depth),
             self._shapes(run),
         )
-        merged = step.reduce(of)
+        merged = reduced(step, of)
         # Keys of every token may be large, and a report keeps the run.
         run.seen = None
         if merged is None:
@@ -229,6 +240,27 @@ def marked(features: Tensor) -> Tensor:
     return features[..., 0].isnan()
 
 
+def unmarked(features: Tensor) -> Tensor:
+    """(..., d) features without marks: a NaN of the model's own becomes infinite where a mark would be.
+
+    Norms turn it into NaN again. Otherwise overflow would look like a dropped token.
+    """
+    first = features[..., :1]
+    return torch.cat([first.masked_fill(first.isnan(), torch.inf), features[..., 1:]], -1)
+
+
+def count_marked(features: Any) -> int:
+    """Marked rows of what a function that arranges features returned."""
+    parts = (
+        [features]
+        if isinstance(features, Tensor)
+        else features[0]
+        if isinstance(features, tuple)
+        else features
+    )
+    return sum(int(marked(part).sum()) for part in parts)
+
+
 def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make a function that may average feature rows respect marked ones.
 
@@ -264,4 +296,4 @@ def _average(values: Tensor, shares: Tensor) -> Tensor:
     # Weights add up to one within rounding: a row whose sources all live stays what it is, bit for bit.
     whole = (shares - 1).abs() < 1e-5
     rows = torch.where(whole, values, values / shares.masked_fill(dropped | whole, 1).to(values.dtype))
-    return rows.masked_fill(dropped, float("nan"))
+    return unmarked(rows).masked_fill(dropped, float("nan"))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import weakref
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..compat import argument_names, cache_of, named
 from ..errors import UnsupportedError
 from ..parts import ModelParts
+from .calls import Calls
+from .encoder_run import EncoderRun
+from .features import FeatureCalls
 from .generating import Generating, picture_tensor
 from .hooks import Hooks
+from .projector import marked
+
+_UNKNOWN = "inputs_embeds without input_ids: where pictures are among them is not known"
 
 
 @dataclass
@@ -31,25 +38,30 @@ class Prompt:
     """(B,) int64: column of the last prompt token, whose attention scores the visual tokens."""
     padding: Tensor | None
     """(B, L) the model's mask of padding, or None."""
+    runs_given: list[EncoderRun]
+    """The encoder's runs that made the features the model was handed, pictures before videos."""
 
 
 class PromptReader:
     """Hooks on the outer model that see token ids; ``take`` hands out what they saw, once."""
 
-    def __init__(self, parts: ModelParts, hooks: Hooks, *, active: bool) -> None:
-        self.parts, self.active = parts, active
+    def __init__(
+        self, parts: ModelParts, calls: Calls, features: FeatureCalls, hooks: Hooks, *, active: bool
+    ) -> None:
+        self.parts, self.calls, self.features, self.active = parts, calls, features, active
         self.refusal: str | None = None
         self.image = getattr(parts.config, "image_token_id", None)
         self.video = getattr(parts.config, "video_token_id", None)
         self.prompt: Prompt | None = None
         self.padding: Tensor | None = None
         """(B, L) the mask of padding that the model was last handed, or None."""
-        # Pictures, prompt ids and last columns of a generate() without a cache that may be under way.
-        self._generating: tuple[weakref.ref[Tensor], Tensor, Tensor, int] | None = None
-        self.generating = Generating(parts, hooks, active=active)
+        self._types = "mm_token_type_ids" in argument_names(parts.base)
+        self._warned = False
+        Generating(parts, calls, hooks, active=active)
         hooks.pre(parts.model, self._note_options)
         hooks.pre(parts.base, self._read)
         hooks.post(parts.base, self._forget, always=True)
+        hooks.post(parts.model, self._forget, always=True)
 
     def take(self) -> Prompt | None:
         prompt, self.prompt = self.prompt, None
@@ -57,10 +69,10 @@ class PromptReader:
 
     def _forget(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         # An image encoder that failed has left a prompt that the LLM never took.
-        self.prompt = None
+        self.prompt = self.refusal = self.padding = None
 
     def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.refusal = None
+        self.refusal, kwargs = None, named(module, args, kwargs)
         if kwargs.get("labels") is not None:
             self.refusal = "labels (a loss of your own on the logits is fine)"
         if isinstance(kwargs.get("logits_to_keep"), Tensor):
@@ -73,18 +85,19 @@ class PromptReader:
             self.refusal = "output_router_logits"
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.prompt = None
-        end = self.generating.take_prompt_end()
+        self.prompt, kwargs = None, named(module, args, kwargs)
         padding = kwargs.get("attention_mask")
         self.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
-        length = (ids if ids is not None else embeds).shape[1]
+        ids, embeds, cache = kwargs.get("input_ids"), kwargs.get("inputs_embeds"), cache_of(kwargs)
+        found = ids if ids is not None else embeds
+        if found is None:
+            # The model says so itself.
+            return
+        length = found.shape[1]
         if cache is not None and length == 1 and picture_tensor(kwargs) is None:
             # A decoding step: nothing to find, and no reason to wait for the device.
             return
         filled = cache is not None and cache.get_seq_length() > 0
-        found = ids if ids is not None else embeds
         if filled and picture_tensor(kwargs) is None:
             # Placeholders that were generated or looked up stand for no picture.
             return
@@ -95,7 +108,12 @@ class PromptReader:
             # GLM-4V has one placeholder for pictures and for frames of videos, and takes no prompt with both.
             video = visual
         if not bool(visual.any()):
-            return
+            if ids is not None or picture_tensor(kwargs) is not None or not self.active:
+                return
+            known = self._by_types(found, kwargs)
+            if known is None:
+                return
+            visual, video = known
         refusal, self.refusal = self.refusal, None
         if refusal and self.active:
             raise UnsupportedError(
@@ -106,13 +124,31 @@ class PromptReader:
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
-        last = self._last(ids, kwargs, visual, here)
-        if end is not None:
-            # Candidates that an assistant proposes follow the prompt.
-            last = torch.full_like(last, min(end - start, visual.shape[1]) - 1)
+        last = self._last(visual, here, start, kwargs.get("use_cache"))
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        self.prompt = Prompt(runs, lengths, video, mixed, last, here)
+        given = self.features.runs_of(kwargs.get("mm_encoder_outputs"))
+        self.prompt = Prompt(runs, lengths, video, mixed, last, here, given)
+
+    def _by_types(self, embeds: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+        """(B, L) bool twice: which of (B, L, d) embeddings are features, and which of these of videos.
+
+        None where there are none or that is not known. Raises UnsupportedError where dropped ones are among
+        those that are not known.
+        """
+        types = kwargs.get("mm_token_type_ids") if self._types else None
+        if isinstance(types, Tensor) and types.shape == embeds.shape[:2]:
+            types = types.to(embeds.device)
+            return (types > 0, types == 2) if bool((types > 0).any()) else None
+        hint = "; hand over input_ids with the pictures or their features" + (
+            ", or mm_token_type_ids" if self._types else ""
+        )
+        if bool(marked(embeds).any()):
+            raise UnsupportedError(f"{_UNKNOWN}, and some stand for dropped tokens{hint}")
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{_UNKNOWN}, so the prompt runs unmerged{hint}", stacklevel=2)
+        return None
 
     def _find(self, token: int | None, found: Tensor) -> Tensor:
         """(B, L) bool: where ``found``, token ids or embeddings, holds a placeholder."""
@@ -123,37 +159,24 @@ class PromptReader:
         embedding = self.parts.base.get_input_embeddings()  # type: ignore[operator]
         return (found == embedding(torch.tensor(token, device=found.device))).all(-1)
 
-    def _last(
-        self, ids: Tensor | None, kwargs: dict[str, Any], visual: Tensor, padding: Tensor | None
-    ) -> Tensor:
-        """(B,) column of the last prompt token.
-
-        ``generate(use_cache=False)`` runs the sequence through the model again and again, each time one
-        token longer and with the very same picture tensor; then the prompt still ends where it ended in the
-        first pass. Loops by hand that do the same are treated the same.
-        """
+    def _last(self, visual: Tensor, padding: Tensor | None, start: int, use_cache: bool | None) -> Tensor:
+        """(B,) int64 column of the last prompt token, of a prompt that follows ``start`` cached tokens."""
+        generation = self.calls.generation
+        if generation is not None and generation.prompt_length is not None:
+            # Candidates that an assistant proposes follow the prompt.
+            end = min(generation.prompt_length - start, visual.shape[1])
+            return torch.full((len(visual),), end - 1, dtype=torch.int64, device=visual.device)
         columns = torch.arange(visual.shape[1], device=visual.device)
         if padding is not None:
             last = (padding.bool() * columns).argmax(1)
         else:
             last = columns[-1].repeat(len(visual))
-        source = picture_tensor(kwargs) if kwargs.get("use_cache") is False else None
-        if source is None or ids is None:
-            self._generating = None
+        if generation is None or use_cache is not False:
             return last
-        if self._generating is not None:
-            reference, prompt_ids, prompt_last, seen = self._generating
-            length = prompt_ids.shape[1]
-            if (
-                reference() is source
-                and ids.shape[0] == prompt_ids.shape[0]
-                and ids.shape[1] == seen + 1
-                and torch.equal(ids[:, :length], prompt_ids)
-            ):
-                self._generating = (reference, prompt_ids, prompt_last, seen + 1)
-                return prompt_last
-        self._generating = (weakref.ref(source), ids, last, ids.shape[1])
-        return last
+        # Without a cache generate() runs the sequence again and again, each time one token longer.
+        if generation.last is None:
+            generation.last = last
+        return generation.last
 
 
 def _videos_alone(kwargs: dict[str, Any]) -> bool:

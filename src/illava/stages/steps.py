@@ -140,6 +140,29 @@ class Units:
         return ones if self.sizes is None else self.sizes
 
 
+def reduced(step: Step, units: Units) -> MergedSegments | None:
+    """What ``step`` leaves of ``units``, with NaN and infinity kept visible; None when all of them stay.
+
+    Attention would carry a number that is not finite to every later token. A step that drops the unit that
+    holds it must not make the answer look sound, so all survivors of its segment become NaN.
+    """
+    merged = step.reduce(units)
+    if merged is None:
+        return None
+    # Zero, or NaN; summed in float32, which finite float16 cannot overflow.
+    wide = torch.promote_types(units.vectors.dtype, torch.float32)
+    bad = units.vectors.detach().sum(-1, dtype=wide) * 0
+    survivors = merged.units
+    if len(units.lengths) == 1:
+        return merged._replace(units=survivors + bad.sum().to(survivors.dtype))
+    of, left = (
+        torch.repeat_interleave(torch.tensor(lengths), output_size=sum(lengths)).to(bad.device)
+        for lengths in (units.lengths, merged.lengths)
+    )
+    each = bad.new_zeros(len(units.lengths)).index_add_(0, of, bad)
+    return merged._replace(units=survivors + each[left][:, None].to(survivors.dtype))
+
+
 def final_count(n: int, of: int, keep: float) -> int:
     """Units that stay of ``n``, in a segment that had ``of`` before any step, at a budget of ``keep``."""
     return 0 if n == 0 else min(n, keep_count(of, keep))
@@ -166,7 +189,10 @@ class Step(ABC):
 
     @abstractmethod
     def reduce(self, units: Units) -> MergedSegments | None:
-        """Choose among the units. None when all of them stay: then not one bit may change."""
+        """Choose among the units. None when all of them stay: then not one bit may change.
+
+        The stages call it through :func:`reduced`.
+        """
 
 
 class EncoderStep(Step):

@@ -1,0 +1,62 @@
+"""Checks of a merged prefill while it runs: what transformers made of it against what was planned.
+
+They compare numbers that are on the host anyway, and raise rather than let a wrong answer out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..compat import version
+from .cache import MergedLayer
+from .encoder_run import EncoderRun
+from .prefill import Prefill
+
+
+def check_marks(found: int, runs: list[EncoderRun], batch: int) -> None:
+    """Raise RuntimeError unless ``found`` placeholders are marked as often as the encoder dropped features.
+
+    ``runs`` made the features; none are known where these came from elsewhere. Each of the ``batch`` rows may
+    hold them once more, as beams do.
+    """
+    if not runs or any(run.marked is None for run in runs):
+        return
+    expected = sum(run.marked or 0 for run in runs)
+    if found == expected or (expected and found % expected == 0 and found // expected <= batch):
+        return
+    _fail("features of dropped tokens that reached the language model", expected, found)
+
+
+def check_output(prefill: Prefill, output: Any) -> None:
+    """Raise RuntimeError unless the language model returned a state for every token that is left."""
+    hidden = output[0]
+    expected = prefill.history[-1][1].columns.shape[1]
+    if hidden.shape[1] != expected:
+        _fail("tokens that the language model returned", expected, hidden.shape[1])
+
+
+def check_cache(prefill: Prefill, returned: Any, depth: int) -> None:
+    """Raise RuntimeError unless the first ``depth`` layers of the key/value cache hold what is left."""
+    layers = prefill.cache_layers
+    if layers is None:
+        return
+    if returned is not None and (len(returned.layers) < len(layers) or returned.layers[0] is not layers[0]):
+        _fail("key/value cache that the language model returned", "the one made for it", "another")
+    length = prefill.start + prefill.prompt.runs.shape[1]
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, MergedLayer) or index >= depth:
+            continue
+        # Positions of the next step count from the length that the cache reports.
+        if layer.expected is not None or layer.get_seq_length() != length:
+            held = 0 if layer.expected is not None else layer.get_seq_length()
+            _fail(f"tokens that layer {index} of the key/value cache stands for", length, held)
+        # A sliding window holds fewer, as its layer counts itself.
+        if layer.window is None and layer.keys.shape[2] != layer.held:
+            _fail(f"keys in layer {index} of the key/value cache", layer.held, layer.keys.shape[2])
+
+
+def _fail(what: str, expected: Any, found: Any) -> None:
+    raise RuntimeError(
+        f"{what}: expected {expected}, found {found} in a merged prefill on transformers {version()}; the "
+        "result would be wrong. Run `illava doctor`, and install a release that works"
+    )

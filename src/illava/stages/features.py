@@ -1,0 +1,100 @@
+"""The model's own functions that encode pictures, and which encoder run made which features."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .calls import Calls
+from .encoder_run import EncoderRun
+from .hooks import Hooks
+
+FUNCTIONS = ("get_image_features", "get_video_features")
+
+
+class FeatureCalls:
+    """Shadows ``get_image_features`` and ``get_video_features`` on one instance.
+
+    ``generate`` encodes pictures before the prefill, and users may do so long before; ``runs_of`` finds the
+    encoder's runs again by the features that they hand in.
+    """
+
+    def __init__(self, base: nn.Module, calls: Calls, hooks: Hooks, end: Callable[[], None]) -> None:
+        self.calls, self.end = calls, end
+        self.video: tuple[bool, Tensor | None] = (False, None)
+        """Whether videos are being encoded, and their (videos, 3) grid where the model has one."""
+        self.runs: list[EncoderRun] = []
+        """The encoder's runs in the call or the pass under way."""
+        self._depth = 0
+        self._made: dict[int, tuple[weakref.ref[Any], list[EncoderRun]]] = {}
+        for name in FUNCTIONS:
+            if hasattr(base, name):
+                hooks.attribute(base, name, self._noting(getattr(base, name), name == "get_video_features"))
+        # Before and after whatever else acts on a pass.
+        hooks.pre(base, self._begin_pass, prepend=True)
+        hooks.post(base, self._end_pass, always=True)
+        hooks.undo(self._made.clear)
+
+    def note(self, run: EncoderRun) -> None:
+        """The encoder begins ``run``."""
+        if self._depth:
+            self.runs.append(run)
+
+    def runs_of(self, outputs: Any) -> list[EncoderRun]:
+        """The runs that made the features in ``mm_encoder_outputs``; none where they came from elsewhere."""
+        runs = []
+        for output in outputs.values() if isinstance(outputs, dict) else ():
+            made, of = self._made.get(id(output), (None, []))
+            if made is not None and made() is output:
+                runs += of
+        return runs
+
+    def _begin_pass(self, *_: Any) -> None:
+        self.runs, self._depth = [], 1
+
+    def _end_pass(self, *_: Any) -> None:
+        self.runs, self._depth = [], 0
+        self.end()
+
+    def _noting(self, encode: Callable[..., Any], is_video: bool) -> Callable[..., Any]:
+        # generate() asks for the signature.
+        @wraps(encode)
+        def encode_pictures(*args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return self._encode(encode, is_video, args, kwargs)
+            with self.calls.alone():
+                return self._encode(encode, is_video, args, kwargs)
+
+        return encode_pictures
+
+    def _encode(
+        self, encode: Callable[..., Any], is_video: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        video, outer, self.runs = self.video, self.runs, []
+        if is_video:
+            self.video = (True, kwargs.get("video_grid_thw", args[1] if len(args) > 1 else None))
+        self._depth += 1
+        try:
+            output = encode(*args, **kwargs)
+        finally:
+            self.video, made = video, self.runs
+            self._depth -= 1
+            self.runs = outer + made if self._depth else outer
+            if not self._depth:
+                self.end()
+        self._remember(output, made)
+        return output
+
+    @torch.compiler.disable
+    def _remember(self, output: Any, runs: list[EncoderRun]) -> None:
+        key = id(output)
+        try:
+            self._made[key] = (weakref.ref(output, lambda _: self._made.pop(key, None)), runs)
+        except TypeError:
+            # A tuple, which no model takes back.
+            return
