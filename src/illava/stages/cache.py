@@ -167,12 +167,7 @@ class MergedLayer(Merged, DynamicLayer):
             return
         assert self.columns is not None
         length, count = self.get_seq_length(), -tokens_to_remove
-        last = self.key_columns()[:, -count:] if 0 < count <= self.physical_length() else None
-        if last is None or not bool((last == torch.arange(length - count, length, device=last.device)).all()):
-            raise UnsupportedError(
-                f"a merged cache can be cropped by a number <= 0 of tokens behind the last one that was "
-                f"dropped, got {tokens_to_remove}"
-            )
+        check_crop(self.key_columns()[:, -count:] if count > 0 else self.columns, length, tokens_to_remove)
         if self.forgotten:
             raise UnsupportedError(
                 "a sliding-window layer that has let go of tokens cannot be cropped: decode unassisted"
@@ -207,6 +202,17 @@ class MergedLayer(Merged, DynamicLayer):
         self.ends = None
         if self.columns is not None:
             self.columns = self.columns[indices.to(self.columns.device)]
+
+
+def check_crop(last: Tensor, length: int, tokens_to_remove: int) -> None:
+    """Raise UnsupportedError unless (B, n) columns are those of the last n tokens of a logical length."""
+    count = -tokens_to_remove
+    wanted = torch.arange(length - count, length, device=last.device) if 0 < count <= length else None
+    if wanted is None or last.shape[1] != count or not bool((last == wanted).all()):
+        raise UnsupportedError(
+            f"a merged cache can be cropped by a number <= 0 of tokens behind the last one that was "
+            f"dropped, got {tokens_to_remove}"
+        )
 
 
 def refuse_without(owner: Owner) -> None:

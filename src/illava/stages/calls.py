@@ -30,6 +30,8 @@ class Generation:
     """Tokens of the prompt, where candidates follow it in the first pass."""
     last: Tensor | None = None
     """(B,) int64 column of the last prompt token in the first pass, for passes that run the prompt again."""
+    at_end: Callable[[], None] = lambda: None
+    """Called when it returns or fails."""
 
 
 class Calls:
@@ -117,7 +119,7 @@ class Calls:
                 try:
                     return generate(*args, **kwargs)
                 finally:
-                    stack.pop()
+                    stack.pop().at_end()
 
         return generate_alone
 

@@ -44,6 +44,16 @@ class Generating:
         generation = self.calls.generation
         if generation is not None and "input_ids" in kwargs:
             generation.prompt_length = kwargs["input_ids"].shape[1]
+            model_kwargs = kwargs.get("model_kwargs") or {}
+            cache = cache_of(model_kwargs)
+            if (
+                self._fits(cache)
+                and picture_tensor(model_kwargs) is not None
+                and not bool(cache.get_seq_length())
+            ):
+                # As for a prefill, which assisted decoding makes by itself; the LLM settles the cache behind it.
+                prepare_for_merging(cache, LlmMasks(self.parts).windows, self.owner, None)
+                generation.at_end = partial(settle, cache)
         return make(*args, **kwargs)
 
     def _choose_compiling(

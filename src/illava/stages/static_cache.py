@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
 from ..errors import UnsupportedError
-from .cache import Merged, MergedLayer, refuse_static, refuse_without
+from .cache import Merged, MergedLayer, check_crop, refuse_static, refuse_without
 from .llm_masks import LlmMasks
 
 BACKENDS = ("sdpa", "eager")
@@ -114,6 +114,18 @@ class StaticMergedLayer(Merged, StaticLayer):
         seen = self.real[:, None] & (places <= asking[:, None])
         # Padding sees itself, so that its softmax is not empty.
         return (seen | (places == asking[:, None]))[:, None]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take off the last tokens, given as a number <= 0, as far as none was dropped among them."""
+        if tokens_to_remove == 0 or not self.is_initialized:
+            return
+        count, held = -tokens_to_remove, int(self.cumulative_length)
+        if self.group:
+            assert self.columns is not None
+            length = held + int(self.gone)
+            check_crop(self.columns[:, max(0, held - count) : held], length, tokens_to_remove)
+        # In place: compiled code reads the tensor where it is. The next tokens overwrite what is there.
+        self.cumulative_length.sub_(count)
 
     def reset(self) -> None:
         if not self.group:

@@ -1,0 +1,102 @@
+"""Sabotage of what a merged prefill relies on: an error at that prefill, never a wrong answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import illava
+from illava.stages import cache as caches
+from illava.stages import llm
+from tests.battery.test_battery import method_of
+from tests.test_exact import BOTH, ENCODER, single
+from tests.tiny import ALL, tiny_model
+
+MESSAGE = r"expected .*, found .* on transformers \d"
+
+
+def wrong(model, method=BOTH, **options):
+    inputs = single(model)
+    with illava.accelerate(model, method), torch.no_grad():
+        with pytest.raises(RuntimeError, match=MESSAGE):
+            model(**inputs, **options)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_marks_that_were_written_over(name):
+    """As a new step of a model between projector and language model might."""
+    model = tiny_model(name)
+
+    def clean(*args, **kwargs):
+        output = encode(*args, **kwargs)
+        rows = output.pooler_output
+        clean = [row.nan_to_num(0.0) for row in rows]
+        output.pooler_output = torch.stack(clean) if isinstance(rows, torch.Tensor) else clean
+        return output
+
+    inputs = single(model)
+    with illava.accelerate(model, method_of(name)), torch.no_grad():
+        encode = model.model.get_image_features
+        model.model.__dict__["get_image_features"] = clean
+        with pytest.raises(RuntimeError, match="dropped tokens that reached the language model: " + MESSAGE):
+            model(**inputs)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("qwen3_5")])
+def test_a_cache_that_is_ignored(name, monkeypatch):
+    """What 5.24 did when it was handed a cache under its old name beside the new one."""
+    model = tiny_model(name)
+    monkeypatch.setattr(llm, "with_cache", lambda module, kwargs, cache: {**kwargs, "ignored": cache})
+    inputs = single(model)
+    with (
+        illava.accelerate(model, method_of(name)),
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match=MESSAGE),
+    ):
+        model(**inputs, use_cache=True)
+
+
+def test_a_cache_that_counts_physical_lengths(monkeypatch):
+    """Positions of the next step count from it."""
+    monkeypatch.setattr(
+        caches.MergedLayer, "get_seq_length", lambda self, *_: caches.MergedLayer.physical_length(self)
+    )
+    wrong(tiny_model("qwen2_vl"), use_cache=True)
+
+
+def test_a_cache_that_drops_keys():
+    model = tiny_model("qwen2_vl")
+
+    def lose(module, args, kwargs, output):
+        from illava.compat import cache_of
+
+        layer = cache_of(kwargs).layers[3]
+        layer.keys, layer.values, layer.dropped = (
+            layer.keys[:, :, 1:],
+            layer.values[:, :, 1:],
+            layer.dropped + 1,
+        )
+
+    model.model.language_model.layers[3].register_forward_hook(lose, with_kwargs=True)
+    wrong(model, use_cache=True)
+
+
+@pytest.mark.parametrize("method", [BOTH, ENCODER], ids=["both", "encoder"])
+def test_a_model_that_pads_its_states(method):
+    model = tiny_model("qwen2_vl")
+    norm = model.model.language_model.norm
+    norm.register_forward_hook(lambda module, args, output: torch.nn.functional.pad(output, (0, 0, 1, 0)))
+    wrong(model, method)
+
+
+def test_a_failed_check_publishes_nothing():
+    model = tiny_model("qwen2_vl")
+    inputs = single(model)
+    with illava.accelerate(model, BOTH) as handle, torch.no_grad():
+        model(**inputs)
+        before = handle.report.to_dict()
+        norm = model.model.language_model.norm
+        norm.register_forward_hook(lambda module, args, output: output[:, 1:])
+        with pytest.raises(RuntimeError, match=MESSAGE):
+            model(**inputs)
+        assert handle.report.to_dict() == before

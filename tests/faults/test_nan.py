@@ -1,0 +1,115 @@
+"""A number that is not finite in the image encoder must reach the logits, whatever was dropped."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import illava
+from tests.battery.test_battery import method_of
+from tests.test_exact import BOTH, ENCODER, single
+from tests.tiny import ALL, pictures, prompt, tiny_model
+
+METHODS = {
+    "both": BOTH,
+    "encoder": ENCODER,
+    "visionzip": illava.VisionZip(keep=0.3),
+    "fastervlm": illava.FasterVLM(keep=0.3),
+    "vispruner": illava.VisPruner(keep=0.3),
+    "prumerge": illava.PruMergePlus(keep=0.3),
+    "divprune": illava.DivPrune(keep=0.3),
+    "random": illava.Random(keep=0.3),
+    "random llm": illava.Random(keep=0.3, stage="llm"),
+    "tome": illava.ToMe(keep=0.5),
+    "fastv": illava.FastV(keep=0.5),
+    "pool": illava.Pool(keep=0.25),
+}
+
+
+def last_logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits[:, -1]
+
+
+def spoil(module, value=torch.nan):
+    """The first row that the projector returns holds one number that is not finite."""
+
+    def put(module, args, output):
+        output = output.clone()
+        output.view(-1, output.shape[-1])[0, 0] = value
+        return output
+
+    return module.register_forward_hook(put)
+
+
+def projector(model):
+    from illava.families import family_of
+
+    return model.model.get_submodule(family_of(model.config).projector)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", ALL)
+def test_one_feature(name, value):
+    model = tiny_model(name)
+    spoil(projector(model), value)
+    inputs = single(model)
+    assert last_logits(model, inputs).isnan().all()
+    with illava.accelerate(model, method_of(name)):
+        assert last_logits(model, inputs).isnan().all()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_onevision"])
+def test_one_feature_and_every_method(name, method):
+    model = tiny_model(name)
+    spoil(projector(model))
+    inputs = single(model)
+    with illava.accelerate(model, method):
+        assert last_logits(model, inputs).isnan().all()
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "internvl", "idefics3", "mistral3"])
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_overflow_in_the_encoder(name, at):
+    """float16: one token's state overflows in a block, before, at and behind those that merge."""
+    model = tiny_model(name).half()
+    from illava.parts import find_parts
+
+    block = find_parts(model).blocks[at]
+
+    def overflow(module, args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = hidden.clone()
+        hidden[..., -1, :] *= 60000
+        hidden[..., -1, :] *= 60000
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    block.register_forward_hook(overflow)
+    inputs = {k: v.half() if v.is_floating_point() else v for k, v in single(model).items()}
+    plain = last_logits(model, inputs)
+    with illava.accelerate(model, BOTH):
+        merged = last_logits(model, inputs)
+    assert plain.isnan().all()
+    assert merged.isnan().all()
+
+
+def test_only_the_row_whose_picture_it_is():
+    model = tiny_model("llava")
+    parts = pictures(model, 2)
+    inputs = prompt(model, [([5, 6, 7], parts[:1]), ([8, 9, 10], parts[1:])])
+    spoil(projector(model))
+    with illava.accelerate(model, illava.DivPrune(keep=0.3)):
+        merged = last_logits(model, inputs)
+    assert merged[0].isnan().all()
+    assert merged[1].isfinite().all()
+
+
+def test_a_word_that_is_not_a_number_stays():
+    model = tiny_model("qwen2_vl")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5] = torch.nan
+    inputs = single(model)
+    assert 5 in inputs["input_ids"]
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        assert model(**inputs).logits[:, -1].isnan().all()
