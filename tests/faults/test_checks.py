@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import illava
+from illava.compat import with_cache
+from illava.families import family_of
 from illava.stages import cache as caches
-from illava.stages import llm
 from tests.battery.test_battery import method_of
 from tests.test_exact import BOTH, ENCODER, single
 from tests.tiny import ALL, tiny_model
@@ -15,11 +17,14 @@ from tests.tiny import ALL, tiny_model
 MESSAGE = r"expected .*, found .* on transformers \d"
 
 
+def llm_of(model):
+    return model.model.get_submodule(family_of(model.config).llm)
+
+
 def wrong(model, method=BOTH, **options):
     inputs = single(model)
-    with illava.accelerate(model, method), torch.no_grad():
-        with pytest.raises(RuntimeError, match=MESSAGE):
-            model(**inputs, **options)
+    with illava.accelerate(model, method), torch.no_grad(), pytest.raises(RuntimeError, match=MESSAGE):
+        model(**inputs, **options)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -43,17 +48,18 @@ def test_marks_that_were_written_over(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if not name.startswith("qwen3_5")])
-def test_a_cache_that_is_ignored(name, monkeypatch):
+def test_a_cache_that_is_ignored(name):
     """What 5.24 did when it was handed a cache under its old name beside the new one."""
     model = tiny_model(name)
-    monkeypatch.setattr(llm, "with_cache", lambda module, kwargs, cache: {**kwargs, "ignored": cache})
     inputs = single(model)
-    with (
-        illava.accelerate(model, method_of(name)),
-        torch.no_grad(),
-        pytest.raises(RuntimeError, match=MESSAGE),
-    ):
-        model(**inputs, use_cache=True)
+
+    def another(module, args, kwargs):
+        return args, with_cache(module, kwargs, DynamicCache(config=module.config))
+
+    with illava.accelerate(model, method_of(name)), torch.no_grad():
+        llm_of(model).register_forward_pre_hook(another, with_kwargs=True)
+        with pytest.raises(RuntimeError, match=MESSAGE):
+            model(**inputs, use_cache=True)
 
 
 def test_a_cache_that_counts_physical_lengths(monkeypatch):

@@ -10,8 +10,7 @@ import torch
 import illava
 from tests.battery.test_battery import method_of
 from tests.test_exact import BOTH, TEXTS
-from tests.tiny import ALL, picture, prompt, tiny_model
-from tests.tiny import SIZES, kind
+from tests.tiny import ALL, SIZES, kind, picture, prompt, tiny_model
 
 SIZED = [name for name in ALL if len(SIZES[kind(tiny_model(name))]) > 1]
 

@@ -1,4 +1,4 @@
-"""Padding behind a row stays behind it: whoever reads the last logits of a batch reads those of the same tokens.
+"""Padding behind a row stays behind it, so that the last logits of a batch are those of the same tokens.
 
 Preference trainers put completions of unequal length behind left-padded prompts and read ``C + 1`` positions.
 """

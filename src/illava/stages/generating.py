@@ -45,13 +45,9 @@ class Generating:
         if generation is not None and "input_ids" in kwargs:
             generation.prompt_length = kwargs["input_ids"].shape[1]
             model_kwargs = kwargs.get("model_kwargs") or {}
-            cache = cache_of(model_kwargs)
-            if (
-                self._fits(cache)
-                and picture_tensor(model_kwargs) is not None
-                and not bool(cache.get_seq_length())
-            ):
-                # As for a prefill, which assisted decoding makes by itself; the LLM settles the cache behind it.
+            cache = self._empty_static(model_kwargs)
+            if cache is not None:
+                # Assisted decoding makes the prefill by itself; the LLM settles the cache after it.
                 prepare_for_merging(cache, LlmMasks(self.parts).windows, self.owner, None)
                 generation.at_end = partial(settle, cache)
         return make(*args, **kwargs)
@@ -80,9 +76,8 @@ class Generating:
                 f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
                 "attention of its last token scores the pictures; leave prefill_chunk_size unset"
             )
-        cache = cache_of(model_kwargs)
-        fits = self._fits(cache) and shown and not bool(cache.get_seq_length())
-        if not fits:
+        cache = self._empty_static(model_kwargs)
+        if cache is None:
             return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
         # As long as its layers are static, generate() makes masks of their whole length.
         prepare_for_merging(cache, LlmMasks(self.parts).windows, self.owner, None)
@@ -90,6 +85,12 @@ class Generating:
             return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
         finally:
             settle(cache)
+
+    def _empty_static(self, model_kwargs: dict[str, Any]) -> Any:
+        """The empty static cache that is to hold a merged prompt, or None."""
+        cache = cache_of(model_kwargs)
+        shown = picture_tensor(model_kwargs) is not None
+        return cache if shown and self._fits(cache) and not bool(cache.get_seq_length()) else None
 
     def _fits(self, cache: Any) -> bool:
         """Whether this is a static cache that can hold a merged prompt."""
