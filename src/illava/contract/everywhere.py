@@ -143,7 +143,12 @@ def _cache_faults() -> Iterator[Fault]:
                     yield Fault(name, f"has a method {attr}, which illava does not know")
         if name in SAMPLES and not found:
             arguments, attributes = SAMPLES[name]
-            yield from attribute_faults(name, kind(*arguments), attributes)
+            try:
+                sample = kind(*arguments)
+            except TypeError as error:
+                yield Fault(name, f"cannot be made: {error}")
+            else:
+                yield from attribute_faults(name, sample, attributes)
 
 
 def attribute_faults(where: str, owner: Any, attributes: tuple[str, ...]) -> Iterator[Fault]:

@@ -27,7 +27,7 @@ class Signature:
     opaque: bool
     """Whether it passes on ``*args`` and ``**kwargs``, so that its own arguments say nothing."""
     uses: frozenset[str] | None
-    """Attributes, globals, keywords and strings in its code; None where there is no Python code to read."""
+    """Attributes, globals, keywords and one-word strings in its code; None where there is no Python code."""
 
 
 def original(module: nn.Module) -> nn.Module:
@@ -96,7 +96,8 @@ def _names_in(code: CodeType) -> frozenset[str]:
     while left:
         constant = left.pop()
         if isinstance(constant, str):
-            found.add(constant)
+            if constant.isidentifier():
+                found.add(constant)
         elif isinstance(constant, tuple):
             left += constant
         elif isinstance(constant, CodeType):
