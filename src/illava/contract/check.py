@@ -98,7 +98,7 @@ def _lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) -
     for block in [] if blocks is None else list(blocks.children())[:1]:
         for path in block_paths(tower):
             yield from _path_faults(block, path)
-    for path in (*CONFIG["*"], *CONFIG[family.model_type]):
+    for path in (*CONFIG["*"], *CONFIG.get(family.model_type, ())):
         *outer, last = path.split(".")
         owner = config
         for name in outer:

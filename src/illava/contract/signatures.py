@@ -104,3 +104,9 @@ def _names_in(code: CodeType) -> frozenset[str]:
             # Functions and comprehensions inside.
             found |= _names_in(constant)
     return frozenset(found)
+
+
+def forget() -> None:
+    """Read every signature anew; for measurements."""
+    _of_class.cache_clear()
+    _names_in.cache_clear()
