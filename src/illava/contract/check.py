@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -12,19 +12,17 @@ from ..errors import UnsupportedError
 from ..shapes import llm_shape
 from .calls import Call, Fault, call_faults
 from .entries import (
-    CONFIG,
     FORWARDS,
     GENERATE,
     GENERATION_CONFIG,
-    LAYER_TYPES,
-    LLM_CONFIG,
     MASKS,
     ROW_MIXERS,
-    block_paths,
+    encoder_steps,
     features_calls,
-    module_paths,
+    observing,
 )
 from .everywhere import ATTENTION, attribute_faults, everywhere_faults, method_faults
+from .lookups import CONFIG, LAYER_TYPES, LLM_CONFIG, block_paths, module_paths
 from .signatures import Signature, function, method_of, original
 from .versions import installed, tested_range, warn_untested
 
@@ -50,9 +48,12 @@ def check_contract(parts: ModelParts, plan: Plan | None = None) -> None:
     warn_untested()
 
 
-def contract_faults(parts: ModelParts) -> list[Fault]:
-    """All that illava relies on and this model, or the installed transformers, lacks."""
-    return list(dict.fromkeys([*missing_everywhere(), *_model_faults(parts, None)]))
+def contract_faults(parts: ModelParts, plan: Plan | None = None) -> list[Fault]:
+    """All that illava relies on and this model, or the installed transformers, lacks.
+
+    ``plan`` leaves out forwards that it does not touch; None: all are checked, those that some method needs.
+    """
+    return list(dict.fromkeys([*missing_everywhere(), *_model_faults(parts, plan)]))
 
 
 def missing_everywhere() -> list[Fault]:
@@ -107,29 +108,24 @@ def _lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) -
             yield Fault(type(owner if owner is not None else config).__name__, f"lost its attribute {last}")
     llm = _submodule(base, family.llm)
     if llm is not None:
-        yield from _llm_lookup_faults(family, llm)
-    for read in (family.group, family.encoder_shape, family.first_llm_layer, llm_shape):
+        yield from _llm_config_faults(llm.config)
+    readers: list[Callable[[Any], Any]] = [family.group, family.encoder_shape, family.first_llm_layer]
+    if llm is not None and getattr(llm.config, "model_type", None) in LLM_CONFIG:
+        readers.append(llm_shape)
+    for read in readers:
         try:
             read(config)
         except AttributeError as error:
             yield Fault(type(config).__name__, f"does not give the sizes of the model: {error}")
 
 
-def _llm_lookup_faults(family: Family, llm: nn.Module) -> Iterator[Fault]:
-    config: Any = llm.config
+def _llm_config_faults(config: Any) -> Iterator[Fault]:
     names = (*LLM_CONFIG["*"], *LLM_CONFIG.get(getattr(config, "model_type", ""), ()))
     yield from attribute_faults(type(config).__name__, config, names)
     for kind in sorted(set(getattr(config, "layer_types", None) or ()) - set(LAYER_TYPES)):
         yield Fault(
             f"{type(config).__name__}.layer_types", f"has layers {kind!r}, which illava does not know"
         )
-    layers = _submodule(llm, family.llm_layers)
-    for layer in [] if layers is None else list(layers.children()):
-        if _submodule(layer, family.llm_attention) is not None:
-            yield from _path_faults(layer, family.llm_norm)
-            return
-    if layers is not None:
-        yield from _path_faults(next(layers.children(), layers), family.llm_attention)
 
 
 def _submodule(owner: nn.Module, path: str) -> nn.Module | None:
@@ -151,14 +147,15 @@ def _model_faults(parts: ModelParts, plan: Plan | None) -> Iterator[Fault]:
     yield from _lookup_faults(parts.family, parts.tower, parts.base, parts.config)
     for entry in FORWARDS:
         if plan is None or entry.needed(plan):
-            call = entry.call if isinstance(entry.call, Call) else entry.call(parts)
-            yield from _forward_faults(entry.modules(parts), call)
-    attention = [parts.blocks[0].get_submodule(parts.tower.attention)] if parts.blocks else []
-    attention += [m for m in (_submodule(layer, parts.family.llm_attention) for layer in parts.layers) if m][
-        :1
-    ]
+            yield from _forward_faults(entry.modules(parts), entry.call_of(parts))
+    attention = [_submodule(block, parts.tower.attention) for block in parts.blocks[:1]]
+    attention = attention if plan is None or encoder_steps(plan) else []
+    if plan is None or observing(plan):
+        found = (_submodule(layer, parts.family.llm_attention) for layer in parts.layers)
+        attention += [module for module in found if module is not None][:1]
     for module in attention:
-        yield from _eager_faults(original(module))
+        if module is not None:
+            yield from _eager_faults(original(module))
     for name, call in features_calls(parts).items():
         yield from _method_faults(parts.base, name, call)
     for name in parts.family.row_mixers:
@@ -179,9 +176,14 @@ def _model_faults(parts: ModelParts, plan: Plan | None) -> Iterator[Fault]:
         )
 
 
-def _forward_faults(modules: Any, call: Call) -> Iterator[Fault]:
+def _forward_faults(modules: list[tuple[nn.Module, str]], call: Call) -> Iterator[Fault]:
     seen: set[Signature] = set()
-    for module in map(original, modules):
+    for owner, path in modules:
+        found = _submodule(owner, path)
+        if found is None:
+            yield from _path_faults(owner, path)
+            return
+        module = original(found)
         signature = method_of(module, "forward")
         assert signature is not None
         # Layers of one class are alike.

@@ -1,7 +1,7 @@
-"""What illava relies on in a loaded model: modules, config attributes, forwards and methods.
+"""What illava relies on in a loaded model: the forwards of its modules, and its methods.
 
-One declarative list: an argument or attribute of transformers that illava reads or gives has an entry here,
-or in :mod:`.everywhere` where it depends on no model.
+One declarative list with :mod:`.lookups` (module paths, config attributes) and :mod:`.everywhere` (what
+depends on no model): an argument of transformers that illava reads or gives has an entry here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .calls import CACHE_NAMES, Call
+from .lookups import block_paths
 
 if TYPE_CHECKING:
-    from ..families import Family
     from ..parts import ModelParts
     from ..stages.steps import Plan
-    from ..towers import Tower
 
 # What the first argument of a projector, pooler or connector is called.
 FEATURES = (
@@ -36,116 +35,29 @@ LOOKS_UP = ("config", "_attn_implementation", "ALL_ATTENTION_FUNCTIONS")
 FLAGS = ("use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "return_dict")
 
 
-# -- modules and config attributes: before a model's parts can be looked up -------------------------------
-
-
-def module_paths(family: Family) -> tuple[str, ...]:
-    """Modules of the base model, as paths."""
-    paths = (
-        family.encoder,
-        family.projector,
-        family.llm,
-        f"{family.llm}.{family.llm_layers}",
-        family.taps,
-        family.unfolds_after,
-        family.unfolds_before,
-        family.compacts_before,
-        family.pooler,
-    )
-    return tuple(path for path in paths if path is not None)
-
-
-def block_paths(tower: Tower) -> tuple[str, ...]:
-    """Modules of an encoder block, as paths."""
-    return (tower.attention, tower.second_norm, tower.mlp)
-
-
-_TILED = ("image_grid_pinpoints", "vision_config.image_size")
-_LLAVA = ("vision_feature_layer", "vision_feature_select_strategy")
-_PATCHES = (
-    "vision_config.patch_size",
-    "vision_config.spatial_merge_size",
-    "vision_config.temporal_patch_size",
-)
-CONFIG: dict[str, tuple[str, ...]] = {
-    "*": ("image_token_id", "vision_config.model_type", "vision_config._attn_implementation"),
-    "llava": _LLAVA,
-    "vipllava": ("vision_feature_layer",),
-    "llava_next": (*_LLAVA, *_TILED),
-    "llava_next_video": (*_LLAVA, *_TILED, "video_token_id"),
-    "llava_onevision": (*_LLAVA, *_TILED, "video_token_id"),
-    "qwen2_vl": (*_PATCHES, "video_token_id"),
-    "qwen2_5_vl": (
-        *_PATCHES,
-        "video_token_id",
-        "vision_config.window_size",
-        "vision_config.fullatt_block_indexes",
-    ),
-    "qwen3_vl": (*_PATCHES, "video_token_id", "vision_config.deepstack_visual_indexes"),
-    "qwen3_vl_moe": (*_PATCHES, "video_token_id", "vision_config.deepstack_visual_indexes"),
-    "qwen3_5": (*_PATCHES, "video_token_id"),
-    "qwen3_5_moe": (*_PATCHES, "video_token_id"),
-    "glm4v": (*_PATCHES, "video_token_id"),
-    "glm4v_moe": (*_PATCHES, "video_token_id"),
-    "glm46v": (*_PATCHES, "video_token_id"),
-    "internvl": (*_LLAVA, "downsample_ratio"),
-    "idefics3": ("scale_factor",),
-    "smolvlm": ("scale_factor",),
-    "mistral3": ("vision_feature_layer", "spatial_merge_size", "vision_config.patch_size"),
-    "gemma3": ("mm_tokens_per_image", "vision_config.image_size", "vision_config.patch_size"),
-    "paligemma": (),
-}
-"""Config attributes by the family's ``model_type``; "*": of all families. Many are read with a default, so
-that a new name would go unnoticed."""
-
-LLM_CONFIG: dict[str, tuple[str, ...]] = {
-    "*": ("use_cache", "_attn_implementation"),
-    "mistral": ("sliding_window",),
-    "qwen2": ("sliding_window", "layer_types"),
-    "qwen2_vl_text": ("sliding_window", "layer_types"),
-    "qwen2_5_vl_text": ("sliding_window", "layer_types"),
-    "gemma2": ("sliding_window", "layer_types"),
-    "gemma3_text": ("sliding_window", "layer_types"),
-    "qwen3_5_text": ("layer_types",),
-    "qwen3_5_moe_text": ("layer_types", "output_router_logits"),
-    "qwen3_vl_moe_text": ("output_router_logits",),
-    "glm4v_moe_text": ("output_router_logits",),
-}
-"""The same of the LLM's config, by its own ``model_type``."""
-
-LAYER_TYPES = ("full_attention", "sliding_attention", "linear_attention")
-"""The kinds of LLM layers that illava has masks for."""
-
-
-# -- forwards ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Forward:
     """The forwards of some modules of a model."""
 
-    modules: Callable[[ModelParts], Sequence[nn.Module]]
+    owners: Callable[[ModelParts], Sequence[nn.Module]]
     call: Callable[[ModelParts], Call] | Call
+    path: Callable[[ModelParts], str | None] = lambda parts: ""
+    """From each of the owners to the module; "" for the owner itself, None where a family has none."""
     needed: Callable[[Plan], Any] = lambda plan: True
     """Whether a plan touches them."""
 
+    def modules(self, parts: ModelParts) -> list[tuple[nn.Module, str]]:
+        """The owners and the path from each, which may lead nowhere."""
+        path = self.path(parts)
+        return [] if path is None else [(owner, path) for owner in self.owners(parts)]
 
-def _at(path: Callable[[ModelParts], str | None]) -> Callable[[ModelParts], Sequence[nn.Module]]:
-    """The module of the base model at the path that a family gives, if it gives one."""
-
-    def find(parts: ModelParts) -> Sequence[nn.Module]:
-        name = path(parts)
-        return () if name is None else (parts.base.get_submodule(name),)
-
-    return find
+    def call_of(self, parts: ModelParts) -> Call:
+        """What the forwards must offer."""
+        return self.call if isinstance(self.call, Call) else self.call(parts)
 
 
 def _attending(parts: ModelParts) -> list[nn.Module]:
     return [layer for layer, recurrent in zip(parts.layers, parts.recurrent, strict=False) if not recurrent]
-
-
-def _inside(blocks: Callable[[ModelParts], Sequence[nn.Module]], path: Callable[[ModelParts], str]) -> Any:
-    return lambda parts: [block.get_submodule(path(parts)) for block in blocks(parts)]
 
 
 def _block_call(parts: ModelParts) -> Call:
@@ -162,10 +74,6 @@ def _encoder_call(parts: ModelParts) -> Call:
     if not parts.tower.packed:
         return Call()
     return Call(("pixel_values", "image_sizes") if parts.tower.masked else ("hidden_states", "grid_thw"))
-
-
-def _blocks_owner(parts: ModelParts) -> list[nn.Module]:
-    return [parts.encoder.get_submodule(parts.tower.blocks.rpartition(".")[0])]
 
 
 def _blocks_owner_call(parts: ModelParts) -> Call:
@@ -199,20 +107,29 @@ def _llm_call(parts: ModelParts) -> Call:
     )
 
 
-def _layer_call(parts: ModelParts) -> Call:
-    return Call(
-        ("hidden_states",),
-        ("attention_mask", "position_ids", CACHE_NAMES, "position_embeddings"),
-        FLAGS,
-        uses=(parts.family.llm_attention, parts.family.llm_norm),
-    )
+def _base(parts: ModelParts) -> list[nn.Module]:
+    return [parts.base]
 
 
-def _llm_steps(plan: Plan) -> bool:
-    return bool(plan.llm)
+def _blocks(parts: ModelParts) -> list[nn.Module]:
+    return parts.blocks
 
 
-def _encoder_steps(plan: Plan) -> bool:
+def _headed(parts: ModelParts) -> list[nn.Module]:
+    return [parts.model] if parts.model is not parts.base and hasattr(parts.model, "lm_head") else []
+
+
+def observing(plan: Plan) -> bool:
+    """Whether a plan reads attention of the LLM."""
+    return any(index and step.asks != "nothing" for index, step in plan.llm.items())
+
+
+def _peeking(plan: Plan) -> bool:
+    return any(index and step.asks == "itself" for index, step in plan.llm.items())
+
+
+def encoder_steps(plan: Plan) -> bool:
+    """Whether a plan merges in the image encoder or reads its attention."""
     return bool(plan.encoder) or plan.projector is not None
 
 
@@ -241,45 +158,47 @@ LLM_ATTENTION = Call(
     uses=(*LOOKS_UP, "update"),
 )
 
+LAYER = Call(
+    ("hidden_states",), ("attention_mask", CACHE_NAMES, "position_embeddings"), ("position_ids", *FLAGS)
+)
+
 FORWARDS: tuple[Forward, ...] = (
-    Forward(lambda p: [p.model] if hasattr(p.model, "lm_head") and p.model is not p.base else [], HEADED),
+    Forward(_headed, HEADED),
     Forward(
-        lambda p: [p.model] if hasattr(p.model, "lm_head") and _mixes_experts(p) else [],
+        lambda parts: _headed(parts) if "moe" in parts.family.model_type else [],
         Call(names=("output_router_logits",)),
     ),
-    Forward(lambda p: [p.base], _base_call),
-    Forward(lambda p: [p.encoder], _encoder_call),
-    Forward(_blocks_owner, _blocks_owner_call),
-    Forward(lambda p: p.blocks, _block_call),
+    Forward(_base, _base_call),
+    Forward(_base, _encoder_call, lambda parts: parts.family.encoder),
     Forward(
-        _inside(lambda p: p.blocks, lambda p: p.tower.attention),
-        lambda p: PACKED_ATTENTION if p.tower.packed and not p.tower.masked else VISION_ATTENTION,
-        _encoder_steps,
+        lambda parts: [parts.encoder], _blocks_owner_call, lambda parts: parts.tower.blocks.rpartition(".")[0]
     ),
+    Forward(_blocks, _block_call),
     Forward(
-        _inside(lambda p: p.blocks, lambda p: p.tower.second_norm), ONE_ARGUMENT, lambda plan: plan.encoder
+        _blocks,
+        lambda parts: PACKED_ATTENTION if parts.tower.packed and not parts.tower.masked else VISION_ATTENTION,
+        lambda parts: parts.tower.attention,
+        encoder_steps,
     ),
-    Forward(_inside(lambda p: p.blocks, lambda p: p.tower.mlp), ONE_ARGUMENT, lambda plan: plan.encoder),
-    Forward(lambda p: [p.projector, *p.taps], FIRST_FEATURES),
-    Forward(_at(lambda p: p.family.unfolds_after), ONE_ARGUMENT),
-    Forward(_at(lambda p: p.family.unfolds_before), FIRST_FEATURES),
-    Forward(_at(lambda p: p.family.compacts_before), FIRST_FEATURES),
-    Forward(_at(lambda p: p.family.pooler), FIRST_FEATURES),
-    Forward(lambda p: [p.llm], _llm_call),
-    Forward(_attending, _layer_call),
-    Forward(_inside(_attending, lambda p: p.family.llm_attention), LLM_ATTENTION, _llm_steps),
-    Forward(_inside(_attending, lambda p: p.family.llm_norm), ONE_ARGUMENT, _llm_steps),
+    Forward(_blocks, ONE_ARGUMENT, lambda parts: parts.tower.second_norm, lambda plan: plan.encoder),
+    Forward(_blocks, ONE_ARGUMENT, lambda parts: parts.tower.mlp, lambda plan: plan.encoder),
+    Forward(lambda parts: [parts.projector, *parts.taps], FIRST_FEATURES),
+    Forward(_base, ONE_ARGUMENT, lambda parts: parts.family.unfolds_after),
+    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.unfolds_before),
+    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.compacts_before),
+    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.pooler),
+    Forward(lambda parts: [parts.llm], _llm_call),
+    Forward(_attending, LAYER),
+    Forward(_attending, LLM_ATTENTION, lambda parts: parts.family.llm_attention, observing),
+    Forward(_attending, ONE_ARGUMENT, lambda parts: parts.family.llm_norm, _peeking),
     Forward(
         # Called for renumbered positions; "layer_type" is what those are refused by.
-        lambda p: [p.llm.rotary_emb] if hasattr(p.llm, "rotary_emb") else [],
+        lambda parts: [parts.llm] if hasattr(parts.llm, "rotary_emb") else [],
         Call(("x", "position_ids"), known=("layer_type",)),
+        lambda parts: "rotary_emb",
         lambda plan: plan.positions == "compact",
     ),
 )
-
-
-def _mixes_experts(parts: ModelParts) -> bool:
-    return hasattr(parts.llm.config, "output_router_logits")
 
 
 # -- methods -------------------------------------------------------------------------------------------------
