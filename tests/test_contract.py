@@ -333,6 +333,16 @@ def test_a_lost_method_of_the_base_model_is_refused(family, name, monkeypatch):
     refused(model_of(family), family, f"lost its method {name}")
 
 
+def test_a_renamed_field_of_the_encoder_is_refused(monkeypatch):
+    kind = type(find_parts(model_of("qwen3_vl")).encoder)
+
+    def forward(self, hidden_states, grid_thw, **kwargs):
+        return self.output(last_hidden_state=hidden_states, pooler_output=hidden_states, tapped=[])
+
+    monkeypatch.setattr(kind, "forward", forward)
+    refused(model_of("qwen3_vl"), "qwen3_vl", f"{kind.__name__}.forward no longer uses deepstack_features")
+
+
 def test_features_that_are_packed_elsewhere_are_refused(monkeypatch):
     kind = type(find_parts(model_of("llava_next")).base)
 

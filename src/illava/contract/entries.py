@@ -73,7 +73,10 @@ def _block_call(parts: ModelParts) -> Call:
 def _encoder_call(parts: ModelParts) -> Call:
     if not parts.tower.packed:
         return Call()
-    return Call(("pixel_values", "image_sizes") if parts.tower.masked else ("hidden_states", "grid_thw"))
+    if parts.tower.masked:
+        return Call(("pixel_values", "image_sizes"))
+    taps = () if parts.family.taps is None else ("deepstack_features",)
+    return Call(("hidden_states", "grid_thw"), uses=("pooler_output", *taps))
 
 
 def _blocks_owner_call(parts: ModelParts) -> Call:
@@ -214,6 +217,8 @@ ROW_MIXERS: dict[str, tuple[str, Call]] = {
 def features_calls(parts: ModelParts) -> dict[str, Call]:
     """The methods of the base model that encode pictures and videos, and what they must offer."""
     mixers = [(name, ROW_MIXERS[name][0]) for name in parts.family.row_mixers]
+    # Some encode videos by the method for pictures.
+    mixers.append(("pooler_output", "get_image_features"))
     grid = parts.tower.packed and not parts.tower.masked
     calls = {"get_image_features": ("pixel_values", "image_grid_thw")[: 1 + grid]}
     if hasattr(parts.config, "video_token_id"):
