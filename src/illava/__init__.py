@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import zoo
-    from .errors import UnsupportedError
+    from .errors import UnsupportedError, UntestedVersionWarning
     from .families import supported_families
     from .handle import Handle, accelerate
     from .methods import (
@@ -54,6 +54,7 @@ __all__ = [
     "ToMe",
     "Tuned",
     "UnsupportedError",
+    "UntestedVersionWarning",
     "VisPruner",
     "VisionZip",
     "accelerate",
@@ -89,6 +90,7 @@ _HOMES = {
     "Report": ".report",
     "Tuned": ".products",
     "UnsupportedError": ".errors",
+    "UntestedVersionWarning": ".errors",
     "accelerate": ".handle",
     "plan": ".planner",
     "predict": ".prediction",
@@ -102,4 +104,13 @@ def __getattr__(name: str) -> Any:
         return import_module(".zoo", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    try:
+        home = import_module(_HOMES[name], __name__)
+    except ImportError as error:
+        # Modules of illava import names of transformers that another release may not have.
+        if not (error.name or "").startswith("transformers") or isinstance(error, ModuleNotFoundError):
+            raise
+        from .contract import import_refusal
+
+        raise import_refusal(error) from error
+    return getattr(home, name)

@@ -1,5 +1,9 @@
-"""The one exception of the library that is not a plain ValueError."""
+"""The exceptions and warnings of the library that are not plain ones."""
 
 
 class UnsupportedError(NotImplementedError):
     """A valid model, input or option that illava does not handle; the message says what it does handle."""
+
+
+class UntestedVersionWarning(UserWarning):
+    """The installed transformers is outside of the range that illava is tested with."""

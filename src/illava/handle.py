@@ -6,6 +6,7 @@ from types import TracebackType
 
 from torch import nn
 
+from .contract import check_contract
 from .errors import UnsupportedError
 from .methods import Illava, Method
 from .parts import check_feature_layer, find_parts
@@ -37,6 +38,7 @@ class Handle:
             check_backend(config)
         self.plan: Plan = method.plan(self.parts)
         """The merge steps on this model."""
+        check_contract(self.parts, self.plan)
         check_feature_layer(self.parts, self.plan.encoder)
         check_biases(self.parts, self.plan)
         if not self.plan.empty:
@@ -105,7 +107,8 @@ def accelerate(
             and where those went with what weight. Costs time and memory; off, it costs nothing.
 
     Raises:
-        UnsupportedError: another model family or attention backend; names what is supported.
+        UnsupportedError: another model family or attention backend; names what is supported. Also where the
+            installed transformers lacks something that illava relies on; names it.
         ValueError: the model is accelerated already, both ``method`` and ``keep`` are given, or the method
             names a layer that the model does not have.
 

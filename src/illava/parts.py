@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from .contract import check_lookups
 from .errors import UnsupportedError
 from .families import ANY, Family, family_of, supported_families
 from .towers import Tower
@@ -61,7 +62,8 @@ def find_parts(model: nn.Module) -> ModelParts:
     Args:
         model: a transformers VLM, with or without its language-model head, or peft's wrapper of one.
 
-    Raises UnsupportedError for another family, or a vision tower this family's entry does not describe.
+    Raises UnsupportedError for another family, or a vision tower this family's entry does not describe, and
+    where the installed transformers has other modules or config attributes than the entry names.
     """
     if callable(getattr(model, "get_base_model", None)):
         if getattr(model.active_peft_config, "is_prompt_learning", False):
@@ -86,6 +88,7 @@ def find_parts(model: nn.Module) -> ModelParts:
             f"{family.model_type} with a vision tower of type {kind!r} is not supported; "
             f"supported are {', '.join(family.towers)}"
         )
+    check_lookups(family, tower, base, config)
     encoder = base.get_submodule(family.encoder)
     llm = base.get_submodule(family.llm)
     return ModelParts(

@@ -1,0 +1,27 @@
+"""Whether the installed transformers still has what illava relies on: a list, and its check.
+
+``accelerate()`` asks before it touches a model. Signatures are read, not versions: a renamed argument,
+a lost module or a method with its arguments in another order is a :class:`Fault`, and becomes an
+UnsupportedError that names it.
+"""
+
+from __future__ import annotations
+
+from .calls import CACHE_NAMES, Call, Fault
+from .check import check_contract, check_lookups, contract_faults, import_refusal, missing_everywhere, refusal
+from .versions import TESTED, installed, tested_range
+
+__all__ = [
+    "CACHE_NAMES",
+    "TESTED",
+    "Call",
+    "Fault",
+    "check_contract",
+    "check_lookups",
+    "contract_faults",
+    "import_refusal",
+    "installed",
+    "missing_everywhere",
+    "refusal",
+    "tested_range",
+]

@@ -1,0 +1,112 @@
+"""What a function of transformers offers, read off the function itself, whatever is wrapped around it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from types import CodeType
+from typing import Any
+
+from torch import nn
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments of a function, without ``self``, and the names that its code uses."""
+
+    positional: tuple[str, ...]
+    """Arguments that can be given by position, in their order."""
+    names: frozenset[str]
+    """All named arguments."""
+    required: frozenset[str]
+    """Those without a default."""
+    opaque: bool
+    """Whether it passes on ``*args`` and ``**kwargs``, so that its own arguments say nothing."""
+    uses: frozenset[str] | None
+    """Attributes, globals, keywords and one-word strings in its code; None where there is no Python code."""
+
+
+def original(module: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, or the module itself."""
+    while isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        module = module._orig_mod  # type: ignore[assignment]
+    return module
+
+
+def method_of(owner: Any, name: str) -> Signature | None:
+    """The signature of a method, by its owner: an instance, or a class. None where there is no such method.
+
+    A method that was replaced on the instance, as the hooks of accelerate do, is read instead of the class's.
+    """
+    own = vars(owner).get(name) if not isinstance(owner, type) else None
+    if own is not None:
+        # Bound already. Not kept: it leads to the module that it belongs to.
+        return _read(own, bound=True)
+    kind = owner if isinstance(owner, type) else type(owner)
+    found = inspect.getattr_static(kind, name, None)
+    if found is None:
+        return None
+    if isinstance(found, (staticmethod, classmethod)):
+        return _of_class(found.__func__, isinstance(found, staticmethod))
+    return _of_class(found, False)
+
+
+def function(found: Callable[..., Any]) -> Signature:
+    """The signature of a function of a module."""
+    return _of_class(found, True)
+
+
+# By the function itself: one that takes its place is another.
+@lru_cache(maxsize=2048)
+def _of_class(found: Callable[..., Any], bound: bool) -> Signature:
+    return _read(found, bound=bound)
+
+
+def _read(found: Callable[..., Any], *, bound: bool) -> Signature:
+    try:
+        parameters = list(inspect.signature(found).parameters.values())
+    except (TypeError, ValueError):
+        return Signature((), frozenset(), frozenset(), True, None)
+    parameters = parameters if bound else parameters[1:]
+    kinds = {parameter.kind for parameter in parameters}
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return Signature(
+        positional=tuple(p.name for p in named if p.kind in _POSITIONAL),
+        names=frozenset(p.name for p in named),
+        required=frozenset(p.name for p in named if p.default is p.empty),
+        opaque={inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds,
+        uses=_uses(found),
+    )
+
+
+def _uses(found: Callable[..., Any]) -> frozenset[str] | None:
+    inner = inspect.unwrap(found)
+    code = getattr(getattr(inner, "__func__", inner), "__code__", None)
+    return _names_in(code) if isinstance(code, CodeType) else None
+
+
+@lru_cache(maxsize=2048)
+def _names_in(code: CodeType) -> frozenset[str]:
+    found = set(code.co_names)
+    left = list(code.co_consts)
+    while left:
+        constant = left.pop()
+        if isinstance(constant, str):
+            if constant.isidentifier():
+                found.add(constant)
+        elif isinstance(constant, tuple):
+            left += constant
+        elif isinstance(constant, CodeType):
+            # Functions and comprehensions inside.
+            found |= _names_in(constant)
+    return frozenset(found)
+
+
+def forget() -> None:
+    """Read every signature anew; for measurements."""
+    _of_class.cache_clear()
+    _names_in.cache_clear()

@@ -1,0 +1,49 @@
+"""Which releases of transformers illava is tested with, and which one is installed."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+from ..errors import UntestedVersionWarning
+
+TESTED = ("5.19", "5.24")
+"""The oldest and the newest minor release that the tests are run with; ``pyproject.toml`` bounds the
+dependency by them."""
+
+_warned: set[str] = set()
+
+
+def installed() -> str:
+    """The version of the installed transformers."""
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def tested_range() -> str:
+    """The tested releases in words."""
+    return f"{TESTED[0]} to {TESTED[1]}"
+
+
+def is_tested(version: str) -> bool:
+    """Whether a version lies in the tested range, by its first two numbers."""
+    return _minor(TESTED[0]) <= _minor(version) <= _minor(TESTED[1])
+
+
+def warn_untested() -> None:
+    """Warn, once for each version, that the installed transformers is outside of the tested range."""
+    version = installed()
+    if version in _warned or is_tested(version):
+        return
+    _warned.add(version)
+    warnings.warn(
+        f"transformers {version} is not tested with illava, which is with {tested_range()}; all that illava "
+        "relies on is there, but compare results, or install a tested one",
+        UntestedVersionWarning,
+        stacklevel=2,
+    )
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])

@@ -1,0 +1,353 @@
+"""What illava relies on in transformers: it is there on this release, and what is lost is refused by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from torch import nn
+
+import illava
+from illava.contract import TESTED, contract_faults
+from illava.contract.entries import FORWARDS
+from illava.parts import find_parts
+from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments
+from tests.tiny import ALL, pictures, prompt, tiny_model
+
+every_family = pytest.mark.parametrize("family", ALL)
+IN_ONE_SEQUENCE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v")
+IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v")
+
+
+# -- it holds --------------------------------------------------------------------------------------------
+
+
+@every_family
+def test_the_contract_holds_on_the_installed_release(family):
+    model = model_of(family)
+    assert contract_faults(find_parts(model)) == []
+    illava.accelerate(model, method_of(family)).remove()
+
+
+def test_pyproject_and_the_tested_range_are_one():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    low, high = re.search(r'"transformers>=([\d.]+),<([\d.]+)"', text).groups()
+    major, minor = TESTED[1].split(".")
+    assert (low, high) == (TESTED[0], f"{major}.{int(minor) + 1}")
+
+
+class Spy(dict):
+    """Keyword arguments that remember which of them were asked for."""
+
+    def __init__(self, kwargs, asked):
+        super().__init__(kwargs)
+        self.asked = asked
+
+    def get(self, name, default=None):
+        self.asked.add(name)
+        return super().get(name, default)
+
+    def __getitem__(self, name):
+        self.asked.add(name)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "llava-pixtral", "qwen3_vl", "gemma3"])
+def test_the_list_names_every_argument_that_hooks_ask_for_or_change(family):
+    model = tiny_model(family)
+    parts = find_parts(model)
+    listed = {}
+    for entry in FORWARDS:
+        call = entry.call_of(parts)
+        for owner, path in entry.modules(parts):
+            for name in (*call.leading, *call.names, *(call.known or ())):
+                listed.setdefault(owner.get_submodule(path), set()).update(
+                    [name] if isinstance(name, str) else name
+                )
+    found = {}
+
+    def spying(hook, module):
+        def run(_, args, kwargs):
+            asked = found.setdefault(module, set())
+            output = hook(module, args, Spy(kwargs, asked))
+            if output is not None:
+                asked |= {n for n, value in output[1].items() if n not in kwargs or value is not kwargs[n]}
+            return output
+
+        return run
+
+    inputs = prompt(model, [([5, 6, 7], pictures(model, 1))])
+    with illava.accelerate(model, method_of(family)):
+        for module in model.modules():
+            for key, hook in module._forward_pre_hooks.items():
+                module._forward_pre_hooks[key] = spying(hook, module)
+        model(**inputs)
+    # Handed through from the keywords of a flash kernel, or asked of whoever gives them.
+    free = {
+        "cu_seq_lens_q",
+        "cu_seq_lens_k",
+        "max_length_q",
+        "max_length_k",
+        "output_router_logits",
+        "max_seqlen",
+    }
+    free |= {"pixel_values_videos", "use_cache", "past_key_values"}
+    assert sum(map(len, found.values())) > 15
+    for module, names in found.items():
+        assert names - free <= listed.get(module, set()), type(module).__name__
+
+
+# -- renamed arguments -----------------------------------------------------------------------------------
+
+
+def arguments(family: str) -> list[tuple[nn.Module, str]]:
+    """Every hooked or called forward of a model that has arguments to lose, and each of those."""
+    model = model_of(family)
+    parts = find_parts(model)
+    block, layer = (
+        parts.blocks[0],
+        next(x for x, no in zip(parts.layers, parts.recurrent, strict=True) if not no),
+    )
+    attention = layer.get_submodule(parts.family.llm_attention)
+    found = [(model, name) for name in ("input_ids", "attention_mask", "labels", "logits_to_keep")]
+    found += [(parts.base, name) for name in ("attention_mask", "inputs_embeds", "pixel_values")]
+    found += [(parts.llm, name) for name in ("attention_mask", "position_ids", "inputs_embeds")]
+    found += [
+        (layer, name) for name in ("hidden_states", "attention_mask", "position_ids", "position_embeddings")
+    ]
+    if not family.startswith("qwen3_5"):
+        # Nothing merges in that LLM, so nothing is read off its attention.
+        found += [(attention, name) for name in ("hidden_states", "attention_mask", "position_embeddings")]
+    found += [(module, cache_name(type(module).forward)) for module in (model, parts.base, parts.llm, layer)]
+    found += [(block, "hidden_states"), (block.get_submodule(parts.tower.attention), "hidden_states")]
+    if family in IN_ONE_SEQUENCE:
+        found += [(parts.encoder, "grid_thw"), (block, "cu_seqlens"), (block, "position_embeddings")]
+        found += [(block.get_submodule(parts.tower.attention), name) for name in ("cu_seqlens", "max_seqlen")]
+        found += [(parts.base, "pixel_values_videos")]
+    elif parts.tower.packed:
+        found += [(parts.encoder, "image_sizes"), (block, "attention_mask"), (block, "position_embeddings")]
+    if parts.family.taps:
+        found += [(parts.llm, name) for name in ("visual_pos_masks", "deepstack_visual_embeds")]
+    return found
+
+
+@every_family
+def test_a_renamed_argument_of_any_forward_is_refused_by_name(family, monkeypatch):
+    model = model_of(family)
+    layer = next(module for module, name in arguments(family) if name == "position_embeddings")
+    for module, name in arguments(family):
+        kind = type(module)
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "forward", renamed(kind.forward, name, f"other_{name}"))
+            # A layer may do without positions, but not have them by another name.
+            lost = (module, name) != (layer, "position_ids")
+            what = ("lost its argument", name) if lost else (f"has an argument other_{name}",)
+            refused(model, family, f"{kind.__name__}.forward {what[0]}", what[-1])
+    illava.accelerate(model, method_of(family)).remove()
+
+
+@every_family
+def test_a_projector_that_takes_something_else_first_is_refused(family, monkeypatch):
+    kind = type(find_parts(model_of(family)).projector)
+    forward = with_arguments("self", "image_sizes", "image_features")
+    monkeypatch.setattr(kind, "forward", forward)
+    refused(model_of(family), family, f"{kind.__name__}.forward takes (image_sizes) first")
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl"])
+def test_a_layer_with_an_argument_that_illava_does_not_know_is_refused(family, monkeypatch):
+    parts = find_parts(model_of(family))
+    for module in (parts.layers[0], parts.blocks[0], parts.llm):
+        forward = type(module).forward
+        names = [name for name in inspect.signature(forward).parameters if name != "kwargs"]
+        other = inspect.signature(with_arguments(*names, "per_layer_inputs", "**kwargs"))
+        made = functools.wraps(forward)(lambda *args, run=forward, **kwargs: run(*args, **kwargs))
+        made.__signature__ = other
+        with monkeypatch.context() as patch:
+            patch.setattr(type(module), "forward", made)
+            refused(
+                model_of(family), family, f"{type(module).__name__}.forward has an argument per_layer_inputs"
+            )
+
+
+def test_arguments_are_read_through_hooks_of_accelerate_and_compilation(monkeypatch):
+    model = tiny_model("qwen2_vl")
+    layers = model.model.language_model.layers
+    for layer in layers:
+        add_hook_to_module(layer, ModelHook())
+    model.model.visual.blocks[1] = torch.compile(model.model.visual.blocks[1])
+    illava.accelerate(model, method_of("qwen2_vl")).remove()
+    block = type(model.model.visual.blocks[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(block, "forward", renamed(block.forward, "cu_seqlens", "bounds"))
+        model.model.visual.blocks[0] = torch.compile(model.model.visual.blocks[0])
+        refused(model, "qwen2_vl", "Qwen2VLVisionBlock.forward lost its argument cu_seqlens")
+    # The hooks hold the forward that they wrapped.
+    kind = type(layers[0])
+    other = tiny_model("qwen2_vl")
+    monkeypatch.setattr(kind, "forward", renamed(kind.forward, "position_embeddings", "tables"))
+    illava.accelerate(model, method_of("qwen2_vl")).remove()
+    for layer in other.model.language_model.layers:
+        add_hook_to_module(layer, ModelHook())
+    refused(other, "qwen2_vl", "Qwen2VLDecoderLayer.forward lost its argument position_embeddings")
+
+
+@pytest.mark.parametrize("of", ["encoder", "llm"])
+@every_family
+def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkeypatch):
+    parts = find_parts(model_of(family))
+    index = parts.recurrent.index(False)
+    path = parts.family.llm_attention if of == "llm" else parts.tower.attention
+    kind = type((parts.layers[index] if of == "llm" else parts.blocks[0]).get_submodule(path))
+    if of == "llm" and family.startswith("qwen3_5"):
+        pytest.skip("nothing merges in this LLM, so nothing is read off its attention")
+
+    def forward(
+        self, hidden_states, cu_seqlens=None, position_embeddings=None, max_seqlen=None, attention_mask=None
+    ):
+        return self.o_proj(hidden_states), None
+
+    monkeypatch.setattr(kind, "forward", forward)
+    refused(model_of(family), family, f"{kind.__name__}.forward no longer uses")
+
+
+@every_family
+def test_an_eager_function_with_other_arguments_is_refused(family, monkeypatch):
+    parts = find_parts(model_of(family))
+    attention = parts.blocks[0].get_submodule(parts.tower.attention)
+    home = sys.modules[type(attention).__module__]
+    monkeypatch.setattr(
+        home, "eager_attention_forward", with_arguments("module", "key", "query", "value", "scaling")
+    )
+    refused(model_of(family), family, "eager_attention_forward lost its argument attention_mask")
+    monkeypatch.delattr(home, "eager_attention_forward")
+    refused(model_of(family), family, "lost its function eager_attention_forward")
+
+
+# -- modules, configs, methods ---------------------------------------------------------------------------
+
+
+@every_family
+def test_a_renamed_module_is_refused_by_its_path(family):
+    parts = find_parts(model_of(family))
+    places = [
+        (parts.base, parts.family.encoder),
+        (parts.base, parts.family.projector),
+        (parts.base, parts.family.llm),
+    ]
+    places += [(parts.encoder, parts.tower.blocks), (parts.llm, parts.family.llm_layers)]
+    places += [
+        (parts.blocks[0], path) for path in (parts.tower.second_norm, parts.tower.mlp, parts.tower.attention)
+    ]
+    layer = parts.layers[parts.recurrent.index(False)]
+    if not family.startswith("qwen3_5"):
+        places.append((layer, parts.family.llm_attention))
+    if parts.family.pooler:
+        places.append((parts.base, parts.family.pooler))
+    for owner, path in places:
+        before, _, last = path.rpartition(".")
+        inside = owner.get_submodule(before)._modules
+        kept = dict(inside)
+        inside[f"new_{last}"] = inside.pop(last)
+        try:
+            refused(model_of(family), family, "has no module", path)
+        finally:
+            inside.clear()
+            inside.update(kept)
+    illava.accelerate(model_of(family), method_of(family)).remove()
+
+
+def test_what_a_plan_does_not_touch_is_not_asked_for(monkeypatch):
+    """A norm before attention is called to look at a layer twice, an argument of attention is given then."""
+    model = tiny_model("qwen2_vl")
+    layer = model.model.language_model.layers[1]
+    kind = type(layer.self_attn)
+    modules = [x._modules for x in model.model.language_model.layers]
+    for inside in modules:
+        inside["pre_norm"] = inside.pop("input_layernorm")
+    illava.accelerate(model, illava.FastV(layer=2, keep=0.5)).remove()
+    with pytest.raises(illava.UnsupportedError, match="DecoderLayer has no module input_layernorm"):
+        illava.accelerate(model, illava.PyramidDrop(layers=(2,)))
+    for inside in modules:
+        inside["input_layernorm"] = inside.pop("pre_norm")
+    monkeypatch.setattr(kind, "forward", renamed(kind.forward, "position_embeddings", "tables"))
+    illava.accelerate(model, illava.VisionZip(keep=0.5)).remove()
+    with pytest.raises(illava.UnsupportedError, match="lost its argument position_embeddings"):
+        illava.accelerate(model, illava.PyramidDrop(layers=(2,)))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llava", "vision_feature_layer"),
+        ("llava_next", "vision_feature_select_strategy"),
+        ("llava_onevision", "image_grid_pinpoints"),
+        ("qwen2_vl", "video_token_id"),
+        ("qwen2_5_vl", "vision_config.fullatt_block_indexes"),
+        ("qwen3_vl", "vision_config.deepstack_visual_indexes"),
+        ("qwen2_vl", "text_config.sliding_window"),
+        ("qwen3_5", "text_config.layer_types"),
+        ("glm4v", "image_token_id"),
+        ("internvl", "downsample_ratio"),
+        ("gemma3", "text_config.layer_types"),
+    ],
+)
+def test_a_renamed_config_attribute_is_refused(family, name, monkeypatch):
+    model = tiny_model(family)
+    config = model.config
+    *outer, last = name.split(".")
+    for step in outer:
+        config = getattr(config, step)
+    last = config.attribute_map.get(last, last)
+    for kind in type(config).__mro__:
+        if last in vars(kind):
+            monkeypatch.delattr(kind, last)
+    del config.__dict__[last]
+    refused(model, family, type(config).__name__, name.rpartition(".")[2])
+
+
+def test_layers_of_a_new_type_are_refused():
+    model = tiny_model("qwen2_vl")
+    model.model.language_model.config.layer_types = ["full_attention"] * 4 + ["chunked_attention"]
+    refused(model, "qwen2_vl", "layer_types", "'chunked_attention'")
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("llava_next", "pack_image_features"),
+        ("llava_onevision", "apply_pooling"),
+        ("qwen2_vl", "get_video_features"),
+        ("llava", "get_image_features"),
+    ],
+)
+def test_a_lost_method_of_the_base_model_is_refused(family, name, monkeypatch):
+    kind = next(k for k in type(find_parts(model_of(family)).base).__mro__ if name in vars(k))
+    monkeypatch.delattr(kind, name)
+    refused(model_of(family), family, f"lost its method {name}")
+
+
+def test_a_renamed_field_of_the_encoder_is_refused(monkeypatch):
+    kind = type(find_parts(model_of("qwen3_vl")).encoder)
+
+    def forward(self, hidden_states, grid_thw, **kwargs):
+        return self.output(last_hidden_state=hidden_states, pooler_output=hidden_states, tapped=[])
+
+    monkeypatch.setattr(kind, "forward", forward)
+    refused(model_of("qwen3_vl"), "qwen3_vl", f"{kind.__name__}.forward no longer uses deepstack_features")
+
+
+def test_features_that_are_packed_elsewhere_are_refused(monkeypatch):
+    kind = type(find_parts(model_of("llava_next")).base)
+
+    def get_image_features(self, pixel_values, image_sizes, **kwargs):
+        return self.vision_tower(pixel_values)
+
+    monkeypatch.setattr(kind, "get_image_features", get_image_features)
+    refused(model_of("llava_next"), "llava_next", "get_image_features no longer uses pack_image_features")
