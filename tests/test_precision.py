@@ -25,8 +25,8 @@ from tests.battery.test_methods import MADE, refused
 from tests.core.cases import assert_same_bits, normal_units
 
 COMPUTED = ("reduce", "enter", "observe_encoder", "observe_llm")
-MATMULS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
 BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+MATMULS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if BY_BACKEND else ()
 OPTIONS: dict[str, Any] = {
     **MADE,
     "illava": illava.Illava(keep=0.3),
@@ -42,8 +42,7 @@ def settings() -> tuple[Any, ...]:
         overall = torch.get_float32_matmul_precision()
     except RuntimeError:
         overall = "contradicted by the backends"
-    backends = [matmul.fp32_precision for matmul in MATMULS] if BY_BACKEND else []
-    return (overall, *backends, torch.is_autocast_enabled("cpu"))
+    return (overall, *(matmul.fp32_precision for matmul in MATMULS), torch.is_autocast_enabled("cpu"))
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +50,7 @@ def _settings_come_back() -> Iterator[None]:
     before = settings()
     yield
     torch.set_float32_matmul_precision(before[0])
-    for matmul, setting in zip(MATMULS, before[1:-1], strict=False):
+    for matmul, setting in zip(MATMULS, before[1:-1], strict=True):
         matmul.fp32_precision = setting
 
 
@@ -196,7 +195,7 @@ def test_gradients_are_those_of_full_precision() -> None:
         assert_same_bits(gradient(), expected)
 
 
-EXACT = ("highest", *("ieee",) * (2 if BY_BACKEND else 0), False)
+EXACT = ("highest", *("ieee",) * len(MATMULS), False)
 
 
 @pytest.mark.parametrize("overall", ["high", "medium"])

@@ -19,9 +19,12 @@ import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MATMULS: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
 # Since torch 2.9 each backend has a setting of its own; before, one setting served all.
-_BY_BACKEND = all(hasattr(matmul, "fp32_precision") for matmul in _MATMULS)
+_MATMULS: tuple[Any, ...] = tuple(
+    matmul
+    for matmul in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    if hasattr(matmul, "fp32_precision")
+)
 _EXACT = ("none", "ieee")
 
 
@@ -63,7 +66,7 @@ class _ExactMatmul:
 
 
 def _backend_settings() -> list[str]:
-    return [matmul.fp32_precision for matmul in _MATMULS] if _BY_BACKEND else []
+    return [matmul.fp32_precision for matmul in _MATMULS]
 
 
 def _global_setting() -> str | None:
@@ -75,7 +78,7 @@ def _global_setting() -> str | None:
 
 
 def _is_reduced() -> bool:
-    if _BY_BACKEND:
+    if _MATMULS:
         return any(setting not in _EXACT for setting in _backend_settings())
     return torch.get_float32_matmul_precision() != "highest"
 
@@ -92,7 +95,7 @@ def _set_exact() -> None:
 def _restore(overall: str | None, settings: list[str]) -> None:
     if overall is not None:
         torch.set_float32_matmul_precision(overall)
-    for matmul, setting in zip(_MATMULS, settings, strict=False):
+    for matmul, setting in zip(_MATMULS, settings, strict=True):
         # "none" inherits from ``torch.backends.fp32_precision``: a backend that inherited does so again.
         matmul.fp32_precision = "none"
         if matmul.fp32_precision != setting:
@@ -125,7 +128,7 @@ def full_precision(function: F) -> F:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         # Importing the compiler takes a second; where nobody has, nothing is compiled.
         if not uncompiled and "torch._dynamo" in sys.modules:
-            uncompiled.append(torch.compiler.disable(run))
+            uncompiled.append(torch.compiler.disable(run))  # type: ignore[no-untyped-call]
         return (uncompiled or [run])[0](*args, **kwargs)
 
     return cast(F, guarded)
