@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import zoo
+    from . import viz, zoo
     from .errors import UnsupportedError
     from .families import supported_families
     from .handle import Handle, accelerate
@@ -61,6 +62,7 @@ __all__ = [
     "predict",
     "supported_families",
     "tune",
+    "viz",
     "zoo",
 ]
 __version__ = "0.1.0"
@@ -98,8 +100,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "zoo":
-        return import_module(".zoo", __name__)
-    if name not in _HOMES:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name], __name__), name)
+    # Modules such as viz, zoo and merging.
+    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name], __name__), name)
+    return import_module(f".{name}", __name__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
