@@ -27,6 +27,7 @@ SETTINGS = {
     "encoder": illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=()),
     "here": illava.Illava(encoder_layers=(), llm_layers=(2,), llm_keep=0.5),
     "there": illava.Illava(encoder_layers=(), llm_layers=(4,), llm_keep=0.5),
+    "looks again": illava.PyramidDrop(layers=(2, 4), keep=0.5),
     "both": illava.Illava(encoder_layers=(1,), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7),
 }
 

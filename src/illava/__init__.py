@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import zoo
+    from . import viz, zoo
     from .errors import UnsupportedError, UntestedVersionWarning
     from .families import supported_families
     from .handle import Handle, accelerate
@@ -62,6 +63,7 @@ __all__ = [
     "predict",
     "supported_families",
     "tune",
+    "viz",
     "zoo",
 ]
 __version__ = "0.1.0"
@@ -100,17 +102,22 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "zoo":
-        return import_module(".zoo", __name__)
-    if name not in _HOMES:
+    if name not in _HOMES and (name.startswith("_") or find_spec(f"{__name__}.{name}") is None):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        home = import_module(_HOMES[name], __name__)
+        # Or a module, such as viz, zoo and merging.
+        home = import_module(_HOMES.get(name, f".{name}"), __name__)
     except ImportError as error:
         # Modules of illava import names of transformers that another release may not have.
-        if not (error.name or "").startswith("transformers") or isinstance(error, ModuleNotFoundError):
+        if not (error.name or "").startswith("transformers.") and error.name != "transformers":
+            raise
+        if find_spec("transformers") is None:
             raise
         from .contract import import_refusal
 
         raise import_refusal(error) from error
-    return getattr(home, name)
+    return getattr(home, name) if name in _HOMES else home
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

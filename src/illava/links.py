@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .merging import Block, MergedSegments
+from .precision import full_precision
 
 MOST = 2**24
 """Numbers that one question takes, about."""
@@ -28,6 +29,7 @@ class Links(NamedTuple):
     """(K,) fp32: the survivor is the sum of its sources, each times its weight."""
 
 
+@full_precision
 def links(merged: MergedSegments) -> Links:
     """All pairs of survivors and sources of a step; a survivor that stays what it is has itself, at 1."""
     if not merged.blocks:

@@ -4,7 +4,7 @@ Pure tensor functions, no model in sight. Vocabulary as in the paper's method (a
 a *unit* is what is kept or dropped as a whole (one token, or the g neighbouring tokens that a later
 layer folds into one), a *segment* is the set of units among which a choice is made, a *score* says how
 much a unit is worth keeping (higher = keep). Similarities, softmax and scores are fp32 whatever the
-dtype of the units; the result returns to that dtype.
+dtype of the units, under autocast and TF32 too; the result returns to that dtype.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
+
+from .precision import full_precision
 
 Reduce = Literal["recycle", "drop", "weighted", "fold"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
@@ -82,6 +84,7 @@ def recycler_count(p: int, recycle: float) -> int:
     return min(p, max(1, round(recycle * p)))
 
 
+@full_precision
 def merge(
     units: Tensor,
     scores: Tensor,
@@ -149,6 +152,7 @@ def merge(
     return Merged(_gather(survivors, kept), kept, counted, mix)
 
 
+@full_precision
 def merge_segments(
     units: Tensor,
     scores: Tensor,
@@ -192,6 +196,7 @@ def merge_segments(
     return reduce_segments(reducer, lengths, counts, units, scores, sizes=sizes)
 
 
+@full_precision
 def reduce_segments(
     reducer: Callable[..., Merged],
     lengths: Sequence[int],

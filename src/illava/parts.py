@@ -11,6 +11,7 @@ from torch import nn
 from .contract import check_lookups
 from .errors import UnsupportedError
 from .families import ANY, Family, family_of, supported_families
+from .model_checks import check_adapter, check_class, check_whole
 from .towers import Tower
 
 
@@ -62,15 +63,12 @@ def find_parts(model: nn.Module) -> ModelParts:
     Args:
         model: a transformers VLM, with or without its language-model head, or peft's wrapper of one.
 
-    Raises UnsupportedError for another family, or a vision tower this family's entry does not describe, and
-    where the installed transformers has other modules or config attributes than the entry names.
+    Raises UnsupportedError for another family, another class of it than the bare model and the one with a
+    language-model head, a model split over processes, a vision tower that the family's entry does not describe,
+    and where the installed transformers has other modules or config attributes than the entry names.
     """
     if callable(getattr(model, "get_base_model", None)):
-        if getattr(model.active_peft_config, "is_prompt_learning", False):
-            raise UnsupportedError(
-                "prompt learning is not supported: peft's virtual tokens shift the pictures of a prompt; "
-                "LoRA and other adapters of weights are"
-            )
+        check_adapter(model)
         model = model.get_base_model()
     config = getattr(model, "config", None)
     if config is None:
@@ -79,6 +77,8 @@ def find_parts(model: nn.Module) -> ModelParts:
             f"supported are {', '.join(supported_families())}"
         )
     family = family_of(config)
+    check_class(model, family.model_type)
+    check_whole(model)
     base = model if hasattr(model, family.llm) and not hasattr(model, "lm_head") else model.model
     assert isinstance(base, nn.Module)
     kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")

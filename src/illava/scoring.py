@@ -1,7 +1,8 @@
 """How much a token is worth keeping: the attention it receives, computed beside the user's own kernel.
 
 Pure tensor functions on the queries and keys that an attention layer already has. No attention matrix
-is ever held whole, and the attention output is not touched. All arithmetic is fp32.
+is ever held whole, and the attention output is not touched. All arithmetic is fp32, under autocast and
+TF32 too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from .precision import full_precision
 
 Score = Literal["exact", "sampled"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -24,6 +27,7 @@ MOST_PAIRED = 4096
 """Units of a segment up to which :func:`diverse_ranking` holds the distances of all pairs."""
 
 
+@full_precision
 def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = "exact") -> Tensor:
     """Attention each token receives, averaged over heads and over all queries of its segment.
 
@@ -59,6 +63,7 @@ def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = 
     return total.reshape(batch, -1, n).sum(1) / (heads * query.shape[2])
 
 
+@full_precision
 def last_row_scores(
     query: Tensor,
     key: Tensor,
@@ -106,6 +111,7 @@ def last_row_scores(
     return logits.softmax(-1).mean(1)
 
 
+@full_precision
 def row_scores(
     query: Tensor,
     key: Tensor,
@@ -135,6 +141,7 @@ def row_scores(
     return total
 
 
+@full_precision
 def rarity(units: Tensor) -> Tensor:
     """One minus the mean cosine similarity of each unit to all units of its segment, itself included.
 
@@ -145,6 +152,7 @@ def rarity(units: Tensor) -> Tensor:
     return 1 - (directions @ directions.mean(1).unsqueeze(-1)).squeeze(-1)
 
 
+@full_precision
 def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
     """Rank units by max-min diversity: the highest-scored, then ever the one farthest from those before.
 
@@ -178,6 +186,7 @@ def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
     return rank
 
 
+@full_precision
 def unit_scores(scores: Tensor, tokens: int) -> Tensor:
     """Scores of units made of ``tokens`` consecutive tokens each: (..., n * tokens) to (..., n), the mean."""
     return scores.reshape(*scores.shape[:-1], -1, tokens).mean(-1) if tokens > 1 else scores

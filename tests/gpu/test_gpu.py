@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 import illava
+from illava.merging import merge
+from illava.scoring import column_scores, diverse_ranking
 from tests.battery.test_battery import inputs_of, method_of
 from tests.test_exact import logits_of_steps
 from tests.tiny import ALL, tiny_model
@@ -94,6 +96,23 @@ def test_flex_attention(name: str) -> None:
     found, same = merged(model, name, inputs)
     assert same == count
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_scores_and_merging_ignore_autocast_and_tf32() -> None:
+    units = torch.randn(2, 96, 64, generator=torch.Generator().manual_seed(0)).to("cuda")
+    query, key = units.view(2, 1, 96, 64), units.flip(1).view(2, 1, 96, 64)
+
+    def everything() -> list[Tensor]:
+        scores = column_scores(query, key, 0.1)
+        merged = merge(units, diverse_ranking(units, scores, 30), 30, reduce="fold", similarity="cosine")
+        return [scores, merged.units, merged.kept]
+
+    expected = everything()
+    torch.backends.cuda.matmul.allow_tf32 = True
+    with torch.autocast("cuda", torch.bfloat16):
+        found = everything()
+    assert torch.backends.cuda.matmul.allow_tf32
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two graphics cards")

@@ -208,7 +208,7 @@ class _MergingBlock:
             hooks.tap(block.get_submodule(names.attention), self.watch)
         hooks.pre(block, self.clear, prepend=True)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
-        hooks.post(block.get_submodule(names.mlp), self._keep_output)
+        hooks.post(block.get_submodule(names.mlp), _bind(self._keep_output, block))
         # Prepended: hooks that record hidden states must see what the block really returns.
         hooks.post(block, self._leave, prepend=True)
 
@@ -240,18 +240,19 @@ class _MergingBlock:
         return (self.merged,), kwargs
 
     def _keep_output(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
+        self, block: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
     ) -> Any:
         if self.merged is None:
             return None
-        self.output = y
+        scale = self.stage.parts.tower.scale
+        # Here, not when the block is left: an offloaded block has its weights only while it runs.
+        self.output = y if scale is None else scale(block, y)
         return y.new_zeros(()).expand(self.shape)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if self.merged is None or self.output is None:
             return None
-        scale = self.stage.parts.tower.scale
-        result = self.merged + (self.output if scale is None else scale(module, self.output))
+        result = self.merged + self.output
         self.merged = self.output = None
         return (result, *output[1:]) if isinstance(output, tuple) else result
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..parts import ModelParts
 from .hooks import Hooks
@@ -55,7 +55,7 @@ class LlmWatch:
         layer, step, found = self.parts.layers[index], self.steps[index], list[Tensor]()
         norm, given = layer.get_submodule(self.parts.family.llm_norm), hidden.device
         # Inputs go where a layer lies only once it is called.
-        here = next(norm.parameters()).device
+        here = _device_of(norm, layer)
         hidden, tables = hidden.to(here), tuple(table.to(here) for table in tables)
         sequence = prefill.at(index - 1)
         tokens = prefill.tokens(index - 1, hidden)
@@ -93,3 +93,18 @@ class LlmWatch:
             asking = keys.gather(1, (keys.shape[1] - prefill.at(index).columns.shape[1] + last)[:, None])
             seen &= keys > asking - window
         return seen
+
+
+def _device_of(module: nn.Module, parent: nn.Module) -> torch.device | str | int:
+    """The device on which a module computes.
+
+    The weights of an offloaded module are on "meta" between its calls. Then accelerate's hook on it, or on
+    the parent that it was placed with, holds the device that inputs and weights are moved to.
+    """
+    for owner in (module, parent):
+        hook = getattr(owner, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            device: torch.device | str | int | None = getattr(each, "execution_device", None)
+            if device is not None:
+                return device
+    return next(module.parameters()).device

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..merging import MergedSegments, keep_count
+from ..precision import full_precision
 from ..scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
 
 Positions = Literal["original", "compact"]
@@ -169,10 +170,21 @@ def final_count(n: int, of: int, keep: float) -> int:
 
 
 class Step(ABC):
-    """One place at which units go. Steps hold no state: checkpoints run layers again."""
+    """One place at which units go. Steps hold no state: checkpoints run layers again.
+
+    What a subclass computes (``reduce``, ``enter``, ``observe_encoder``, ``observe_llm``) always runs in
+    :func:`illava.precision.full_precision`.
+    """
 
     keep: float
     """Share that stays, of all that were there before any step; for steps that do not say otherwise."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Here rather than in every method, so that none can forget it.
+        for name in ("reduce", "enter", "observe_encoder", "observe_llm"):
+            if name in cls.__dict__:
+                setattr(cls, name, full_precision(cls.__dict__[name]))
 
     @property
     def keeps_all(self) -> bool:
