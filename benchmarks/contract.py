@@ -21,7 +21,8 @@ from transformers import AutoModelForImageTextToText
 
 from illava.bench.machine import machine
 from illava.bench.published import config as published
-from illava.contract import check_contract, signatures
+from illava.compat import signatures
+from illava.contract import check_contract
 from illava.parts import find_parts
 from tests.tiny import ALL, config
 

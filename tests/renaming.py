@@ -12,7 +12,7 @@ import pytest
 from torch import nn
 
 import illava
-from illava.contract import TESTED, versions
+from illava.compat import TESTED, versions
 from tests.tiny import tiny_model
 
 CACHE_NAMES = ("cache", "past_key_values")

@@ -14,7 +14,8 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from torch import nn
 
 import illava
-from illava.contract import TESTED, contract_faults
+from illava.compat import TESTED
+from illava.contract import contract_faults
 from illava.contract.entries import FORWARDS
 from illava.parts import find_parts
 from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments

@@ -11,7 +11,8 @@ from transformers import GenerationMixin, cache_utils, masking_utils
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import illava
-from illava.contract import TESTED, missing_everywhere, versions
+from illava.compat import TESTED, versions
+from illava.contract import missing_everywhere
 from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments
 
 

@@ -64,8 +64,8 @@ def find_parts(model: nn.Module) -> ModelParts:
         model: a transformers VLM, with or without its language-model head, or peft's wrapper of one.
 
     Raises UnsupportedError for another family, another class of it than the bare model and the one with a
-    language-model head, a model split over processes, a vision tower that the family's entry does not describe,
-    and where the installed transformers has other modules or config attributes than the entry names.
+    language-model head, a model split over processes, a vision tower that the family's entry does not
+    describe, and where transformers has other modules or config attributes than the entry names.
     """
     if callable(getattr(model, "get_base_model", None)):
         check_adapter(model)

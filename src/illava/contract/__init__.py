@@ -7,21 +7,16 @@ UnsupportedError that names it.
 
 from __future__ import annotations
 
-from .calls import CACHE_NAMES, Call, Fault
+from .calls import Call, Fault
 from .check import check_contract, check_lookups, contract_faults, import_refusal, missing_everywhere, refusal
-from .versions import TESTED, installed, tested_range
 
 __all__ = [
-    "CACHE_NAMES",
-    "TESTED",
     "Call",
     "Fault",
     "check_contract",
     "check_lookups",
     "contract_faults",
     "import_refusal",
-    "installed",
     "missing_everywhere",
     "refusal",
-    "tested_range",
 ]

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .signatures import Signature
+from ..compat.signatures import Signature
 
 Name = str | tuple[str, ...]
 """A name, or several of which one must be there."""
-
-CACHE_NAMES = ("cache", "past_key_values")
-"""The argument that holds the key/value cache, as transformers calls it from 5.24 on and before."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..compat.signatures import Signature, function, method_of, original
+from ..compat.versions import installed, tested_range, warn_untested
 from ..errors import UnsupportedError
 from ..shapes import llm_shape
 from .calls import Call, Fault, call_faults
@@ -23,8 +25,6 @@ from .entries import (
 )
 from .everywhere import ATTENTION, attribute_faults, everywhere_faults, method_faults
 from .lookups import CONFIG, LAYER_TYPES, LLM_CONFIG, block_paths, module_paths
-from .signatures import Signature, function, method_of, original
-from .versions import installed, tested_range, warn_untested
 
 if TYPE_CHECKING:
     from ..families import Family

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from .calls import CACHE_NAMES, Call
+from ..compat import CACHE_NAMES
+from .calls import Call
 from .lookups import block_paths
 
 if TYPE_CHECKING:

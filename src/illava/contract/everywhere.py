@@ -8,9 +8,9 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
+from ..compat.signatures import function, method_of
 from .calls import Call, Fault, call_faults, use_faults
 from .entries import GENERATE, GENERATION_CONFIG, MASKS, PREPARE_INPUTS
-from .signatures import function, method_of
 
 CACHES, MASKING = "transformers.cache_utils", "transformers.masking_utils"
 MODELING, LAYERS = "transformers.modeling_utils", "transformers.modeling_layers"

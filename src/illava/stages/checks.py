@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..compat import version
+from ..compat import installed
 from .cache import MergedLayer
 from .encoder_run import EncoderRun
 from .prefill import Prefill
@@ -57,6 +57,6 @@ def check_cache(prefill: Prefill, returned: Any, depth: int) -> None:
 
 def _fail(what: str, expected: Any, found: Any) -> None:
     raise RuntimeError(
-        f"{what}: expected {expected}, found {found} in a merged prefill on transformers {version()}; the "
+        f"{what}: expected {expected}, found {found} in a merged prefill on transformers {installed()}; the "
         "result would be wrong. Run `illava doctor`, and install a release that works"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -116,7 +116,7 @@ class Generating:
             model_kwargs[generation_cache(model_kwargs)] = DynamicCache(config=self.parts.llm.config)
 
 
-def picture_tensor(kwargs: dict[str, Any]) -> Tensor | None:
+def picture_tensor(kwargs: Mapping[str, Any]) -> Tensor | None:
     """The tensor that stands for the pictures of a call: pixels, or the features generate made of them."""
     for name in ("pixel_values", "pixel_values_videos"):
         if kwargs.get(name) is not None:

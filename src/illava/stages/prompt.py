@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,12 +73,12 @@ class PromptReader:
         self.prompt = self.refusal = self.padding = None
 
     def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.refusal, kwargs = None, named(module, args, kwargs)
-        if kwargs.get("labels") is not None:
+        self.refusal, given = None, named(module, args, kwargs)
+        if given.get("labels") is not None:
             self.refusal = "labels (a loss of your own on the logits is fine)"
-        if isinstance(kwargs.get("logits_to_keep"), Tensor):
+        if isinstance(given.get("logits_to_keep"), Tensor):
             self.refusal = "logits_to_keep as a tensor of positions"
-        router_logits = kwargs.get("output_router_logits")
+        router_logits = given.get("output_router_logits")
         if router_logits is None:
             router_logits = getattr(self.parts.llm.config, "output_router_logits", False)
         if router_logits:
@@ -85,32 +86,32 @@ class PromptReader:
             self.refusal = "output_router_logits"
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.prompt, kwargs = None, named(module, args, kwargs)
-        padding = kwargs.get("attention_mask")
+        self.prompt, given = None, named(module, args, kwargs)
+        padding = given.get("attention_mask")
         self.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
-        ids, embeds, cache = kwargs.get("input_ids"), kwargs.get("inputs_embeds"), cache_of(kwargs)
+        ids, embeds, cache = given.get("input_ids"), given.get("inputs_embeds"), cache_of(given)
         found = ids if ids is not None else embeds
         if found is None:
             # The model says so itself.
             return
         length = found.shape[1]
-        if cache is not None and length == 1 and picture_tensor(kwargs) is None:
+        if cache is not None and length == 1 and picture_tensor(given) is None:
             # A decoding step: nothing to find, and no reason to wait for the device.
             return
         filled = cache is not None and cache.get_seq_length() > 0
-        if filled and picture_tensor(kwargs) is None:
+        if filled and picture_tensor(given) is None:
             # Placeholders that were generated or looked up stand for no picture.
             return
         start = int(cache.get_seq_length()) if filled else 0
         video = self._find(self.video, found)
         visual = self._find(self.image, found) | video
-        if not bool(video.any()) and _videos_alone(kwargs):
+        if not bool(video.any()) and _videos_alone(given):
             # GLM-4V has one placeholder for pictures and for frames of videos, and takes no prompt with both.
             video = visual
         if not bool(visual.any()):
-            if ids is not None or picture_tensor(kwargs) is not None or not self.active:
+            if ids is not None or picture_tensor(given) is not None or not self.active:
                 return
-            known = self._by_types(found, kwargs)
+            known = self._by_types(found, given)
             if known is None:
                 return
             visual, video = known
@@ -124,19 +125,19 @@ class PromptReader:
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
-        last = self._last(visual, here, start, kwargs.get("use_cache"))
+        last = self._last(visual, here, start, given.get("use_cache"))
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        given = self.features.runs_of(kwargs.get("mm_encoder_outputs"))
-        self.prompt = Prompt(runs, lengths, video, mixed, last, here, given)
+        made = self.features.runs_of(given.get("mm_encoder_outputs"))
+        self.prompt = Prompt(runs, lengths, video, mixed, last, here, made)
 
-    def _by_types(self, embeds: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    def _by_types(self, embeds: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         """(B, L) bool twice: which of (B, L, d) embeddings are features, and which of these of videos.
 
         None where there are none or that is not known. Raises UnsupportedError where dropped ones are among
         those that are not known.
         """
-        types = kwargs.get("mm_token_type_ids") if self._types else None
+        types = given.get("mm_token_type_ids") if self._types else None
         if isinstance(types, Tensor) and types.shape == embeds.shape[:2]:
             types = types.to(embeds.device)
             return (types > 0, types == 2) if bool((types > 0).any()) else None
@@ -179,7 +180,7 @@ class PromptReader:
         return generation.last
 
 
-def _videos_alone(kwargs: dict[str, Any]) -> bool:
+def _videos_alone(kwargs: Mapping[str, Any]) -> bool:
     """Whether a call shows videos and no pictures."""
     outputs = kwargs.get("mm_encoder_outputs") or {}
     image, video = (

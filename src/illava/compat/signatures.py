@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
@@ -53,6 +53,17 @@ def method_of(owner: Any, name: str) -> Signature | None:
     if isinstance(found, (staticmethod, classmethod)):
         return _of_class(found.__func__, isinstance(found, staticmethod))
     return _of_class(found, False)
+
+
+def argument_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of a module's forward that can be given by position, in their order."""
+    signature = method_of(original(module), "forward")
+    return () if signature is None else signature.positional
+
+
+def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """All arguments of a call of ``module`` by name, to be read only."""
+    return {**dict(zip(argument_names(module), args, strict=False)), **kwargs} if args else kwargs
 
 
 def function(found: Callable[..., Any]) -> Signature:

@@ -1,0 +1,24 @@
+"""Everything in which the transformers releases that illava supports differ from one another.
+
+No version is compared where a signature can be read: see :mod:`.signatures`.
+"""
+
+from __future__ import annotations
+
+from .cache_names import CACHE_NAMES, cache_name, cache_of, generation_cache, output_cache, with_cache
+from .signatures import argument_names, named
+from .versions import TESTED, installed, tested_range
+
+__all__ = [
+    "CACHE_NAMES",
+    "TESTED",
+    "argument_names",
+    "cache_name",
+    "cache_of",
+    "generation_cache",
+    "installed",
+    "named",
+    "output_cache",
+    "tested_range",
+    "with_cache",
+]
