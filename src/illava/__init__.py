@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import zoo
+    from .doctor.verification import Verification, verify
     from .errors import UnsupportedError
     from .families import supported_families
     from .handle import Handle, accelerate
@@ -54,6 +55,7 @@ __all__ = [
     "ToMe",
     "Tuned",
     "UnsupportedError",
+    "Verification",
     "VisPruner",
     "VisionZip",
     "accelerate",
@@ -61,6 +63,7 @@ __all__ = [
     "predict",
     "supported_families",
     "tune",
+    "verify",
     "zoo",
 ]
 __version__ = "0.1.0"
@@ -89,11 +92,13 @@ _HOMES = {
     "Report": ".report",
     "Tuned": ".products",
     "UnsupportedError": ".errors",
+    "Verification": ".doctor.verification",
     "accelerate": ".handle",
     "plan": ".planner",
     "predict": ".prediction",
     "supported_families": ".families",
     "tune": ".products",
+    "verify": ".doctor.verification",
 }
 
 
