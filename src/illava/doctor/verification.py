@@ -82,7 +82,7 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
     Five properties are checked: transformers has all that illava relies on; with ``keep=1`` logits are
     bit-identical to the plain model's; a merged model that decodes with its cache agrees with one that
     recomputes the whole sequence; a row of a padded batch agrees with its single run; after ``remove()``
-    logits and hooks are as before. No processor is needed. It takes about 130 forward passes of up to three
+    logits and hooks are as before. No processor is needed. It takes about 100 forward passes of up to three
     short prompts, most of them of one token each.
 
     Args:
