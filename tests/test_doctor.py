@@ -172,7 +172,10 @@ def test_a_cache_that_miscounts_is_named(monkeypatch):
     """Positions of decoded tokens come from it."""
     length = MergedLayer.get_seq_length
     monkeypatch.setattr(MergedLayer, "get_seq_length", lambda self: max(0, length(self) - 3))
-    assert {"cached = recomputed"} <= failed(tiny_model("llava")) <= {"merging", *CHECKS[3:5]}
+    found = failed(tiny_model("llava"))
+    # By the checks that run with every prefill, or by these.
+    assert found
+    assert found <= {"merging", "cached = recomputed", "batch = single"}
 
 
 def test_a_cache_that_gives_other_values_is_named(monkeypatch):

@@ -40,7 +40,9 @@ def doctor(
         except Exception as error:
             # Something that a new transformers has moved.
             visit.machine()
-            visit.fault(f"illava cannot be imported: {type(error).__name__}: {error}")
+            broken = f"illava cannot be imported: {type(error).__name__}: {error}"
+            visit.say(f"\n{broken}")
+            visit.fault(broken)
         else:
             # What cannot be looked at is a usage error, before anything is printed.
             known = model is None or model in family.families()

@@ -23,9 +23,15 @@ def found_by(*words):
 
 
 @pytest.fixture
-def miscounting(monkeypatch):
-    length = MergedLayer.get_seq_length
-    monkeypatch.setattr(MergedLayer, "get_seq_length", lambda self: max(0, length(self) - 3))
+def halved(monkeypatch):
+    """Decoding finds half of what the prefill stored."""
+    update = MergedLayer.update
+
+    def halve(self, keys, values, *args, **kwargs):
+        found = update(self, keys, values, *args, **kwargs)
+        return tuple(t * (1 if keys.shape[2] > 1 else 0.5) for t in found)
+
+    monkeypatch.setattr(MergedLayer, "update", halve)
 
 
 def test_the_machine_alone():
@@ -61,7 +67,7 @@ def test_json_is_one_object():
     assert found["families"]["llava"]["verification"]["ok"]
 
 
-def test_a_fault_is_named(miscounting):
+def test_a_fault_is_named(halved):
     result = invoke("doctor", "llava")
     assert result.exit_code == 1
     assert "FAULT cached = recomputed" in result.stdout
@@ -91,7 +97,8 @@ def test_an_import_that_fails_is_named():
     result = call("doctor", "llava", before=before)
     assert result.returncode == 1, result.stderr
     assert "transformers  5." in result.stdout
-    assert "fault: illava cannot be imported: ModuleNotFoundError" in result.stdout
+    assert "\nillava cannot be imported: ModuleNotFoundError: " in result.stdout
+    assert "\nfault: " in result.stdout
 
 
 def test_all_families(monkeypatch):
@@ -106,7 +113,7 @@ def test_all_families(monkeypatch):
     assert result.stdout.endswith("works here: 3 of 3 families\n")
 
 
-def test_all_names_each_family_at_fault(monkeypatch, miscounting):
+def test_all_names_each_family_at_fault(monkeypatch, halved):
     from illava.doctor import family
 
     monkeypatch.setattr(family, "families", lambda: ("llava", "qwen2_vl"))
@@ -120,10 +127,16 @@ def test_a_family_that_transformers_breaks_is_not_counted(monkeypatch):
 
     from illava.doctor import family
 
-    def broken(*_, **__):
+    make = VipLlavaMultiModalProjector.__init__
+
+    def broken(*_):
         raise IndexError("tuple index out of range")
 
-    monkeypatch.setattr(VipLlavaMultiModalProjector, "forward", broken)
+    def make_broken(self, config):
+        make(self, config)
+        self.register_forward_hook(broken)
+
+    monkeypatch.setattr(VipLlavaMultiModalProjector, "__init__", make_broken)
     monkeypatch.setattr(family, "families", lambda: ("llava", "vipllava"))
     line = f"transformers {transformers.__version__}'s own vipllava does not run plain: IndexError"
     result = invoke("doctor", "--all")
