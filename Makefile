@@ -1,11 +1,12 @@
-# Everything runs in .venv, which is set up on first use. Python 3.11 (3.10 to 3.13 work) is all it needs.
+# Everything runs in VENV, which is set up on first use. Python 3.11 (3.10 to 3.13 work) is all it needs.
 PYTHON ?= python3
-BIN := .venv/bin
-READY := .venv/.ready
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-gpu support-table style bench bench-gpu performance evidence evidence-runs comparison ablations train-zoo docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu performance evidence evidence-runs comparison ablations train-zoo docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -21,7 +22,10 @@ test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu"
 
 test-lowest: $(READY)  ## the same tests on the lowest transformers release that is claimed
-	OMP_NUM_THREADS=1 bash scripts/test_lowest.sh $(PARALLEL)
+	VENV=$(VENV) OMP_NUM_THREADS=1 bash scripts/test_lowest.sh $(PARALLEL)
+
+test-newest:  ## the same tests on the newest published transformers, torch, gradio and peft, in .venv-newest
+	PYTHON=$(PYTHON) OMP_NUM_THREADS=1 bash scripts/test_newest.sh $(PARALLEL)
 
 support-table: $(READY)  ## run what backs README's support table, and write it
 	@mkdir -p out
@@ -82,9 +86,9 @@ docs: $(READY)  ## build the documentation site into out/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
 $(READY): pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@touch $(READY)
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .venv-lowest .venv-newest out

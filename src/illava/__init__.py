@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import viz, zoo
+    from .doctor.verification import Verification, verify
     from .errors import UnsupportedError, UntestedVersionWarning
     from .families import supported_families
     from .handle import Handle, accelerate
@@ -56,6 +57,7 @@ __all__ = [
     "Tuned",
     "UnsupportedError",
     "UntestedVersionWarning",
+    "Verification",
     "VisPruner",
     "VisionZip",
     "accelerate",
@@ -63,6 +65,7 @@ __all__ = [
     "predict",
     "supported_families",
     "tune",
+    "verify",
     "viz",
     "zoo",
 ]
@@ -93,11 +96,13 @@ _HOMES = {
     "Tuned": ".products",
     "UnsupportedError": ".errors",
     "UntestedVersionWarning": ".errors",
+    "Verification": ".doctor.verification",
     "accelerate": ".handle",
     "plan": ".planner",
     "predict": ".prediction",
     "supported_families": ".families",
     "tune": ".products",
+    "verify": ".doctor.verification",
 }
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from .cli_bench import bench
 from .cli_compare import compare
 from .cli_demo import demo
+from .cli_doctor import doctor
 from .cli_eval import evaluate
 from .cli_look import look
 from .cli_plan import plan
@@ -153,6 +154,7 @@ def info(
 app.command()(plan)
 app.command()(look)
 app.command()(demo)
+app.command()(doctor)
 app.command("eval", cls=SeveralCommand)(evaluate)
 app.command("compare", cls=SeveralCommand)(compare)
 app.command("bench", cls=SeveralCommand)(bench)

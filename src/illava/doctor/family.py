@@ -1,0 +1,136 @@
+"""One family, on a tiny random model; or a model's folder, by its config."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..ask import read_config
+from ..contract import contract_faults
+from ..families import FAMILIES, family_of
+from ..handle import accelerate
+from ..methods import Illava
+from ..parts import find_parts
+from ..prediction import skeleton
+from .checks import one_line
+from .tiny import tiny_model, variant
+from .verification import Verification, verify
+
+WARNINGS, WIDTH = 3, 200
+"""How many warnings are kept, and how many characters of each."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found on the tiny model of one family."""
+
+    family: str
+    tiny: str
+    """The key of :data:`illava.doctor.tiny_configs.CONFIGS` that was used."""
+    verification: Verification | None
+    """None where the model could not be built, or acceleration was refused."""
+    refusal: str | None
+    """Why, then."""
+    warnings: tuple[str, ...]
+    """What Python's warnings said meanwhile; the first few."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all checks hold."""
+        return self.verification is not None and self.verification.ok
+
+    @property
+    def theirs(self) -> bool:
+        """Whether transformers itself cannot run the family."""
+        return self.verification is not None and not self.verification.plain_runs
+
+    @property
+    def verdict(self) -> str:
+        """One line: "works here", or the fault."""
+        return f"fault: {self.refusal}" if self.verification is None else self.verification.verdict
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "ok": self.ok,
+            "verdict": self.verdict,
+            "transformers_fault": self.theirs,
+            "tiny_model": self.tiny,
+            "warnings": list(self.warnings),
+            "verification": None if self.verification is None else self.verification.to_dict(),
+        }
+
+
+def examine(family: str, tiny: str | None = None) -> Diagnosis:
+    """Build a tiny random model of a family and run all checks on it; takes about a second.
+
+    Args:
+        family: one of :func:`illava.supported_families`.
+        tiny: a variant of it; default: the first.
+    """
+    tiny = family if tiny is None else tiny
+    verification, refusal = None, None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model = tiny_model(tiny)
+            verification = verify(model, method=_method(model))
+        except Exception as error:
+            refusal = one_line(error)
+    said = dict.fromkeys(f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in caught)
+    # Deprecations inside the libraries are for their authors.
+    kept = [text for text in said if not text.startswith(("DeprecationWarning", "PendingDeprecation"))]
+    return Diagnosis(family, tiny, verification, refusal, tuple(text[:WIDTH] for text in kept[:WARNINGS]))
+
+
+def _method(model: Any) -> Illava:
+    """Two steps in each stage, where a family has both."""
+    llm = () if any(find_parts(model).recurrent) else (2, 4)
+    return Illava(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=llm, llm_keep=0.7)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model, by its config alone: no weights are read and no remote code is run."""
+
+    model: str
+    family: str
+    vision_tower: str
+    """The ``model_type`` of its vision config."""
+    attention: str | None
+    """What transformers would choose here; None where the model is not supported."""
+    tiny: str | None
+    """The tiny model most like it; None likewise."""
+    fault: str | None
+    """Why it is not supported, or what of the contract it lacks."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def describe(model: str) -> Described:
+    """Read a model's config, named as for :func:`illava.ask.load`, and say whether the model is supported.
+
+    Raises InputError when the config cannot be read.
+    """
+    config = read_config(model)
+    tower = str(getattr(getattr(config, "vision_config", None), "model_type", "none"))
+    attention = tiny = fault = None
+    try:
+        family_of(config)
+        parts = skeleton(config)
+        attention = str(parts.llm.config._attn_implementation)  # type: ignore[union-attr]
+        accelerate(parts.model).remove()
+        lacking = [str(fault) for fault in contract_faults(parts)]
+        fault = "; ".join(lacking) if lacking else None
+        tiny = variant(config)
+    except Exception as error:
+        fault = one_line(error)
+    return Described(model, config.model_type, tower, attention, tiny, fault)
+
+
+def families() -> tuple[str, ...]:
+    """All supported families, in the order of the list."""
+    return tuple(FAMILIES)

@@ -1,0 +1,140 @@
+"""The machine and what is installed: versions, devices, attention backends, and which dtypes are fast."""
+
+from __future__ import annotations
+
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SECONDS = 0.08
+"""For which products of one dtype are timed."""
+SIDE = {"cpu": 256, "cuda": 4096, "mps": 2048}
+"""Rows and columns of the matrices."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What illava would run on."""
+
+    versions: dict[str, str]
+    """Python, illava and those of ``PACKAGES`` that are installed."""
+    tested: tuple[str, str] | None
+    """The oldest and the newest minor release of transformers that illava is tested with, if known."""
+    inside: bool | None
+    """Whether the installed transformers is within that range, both ends included."""
+    devices: dict[str, str]
+    """Device -> its name."""
+    attention: dict[str, bool]
+    """Attention implementation -> whether it can be used here."""
+    speed: dict[str, float | None]
+    """Dtype -> GFLOP/s of a product of two square matrices on the last of the devices; None: it cannot."""
+    speed_on: str
+    """That device."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def look(tested: tuple[str, str] | None) -> Machine:
+    """Look at this machine; takes about a second.
+
+    Args:
+        tested: the oldest and the newest minor release of transformers that illava is tested with.
+    """
+    from .. import __version__
+
+    versions = {"python": platform.python_version(), "illava": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    # What is imported, where a path in front hides what is installed.
+    import transformers
+
+    versions["transformers"] = transformers.__version__
+    devices = _devices()
+    fastest = list(devices)[-1]
+    return Machine(
+        versions=versions,
+        tested=tested,
+        inside=None if tested is None else within(transformers.__version__, tested),
+        devices=devices,
+        attention=_attention(),
+        speed={_name(dtype): gflops(dtype, fastest) for dtype in DTYPES},
+        speed_on=fastest,
+    )
+
+
+def within(release: str, tested: tuple[str, str]) -> bool:
+    """Whether a release such as "5.23.0" is in a range of minor releases, both ends included."""
+    low, this, high = (tuple(map(int, text.split(".")[:2])) for text in (tested[0], release, tested[1]))
+    return low <= this <= high
+
+
+def gflops(dtype: torch.dtype, device: str) -> float | None:
+    """10^9 floating-point operations a second, in products of two square matrices; None: there are none."""
+    side = SIDE[torch.device(device).type]
+    try:
+        a = torch.ones(side, side, dtype=dtype, device=device)
+        _synchronise(device, a @ a)
+        count, begin = 0, time.perf_counter()
+        while (passed := time.perf_counter() - begin) < SECONDS:
+            _synchronise(device, a @ a)
+            count += 1
+    except RuntimeError:
+        return None
+    return 2 * side**3 * count / passed / 1e9
+
+
+def _synchronise(device: str, result: torch.Tensor) -> None:
+    # Waiting for one number waits for the product.
+    if device != "cpu":
+        result[0, 0].item()
+
+
+def _devices() -> dict[str, str]:
+    out = {"cpu": f"{_cpu()}, threads: {torch.get_num_threads()}"}
+    if torch.backends.mps.is_available():
+        out["mps"] = "Apple graphics"
+    for i in reversed(range(torch.cuda.device_count())):
+        about = torch.cuda.get_device_properties(i)
+        out[f"cuda:{i}"] = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
+    return out
+
+
+def _cpu() -> str:
+    try:
+        from ..bench.machine import machine
+
+        return str(machine()["cpu"])
+    except ImportError:
+        # That needs a transformers that fits.
+        return platform.processor() or platform.machine()
+
+
+def _attention() -> dict[str, bool]:
+    from transformers import utils
+
+    def ask(name: str) -> bool:
+        function = getattr(utils, name, None)
+        return bool(function is not None and function())
+
+    return {
+        "sdpa": True,
+        "eager": True,
+        "flash_attention_2": ask("is_flash_attn_2_available"),
+        "flash_attention_3": ask("is_flash_attn_3_available"),
+        "flex_attention": ask("is_torch_flex_attn_available"),
+    }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

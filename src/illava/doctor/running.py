@@ -1,0 +1,119 @@
+"""Running a model the same way every time: dictated decoding, and everything put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from ..parts import ModelParts
+from .inputs import like, marks
+from .tiny_configs import PAD
+
+STEPS = 8
+"""Decoded tokens."""
+# transformers stores the last prompt's M-RoPE offset on the base model.
+LEFT_BY_TRANSFORMERS = ("rope_deltas",)
+
+
+def words(parts: ModelParts, count: int) -> list[int]:
+    """Ids of ordinary tokens: no placeholder, no mark around a picture, no end token."""
+    config = parts.config
+    special = {
+        *marks(config),
+        getattr(config, "image_token_id", None),
+        getattr(config, "video_token_id", None),
+    }
+    for source in (config, config.get_text_config(), getattr(parts.model, "generation_config", None)):
+        end = getattr(source, "eos_token_id", None)
+        special.update(end if isinstance(end, (list, tuple)) else [end])
+    return [token for token in range(5, 5 + count + len(special)) if token not in special][:count]
+
+
+def decode(parts: ModelParts, inputs: dict[str, Tensor], dictated: list[int], cached: bool = True) -> Tensor:
+    """(steps, B, V) fp32 logits of a prompt and of ``dictated`` tokens after it.
+
+    The tokens are given, not chosen, so that near ties between tokens neither hide nor fake a difference.
+
+    Args:
+        cached: False recomputes the whole sequence at every step.
+    """
+    model: Any = parts.model
+    length = inputs["input_ids"].shape[1]
+    out = model.generate(
+        **like(model, inputs),
+        max_new_tokens=len(dictated),
+        do_sample=False,
+        use_cache=cached,
+        output_logits=True,
+        return_dict_in_generate=True,
+        logits_processor=LogitsProcessorList([_Dictate(length, dictated)]),
+    )
+    return torch.stack(out.logits).float()
+
+
+class _Dictate(LogitsProcessor):
+    """Makes ``generate`` write given tokens."""
+
+    def __init__(self, prompt_length: int, tokens: list[int]) -> None:
+        self.prompt_length, self.tokens = prompt_length, tokens
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        out = torch.full_like(scores, float("-inf"))
+        out[:, self.tokens[input_ids.shape[1] - self.prompt_length]] = 0
+        return out
+
+
+@contextmanager
+def undisturbed(parts: ModelParts) -> Iterator[None]:
+    """Evaluation mode, no gradients greedy defaults; everything is put back afterwards, also on an error."""
+    model, base = parts.model, parts.base
+    training = [(module, module.training) for module in model.modules()]
+    settings = model.__dict__.get("generation_config")
+    left = {name: getattr(base, name) for name in LEFT_BY_TRANSFORMERS if hasattr(base, name)}
+    try:
+        model.eval()
+        model.generation_config = GenerationConfig(pad_token_id=PAD)  # type: ignore[assignment, no-untyped-call]
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was in training:
+            module.training = was
+        model.generation_config = settings  # type: ignore[assignment]
+        for name in LEFT_BY_TRANSFORMERS:
+            if name in left:
+                setattr(base, name, left[name])
+            else:
+                base.__dict__.pop(name, None)
+
+
+State = dict[str, dict[str, Any]]
+
+
+def state_of(model: nn.Module) -> State:
+    """What acceleration could leave behind: module name -> attribute name -> identity of the value."""
+    out: State = {}
+    for name, module in model.named_modules():
+        here: dict[str, Any] = {}
+        for key, value in vars(module).items():
+            if key.endswith("_hooks"):
+                # Only who was hooked: torch makes the dictionaries as needed.
+                here.update({key: tuple(value)} if value else {})
+            elif key not in LEFT_BY_TRANSFORMERS:
+                here[key] = id(value)
+        out[name] = here
+    return out
+
+
+def left_behind(before: State, after: State) -> list[str]:
+    """The attributes that differ, as ``module.attribute``."""
+    return [
+        f"{name or 'the model'}.{key}"
+        for name in after
+        for key in {**before.get(name, {}), **after[name]}
+        if before.get(name, {}).get(key) != after[name].get(key)
+    ]

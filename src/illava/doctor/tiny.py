@@ -1,0 +1,76 @@
+"""Tiny random models of every supported family.
+
+Random weights, drawn at 1/sqrt(fan_in) so that attention is far from uniform and choices are clear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
+from .tiny_configs import CONFIGS, IMAGE, PAD, VIDEO, config
+
+# That release's own VipLLaVA cannot run: it reads hidden states that it has not kept.
+BROKEN = ("vipllava",) if transformers.__version__.startswith("5.19.") else ()
+ALL = tuple(name for name in CONFIGS if name not in BROKEN)
+
+
+def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any) -> nn.Module:
+    """A random model in eval mode, float32, on the CPU.
+
+    Args:
+        name: a key of ``CONFIGS``.
+        attention: the attention implementation; Gemma 2 has only "eager".
+        seed: of the weights. The global generator is left as it is.
+        vision: fields of the vision config to change.
+    """
+    made = config(name)
+    for key, value in vision.items():
+        setattr(made.vision_config, key, value)
+    # Expert by expert: the grouped products of a mixture of experts do not support float64.
+    experts = {"experts_implementation": "eager"} if "moe" in name else {}
+    # Gemma 2 has no other.
+    attention = "eager" if name == "paligemma-2" else attention
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: nn.Module = AutoModelForImageTextToText.from_config(
+            made, attn_implementation=attention, **experts
+        )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                fan_in = parameter[0].numel()
+                parameter.normal_(0, fan_in**-0.5, generator=generator)
+    settings: Any = model.generation_config
+    settings.pad_token_id = PAD
+    # Without an end token every row decodes to the full length.
+    settings.eos_token_id = None
+    # A generated placeholder would need a picture when the sequence is recomputed.
+    settings.suppress_tokens = [IMAGE, VIDEO]
+    return model.eval()
+
+
+def variant(made: Any) -> str:
+    """The key of ``CONFIGS`` whose image encoder and LLM are of the kinds that the config ``made`` names.
+
+    Where no variant of its family has both, the image encoder decides.
+    """
+
+    def likeness(name: str) -> tuple[bool, bool]:
+        tiny = config(name)
+        return _kind(tiny.vision_config) == _kind(made.vision_config), _kind(tiny.text_config) == _kind(
+            made.get_text_config()
+        )
+
+    names = [name for name in CONFIGS if name.partition("-")[0] == made.model_type]
+    # The first of equals, which is the family's own name.
+    return max(names, key=likeness)
+
+
+def _kind(part: Any) -> str:
+    return str(getattr(part, "model_type", ""))
