@@ -12,6 +12,7 @@ from .console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    TrustOption,
     hush,
     make_method,
     new_table,
@@ -59,6 +60,7 @@ def evaluate(
     ] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what merging keeps of a model's accuracy: plain, blind, and merged at several budgets."""
     with one_line_errors():
@@ -71,7 +73,7 @@ def evaluate(
 
         chosen = make_rows(values(method) or ["illava"], values(keep) or ["1", "1/3", "1/6", "1/9", "1/18"])
         asked = make_tasks(values(tasks), split, seed, limit, skip_bad)
-        loaded, processor = load(model, device, dtype)
+        loaded, processor = load(model, device, dtype, trust_remote_code)
         rows.check_rows(loaded, chosen)
         check_folders(asked, processor, limit)
         options = dict(

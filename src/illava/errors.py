@@ -1,5 +1,9 @@
-"""The one exception of the library that is not a plain ValueError."""
+"""The exceptions of the library that are not plain ValueErrors."""
 
 
 class UnsupportedError(NotImplementedError):
     """A valid model, input or option that illava does not handle; the message says what it does handle."""
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is one line that says what would be right."""
