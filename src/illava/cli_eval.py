@@ -142,14 +142,14 @@ def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bo
 
 def check_folders(tasks: list[Task], processor: Any, limit: int) -> None:
     """Say what is left out of folders: what the processor refuses, and lines beyond the limit."""
-    from .evaluation.data import FolderTask
+    from .evaluation.data import FolderTask, first_few
     from .evaluation.prompts import build_batch
 
     for task in tasks:
         if isinstance(task, FolderTask):
             task.check(lambda sample: build_batch(processor, [sample]))
             if task.bad:
-                typer.echo(f"{task.name}: skipped {len(task.bad)} bad lines: {'; '.join(task.bad)}", err=True)
+                typer.echo(f"{task.name}: skipped {len(task.bad)} bad lines: {first_few(task.bad)}", err=True)
             if len(task) > limit:
                 typer.echo(f"{task.name}: {limit} of its {len(task)} questions; --limit asks more", err=True)
 
