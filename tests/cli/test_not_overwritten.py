@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from illava.files import check_free, protect, protecting, replacing, to_json
-from illava.pictures import InputError, open_picture, save_png
+from illava.pictures import InputError, check_writable, open_picture, save_png
 
 from .conftest import assert_error, invoke
 
@@ -57,12 +57,17 @@ def test_overlay_on_a_shipped_picture():
 
 def test_case_where_it_makes_no_difference(picture, monkeypatch):
     # On such a disk PICTURE.PNG is the file picture.png.
-    real = os.stat
-    monkeypatch.setattr(
-        os, "stat", lambda path, *a, **k: real(str(path).replace("PICTURE.PNG", "picture.png"), *a, **k)
-    )
-    result = invoke("ask", picture, "What?", "--save-overlay", picture.with_name("PICTURE.PNG"))
-    assert_error(result, "PICTURE.PNG", NEVER)
+    real, shouted = os.stat, picture.with_name("PICTURE.PNG")
+
+    def stat(path, *args, **kwargs):
+        same = isinstance(path, (str, Path)) and Path(path) == shouted
+        return real(picture if same else path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with protecting():
+        open_picture(picture)
+        with pytest.raises(InputError, match=rf"PICTURE\.PNG: {NEVER}, as .*picture\.png"):
+            check_writable(shouted)
 
 
 def test_an_older_overlay_is_replaced(folder, picture):
