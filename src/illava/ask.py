@@ -7,19 +7,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image, ImageOps
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
-from . import accelerate, zoo
+from . import accelerate
 from .bench.timing import Timing, interleave, measure, ratio, spread
-from .families import family_of
+from .errors import InputError
+from .loading import (
+    DTYPES as DTYPES,
+)
+from .loading import (
+    load as load,
+)
+from .loading import (
+    parse_device as parse_device,
+)
+from .loading import (
+    parse_dtype as parse_dtype,
+)
+from .loading import (
+    pixel_limits as pixel_limits,
+)
+from .loading import (
+    read_config as read_config,
+)
+from .loading import (
+    resolve as resolve,
+)
 from .methods import Illava, Method
-from .pictures import InputError, open_picture
+from .pictures import open_picture
 from .report import Report
+from .texts import check_text
 
-DTYPES = ("float32", "bfloat16", "float16")
 PARTS = ("encoder", "prefill", "decode_per_token", "ttft", "total")
 """The measurements of a Timing that ratios are given for."""
 
@@ -128,6 +147,7 @@ def build_prompt(
     """
     if bool(pictures) == bool(video) or not question.strip():
         raise InputError("give at least one picture, or one video, and a question")
+    check_text("question", question)
     content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
     # The frames given are the frames used.
     options = {"processor_kwargs": {"do_sample_frames": False}} if video else {}
@@ -157,131 +177,6 @@ def as_seen(processor: Any, picture: Image.Image) -> Image.Image:
 def _decode(processor: Any, timing: Timing, prompt_length: int) -> str:
     new = timing.output[0, prompt_length:]
     return str(processor.tokenizer.decode(new, skip_special_tokens=True)).strip()
-
-
-def load(model: str = "zoo/L", device: str = "auto", dtype: str = "auto") -> tuple[nn.Module, Any]:
-    """Load a supported model and its processor.
-
-    Args:
-        model: a shipped model (``illava.zoo.names()``), a folder, or an id of the Hugging Face hub.
-        device: "auto" (cuda if there is one, else cpu) or any torch device.
-        dtype: one of ``DTYPES``, or "auto": float32 on CPUs, many of which run bfloat16 tens of times
-            slower, and the checkpoint's own elsewhere.
-
-    Raises InputError, in one line, for whatever is missing or broken, UnsupportedError for other families.
-    """
-    place, kind = parse_device(device), parse_dtype(dtype)
-    if kind is None:
-        kind = torch.float32 if place.type == "cpu" else "auto"
-    config = read_config(model)
-    family_of(config)
-    processor = _read_processor(model, config)
-    try:
-        loaded, notes = AutoModelForImageTextToText.from_pretrained(
-            resolve(model), config=config, dtype=kind, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except Exception as error:
-        raise InputError(f"model {model}: its weights cannot be loaded: {_reason(error)}") from error
-    # transformers fills gaps with random numbers and goes on.
-    if notes["missing_keys"] or notes["mismatched_keys"]:
-        names = sorted(str(key) for key in {*notes["missing_keys"], *notes["mismatched_keys"]})
-        raise InputError(
-            f"model {model}: its weights do not fit its config.json: {len(names)} are missing or of another "
-            f"shape, {names[0]} for one"
-        )
-    return loaded.to(place).eval(), processor
-
-
-def resolve(model: str) -> str:
-    """A folder, or an id of the hub, for the name of a model. Raises InputError for what is neither."""
-    if model.startswith("zoo/"):
-        try:
-            return str(zoo.path(model))
-        except ValueError as error:
-            raise InputError(f"model {model}: {error}") from None
-    # os.path: unlike pathlib it never raises, whatever the name.
-    folder = os.path.expanduser(model)
-    if os.path.isdir(folder):
-        if not os.path.isfile(os.path.join(folder, "config.json")):
-            raise InputError(
-                f"model {model}: the folder has no config.json; give one written by save_pretrained"
-            )
-        return folder
-    if os.path.exists(folder):
-        raise InputError(f"model {model}: this is a file; give the folder that holds the model")
-    if model.startswith(("/", ".", "~")) or model.count("/") > 1 or not model.strip():
-        raise InputError(f"model {model}: no such folder; give a folder, a hub id or one of {_shipped()}")
-    return model
-
-
-def read_config(model: str) -> Any:
-    """The transformers config of a model, without its weights. Raises InputError."""
-    source = resolve(model)
-    try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        tail = "" if os.path.isdir(source) else f"; give a folder, a hub id or one of {_shipped()}"
-        raise InputError(f"model {model}: its config cannot be read: {_reason(error)}{tail}") from error
-
-
-def _read_processor(model: str, config: Any) -> Any:
-    try:
-        processor = AutoProcessor.from_pretrained(resolve(model), trust_remote_code=False)
-    except Exception as error:
-        raise InputError(f"model {model}: its processor cannot be loaded: {_reason(error)}") from error
-    # transformers makes do with a part of a processor, or with an empty tokenizer.
-    image_token, tokenizer = (getattr(processor, name, None) for name in ("image_token", "tokenizer"))
-    known = tokenizer is not None and image_token in tokenizer.get_vocab()
-    if not known or tokenizer.convert_tokens_to_ids(image_token) != config.image_token_id:
-        raise InputError(
-            f"model {model}: its processor does not fit the model; are preprocessor_config.json, "
-            "tokenizer.json and tokenizer_config.json all there?"
-        )
-    return processor
-
-
-def pixel_limits(model: str) -> tuple[int, int] | None:
-    """The fewest and the most pixels that a model's own processor resizes a picture to, if it says so."""
-    try:
-        size = AutoImageProcessor.from_pretrained(resolve(model), trust_remote_code=False).size
-        return int(size["shortest_edge"]), int(size["longest_edge"])
-    except Exception:
-        # No processor, or one with limits of another kind.
-        return None
-
-
-def parse_device(name: str) -> torch.device:
-    """A torch device that is there; "auto" is cuda, or else cpu. Raises InputError."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    here += ["mps"] if torch.backends.mps.is_available() else []
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        if device.type != "meta":
-            return device
-    except Exception:
-        # Every backend has its own way to say that it is not there.
-        pass
-    raise InputError(f"device {name}: there is no such device; this machine has {', '.join(here)}")
-
-
-def parse_dtype(name: str) -> torch.dtype | None:
-    """A floating torch dtype; None for "auto". Raises InputError."""
-    if name not in ("auto", *DTYPES):
-        raise InputError(f"dtype {name}: give one of auto, {', '.join(DTYPES)}")
-    return None if name == "auto" else getattr(torch, name)
-
-
-def _shipped() -> str:
-    return ", ".join(zoo.names())
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error of transformers or the hub; the rest is advice about their own options."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 def _medians(timings: list[Timing]) -> dict[str, float | None]:

@@ -36,10 +36,15 @@ def samples(folder: Path) -> list[tuple[Path, str]]:
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
         given = folder / PROMPTS
-        lines = given.read_text(encoding="utf-8").splitlines() if given.exists() else [QUESTION]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = given.read_bytes().splitlines() if given.exists() else [QUESTION.encode()]
+    except OSError as error:
         raise InputError(f"--calibrate {folder}: cannot be read: {error}") from error
-    questions = [line.strip() for line in lines if line.strip()]
+    questions = []
+    for number, line in enumerate(lines, 1):
+        try:
+            questions += [line.decode().strip()] if line.strip() else []
+        except UnicodeDecodeError as error:
+            raise InputError(f"--calibrate {given}: line {number} is not UTF-8: {error}") from error
     if not files or not questions:
         raise InputError(
             f"--calibrate {folder}: give a folder with pictures ({', '.join(PICTURES)}) and, if you like, a "

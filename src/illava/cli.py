@@ -20,10 +20,12 @@ from .cli_eval import evaluate
 from .cli_look import look
 from .cli_plan import plan
 from .console import (
+    App,
     DeviceOption,
     DtypeOption,
     ModelOption,
     SeveralCommand,
+    TrustOption,
     hush,
     make_method,
     new_table,
@@ -36,7 +38,7 @@ from .console import (
 if TYPE_CHECKING:
     from .ask import Answer
 
-app = typer.Typer(
+app = App(
     help="Vision-language models made faster by merging redundant visual tokens, without training.",
     no_args_is_help=True,
     add_completion=False,
@@ -97,6 +99,7 @@ def ask(
     ] = 5,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
     save_overlay: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw which patches were left over the pictures.")
@@ -110,14 +113,14 @@ def ask(
         if os.path.isfile(question):
             raise InputError(f"{question}: the last argument must be the question, this is a file")
         share = None if keep is None else parse_keep(keep)
+        opened = [open_picture(picture) for picture in pictures]
         if save_overlay is not None:
             check_writable(save_overlay)
-        opened = [open_picture(picture) for picture in pictures]
         hush()
         from . import ask as work
 
         chosen = make_method(method or ("illava" if share is None else "illava-best"), share)
-        loaded, processor = work.load(model, device, dtype)
+        loaded, processor = work.load(model, device, dtype, trust_remote_code)
         answer = work.ask(
             loaded, processor, opened, question, chosen, max_new_tokens, compare=compare, rounds=rounds
         )
@@ -141,13 +144,14 @@ def ask(
 @app.command()
 def info(
     model: Annotated[str | None, typer.Argument(help="A shipped model, a folder, or a hub id.")] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Say whether a model is supported and where its tokens would merge; without MODEL, list what is."""
     with one_line_errors():
         hush()
         from . import info as work
 
-        for title, table in work.overview() if model is None else work.describe(model):
+        for title, table in work.overview() if model is None else work.describe(model, trust_remote_code):
             print_table(title, table)
 
 

@@ -12,6 +12,7 @@ import typer
 
 from .console import (
     DeviceOption,
+    TrustOption,
     hush,
     make_method,
     one_line_errors,
@@ -84,6 +85,7 @@ def bench(
             "bfloat16 for shapes."
         ),
     ] = "auto",
+    trust_remote_code: TrustOption = False,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the figures go, as JSON and as a plot.")
     ] = Path("out/bench"),
@@ -94,6 +96,7 @@ def bench(
         from .bench import published, result, run, tables
         from .bench.memory import parse_bytes
         from .bench.prompts import parse_size
+        from .files import check_free
         from .pictures import InputError
 
         if shape == LIST:
@@ -116,7 +119,8 @@ def bench(
             import torch
 
             torch.set_num_threads(threads)
-        loaded, prompt = _prepare(model, shape, layers, variants, options, device, dtype)
+        loaded, prompt = _prepare(model, shape, layers, variants, options, device, dtype, trust_remote_code)
+        check_free(output)
         with progress("runs", run.runs_of(variants, batches, rounds)) as advance:
             found = run.run(loaded, prompt, variants, batches, new_tokens, rounds, advance)
         settings = {
@@ -161,9 +165,11 @@ def is_saved(name: str) -> bool:
 
 
 def _read(folder: str) -> Method:
+    from .files import protect
     from .methods import Method
     from .pictures import InputError
 
+    protect(folder, Path(folder) / "illava_config.json")
     try:
         return Method.from_pretrained(folder)
     except ValueError as error:
@@ -186,6 +192,7 @@ def _prepare(
     options: dict[str, Any],
     device: str,
     dtype: str,
+    trust_remote_code: bool,
 ) -> tuple[nn.Module, Callable[[int], Inputs]]:
     """The model, and its prompts by their number; what cannot work is said before weights are made."""
     import torch
@@ -195,11 +202,13 @@ def _prepare(
     from .families import family_of
 
     place, kind = ask.parse_device(device), ask.parse_dtype(dtype)
-    config = ask.read_config(str(name)) if shape is None else published.config(shape, layers)
+    config = (
+        ask.read_config(str(name), trust_remote_code) if shape is None else published.config(shape, layers)
+    )
     family_of(config)
     run.check(random_weights.on_meta(config), variants)
     if shape is None:
-        model, processor = ask.load(str(name), device, dtype)
+        model, processor = ask.load(str(name), device, dtype, trust_remote_code)
         made = functools.partial(prompts.from_processor, processor)
     else:
         made = functools.partial(prompts.make, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from .cli_eval import check_folders, make_tasks
 from .console import (
     DeviceOption,
     DtypeOption,
+    TrustOption,
     hush,
     new_table,
     one_line_errors,
@@ -67,12 +69,14 @@ def compare(
     reference: Annotated[str, typer.Option(help="The method all others are compared with.")] = "illava",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Compare methods at several budgets, on one or several models: what each keeps, costs and takes."""
     with one_line_errors():
         hush()
         from . import ask
         from .evaluation import comparison, comparison_page, entrants
+        from .files import check_free, protect
 
         shares = [parse_keep(text) for text in values(keep) or BUDGETS]
         asked = values(method) or [entrants.ALL]
@@ -83,12 +87,16 @@ def compare(
         names = list(dict.fromkeys(values(model) or ["zoo/L"]))
         folders = model_folders(output, names)
         for name in names:
-            ask.read_config(name)
+            ask.read_config(name, trust_remote_code)
+        protect(*(name for name in values(tasks) if os.path.isdir(name)))
+        check_free(output)
         options = dict(
             limit=limit, seed=seed, split=split, batch_size=batch_size, max_new_tokens=max_new_tokens
         )
         found: dict[str, Measured] = {
-            name: measure(name, folder, chosen, values(tasks), skip_bad, options, time, device, dtype)
+            name: measure(
+                name, folder, chosen, values(tasks), skip_bad, options, time, device, dtype, trust_remote_code
+            )
             for name, folder in folders.items()
         }
         figures = comparison.compare(found, against)
@@ -110,6 +118,7 @@ def measure(
     time: int,
     device: str,
     dtype: str,
+    trust_remote_code: bool = False,
 ) -> Measured:
     """Run, or go on with, all rows on one model. Raises InputError."""
     from .ask import load
@@ -122,7 +131,7 @@ def measure(
 
     limit, most = options["limit"], options["max_new_tokens"]
     tasks = make_tasks(names, options["split"], options["seed"], limit, skip_bad)
-    model, processor = load(name, device, dtype)
+    model, processor = load(name, device, dtype, trust_remote_code)
     check_folders(tasks, processor, limit)
     refused = refusals(model, processor, rows, tasks)
     for label, reason in refused.items():

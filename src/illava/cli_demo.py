@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import DeviceOption, DtypeOption, hush, one_line_errors
+from .console import DeviceOption, DtypeOption, TrustOption, hush, one_line_errors
 
 
 def demo(
@@ -20,6 +20,7 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Serve a page: drop a picture or a video, ask, and see both models answer and what stayed."""
     with one_line_errors():
@@ -33,4 +34,4 @@ def demo(
         from .demo import serve
         from .demo.server import Server, shipped
 
-        serve(Server(model or shipped(), device, dtype), host, port)
+        serve(Server(model or shipped(), device, dtype, trust_remote_code), host, port)

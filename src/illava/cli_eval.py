@@ -12,6 +12,7 @@ from .console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    TrustOption,
     hush,
     make_method,
     new_table,
@@ -59,6 +60,7 @@ def evaluate(
     ] = False,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Measure what merging keeps of a model's accuracy: plain, blind, and merged at several budgets."""
     with one_line_errors():
@@ -71,7 +73,7 @@ def evaluate(
 
         chosen = make_rows(values(method) or ["illava"], values(keep) or ["1", "1/3", "1/6", "1/9", "1/18"])
         asked = make_tasks(values(tasks), split, seed, limit, skip_bad)
-        loaded, processor = load(model, device, dtype)
+        loaded, processor = load(model, device, dtype, trust_remote_code)
         rows.check_rows(loaded, chosen)
         check_folders(asked, processor, limit)
         options = dict(
@@ -140,14 +142,14 @@ def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bo
 
 def check_folders(tasks: list[Task], processor: Any, limit: int) -> None:
     """Say what is left out of folders: what the processor refuses, and lines beyond the limit."""
-    from .evaluation.data import FolderTask
+    from .evaluation.data import FolderTask, first_few
     from .evaluation.prompts import build_batch
 
     for task in tasks:
         if isinstance(task, FolderTask):
             task.check(lambda sample: build_batch(processor, [sample]))
             if task.bad:
-                typer.echo(f"{task.name}: skipped {len(task.bad)} bad lines: {'; '.join(task.bad)}", err=True)
+                typer.echo(f"{task.name}: skipped {len(task.bad)} bad lines: {first_few(task.bad)}", err=True)
             if len(task) > limit:
                 typer.echo(f"{task.name}: {limit} of its {len(task)} questions; --limit asks more", err=True)
 

@@ -11,6 +11,7 @@ from .console import (
     DeviceOption,
     DtypeOption,
     ModelOption,
+    TrustOption,
     hush,
     make_method,
     one_line_errors,
@@ -45,32 +46,40 @@ def look(
     ] = Path("out/look"),
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
 ) -> None:
     """Show what stays of a picture, step by step: a PNG, or WebP for videos, and a page to explore."""
     with one_line_errors():
-        from .files import replacing
+        from .files import check_free, replacing
         from .pictures import InputError, open_picture, save_png
-        from .video import VIDEOS, read_video
+        from .texts import check_path
+        from .video import is_video, read_video
 
         share = parse_keep(keep or DEFAULT_KEEP)
         if not question.strip():
             raise InputError("give a question, or leave it out")
         chosen = make_method(method, share)
+        check_path(shown, "a picture, a video or a folder of frames")
         path = Path(shown)
-        video = path.is_dir() or path.suffix.lower() in VIDEOS
+        video = is_video(path)
         frames: tuple[Image.Image, ...] = ()
         if video:
             frames = read_video(path)
         else:
             picture = open_picture(shown)
+        # After the whole name, ending and all: never that of what was given.
+        drawn = output / f"{path.resolve().name}.steps.{'webp' if video else 'png'}"
+        explored = output / f"{path.resolve().name}.steps.html"
+        for target in (output, drawn, explored):
+            check_free(target)
         with writing(output):
             output.mkdir(parents=True, exist_ok=True)
         hush()
         from . import ask as work
         from . import viz
 
-        loaded, processor = work.load(model, device, dtype)
+        loaded, processor = work.load(model, device, dtype, trust_remote_code)
         answer = work.ask(
             loaded,
             processor,
@@ -93,9 +102,6 @@ def look(
             facts=[("model", model), *_facts(answer)],
         )
         typer.echo(f"plain:  {answer.plain_text}\nmerged: {answer.text}\n{answer.report}")
-        # Behind the whole name, ending and all: never that of what was given.
-        drawn = output / f"{path.resolve().name}.steps.{'webp' if video else 'png'}"
-        explored = output / f"{path.resolve().name}.steps.html"
         with writing(output), replacing(explored) as partial:
             partial.write_text(page, encoding="utf-8")
         if video:

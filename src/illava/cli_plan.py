@@ -11,6 +11,7 @@ import typer
 from .console import (
     DeviceOption,
     DtypeOption,
+    TrustOption,
     hush,
     new_table,
     one_line_errors,
@@ -75,6 +76,7 @@ def plan(
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Find a schedule for a wish, and say before running it what it will bring."""
@@ -107,9 +109,11 @@ def plan(
             from .calibrate import samples
 
             asked = samples(calibrate)
-        parts = skeleton(_config(model, shape))
+        parts = skeleton(_config(model, shape, trust_remote_code))
         try:
-            shown = resized(parts.config, asked_for, None if model is None else pixel_limits(model))
+            shown = resized(
+                parts.config, asked_for, None if model is None else pixel_limits(model, trust_remote_code)
+            )
             work = workload(parts, shown, pictures, frames, text_tokens, batch)
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -131,7 +135,9 @@ def plan(
         if calibrate is not None and len(tried) == 1:
             raise InputError(f"--calibrate: there is nothing to choose from. {found.reason}")
         if calibrate is not None and model is not None:
-            found, divergences = _calibrated(found, tried, asked, output, model, device, dtype)
+            found, divergences = _calibrated(
+                found, tried, asked, output, model, device, dtype, trust_remote_code
+            )
         if save is not None:
             with writing(save):
                 found.method.save_pretrained(save)
@@ -148,11 +154,11 @@ def plan(
             typer.echo(f"KL {value:.4f} nats at {_layers(one)}{mark}")
 
 
-def _config(model: str | None, shape: str | None) -> Any:
+def _config(model: str | None, shape: str | None, trust_remote_code: bool) -> Any:
     from . import ask
     from .bench import published
 
-    return ask.read_config(model) if model is not None else published.config(str(shape))
+    return ask.read_config(model, trust_remote_code) if model is not None else published.config(str(shape))
 
 
 def _rates(parts: Any, work: Any, device: str, dtype: str) -> Rates:
@@ -177,13 +183,14 @@ def _calibrated(
     model: str,
     device: str,
     dtype: str,
+    trust_remote_code: bool,
 ) -> tuple[Recommendation, list[float]]:
     from dataclasses import replace
 
     from . import ask
     from .calibrate import calibrate
 
-    loaded, processor = ask.load(model, device, dtype)
+    loaded, processor = ask.load(model, device, dtype, trust_remote_code)
     with progress("calibrating", len(tried) * len(asked)) as advance:
         values = calibrate(loaded, processor, [one.method for one in tried], asked, output, advance)
     best = min(range(len(tried)), key=values.__getitem__)

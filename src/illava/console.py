@@ -1,4 +1,4 @@
-"""What all commands share: options as users write them, tables, errors in one line."""
+"""What all commands share: options as users write them, tables, errors and warnings in one line each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand
 
+from .errors import InputError, UnsupportedError
+from .files import protecting
+from .texts import check_text, is_url
+from .warned import one_line, one_line_warnings, take_over
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -30,9 +35,62 @@ DtypeOption = Annotated[
     str,
     typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's."),
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with the model, and read pickled weights, which can run code too.",
+    ),
+]
 
 
-class SeveralCommand(TyperCommand):
+class App(typer.Typer):
+    """Whose commands all check what they are given, as :class:`Command` does."""
+
+    def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any) -> Any:
+        return super().command(name, cls=cls or Command, **more)
+
+
+class Command(TyperCommand):
+    """A command that refuses texts with lone surrogates, empty paths and URLs in place of paths, by name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = self.make_parser(ctx).parse_args(list(args))[0]
+        words = {param: _strings(given.get(str(param.name))) for param in self.params}
+        with one_line_errors():
+            # Before conversion, which refuses some in words of its own.
+            for param, some in words.items():
+                for word in some:
+                    check_text(_shown(param), word)
+        rest = super().parse_args(ctx, args)
+        with one_line_errors():
+            for param, some in words.items():
+                path = isinstance(ctx.params.get(str(param.name)), os.PathLike)
+                several = isinstance(given.get(str(param.name)), (list, tuple))
+                for word in some:
+                    _check_value(_shown(param), word, several, path)
+        return rest
+
+
+def _strings(value: Any) -> list[str]:
+    several = value if isinstance(value, (list, tuple)) else (value,)
+    return [word for word in several if isinstance(word, str)]
+
+
+def _shown(param: Any) -> str:
+    """How a parameter is called on the command line: "--model", "QUESTION"."""
+    return str(param.name).upper() if param.name in param.opts else max(param.opts, key=len)
+
+
+def _check_value(name: str, word: str, several: bool, path: bool) -> None:
+    if (several or path) and not word.strip(" ,"):
+        tail = f", or leave {name} out" if name.startswith("-") else ""
+        raise InputError(f"{name}: it is empty; give a value{tail}")
+    if path and is_url(word):
+        raise InputError(f"{name} {word}: this is a URL; give a path on this machine")
+
+
+class SeveralCommand(Command):
     """A command whose options for lists take ``--keep 1 1/3``, ``--keep 1,1/3`` or are repeated."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -68,8 +126,6 @@ def values(given: list[str] | None) -> list[str]:
 
 def parse_keep(text: str) -> float:
     """A share in (0, 1] from a number or a fraction. Raises InputError."""
-    from .pictures import InputError
-
     try:
         # A fraction would write out all digits of 1e-99999999.
         share = float(text) if "e" in text.lower() else float(Fraction(text))
@@ -83,7 +139,6 @@ def parse_keep(text: str) -> float:
 def make_method(name: str, keep: float | None) -> Method:
     """A method or preset by name, at a budget or at its published schedule. Raises InputError."""
     from .methods import Compose, methods, presets
-    from .pictures import InputError
 
     known = sorted({*methods(), *presets()} - {Compose.name})
     if name not in known:
@@ -114,25 +169,18 @@ def new_table(*columns: str) -> Table:
 
 
 def hush() -> None:
-    """Keep the libraries' warnings and progress bars out of the output; errors still come as exceptions."""
-    import warnings
-
-    warnings.simplefilter("ignore")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    """Turn off the libraries' progress bars, and let their warnings come as lines of illava's own."""
     import huggingface_hub.utils
     import transformers.utils.logging
 
-    transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    huggingface_hub.utils.logging.set_verbosity_error()
     huggingface_hub.utils.disable_progress_bars()
+    take_over()
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """What cannot be written there becomes an InputError."""
-    from .pictures import InputError
-
     try:
         yield
     except OSError as error:
@@ -154,12 +202,13 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What the user can put right becomes one line on stderr and exit code 2; Ctrl-C is quiet, 130."""
-    try:
-        from .errors import UnsupportedError
-        from .pictures import InputError
+    """What the user can put right becomes one line on stderr and exit code 2; Ctrl-C is quiet, 130.
 
-        yield
+    Warnings become lines on stderr, and files that were given are not overwritten.
+    """
+    try:
+        with one_line_warnings(), protecting():
+            yield
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except Exception as error:
@@ -167,6 +216,5 @@ def one_line_errors() -> Iterator[None]:
         if not out_of_memory and not isinstance(error, (InputError, UnsupportedError)):
             raise
         text: Any = f"out of memory: {error}" if out_of_memory else error
-        line = " ".join(str(text).split())
-        typer.echo("illava: " + "".join(c if c.isprintable() else "?" for c in line), err=True)
+        typer.echo(f"illava: {one_line(text)}", err=True)
         raise typer.Exit(2) from None

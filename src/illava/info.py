@@ -20,12 +20,12 @@ from .prediction import skeleton
 Titled = tuple[str, Table]
 
 
-def describe(model: str) -> Iterator[Titled]:
+def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
     """Titles and tables about one model, named as for :func:`illava.ask.load`; no weights are read.
 
     Raises InputError when its config cannot be read.
     """
-    config = read_config(model)
+    config = read_config(model, trust_remote_code)
     facts = _facts()
     facts.add_row("family", config.model_type)
     try:

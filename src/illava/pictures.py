@@ -6,16 +6,16 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .files import replacing
+from .containers import is_video_file
+from .errors import InputError as InputError
+from .files import check_free, protect, replacing
+from .texts import check_path
 
 _DEMO = Path(__file__).parent / "data"
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that says what would be right."""
 
 
 def demo_names() -> list[str]:
@@ -28,9 +28,11 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
 
     The first frame of animations, transparency on white, 16-bit greyscale scaled down, EXIF rotation done.
 
-    Raises InputError when the file is missing, not a file, unreadable, empty, truncated, not a picture, or
-    has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels.
+    What it is, the content decides, not the file's name. Raises InputError when the file is missing, not a
+    file, unreadable, empty, truncated, not a picture, or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels,
+    and for URLs.
     """
+    check_path(path, "a picture")
     path = _DEMO / Path(path).name if str(path) in demo_names() else Path(path)
     try:
         size = path.stat().st_size
@@ -50,18 +52,40 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
             raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: the file cannot be read: {reason}") from error
-    return _decode(path)
+    protect(path)
+    if is_video_file(path):
+        raise InputError(f"{path}: this is a video; give a picture, or the video where one may stand")
+    return decode(path)
 
 
-def _decode(path: Path) -> Image.Image:
+def is_picture(path: Path) -> bool:
+    """Whether a file holds a single picture that Pillow knows, going by its content; animations are none."""
+    if is_video_file(path):
+        return False
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=_formats()) as picture:
+            return not getattr(picture, "is_animated", False)
+    except Exception:
+        # Broken files make Pillow raise anything.
+        return False
+
+
+def _formats() -> list[str]:
     Image.init()
     # Reading EPS means running Ghostscript on it: a picture viewer should not execute programs.
-    formats = [name for name in Image.ID if name != "EPS"]
+    return [name for name in Image.ID if name != "EPS"]
+
+
+def decode(source: Path | IO[bytes], path: object = None) -> Image.Image:
+    """A picture from an open file or a path, as :func:`open_picture` gives it; ``path``: its name in errors.
+
+    Raises InputError for what is no picture, broken, truncated or too large.
+    """
+    path = source if path is None else path
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats) as picture:
+            with Image.open(source, formats=_formats()) as picture:
                 picture.load()
                 return to_rgb(_upright(picture))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -107,6 +131,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: the file name must end in .png")
+    check_free(path)
     # os.path: unlike pathlib it never raises, whatever the name.
     if os.path.isdir(path):
         raise InputError(f"{path}: this is a folder; give the name of a PNG file to write")

@@ -96,7 +96,7 @@ def skeleton(config: Any) -> ModelParts:
 
     family_of(config)
     with torch.device("meta"):
-        return find_parts(AutoModelForImageTextToText.from_config(config))
+        return find_parts(AutoModelForImageTextToText.from_config(config, trust_remote_code=False))
 
 
 def predict_on(

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
-from .pictures import InputError, open_picture
+from .containers import is_video_file
+from .errors import InputError
+from .files import protect
+from .pictures import is_picture, open_picture
+from .texts import check_path
 
 MAX_FRAMES = 32
-VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi")
-"""Ends of the names of files that are taken for videos."""
+VIDEOS = (
+    *(".mp4", ".m4v", ".mkv", ".webm", ".mov", ".qt", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
+    *(".wmv", ".asf", ".flv", ".ogv", ".3gp", ".3g2", ".mxf"),
+)
+"""Usual endings of the names of video files. What a file is, its content decides where that is known."""
 HINT = "reading video files needs PyAV: pip install 'illava[eval]'; or give a folder of frames"
 
 
-def read_video(path: Path) -> tuple[Image.Image, ...]:
+def is_video(path: str | os.PathLike[str]) -> bool:
+    """Whether this is a folder of frames or a video file, whatever its name ends in.
+
+    Only a file that begins neither as known videos nor as pictures do is taken by its ending.
+    """
+    if os.path.isdir(path) or is_video_file(path):
+        return True
+    return Path(path).suffix.lower() in VIDEOS and not is_picture(Path(path))
+
+
+def read_video(path: str | os.PathLike[str]) -> tuple[Image.Image, ...]:
     """The frames of a clip, oldest first: all of them, or ``MAX_FRAMES`` evenly spaced ones.
 
     Args:
@@ -23,8 +42,11 @@ def read_video(path: Path) -> tuple[Image.Image, ...]:
             in names counting as numbers.
 
     Raises InputError when there are no frames, one cannot be read or differs in size from the first, they
-    have too many pixels together, or PyAV is missing for a file.
+    have too many pixels together, or PyAV is missing for a file; for URLs, and for files that hold a picture.
     """
+    check_path(path, "a video, or of a folder of frames")
+    path = Path(path)
+    protect(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a video, or a folder of frames")
     frames = _from_folder(path) if path.is_dir() else _from_file(path)
@@ -44,6 +66,7 @@ def spaced(count: int, most: int) -> list[int]:
 def _from_folder(path: Path) -> tuple[Image.Image, ...]:
     files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
     files.sort(key=lambda file: _natural(file.name))
+    protect(*files)
     frames: list[Image.Image] = []
     chosen = [files[i] for i in spaced(len(files), MAX_FRAMES)]
     for file in chosen:
@@ -53,6 +76,8 @@ def _from_folder(path: Path) -> tuple[Image.Image, ...]:
 
 
 def _from_file(path: Path) -> tuple[Image.Image, ...]:
+    if is_picture(path):
+        raise InputError(f"{path}: this is a picture, not a video; give a video, or a folder of frames")
     try:
         import av
     except ImportError:
@@ -60,7 +85,9 @@ def _from_file(path: Path) -> tuple[Image.Image, ...]:
     kept: list[Image.Image] = []
     every = 1
     try:
-        with av.open(str(path)) as container:
+        # A playlist must not open other files or addresses.
+        options = {"protocol_whitelist": "none"}
+        with path.open("rb") as file, av.open(_Nameless(file), options=options) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 _check_pixels(path, frame.width, frame.height, MAX_FRAMES)
                 if number % every == 0:
@@ -74,6 +101,13 @@ def _from_file(path: Path) -> tuple[Image.Image, ...]:
         # Broken files make the decoders raise anything.
         raise InputError(f"{path}: the video cannot be read: {error}") from error
     return tuple(kept[i] for i in spaced(len(kept), MAX_FRAMES))
+
+
+class _Nameless:
+    """A file of which PyAV sees no name, as it would judge by the ending."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def _check_pixels(path: Path, width: int, height: int, frames: int) -> None:

@@ -64,7 +64,8 @@ def invoke(*words: object) -> Result:
 def call(*words: object, before: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``illava WORDS`` in a process of its own, after the Python code ``before``; slow with torch."""
     code = f"import sys; sys.argv[0] = 'illava'\n{before}\nfrom illava.cli import main; main()"
-    env = {**os.environ, "PYTHONPATH": str(SRC), "OMP_NUM_THREADS": "1"}
+    paths = [str(SRC), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
 

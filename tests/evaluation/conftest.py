@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,3 +93,15 @@ def go(loaded):
 @pytest.fixture(scope="session")
 def undisturbed(go, tmp_path_factory) -> Store:
     return go(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two pictures and a clip of eleven frames, to ask about."""
+    place = tmp_path / "mine"
+    (place / "clip").mkdir(parents=True)
+    for name, size, colour in (("a.png", (40, 30), "red"), ("b.png", (20, 20), "blue")):
+        Image.new("RGB", size, colour).save(place / name)
+    for number in range(11):
+        Image.new("RGB", (16, 12), (number, 0, 0)).save(place / "clip" / f"f{number}.png")
+    return place

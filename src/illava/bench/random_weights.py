@@ -21,7 +21,7 @@ def on_meta(made: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(made, dtype=dtype).eval()
+        return AutoModelForImageTextToText.from_config(made, dtype=dtype, trust_remote_code=False).eval()
 
 
 def build(name: str, layers: int | None, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -38,7 +38,7 @@ def build(name: str, layers: int | None, dtype: torch.dtype, device: torch.devic
     made = config(name, layers)
     check_fits(name, layers, dtype, free_bytes(device))
     with no_init_weights(), torch.device(device):
-        model = AutoModelForImageTextToText.from_config(made, dtype=dtype)
+        model = AutoModelForImageTextToText.from_config(made, dtype=dtype, trust_remote_code=False)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():

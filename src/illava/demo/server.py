@@ -21,7 +21,7 @@ from ..console import make_method
 from ..handle import accelerate
 from ..pictures import InputError, open_picture
 from ..report import Report
-from ..video import VIDEOS, read_video
+from ..video import is_video, read_video
 
 MOST_FILES, MOST_MEGABYTES, MOST_TOKENS = 8, 20, 128
 BUDGETS = {"all": 1.0, "1/2": 1 / 2, "1/3": 1 / 3, "1/6": 1 / 6, "1/9": 1 / 9, "1/18": 1 / 18}
@@ -45,6 +45,7 @@ class Server:
     names: Sequence[str]
     device: str = "auto"
     dtype: str = "auto"
+    trust_remote_code: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     _loaded: dict[str, tuple[nn.Module, Any]] = field(default_factory=dict)
     _uploads: dict[str, set[Path]] = field(default_factory=dict)
@@ -54,7 +55,7 @@ class Server:
         if name not in self.names:
             raise InputError(f"there is no model {name!r} here; choose one of {', '.join(self.names)}")
         if name not in self._loaded:
-            self._loaded[name] = load(name, self.device, self.dtype)
+            self._loaded[name] = load(name, self.device, self.dtype, self.trust_remote_code)
         return self._loaded[name]
 
     def note(self, session: str | None, files: Sequence[str]) -> None:
@@ -112,7 +113,7 @@ def read(files: Sequence[str]) -> tuple[list[Image.Image], tuple[Image.Image, ..
             raise InputError("the upload is gone; drop it again")
         if os.path.getsize(file) > MOST_MEGABYTES * 2**20:
             raise InputError(f"{Path(file).name}: larger than {MOST_MEGABYTES} MB; give a smaller file")
-    clips = [file for file in files if Path(file).suffix.lower() in VIDEOS]
+    clips = [file for file in files if is_video(file)]
     if clips and len(files) > 1:
         raise InputError("give either pictures or one video")
     try:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..errors import UnsupportedError
+from ..files import protect
 from ..handle import accelerate
 from ..methods import Method, method_from_dict, methods
 from ..methods.base import FILE_NAME
@@ -148,6 +149,7 @@ def _at(make: Callable[..., Any], **fields: Any) -> Callable[[float], Method]:
 def _saved(path: Path) -> Entrant:
     """A method from a file, under the file's name, or the folder's for the name that folders hold it by."""
     file = path / FILE_NAME if path.is_dir() else path
+    protect(path, file)
     name = file.resolve().parent.name if file.name == FILE_NAME else file.stem
     try:
         method = method_from_dict(json.loads(file.read_text(encoding="utf-8")))

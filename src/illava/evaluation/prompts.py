@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from ..pictures import InputError
+from ..errors import InputError
+from ..texts import check_text
 from .samples import Sample
 
 GREY = (128, 128, 128)
@@ -56,6 +57,7 @@ def _build(processor: Any, samples: Sequence[Sample]) -> Any:
     chats = []
     placeholders = [getattr(processor, name, None) for name in ("image_token", "video_token")]
     for sample in samples:
+        check_text("its question", sample.question)
         for token in placeholders:
             if token and token in sample.question:
                 raise ValueError(f"its question holds {token}, which stands for a picture")

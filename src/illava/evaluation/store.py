@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..files import replacing
+from ..files import check_free, replacing, to_json
 from ..pictures import InputError
 
 SETTINGS, ANSWERS = "settings.json", "answers.jsonl"
@@ -36,6 +36,8 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.folder = Path(folder)
         self._file = -1
+        check_free(self.folder)
+        check_free(self.folder / ANSWERS)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = self._known_settings()
@@ -62,7 +64,7 @@ class Store:
     def append(self, lines: Iterable[Line]) -> None:
         """Add answers, in one go and down to the disk; those that are there already are left out."""
         fresh = [line for line in lines if _key(line) not in self._done]
-        data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in fresh).encode()
+        data = "".join(to_json(line) + "\n" for line in fresh).encode()
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -159,7 +161,7 @@ def check_settings(folder: Path, known: dict[str, Any], asked: dict[str, Any]) -
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file all at once."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _key(line: Line) -> tuple[str, str, int]:

@@ -43,5 +43,7 @@ def save_animation(sheets: Sequence[Image.Image], path: str | os.PathLike[str], 
             )
     except OSError as error:
         raise InputError(f"{path}: the file cannot be written: {error.strerror or error}") from error
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path}: no animation can be made of this: {error}") from error
