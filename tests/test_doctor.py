@@ -256,9 +256,8 @@ def test_what_transformers_breaks_itself_is_not_illavas_fault():
 
 
 def test_a_fault_of_the_contract_is_named(monkeypatch):
-    monkeypatch.setattr(
-        verification, "contract_faults", lambda parts: ["DynamicLayer.update lost its argument"]
-    )
+    lost = "DynamicLayer.update lost its argument"
+    monkeypatch.setattr(verification, "contract_faults", lambda parts: [lost])
     found = illava.verify(tiny_model("llava"), method=BOTH)
     assert [check.name for check in found.faults] == ["contract"]
     assert found.verdict == f"fault: contract: {lost}"
