@@ -95,8 +95,7 @@ class EncoderStage:
 
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.run = None
-        if self.merges:
-            self.checkpoints.prepare(reentrant=False)
+        self.checkpoints.prepare(reentrant=not self.merges)
         if self.parts.tower.packed:
             vision = self.parts.config.vision_config
             grid, resized = self.parts.tower.grid(vision, args, kwargs), self.resize and self.resize.take()
