@@ -113,9 +113,11 @@ def accelerate(
             names a layer that the model does not have.
 
     While accelerated, logits cover the tokens that are left, so they are shorter than ``input_ids`` and
-    ``labels`` are refused; ``get_image_features`` marks what the encoder dropped by NaN rows. With
-    ``keep=1.0``, or without pictures, logits are bit-identical to the plain model's. One accelerated model
-    serves one thread at a time.
+    ``labels`` are refused; padding that follows a row stays there, so the last logits stand where the plain
+    model has them. ``get_image_features``, and the ``image_outputs`` of a forward, keep a row for every
+    placeholder, NaN where the encoder dropped a token, and can be handed in again. With ``keep=1.0``, or
+    without pictures, logits are bit-identical to the plain model's. Threads that call one accelerated model
+    wait for each other.
     """
     if method is not None and not isinstance(method, Method):
         raise ValueError(

@@ -163,6 +163,30 @@ def test_a_model_that_exits_early(name):
         del type(model.config).num_hidden_layers
 
 
+@pytest.mark.parametrize("helper", ["itself", "lookup"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "internvl"])
+def test_an_assistant_and_a_static_cache(name, helper):
+    """As far as transformers lets them go together, which it does from 5.24 on."""
+    model = tiny_model(name)
+    model.generation_config.num_assistant_tokens = 3
+    inputs = single(model)
+    options = {"assistant_model": model} if helper == "itself" else {"prompt_lookup_num_tokens": 3}
+    options |= {"cache_implementation": "static", "max_new_tokens": 8, "do_sample": False}
+    with torch.no_grad():
+        try:
+            model.generate(**inputs, **options)
+            possible = True
+        except ValueError:
+            possible = False
+        with illava.accelerate(model, method_of(name)):
+            greedy = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+            if possible:
+                assert torch.equal(model.generate(**inputs, **options), greedy)
+            else:
+                with pytest.raises(ValueError, match=r"[Ss]tatic"):
+                    model.generate(**inputs, **options)
+
+
 def test_an_option_of_a_call_that_never_reached_the_model():
     model = tiny_model("llava")
     inputs = single(model)

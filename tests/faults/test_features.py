@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -103,3 +104,19 @@ def test_embeddings_whose_pictures_are_not_known():
             marked = embedded(model, inputs, encoded(model, inputs)[0])
             with pytest.raises(illava.UnsupportedError, match="input_ids"):
                 model(inputs_embeds=marked)
+
+
+def test_features_of_another_model_that_are_not_numbers():
+    """NaN of a plain model's features is no mark; nor can a copy of marked ones be told from it."""
+    model = tiny_model("llava")
+    inputs = prompt(model, [(TEXTS[0], [picture(model, (1, 1))])])
+    plain, rest = encoded(model, inputs)
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        model(**rest, mm_encoder_outputs=dict(plain))
+        plain["image"].pooler_output[0][3] = torch.nan
+        with pytest.raises(illava.UnsupportedError, match="very objects"):
+            model(**rest, mm_encoder_outputs=dict(plain))
+        made, _ = encoded(model, inputs)
+        model(**rest, mm_encoder_outputs=dict(made))
+        with pytest.raises(illava.UnsupportedError, match="very objects"):
+            model(**rest, mm_encoder_outputs=copy.deepcopy(made))

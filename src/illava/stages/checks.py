@@ -8,20 +8,26 @@ from __future__ import annotations
 from typing import Any
 
 from ..compat import installed
+from ..errors import UnsupportedError
 from .cache import MergedLayer
 from .encoder_run import EncoderRun
 from .prefill import Prefill
 
 
-def check_marks(found: int, runs: list[EncoderRun], batch: int) -> None:
+def check_marks(found: int, runs: list[EncoderRun], prefill: Prefill) -> None:
     """Raise RuntimeError unless ``found`` placeholders are marked as often as the encoder dropped features.
 
-    ``runs`` made the features; none are known where these came from elsewhere. Each of the ``batch`` rows may
-    hold them once more, as beams do.
+    ``runs`` made the features; each row of the batch may hold them once more, as beams do. Raises
+    UnsupportedError for marks in features that the model was handed and did not make.
     """
+    if found and prefill.prompt.foreign and not runs:
+        raise UnsupportedError(
+            "mm_encoder_outputs hold NaN, and are not the very objects that this accelerated model's "
+            "get_image_features returned, so whether NaN marks dropped tokens is not known; hand over these"
+        )
     if not runs or any(run.marked is None for run in runs):
         return
-    expected = sum(run.marked or 0 for run in runs)
+    expected, batch = sum(run.marked or 0 for run in runs), len(prefill.prompt.runs)
     if found == expected or (expected and found % expected == 0 and 1 <= found // expected <= batch):
         return
     _fail("features of dropped tokens that reached the language model", expected, found)

@@ -98,7 +98,7 @@ class LlmStage:
             traces: dict[int, Any] | None = {} if self.entry.trace else None
             self.done = Prefill(prompt, whole(prompt, embeds), None, traces=traces)
             if self.marks:
-                check_marks(0, self._runs(self.done), len(embeds))
+                check_marks(0, self._runs(self.done), self.done)
             return None
         if cache is not None:
             refuse_filled(cache)
@@ -115,7 +115,7 @@ class LlmStage:
         self.state = self.done = prefill = self.entry.enter(prompt, kwargs, embeds, dropped, start)
         prefill.start = start
         if self.marks:
-            check_marks(sum(prompt.lengths) - sum(prefill.entering), self._runs(prefill), len(embeds))
+            check_marks(sum(prompt.lengths) - sum(prefill.entering), self._runs(prefill), prefill)
         prefill.cache_layers, sequence = layers, prefill.entry
         if self.masks.by_window:
             kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)

@@ -41,6 +41,8 @@ class Prompt:
     """(B, L) the model's mask of padding, or None."""
     runs_given: list[EncoderRun]
     """The encoder's runs that made the features the model was handed, pictures before videos."""
+    foreign: bool
+    """Whether it was handed features whose runs are not known."""
 
 
 class PromptReader:
@@ -128,8 +130,9 @@ class PromptReader:
         last = self._last(visual, here, start, given.get("use_cache"))
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        made = self.features.runs_of(given.get("mm_encoder_outputs"))
-        self.prompt = Prompt(runs, lengths, video, mixed, last, here, made)
+        outputs = given.get("mm_encoder_outputs")
+        made = self.features.runs_of(outputs)
+        self.prompt = Prompt(runs, lengths, video, mixed, last, here, made, bool(outputs) and not made)
 
     def _by_types(self, embeds: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         """(B, L) bool twice: which of (B, L, d) embeddings are features, and which of these of videos.
