@@ -12,7 +12,7 @@ from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer, Qu
 
 import illava
 from illava.families import family_of
-from illava.stages.cache import prepare_for_merging
+from illava.stages.cache_setup import prepare_for_merging
 from tests.test_exact import BOTH, LLM, single
 from tests.tiny import FAMILIES, IMAGE, prompt, tiny_model
 

@@ -9,7 +9,8 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import illava
-from illava.stages.cache import MergedLayer, is_merged, prepare_for_merging
+from illava.stages.cache import MergedLayer, is_merged
+from illava.stages.cache_setup import prepare_for_merging
 from illava.stages.hooks import Owner
 from tests.tiny_configs import config
 

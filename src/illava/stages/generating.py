@@ -13,7 +13,7 @@ from transformers.masking_utils import create_masks_for_generate
 from ..compat import cache_of, generation_cache
 from ..errors import UnsupportedError
 from ..parts import ModelParts
-from .cache import prepare_for_merging
+from .cache_setup import prepare_for_merging
 from .calls import Calls
 from .hooks import Hooks
 from .llm_masks import LlmMasks

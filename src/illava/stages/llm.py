@@ -18,7 +18,8 @@ from transformers.cache_utils import DynamicCache
 
 from ..compat import cache_of, output_cache, with_cache
 from ..parts import ModelParts
-from .cache import MergedLayer, is_merged, prepare_for_merging, refuse_filled
+from .cache import MergedLayer, is_merged
+from .cache_setup import prepare_for_merging, refuse_filled
 from .calls import Calls
 from .checkpoints import Checkpoints
 from .checks import check_cache, check_marks, check_output

@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, StaticLayer
 
 from ..errors import UnsupportedError
-from .cache import Merged, MergedLayer, check_crop, refuse_static, refuse_without
+from .cache import Merged, MergedLayer, check_crop, refuse_without
+from .cache_setup import refuse_static
 from .llm_masks import LlmMasks
 
 BACKENDS = ("sdpa", "eager")
