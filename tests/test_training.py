@@ -51,6 +51,26 @@ def test_checkpointing_changes_no_gradient(name: str) -> None:
         torch.testing.assert_close(found[parameter], gradient, atol=1e-6, rtol=1e-4, msg=parameter)
 
 
+@pytest.mark.parametrize("use_cache", [None, True])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_checkpointed_layers_get_no_cache(name: str, use_cache: bool | None) -> None:
+    """transformers takes it from them, and warns; in evaluation mode they get it back."""
+    model = tiny_model(name).train()
+    inputs = inputs_of(model, "one", "single")
+    with illava.accelerate(model, method_of(name)):
+        expected = backward(checkpointed(model), inputs)
+        model.zero_grad()
+        model(**inputs, use_cache=use_cache).logits.pow(2).mean().backward()
+        for parameter, value in model.named_parameters():
+            if parameter in expected:
+                torch.testing.assert_close(value.grad, expected[parameter], atol=1e-6, rtol=1e-4)
+        with torch.no_grad():
+            wanted = model(**inputs, use_cache=False).logits
+            torch.testing.assert_close(model(**inputs, use_cache=use_cache).logits, wanted)
+            answer = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+            assert torch.equal(model.eval().generate(**inputs, max_new_tokens=3, do_sample=False), answer)
+
+
 def test_layers_do_run_again() -> None:
     model = checkpointed(tiny_model("qwen2_vl").train())
     runs: list[int] = []

@@ -53,7 +53,7 @@ class Handle:
         self._hooks = Hooks()
         try:
             self._hooks.attribute(self.parts.base, _MARK, self)
-            calls = Calls(self.parts, self._hooks, active=not self.plan.empty)
+            self._calls = calls = Calls(self.parts, self._hooks)
             encoder = EncoderStage(self.parts, self.plan, calls, self._hooks, trace=trace)
             ProjectorStage(self.parts, self.plan.projector, encoder, self._hooks)
             LlmStage(self.parts, self.plan, calls, encoder.features, self._hooks, self._note, trace=trace)
@@ -72,7 +72,9 @@ class Handle:
 
     def remove(self) -> None:
         """Take everything off again: the model is bit for bit what it was. Calling it twice does no harm."""
-        self._hooks.remove()
+        # Another thread's call comes to its end first.
+        with self._calls.lock.block():
+            self._hooks.remove()
 
     def __enter__(self) -> Handle:
         if not self._hooks.owner.active:

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 import illava
-from illava.compat import with_cache
+from illava.compat import cache_name, with_cache
 from illava.families import family_of
 from illava.stages import cache as caches
 from tests.battery.test_battery import method_of
@@ -54,7 +54,7 @@ def test_a_cache_that_is_ignored(name):
     inputs = single(model)
 
     def another(module, args, kwargs):
-        return args, with_cache(module, kwargs, DynamicCache(config=module.config))
+        return args, with_cache(cache_name(module), kwargs, DynamicCache(config=module.config))
 
     with illava.accelerate(model, method_of(name)), torch.no_grad():
         llm_of(model).register_forward_pre_hook(another, with_kwargs=True)

@@ -8,7 +8,7 @@ import torch
 import illava
 from tests.battery.test_battery import method_of
 from tests.test_exact import BOTH, ENCODER, single
-from tests.tiny import ALL, pictures, prompt, tiny_model
+from tests.tiny import ALL, pictures, prompt, tiny_model, video, video_prompt
 
 METHODS = {
     "both": BOTH,
@@ -113,3 +113,51 @@ def test_a_word_that_is_not_a_number_stays():
     assert 5 in inputs["input_ids"]
     with illava.accelerate(model, BOTH), torch.no_grad():
         assert model(**inputs).logits[:, -1].isnan().all()
+
+
+def spoiled_rows(module):
+    """Before each pass the caller says which row that the module gets holds a NaN."""
+    at = [0]
+
+    def put(module, args, kwargs):
+        args, kwargs = list(args), dict(kwargs)
+        x = (args[0] if args else next(iter(kwargs.values()))).clone(memory_format=torch.contiguous_format)
+        # Rows that are marked already stand for nothing.
+        rows = x.view(-1, x.shape[-1])
+        alive = (~rows.isnan().any(1)).nonzero().flatten()
+        rows[alive[at[0] % len(alive)], -1] = torch.nan
+        if args:
+            args[0] = x
+        else:
+            kwargs[next(iter(kwargs))] = x
+        return tuple(args), kwargs
+
+    module.register_forward_pre_hook(put, with_kwargs=True)
+    return at
+
+
+@pytest.mark.parametrize("keep", [0.995, 0.6, 0.4])
+@pytest.mark.parametrize("name", ["llava_next_video", "llava_onevision", "qwen2_vl", "glm4v"])
+def test_every_feature_of_a_video(name, keep):
+    """Averaged rows too: pooled before the projector, or after it."""
+    model = tiny_model(name)
+    inputs = video_prompt(model, [5, 6, 7], [], video(model, 2))
+    method = illava.Illava(encoder_layers=(1,), encoder_keep=keep, llm_layers=())
+    with illava.accelerate(model, method):
+        at = spoiled_rows(projector(model))
+        for at[0] in range(12):
+            assert last_logits(model, inputs).isnan().all(), at
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "method", [method_of("qwen3_vl"), illava.VisionZip(keep=0.3)], ids=["illava", "visionzip"]
+)
+def test_every_feature_that_is_tapped(method, dtype):
+    model = tiny_model("qwen3_vl").to(dtype)
+    inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in single(model).items()}
+    taps = model.model.visual.deepstack_merger_list
+    with illava.accelerate(model, method):
+        at = spoiled_rows(taps[1])
+        for at[0] in range(8):
+            assert last_logits(model, inputs).isnan().all(), at

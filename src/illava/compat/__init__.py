@@ -6,6 +6,7 @@ No version is compared where a signature can be read: see :mod:`.signatures`.
 from __future__ import annotations
 
 from .cache_names import CACHE_NAMES, cache_name, cache_of, generation_cache, output_cache, with_cache
+from .checkpointing import checkpoints_need_grad
 from .signatures import argument_names, named
 from .versions import TESTED, installed, tested_range
 
@@ -15,6 +16,7 @@ __all__ = [
     "argument_names",
     "cache_name",
     "cache_of",
+    "checkpoints_need_grad",
     "generation_cache",
     "installed",
     "named",

@@ -33,11 +33,9 @@ def output_cache(output: Any) -> Any:
     return cache_of(vars(output)) if hasattr(output, "__dict__") else None
 
 
-def with_cache(module: nn.Module, arguments: Mapping[str, Any], cache: Any) -> dict[str, Any]:
-    """``arguments`` with ``cache`` under the one name that the forward of ``module`` declares."""
-    out = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
-    out[cache_name(module)] = cache
-    return out
+def with_cache(name: str, arguments: Mapping[str, Any], cache: Any) -> dict[str, Any]:
+    """``arguments`` with ``cache`` under one ``name``, as :func:`cache_name` gives it, and no other."""
+    return {**{key: value for key, value in arguments.items() if key not in CACHE_NAMES}, name: cache}
 
 
 def cache_name(module: nn.Module) -> str:

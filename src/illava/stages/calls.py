@@ -7,6 +7,7 @@ which is dropped when it returns or fails.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,40 +27,114 @@ from .hooks import Hooks
 class Generation:
     """What one call of ``generate`` knows."""
 
-    prompt_length: int | None = None
-    """Tokens of the prompt, where candidates follow it in the first pass."""
+    prompt: Tensor | None = None
+    """(B, L) token ids of the prompt, where candidates follow it or further passes run it again."""
     last: Tensor | None = None
-    """(B,) int64 column of the last prompt token in the first pass, for passes that run the prompt again."""
+    """(B,) int64 column of the last prompt token in the first of the passes that run the prompt again."""
     at_end: Callable[[], None] = lambda: None
     """Called when it returns or fails."""
+
+
+class ThreadLock:
+    """A lock that one thread may take several times, and that does not outlive an interrupted forward.
+
+    Forward hooks do not run after Ctrl-C, which is no ``Exception``. So a thread that waits checks whether
+    the owner is still inside a module's call, and otherwise takes the lock from it.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._owner: int | None = None
+        self._blocks = 0
+        """``with`` blocks of the owner, which always end."""
+        self._calls: list[nn.Module] = []
+        """Modules whose calls the owner is in."""
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread holds it."""
+        return self._owner == threading.get_ident()
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Hold it for a ``with`` block."""
+        self._acquire()
+        self._blocks += 1
+        calls = len(self._calls)
+        try:
+            yield
+        finally:
+            self._blocks -= 1
+            del self._calls[calls:]
+            self._release()
+
+    def enter(self, module: nn.Module) -> None:
+        """Hold it for a call of ``module``, until ``leave``."""
+        self._acquire()
+        # No module calls itself: what is there already was interrupted.
+        if any(module is known for known in self._calls):
+            del self._calls[next(i for i, known in enumerate(self._calls) if known is module) :]
+        self._calls.append(module)
+
+    def leave(self, module: nn.Module) -> None:
+        """The call of ``module`` is over; nothing happens where this thread is in none."""
+        if self.mine and any(module is known for known in self._calls):
+            del self._calls[next(i for i, known in enumerate(self._calls) if known is module) :]
+            self._release()
+
+    def _acquire(self) -> None:
+        with self._free:
+            while not (self._owner is None or self.mine or self._abandoned()):
+                self._free.wait(0.2)
+            if not self.mine:
+                self._owner = threading.get_ident()
+                self._blocks, self._calls = 0, []
+
+    def _release(self) -> None:
+        if not self._blocks and not self._calls:
+            with self._free:
+                self._owner = None
+                self._free.notify()
+
+    def _abandoned(self) -> bool:
+        """Whether the owner is in no module's call, although it has not reported the end of one."""
+        if self._blocks:
+            return False
+        frame = sys._current_frames().get(self._owner or 0)
+        while frame is not None:
+            if frame.f_code is nn.Module._call_impl.__code__:
+                return False
+            frame = frame.f_back
+        return True
 
 
 class Calls:
     """Lets one thread at a time run the model; ``generation`` is this thread's call of generate."""
 
-    def __init__(self, parts: ModelParts, hooks: Hooks, *, active: bool) -> None:
-        self.parts, self.hooks, self.active = parts, hooks, active
-        self._lock = threading.RLock()
-        self._entered: list[nn.Module] = []
+    def __init__(self, parts: ModelParts, hooks: Hooks) -> None:
+        self.parts, self.hooks = parts, hooks
+        self.lock = ThreadLock()
+        self.generating = False
+        """Whether the thread that holds the lock is in ``generate``; compiled code reads it."""
         self._local = threading.local()
-        for module in self._modules:
-            hooks.pre(module, self._enter)
         if hasattr(parts.model, "generate"):
-            hooks.attribute(parts.model, "generate", self._generating(parts.model.generate))  # type: ignore[operator, arg-type]
+            generate: Any = parts.model.generate
+            hooks.attribute(parts.model, "generate", self._exclusively(generate))
         for name in ("generate_batch", "continuous_batching_context_manager", "init_continuous_batching"):
             if hasattr(parts.model, name):
                 hooks.attribute(parts.model, name, _refuse_paged)
 
     @property
     def _modules(self) -> list[nn.Module]:
-        # The head's notes are read by the base.
+        # The base reads what the hooks of the outer model noted.
         return (
             [self.parts.model] if self.parts.model is self.parts.base else [self.parts.model, self.parts.base]
         )
 
     def close(self) -> None:
-        """After all other hooks are attached: let the next thread in behind them."""
+        """When all other hooks are attached: come before the first and after the last of them."""
         for module in self._modules:
+            self.hooks.pre(module, self._enter, prepend=True)
             self.hooks.post(module, self._leave, always=True)
 
     @property
@@ -68,17 +143,10 @@ class Calls:
         stack = getattr(self._local, "stack", None)
         return stack[-1] if stack else None
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other threads out."""
-        with self._lock:
-            entered = len(self._entered)
-            try:
-                yield
-            finally:
-                # A forward that was interrupted, as by Ctrl-C, has not run its hooks.
-                while len(self._entered) > entered:
-                    self._pop()
+    @property
+    def mine(self) -> bool:
+        """Whether this thread's call is the one under way."""
+        return torch.compiler.is_compiling() or self.lock.mine
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if _exporting():
@@ -91,34 +159,40 @@ class Calls:
                 "replicas of an accelerated model (torch.nn.DataParallel) are not supported: accelerate "
                 "one model on each device"
             )
-        if torch.compiler.is_compiling():
-            return
-        self._lock.acquire()
-        # No model calls itself: what is there already was interrupted.
-        while any(module is known for known in self._entered):
-            self._pop()
-        self._entered.append(module)
+        # Steps that generate() compiles must not leave compiled code, and it holds the lock for them.
+        if not (torch.compiler.is_compiling() and self.generating):
+            self._lock_for(module)
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling() and self._entered and self._entered[-1] is module:
-            self._pop()
+        if not (torch.compiler.is_compiling() and self.generating):
+            self._unlock_for(module)
 
-    def _pop(self) -> None:
-        self._entered.pop()
-        self._lock.release()
+    @torch.compiler.disable
+    def _lock_for(self, module: nn.Module) -> None:
+        self.lock.enter(module)
+        if not self.hooks.owner.active:
+            # The hooks were taken off while this thread waited.
+            self.lock.leave(module)
 
-    def _generating(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+    @torch.compiler.disable
+    def _unlock_for(self, module: nn.Module) -> None:
+        self.lock.leave(module)
+
+    def _exclusively(self, generate: Callable[..., Any]) -> Callable[..., Any]:
         # generate() and pipelines read the signature.
         @wraps(generate)
         def generate_alone(*args: Any, **kwargs: Any) -> Any:
             if "paged" in (_cache_implementation(args, kwargs), kwargs.get("cache_implementation")):
                 _refuse_paged()
             stack = self._local.__dict__.setdefault("stack", [])
-            with self.alone():
+            with self.lock.block():
+                outer, self.generating = self.generating, True
                 stack.append(Generation())
                 try:
                     return generate(*args, **kwargs)
                 finally:
+                    self.generating = outer
+                    self.hooks.owner.running = False
                     stack.pop().at_end()
 
         return generate_alone

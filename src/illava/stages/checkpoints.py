@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..compat import checkpoints_need_grad
 from ..errors import UnsupportedError
 from .hooks import Hooks
 
@@ -33,12 +34,23 @@ class Checkpoints:
         self.stage, self.name, self.layers, self.after = stage, name, layers, after
         self.again = False
         """Whether a layer is running again just now."""
+        # Read here, since compiled code cannot.
+        self._need_grad = checkpoints_need_grad()
         hooks.undo(self._restore)
 
     @property
     def active(self) -> bool:
         """Whether a pass made now would run the layers again."""
-        return torch.is_grad_enabled() and any(
+        return torch.is_grad_enabled() and self._switched_on
+
+    @property
+    def without_cache(self) -> bool:
+        """Whether a pass made now would hand the layers no key/value cache, since they are checkpointed."""
+        return self.active or (not self._need_grad and self._switched_on)
+
+    @property
+    def _switched_on(self) -> bool:
+        return any(
             layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self.layers
         )
 

@@ -20,12 +20,12 @@ def check_marks(found: int, runs: list[EncoderRun], prefill: Prefill) -> None:
     ``runs`` made the features; each row of the batch may hold them once more, as beams do. Raises
     UnsupportedError for marks in features that the model was handed and did not make.
     """
-    if found and prefill.prompt.foreign and not runs:
+    if found and prefill.prompt.unknown_source:
         raise UnsupportedError(
             "mm_encoder_outputs hold NaN, and are not the very objects that this accelerated model's "
             "get_image_features returned, so whether NaN marks dropped tokens is not known; hand over these"
         )
-    if not runs or any(run.marked is None for run in runs):
+    if prefill.prompt.unknown_source or not runs or any(run.marked is None for run in runs):
         return
     expected, batch = sum(run.marked or 0 for run in runs), len(prefill.prompt.runs)
     if found == expected or (expected and found % expected == 0 and 1 <= found // expected <= batch):

@@ -34,9 +34,8 @@ class FeatureCalls:
         self._made: dict[int, tuple[weakref.ref[Any], list[EncoderRun]]] = {}
         for name in FUNCTIONS:
             if hasattr(base, name):
-                hooks.attribute(base, name, self._noting(getattr(base, name), name == "get_video_features"))
-        # Before and after whatever else acts on a pass.
-        hooks.pre(base, self._begin_pass, prepend=True)
+                hooks.attribute(base, name, self._wrap(getattr(base, name), name == "get_video_features"))
+        hooks.pre(base, self._begin_pass)
         hooks.post(base, self._end_pass, always=True)
         hooks.undo(self._made.clear)
 
@@ -45,29 +44,38 @@ class FeatureCalls:
         if self._depth:
             self.runs.append(run)
 
-    def runs_of(self, outputs: Any) -> list[EncoderRun]:
-        """The runs that made the features in ``mm_encoder_outputs``; none where they came from elsewhere."""
-        runs = []
-        for output in outputs.values() if isinstance(outputs, dict) else ():
+    def runs_of(self, outputs: Any) -> tuple[list[EncoderRun], bool]:
+        """The runs that made the features in ``mm_encoder_outputs``, and whether all are known.
+
+        Features that came from elsewhere, copies included, have none.
+        """
+        runs, known = [], True
+        given = outputs.values() if isinstance(outputs, dict) else () if outputs is None else (outputs,)
+        for output in given:
             made, of = self._made.get(id(output), (None, []))
             if made is not None and made() is output:
                 runs += of
-        return runs
+            elif output is not None:
+                known = False
+        return runs, known
 
     def _begin_pass(self, *_: Any) -> None:
         self.runs, self._depth = [], 1
 
     def _end_pass(self, *_: Any) -> None:
+        if not self.calls.mine:
+            # A call that failed before it came in.
+            return
         self.runs, self._depth = [], 0
         self.end()
 
-    def _noting(self, encode: Callable[..., Any], is_video: bool) -> Callable[..., Any]:
+    def _wrap(self, encode: Callable[..., Any], is_video: bool) -> Callable[..., Any]:
         # generate() asks for the signature.
         @wraps(encode)
         def encode_pictures(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return self._encode(encode, is_video, args, kwargs)
-            with self.calls.alone():
+            with self.calls.lock.block():
                 return self._encode(encode, is_video, args, kwargs)
 
         return encode_pictures

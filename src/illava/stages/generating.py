@@ -43,7 +43,7 @@ class Generating:
         # The first pass of assisted decoding runs over the prompt and the candidates at once.
         generation = self.calls.generation
         if generation is not None and "input_ids" in kwargs:
-            generation.prompt_length = kwargs["input_ids"].shape[1]
+            generation.prompt = kwargs["input_ids"]
             model_kwargs = kwargs.get("model_kwargs") or {}
             cache = self._empty_static(model_kwargs)
             if cache is not None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from ..compat import cache_of, output_cache, with_cache
+from ..compat import cache_name, cache_of, output_cache, with_cache
 from ..parts import ModelParts
 from .cache import MergedLayer, is_merged
 from .cache_setup import prepare_for_merging, refuse_filled
@@ -29,10 +29,10 @@ from .hooks import Hooks
 from .llm_entry import LlmEntry, sequence_of, whole
 from .llm_masks import CachedMasks, LlmMasks, check_masks
 from .llm_watch import LlmWatch
-from .masks import close_up, take, take_positions, take_rows
+from .marks import marked
+from .masks import compact_rows, take, take_positions, take_rows
 from .positions import compact
 from .prefill import Prefill, Sequence
-from .projector import marked
 from .prompt import PromptReader
 from .static_cache import StaticMasks, check_room, is_static, see_padding, settle, static_refusal
 from .steps import LlmStep, Plan, Units, reduced
@@ -61,6 +61,8 @@ class LlmStage:
         self.done: Prefill | None = None
         """The pass under way, to be published when the LLM has come to its end."""
         self.owner = hooks.owner
+        # Read once, since compiled code cannot.
+        self.cache_name = cache_name(parts.llm)
         self.masks = LlmMasks(parts)
         self.flash = self.masks.flash
         self.state: Prefill | CachedMasks | StaticMasks | None = None
@@ -86,7 +88,9 @@ class LlmStage:
         self.checkpoints.prepare()
         if self.steps or self.marks:
             check_masks(self.parts, flash=self.flash)
-        cache, embeds = cache_of(kwargs), kwargs.get("inputs_embeds")
+        # Checkpointed layers are handed none.
+        cache = None if self.checkpoints.without_cache else cache_of(kwargs)
+        embeds = kwargs.get("inputs_embeds")
         if embeds is None:
             return None
         if prompt is None:
@@ -108,7 +112,7 @@ class LlmStage:
         layers = None
         if cache is None and self._uses_cache(kwargs):
             cache = DynamicCache(config=self.parts.llm.config)
-            kwargs = with_cache(module, kwargs, cache)
+            kwargs = with_cache(self.cache_name, kwargs, cache)
         if cache is not None:
             refusal = static_refusal(self.masks, self.parts.recurrent, cache)
             layers = prepare_for_merging(cache, self.masks.windows, self.owner, refusal)
@@ -129,7 +133,7 @@ class LlmStage:
         return args, kwargs
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
-        wanted = kwargs.get("use_cache")
+        wanted = False if self.checkpoints.without_cache else kwargs.get("use_cache")
         return bool(self.parts.llm.config.use_cache if wanted is None else wanted)
 
     def _enter_decoding(
@@ -266,7 +270,7 @@ class LlmStage:
         stays = ~visual & (sequence.columns >= 0).to(hidden.device)
         stays = stays.index_put(places, torch.ones_like(places[0], dtype=torch.bool))
         hidden = hidden.index_put(places, merged.units)
-        kept = close_up(stays, sequence.columns).to(sequence.columns.device)
+        kept = compact_rows(stays, sequence.columns).to(sequence.columns.device)
         left = sequence_of(
             prefill.prompt,
             *(take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),

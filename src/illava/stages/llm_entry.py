@@ -10,7 +10,8 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..parts import ModelParts
 from .llm_masks import LlmMasks
-from .masks import among, close_up, take, take_positions, take_rows
+from .marks import finite, marked
+from .masks import among, compact_rows, take, take_positions, take_rows
 from .positions import compact
 from .prefill import Prefill, Sequence
 from .prompt import Prompt
@@ -52,7 +53,7 @@ class LlmEntry:
         if 0 in self.steps:
             embeds, alive = self._choose(prefill, alive, embeds, entering)
         if bool((sequence.columns.ge(0) & ~alive).any()):
-            columns = close_up(alive, sequence.columns)
+            columns = compact_rows(alive, sequence.columns)
             runs = take(prompt.runs, columns)
             index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
             sequence = sequence_of(prompt, columns, index, runs)
@@ -136,10 +137,11 @@ class LlmEntry:
         kwargs["position_ids"] = compact(positions, sequence.runs, columns) if self.compact else positions
         shown = kwargs.get("visual_pos_masks")
         if shown is not None and kwargs.get("deepstack_visual_embeds") is not None:
-            # What was tapped early has rows of tokens that went later: whoever is left decides.
-            left = among(columns, length)[shown]
+            # What was tapped early has rows of tokens that were dropped later.
+            left, row = among(columns, length)[shown], shown.nonzero()[:, 0]
             kwargs["deepstack_visual_embeds"] = [
-                rows[left.to(rows.device)] for rows in kwargs["deepstack_visual_embeds"]
+                _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch)
+                for rows in kwargs["deepstack_visual_embeds"]
             ]
             kwargs["visual_pos_masks"] = take_rows(shown, columns)
 
@@ -150,3 +152,14 @@ class LlmEntry:
             return torch.arange(start, start + length, device=kwargs["inputs_embeds"].device)[None]
         # (4, B, L) has a text row that serves packed sequences only.
         return positions[-3:] if positions.dim() > 2 else positions
+
+
+def _left_of_tap(rows: Tensor, left: Tensor, row: Tensor, batch: int) -> Tensor:
+    """(V, d) tapped features of all placeholders to those that are ``left``, (V,) bool.
+
+    NaN and infinity in dropped ones go to those of the same ``row`` of the batch, (V,) int64, as attention
+    would have carried them; marks do not.
+    """
+    bad = torch.where(finite(rows) | marked(rows), 0.0, torch.nan)
+    each = bad.new_zeros(batch).index_add_(0, row, bad)
+    return rows[left] + each[row[left]][:, None].to(rows.dtype)

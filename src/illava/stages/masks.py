@@ -16,7 +16,7 @@ def left_pad(rows: list[Tensor]) -> Tensor:
     return out
 
 
-def close_up(stays: Tensor, columns: Tensor) -> Tensor:
+def compact_rows(stays: Tensor, columns: Tensor) -> Tensor:
     """Which tokens are left of rows of unequal length, with those of padding behind a row still behind it.
 
     Args:

@@ -21,6 +21,7 @@ from ..parts import ModelParts
 from .encoder import EncoderStage
 from .encoder_run import EncoderRun
 from .hooks import Hooks
+from .marks import count_marked, mark_through, marked, unmarked
 from .steps import ProjectorStep, Units, reduced
 
 
@@ -99,7 +100,8 @@ class ProjectorStage:
                 return function(features, *args, **kwargs)
             run.mixing = (str(self.parts.family.pooler), function, [], args, kwargs)
             if run.kept is None:
-                return function(features, *args, **kwargs)
+                run.marked = 0
+                return unmarked(function(features, *args, **kwargs))
             mode = getattr(pooler, "mode", "average")
             if mode != "average":
                 raise UnsupportedError(
@@ -136,7 +138,9 @@ class ProjectorStage:
         if self.step is not None and self.step.projected and module is self.parts.projector:
             features = self._reduce(run, features)
         if run.mixing and run.mixing[0] == self.parts.family.pooler:
-            return None
+            # Marked before they came here: a row that was not is no mark now.
+            before = marked(args[0] if args else next(iter(kwargs.values())))
+            return unmarked(features).masked_fill(before[..., None], float("nan"))
         features = unmarked(features)
         if module is self.parts.projector:
             run.marked = 0 if run.kept is None else sum(run.full_lengths) - sum(run.lengths)
@@ -233,67 +237,3 @@ class ProjectorStage:
         full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
         full = full.index_copy(0, run.kept.to(rows.device), rows)
         return torch.cat([prefix, full.view(*features.shape[:-2], -1, rows.shape[-1])], dim=-2)
-
-
-def marked(features: Tensor) -> Tensor:
-    """(..., d) features to (...) bool: which rows the encoder stage dropped."""
-    return features[..., 0].isnan()
-
-
-def unmarked(features: Tensor) -> Tensor:
-    """(..., d) features without marks: a NaN of the model's own becomes infinite where a mark would be.
-
-    Norms turn it into NaN again. Otherwise overflow would look like a dropped token.
-    """
-    first = features[..., :1]
-    return torch.cat([first.masked_fill(first.isnan(), torch.inf), features[..., 1:]], -1)
-
-
-def count_marked(features: Any) -> int:
-    """Marked rows of what a function that arranges features returned."""
-    parts = (
-        [features]
-        if isinstance(features, Tensor)
-        else features[0]
-        if isinstance(features, tuple)
-        else features
-    )
-    return sum(int(marked(part).sum()) for part in parts)
-
-
-def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function that may average feature rows respect marked ones.
-
-    Every row it returns becomes the average over survivors only, by the weights the function itself uses
-    (found by running it on a one-channel indicator), and is marked when survivors make up less than half
-    of those weights. Rows that are copied come out as they went in, bit for bit.
-    """
-
-    def run(features: Any, *args: Any, **kwargs: Any) -> Any:
-        parts = [features] if isinstance(features, Tensor) else list(features)
-        if not any(bool(marked(part).any()) for part in parts):
-            return function(features, *args, **kwargs)
-
-        def rebuild(parts: list[Tensor]) -> Any:
-            return parts[0] if isinstance(features, Tensor) else type(features)(parts)
-
-        filled = rebuild([part.masked_fill(marked(part)[..., None], 0) for part in parts])
-        alive = rebuild([(~marked(part)).float()[..., None] for part in parts])
-        shares_kwargs = dict(kwargs)
-        if kwargs.get("image_newline") is not None:
-            shares_kwargs["image_newline"] = kwargs["image_newline"].new_ones(1)
-        values, shares = function(filled, *args, **kwargs), function(alive, *args, **shares_kwargs)
-        if isinstance(values, Tensor):
-            return _average(values, shares)
-        rows, *rest = values
-        return ([_average(v, s) for v, s in zip(rows, shares[0], strict=True)], *rest)
-
-    return run
-
-
-def _average(values: Tensor, shares: Tensor) -> Tensor:
-    dropped = shares < 0.5
-    # Weights add up to one within rounding: a row whose sources all live stays what it is, bit for bit.
-    whole = (shares - 1).abs() < 1e-5
-    rows = torch.where(whole, values, values / shares.masked_fill(dropped | whole, 1).to(values.dtype))
-    return unmarked(rows).masked_fill(dropped, float("nan"))

@@ -18,7 +18,7 @@ from .encoder_run import EncoderRun
 from .features import FeatureCalls
 from .generating import Generating, picture_tensor
 from .hooks import Hooks
-from .projector import marked
+from .marks import marked
 
 _UNKNOWN = "inputs_embeds without input_ids: where pictures are among them is not known"
 
@@ -41,7 +41,7 @@ class Prompt:
     """(B, L) the model's mask of padding, or None."""
     runs_given: list[EncoderRun]
     """The encoder's runs that made the features the model was handed, pictures before videos."""
-    foreign: bool
+    unknown_source: bool
     """Whether it was handed features whose runs are not known."""
 
 
@@ -72,9 +72,16 @@ class PromptReader:
 
     def _forget(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         # An image encoder that failed has left a prompt that the LLM never took.
+        if not self.calls.mine:
+            return
         self.prompt = self.refusal = self.padding = None
 
-    def _note_options(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _note_options(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:
+        if kwargs is None:
+            # torch's way to call a hook that was taken off while this thread waited to come in.
+            return
         self.refusal, given = None, named(module, args, kwargs)
         if given.get("labels") is not None:
             self.refusal = "labels (a loss of your own on the logits is fine)"
@@ -87,7 +94,9 @@ class PromptReader:
             # The auxiliary loss lays the prompt's mask over them.
             self.refusal = "output_router_logits"
 
-    def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        if kwargs is None:
+            return
         self.prompt, given = None, named(module, args, kwargs)
         padding = given.get("attention_mask")
         self.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
@@ -113,7 +122,7 @@ class PromptReader:
         if not bool(visual.any()):
             if ids is not None or picture_tensor(given) is not None or not self.active:
                 return
-            known = self._by_types(found, given)
+            known = self._placeholders_from_types(found, given)
             if known is None:
                 return
             visual, video = known
@@ -127,14 +136,15 @@ class PromptReader:
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
-        last = self._last(visual, here, start, given.get("use_cache"))
+        last = self._last(ids, visual, here, start, given.get("use_cache"))
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        outputs = given.get("mm_encoder_outputs")
-        made = self.features.runs_of(outputs)
-        self.prompt = Prompt(runs, lengths, video, mixed, last, here, made, bool(outputs) and not made)
+        made, known = self.features.runs_of(given.get("mm_encoder_outputs"))
+        self.prompt = Prompt(runs, lengths, video, mixed, last, here, made, not known)
 
-    def _by_types(self, embeds: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    def _placeholders_from_types(
+        self, embeds: Tensor, given: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor] | None:
         """(B, L) bool twice: which of (B, L, d) embeddings are features, and which of these of videos.
 
         None where there are none or that is not known. Raises UnsupportedError where dropped ones are among
@@ -163,24 +173,29 @@ class PromptReader:
         embedding = self.parts.base.get_input_embeddings()  # type: ignore[operator]
         return (found == embedding(torch.tensor(token, device=found.device))).all(-1)
 
-    def _last(self, visual: Tensor, padding: Tensor | None, start: int, use_cache: bool | None) -> Tensor:
+    def _last(
+        self, ids: Tensor | None, visual: Tensor, padding: Tensor | None, start: int, use_cache: bool | None
+    ) -> Tensor:
         """(B,) int64 column of the last prompt token, of a prompt that follows ``start`` cached tokens."""
         generation = self.calls.generation
-        if generation is not None and generation.prompt_length is not None:
-            # Candidates that an assistant proposes follow the prompt.
-            end = min(generation.prompt_length - start, visual.shape[1])
-            return torch.full((len(visual),), end - 1, dtype=torch.int64, device=visual.device)
         columns = torch.arange(visual.shape[1], device=visual.device)
         if padding is not None:
             last = (padding.bool() * columns).argmax(1)
         else:
             last = columns[-1].repeat(len(visual))
-        if generation is None or use_cache is not False:
+        if generation is None or ids is None:
             return last
-        # Without a cache generate() runs the sequence again and again, each time one token longer.
-        if generation.last is None:
-            generation.last = last
-        return generation.last
+        if generation.prompt is None:
+            if use_cache is False:
+                # generate() runs the sequence again and again, each time one token longer.
+                generation.prompt, generation.last = ids, last
+            return last
+        # Other prompts may be run meanwhile, as by a logits processor.
+        prompt = generation.prompt[:, start:].to(ids.device)
+        if ids.shape[1] < prompt.shape[1] or not torch.equal(ids[:, : prompt.shape[1]], prompt):
+            return last
+        # Candidates that an assistant proposes follow the prompt.
+        return torch.full_like(last, prompt.shape[1] - 1) if generation.last is None else generation.last
 
 
 def _videos_alone(kwargs: Mapping[str, Any]) -> bool:

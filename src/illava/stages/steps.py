@@ -13,6 +13,7 @@ from torch import Tensor
 from ..merging import MergedSegments, keep_count
 from ..precision import full_precision
 from ..scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
+from .marks import finite
 
 Positions = Literal["original", "compact"]
 Asks = Literal["before", "itself", "nothing"]
@@ -150,9 +151,7 @@ def reduced(step: Step, units: Units) -> MergedSegments | None:
     merged = step.reduce(units)
     if merged is None:
         return None
-    # Zero, or NaN; summed in float32, which finite float16 cannot overflow.
-    wide = torch.promote_types(units.vectors.dtype, torch.float32)
-    bad = units.vectors.detach().sum(-1, dtype=wide) * 0
+    bad = torch.where(finite(units.vectors), 0.0, torch.nan)
     survivors = merged.units
     if len(units.lengths) == 1:
         return merged._replace(units=survivors + bad.sum().to(survivors.dtype))
