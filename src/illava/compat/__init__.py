@@ -5,6 +5,7 @@ No version is compared where a signature can be read: see :mod:`.signatures`.
 
 from __future__ import annotations
 
+from .attention import eager_attention
 from .cache_names import CACHE_NAMES, cache_name, cache_of, generation_cache, output_cache, with_cache
 from .checkpointing import checkpoints_need_grad
 from .signatures import argument_names, named
@@ -17,6 +18,7 @@ __all__ = [
     "cache_name",
     "cache_of",
     "checkpoints_need_grad",
+    "eager_attention",
     "generation_cache",
     "installed",
     "named",

@@ -28,6 +28,10 @@ class Signature:
     """Whether it passes on ``*args`` and ``**kwargs``, so that its own arguments say nothing."""
     uses: frozenset[str] | None
     """Attributes, globals, keywords and one-word strings in its code; None where there is no Python code."""
+    keywords: bool = False
+    """Whether it takes ``**kwargs``."""
+    home: str = ""
+    """The package that it comes from."""
 
 
 def original(module: nn.Module) -> nn.Module:
@@ -42,17 +46,42 @@ def method_of(owner: Any, name: str) -> Signature | None:
 
     A method that was replaced on the instance, as the hooks of accelerate do, is read instead of the class's.
     """
-    own = vars(owner).get(name) if not isinstance(owner, type) else None
-    if own is not None:
-        # Bound already. Not kept: it leads to the module that it belongs to.
-        return _read(own, bound=True)
     kind = owner if isinstance(owner, type) else type(owner)
-    found = inspect.getattr_static(kind, name, None)
-    if found is None:
-        return None
-    if isinstance(found, (staticmethod, classmethod)):
-        return _of_class(found.__func__, isinstance(found, staticmethod))
-    return _of_class(found, False)
+    own = vars(owner).get(name) if not isinstance(owner, type) else None
+    inherited = _inherited(kind.__mro__, name)
+    if own is None:
+        return inherited
+    # Bound already. Not kept: it leads to the module that it belongs to.
+    read = _read(own, bound=True)
+    return inherited if read.opaque and inherited is not None else _with_inherited(read, inherited)
+
+
+def _inherited(mro: tuple[type, ...], name: str) -> Signature | None:
+    """The signature of a method by the classes that may have it."""
+    for number, kind in enumerate(mro):
+        found = vars(kind).get(name)
+        if found is None:
+            continue
+        static = isinstance(found, staticmethod)
+        function = found.__func__ if isinstance(found, (staticmethod, classmethod)) else found
+        read = _of_class(function, static)
+        return _with_inherited(read, _inherited(mro[number + 1 :], name))
+    return None
+
+
+def _with_inherited(read: Signature, inherited: Signature | None) -> Signature:
+    """What a method takes that hands ``**kwargs`` to the one that it overrides, as users' subclasses do."""
+    if inherited is None or not read.keywords or read.home in ("transformers", "torch"):
+        return read
+    return Signature(
+        positional=read.positional or inherited.positional,
+        names=read.names | inherited.names,
+        required=read.required,
+        opaque=read.opaque,
+        uses=None if read.uses is None or inherited.uses is None else read.uses | inherited.uses,
+        keywords=inherited.keywords,
+        home=read.home,
+    )
 
 
 def argument_names(module: nn.Module) -> tuple[str, ...]:
@@ -91,6 +120,8 @@ def _read(found: Callable[..., Any], *, bound: bool) -> Signature:
         required=frozenset(p.name for p in named if p.default is p.empty),
         opaque={inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} <= kinds,
         uses=_uses(found),
+        keywords=inspect.Parameter.VAR_KEYWORD in kinds,
+        home=str(getattr(inspect.unwrap(found), "__module__", None)).partition(".")[0],
     )
 
 

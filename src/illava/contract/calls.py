@@ -39,13 +39,17 @@ class Call:
     """Whether all arguments but ``leading`` and ``names`` must have defaults."""
     single: bool = False
     """Whether it must be callable with one argument, by position."""
+    foreign: tuple[Name, ...] = ()
+    """Arguments that a function from outside of transformers may lack: whoever calls it asks for them."""
     uses: tuple[Name, ...] = ()
     """Attributes, functions or keywords that its code must use, because illava acts through them."""
 
 
 def call_faults(where: str, signature: Signature, call: Call) -> Iterator[Fault]:
     """How ``signature`` falls short of ``call``. ``where`` names the function."""
-    lost = [name for name in (*call.leading, *call.names) if not _one_of(name, signature.names)]
+    spared = call.foreign if signature.home != "transformers" else ()
+    asked = [name for name in (*call.leading, *call.names) if name not in spared]
+    lost = [name for name in asked if not _one_of(name, signature.names)]
     for name in lost:
         yield Fault(where, f"lost its argument {_written(name)}")
     first = signature.positional[: len(call.leading)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..compat import eager_attention
 from ..compat.signatures import Signature, function, method_of, original
 from ..compat.versions import installed, tested_range, warn_untested
 from ..errors import UnsupportedError
@@ -202,8 +202,7 @@ def _method_faults(owner: nn.Module, name: str, call: Call) -> Iterator[Fault]:
 
 def _eager_faults(attention: nn.Module) -> Iterator[Fault]:
     yield from attribute_faults(type(attention).__name__, attention, ("config",))
-    home = sys.modules.get(type(attention).__module__)
-    eager = getattr(home, "eager_attention_forward", None)
+    eager = eager_attention(attention)
     if eager is None:
         yield Fault(type(attention).__module__, "lost its function eager_attention_forward")
     else:

@@ -150,6 +150,8 @@ HEADED = Call(
         "logits_to_keep",
         "mm_encoder_outputs",
     ),
+    # Kernels for training put a forward without these in the place of transformers' own.
+    foreign=("logits_to_keep", "mm_encoder_outputs"),
     uses=("inputs_embeds", "attention_mask", CACHE_NAMES, "pixel_values"),
 )
 VISION_ATTENTION = Call(("hidden_states",), uses=LOOKS_UP)

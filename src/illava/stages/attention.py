@@ -9,7 +9,6 @@ attention matrix is materialised by the model (``output_attentions`` stays off).
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ..compat import eager_attention
 from ..errors import UnsupportedError
 
 IMPLEMENTATION = "illava"
@@ -76,7 +76,9 @@ class AttentionTap:
         backend = self.config._attn_implementation
         if backend == "eager":
             # Every modelling file of transformers has its own eager function, not a registered one.
-            return sys.modules[type(self.module).__module__].eager_attention_forward(*args, **kwargs)
+            eager = eager_attention(self.module)
+            assert eager is not None
+            return eager(*args, **kwargs)
         # Flash attention looks up its kernel by the module's config.
         self.module.config = self.config
         try:

@@ -7,34 +7,47 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ..compat import installed
 from ..errors import UnsupportedError
 from .cache import MergedLayer
 from .encoder_run import EncoderRun
 from .prefill import Prefill
 
+_COMPILED = " (torch.compile follows hooks where torch._dynamo.config.skip_nnmodule_hook_guards is False)"
 
-def check_marks(found: int, runs: list[EncoderRun], prefill: Prefill) -> None:
-    """Raise RuntimeError unless ``found`` placeholders are marked as often as the encoder dropped features.
 
-    ``runs`` made the features; each row of the batch may hold them once more, as beams do. Raises
-    UnsupportedError for marks in features that the model was handed and did not make.
-    """
-    if found and prefill.prompt.unknown_source:
+def check_source(marks: Tensor) -> None:
+    """Raise UnsupportedError if any of (B, L) ``marks`` is set, in features that the model did not make."""
+    if bool(marks.any()):
         raise UnsupportedError(
             "mm_encoder_outputs hold NaN, and are not the very objects that this accelerated model's "
             "get_image_features returned, so whether NaN marks dropped tokens is not known; hand over these"
         )
-    if prefill.prompt.unknown_source or not runs or any(run.marked is None for run in runs):
-        return
-    expected, batch = sum(run.marked or 0 for run in runs), len(prefill.prompt.runs)
-    if found == expected or (expected and found % expected == 0 and 1 <= found // expected <= batch):
-        return
-    _fail("features of dropped tokens that reached the language model", expected, found)
 
 
-def check_output(prefill: Prefill, output: Any) -> None:
-    """Raise RuntimeError unless the language model returned a state for every token that is left."""
+def check_marks(runs: list[EncoderRun], prefill: Prefill, blocks: frozenset[int]) -> None:
+    """Raise RuntimeError unless the encoder merged in all ``blocks`` and all features it dropped are marked.
+
+    ``runs`` made the features, all of which each row of the batch may hold once more, as beams do.
+    """
+    if prefill.prompt.unknown_source or not runs:
+        return
+    for run in runs:
+        if run.resized is None and not blocks <= run.visited:
+            _fail(f"blocks of the image encoder that merged{_COMPILED}", sorted(blocks), sorted(run.visited))
+    features, dropped = sum(run.features for run in runs), sum(run.marked or 0 for run in runs)
+    placeholders = sum(prefill.prompt.lengths)
+    expected = placeholders * dropped // features if features else dropped
+    if prefill.marked != expected:
+        _fail("features of dropped tokens that reached the language model", expected, prefill.marked)
+
+
+def check_output(prefill: Prefill, output: Any, layers: frozenset[int]) -> None:
+    """Raise RuntimeError unless tokens merged before all ``layers``, and all that are left came out."""
+    if not layers <= prefill.visited:
+        _fail(f"layers before which tokens merged{_COMPILED}", sorted(layers), sorted(prefill.visited))
     hidden = output[0]
     expected = prefill.history[-1][1].columns.shape[1]
     if hidden.shape[1] != expected:

@@ -222,6 +222,7 @@ class _MergingBlock:
         assert run is not None
         # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), of which all keep equally many.
         index = self.index
+        run.visited.add(index)
         units = Units(
             run.by_unit(x.reshape(-1, x.shape[-1]), index).flatten(1),
             run.by_unit(self.watch.take(), index) if self.step.observes else None,

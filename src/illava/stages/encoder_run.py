@@ -53,6 +53,10 @@ class EncoderRun:
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
     traces: dict[int, Trace] | None = None
     """Block -> what its step did, as in ``history``, where that is asked for."""
+    visited: set[int] = field(default_factory=set)
+    """The blocks whose steps were asked to choose, whatever they kept."""
+    features: int = 0
+    """Features that the language model is to get, dropped ones included; 0 where that is not known."""
     marked: int | None = None
     """Features of dropped units among those that the language model is to get, once these are made."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None

@@ -95,6 +95,10 @@ class FeatureCalls:
             self.runs = outer + made if self._depth else outer
             if not self._depth:
                 self.end()
+        rows = getattr(output, "pooler_output", None)
+        if made and rows is not None:
+            parts = [rows] if isinstance(rows, Tensor) else rows
+            made[-1].features = sum(part.numel() // part.shape[-1] for part in parts)
         self._remember(output, made)
         return output
 

@@ -22,7 +22,7 @@ from .cache import MergedLayer, is_merged
 from .cache_setup import prepare_for_merging, refuse_filled
 from .calls import Calls
 from .checkpoints import Checkpoints
-from .checks import check_cache, check_marks, check_output
+from .checks import check_cache, check_marks, check_output, check_source
 from .encoder_run import EncoderRun
 from .features import FeatureCalls
 from .hooks import Hooks
@@ -57,6 +57,7 @@ class LlmStage:
     ) -> None:
         self.parts, self.marks = parts, plan.before_llm
         self.steps: dict[int, LlmStep] = plan.llm
+        self.encoder_steps = frozenset(plan.encoder)
         self.on_prefill, self.features = on_prefill, features
         self.done: Prefill | None = None
         """The pass under way, to be published when the LLM has come to its end."""
@@ -98,12 +99,14 @@ class LlmStage:
         # Without an encoder stage nothing is marked: a NaN is then the model's own affair.
         placeholders = (prompt.runs >= 0).to(embeds.device)
         dropped = marked(embeds) & placeholders if self.marks else torch.zeros_like(placeholders)
+        if prompt.unknown_source:
+            check_source(marked(embeds) & placeholders)
         start = 0 if cache is None else cache.get_seq_length()
         if not self.steps and not bool(dropped.any()) and not (start and is_merged(cache)):
             traces: dict[int, Any] | None = {} if self.entry.trace else None
             self.done = Prefill(prompt, whole(prompt, embeds), None, traces=traces)
             if self.marks:
-                check_marks(0, self._runs(self.done), self.done)
+                check_marks(self._runs(self.done), self.done, self.encoder_steps)
             return None
         if cache is not None:
             refuse_filled(cache)
@@ -120,7 +123,7 @@ class LlmStage:
         self.state = self.done = prefill = self.entry.enter(prompt, kwargs, embeds, dropped, start)
         prefill.start = start
         if self.marks:
-            check_marks(sum(prompt.lengths) - sum(prefill.entering), self._runs(prefill), prefill)
+            check_marks(self._runs(prefill), prefill, self.encoder_steps)
         prefill.cache_layers, sequence = layers, prefill.entry
         if self.masks.by_window:
             kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
@@ -163,8 +166,9 @@ class LlmStage:
         # A pass that failed has no output.
         if done is not None and output is not None:
             if done is state:
-                check_output(done, output)
-                check_cache(done, output_cache(output), self.parts.llm.config.num_hidden_layers)
+                depth = self.parts.llm.config.num_hidden_layers
+                check_output(done, output, frozenset(at for at in self.steps if 0 < at < depth))
+                check_cache(done, output_cache(output), depth)
             self.on_prefill(done, self._runs(done))
         # What the report needs stays; keys, values and tables are the caller's to keep or drop, and those
         # of a backward pass that runs layers again.
@@ -250,6 +254,7 @@ class LlmStage:
 
     def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
         step, sequence, seen = self.steps[index], prefill.at(index - 1), prefill.seen.get(index)
+        prefill.visited.add(index)
         # The layers of a model may lie on several devices.
         visual = (sequence.runs >= 0).to(hidden.device)
         seen = None if seen is None else seen.to(hidden.device)

@@ -47,8 +47,11 @@ class LlmEntry:
         sequence = whole(prompt, embeds)
         alive = (sequence.columns >= 0) & ~dropped
         here = sequence.runs[alive & (sequence.runs >= 0)]
-        entering = tuple(torch.bincount(here, minlength=len(prompt.lengths)).tolist())
-        prefill = Prefill(prompt, sequence, None, traces={} if self.trace else None)
+        counts = torch.bincount(here, minlength=len(prompt.lengths))
+        # In one go, since an accelerator is waited for.
+        *entering, marked_tokens = torch.cat([counts, dropped.sum()[None].to(counts)]).tolist()
+        entering = tuple(entering)
+        prefill = Prefill(prompt, sequence, None, traces={} if self.trace else None, marked=marked_tokens)
         prefill.noted = self._note(prompt, sequence, alive, embeds)
         if 0 in self.steps:
             embeds, alive = self._choose(prefill, alive, embeds, entering)

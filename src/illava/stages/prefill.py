@@ -53,6 +53,10 @@ class Prefill:
     """Visual tokens in each segment that the image encoder left, before any step of the LLM."""
     noted: Any = None
     """What the first step noted at the entry."""
+    visited: set[int] = field(default_factory=set)
+    """The layers before which steps were asked to choose, whatever they kept."""
+    marked: int = 0
+    """Placeholders whose features were marked."""
     start: int = 0
     """Tokens that the cache held before, dropped ones counted."""
     traces: dict[int, Trace] | None = None

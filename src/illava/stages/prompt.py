@@ -60,6 +60,8 @@ class PromptReader:
         """(B, L) the mask of padding that the model was last handed, or None."""
         self._types = "mm_token_type_ids" in argument_names(parts.base)
         self._warned = False
+        self._made: tuple[list[EncoderRun], bool] | None = None
+        """The runs behind the features that the outer model was handed, and whether all are known."""
         Generating(parts, calls, hooks, active=active)
         hooks.pre(parts.model, self._note_options)
         hooks.pre(parts.base, self._read)
@@ -74,7 +76,7 @@ class PromptReader:
         # An image encoder that failed has left a prompt that the LLM never took.
         if not self.calls.mine:
             return
-        self.prompt = self.refusal = self.padding = None
+        self.prompt = self.refusal = self.padding = self._made = None
 
     def _note_options(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
@@ -83,6 +85,8 @@ class PromptReader:
             # torch's way to call a hook that was taken off while this thread waited to come in.
             return
         self.refusal, given = None, named(module, args, kwargs)
+        # Here, since accelerate's hooks hand the base copies.
+        self._made = self.features.runs_of(given.get("mm_encoder_outputs"))
         if given.get("labels") is not None:
             self.refusal = "labels (a loss of your own on the logits is fine)"
         if isinstance(given.get("logits_to_keep"), Tensor):
@@ -139,7 +143,7 @@ class PromptReader:
         last = self._last(ids, visual, here, start, given.get("use_cache"))
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        made, known = self.features.runs_of(given.get("mm_encoder_outputs"))
+        made, known = self._made or self.features.runs_of(given.get("mm_encoder_outputs"))
         self.prompt = Prompt(runs, lengths, video, mixed, last, here, made, not known)
 
     def _placeholders_from_types(
