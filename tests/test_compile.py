@@ -29,3 +29,25 @@ def test_a_compiled_forward_merges_and_stops_merging() -> None:
         torch.testing.assert_close(logits(), merged, atol=1e-5, rtol=0)
         assert handle.report.final_tokens < handle.report.visual_tokens
     torch.testing.assert_close(logits(), plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "internvl", "gemma3"])
+def test_a_compiled_model_merges_everywhere_or_says_so(name: str) -> None:
+    """Dynamo takes the code of one block for the next, hooks or none, unless it is told to look."""
+    model = tiny_model(name)
+    inputs = inputs_of(model, "one", "single")
+    with illava.accelerate(model, method_of(name)) as handle, torch.no_grad():
+        expected, report = model(**inputs).logits, handle.report.to_dict()
+        for skipping in (False, True):
+            torch._dynamo.reset()
+            refusal = ""
+            with torch._dynamo.config.patch(skip_nnmodule_hook_guards=skipping):
+                try:
+                    found = torch.compile(model, backend="eager")(**inputs).logits
+                except RuntimeError as error:
+                    refusal = str(error)
+                else:
+                    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+                    assert handle.report.to_dict() == report
+            assert not refusal or (skipping and "skip_nnmodule_hook_guards" in refusal)

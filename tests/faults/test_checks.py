@@ -9,10 +9,11 @@ from transformers import DynamicCache
 import illava
 from illava.compat import cache_name, with_cache
 from illava.families import family_of
+from illava.parts import find_parts
 from illava.stages import cache as caches
 from tests.battery.test_battery import method_of
 from tests.test_exact import BOTH, ENCODER, single
-from tests.tiny import ALL, tiny_model
+from tests.tiny import ALL, pictures, prompt, tiny_model
 
 MESSAGE = r"expected .*, found .* on transformers \d"
 
@@ -106,3 +107,54 @@ def test_a_failed_check_publishes_nothing():
         with pytest.raises(RuntimeError, match=MESSAGE):
             model(**inputs)
         assert handle.report.to_dict() == before
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "internvl", "mistral3"])
+@pytest.mark.parametrize("stage", ["encoder", "llm"])
+def test_a_step_that_never_ran(name, stage):
+    """As where compiled code of one block serves another, whose hooks it does not know."""
+    model = tiny_model(name)
+    parts = find_parts(model)
+    inputs = single(model)
+    llm = {"llm_layers": (3,), "llm_keep": 0.7} if stage == "llm" else {"llm_layers": ()}
+    method = illava.Illava(encoder_layers=(1, 3), encoder_keep=0.7, **llm)
+    with illava.accelerate(model, method), torch.no_grad():
+        if stage == "encoder":
+            parts.blocks[3].get_submodule(parts.tower.second_norm)._forward_pre_hooks.clear()
+        else:
+            parts.layers[3]._forward_pre_hooks.clear()
+        with pytest.raises(RuntimeError, match=r"that merged|tokens merged"):
+            model(**inputs)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_marks_that_spread(rows):
+    """A sum over a row after the features are in place makes NaN of all of it; no multiple may pass."""
+    model = tiny_model("qwen2_vl")
+    inputs = prompt(model, [([5, 6, 7], pictures(model, 1))] * rows)
+
+    def spread(module, args, kwargs):
+        embeds = kwargs["inputs_embeds"]
+        return args, {**kwargs, "inputs_embeds": embeds - embeds.mean(1, keepdim=True)}
+
+    half = illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=())
+    with illava.accelerate(model, half), torch.no_grad():
+        model.model.language_model.register_forward_pre_hook(spread, with_kwargs=True, prepend=True)
+        with pytest.raises(RuntimeError, match=MESSAGE):
+            model(**inputs)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "internvl", "gemma3", "mistral3"])
+def test_masked_tokens_of_a_picture_are_no_fault(name):
+    """They are gone as padding is: alone, in a batch and without a cache alike."""
+    model = tiny_model(name)
+    inputs = single(model)
+    columns = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten()
+    inputs["attention_mask"][0, columns[::3]] = 0
+    if model.config.model_type == "qwen2_vl":
+        inputs["position_ids"] = torch.arange(inputs["input_ids"].shape[1]).expand(3, 1, -1)
+    with illava.accelerate(model, BOTH) as handle, torch.no_grad():
+        cached = model(**inputs).logits[:, -1]
+        assert handle.report.llm_tokens[0] < handle.report.visual_tokens
+        torch.testing.assert_close(model(**inputs, use_cache=False).logits[:, -1], cached)
+        assert cached.isfinite().all()

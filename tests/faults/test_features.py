@@ -7,11 +7,12 @@ import warnings
 
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 
 import illava
 from tests.battery.test_battery import method_of
 from tests.test_exact import BOTH, TEXTS
-from tests.tiny import ALL, SIZES, kind, picture, prompt, tiny_model
+from tests.tiny import ALL, SIZES, kind, picture, prompt, tiny_model, video, video_prompt
 
 SIZED = [name for name in ALL if len(SIZES[kind(tiny_model(name))]) > 1]
 
@@ -120,3 +121,47 @@ def test_features_of_another_model_that_are_not_numbers():
         model(**rest, mm_encoder_outputs=dict(made))
         with pytest.raises(illava.UnsupportedError, match="very objects"):
             model(**rest, mm_encoder_outputs=copy.deepcopy(made))
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava_onevision", "internvl"])
+def test_models_whose_hooks_copy_what_they_are_handed(name):
+    """accelerate's, of a model that is spread over devices, make new objects of all arguments."""
+    model = tiny_model(name)
+    inputs = prompt(model, [(TEXTS[0], [picture(model, SIZES[kind(model)][0])])])
+    options = dict(max_new_tokens=4, do_sample=False)
+    with torch.no_grad(), illava.accelerate(model, BOTH) as handle:
+        expected, report = model.generate(**inputs, **options), handle.report.to_dict()
+    for module in (model, model.model, model.model.language_model):
+        add_hook_to_module(module, AlignDevicesHook(execution_device="cpu", io_same_device=True))
+    with torch.no_grad(), illava.accelerate(model, BOTH) as handle:
+        assert torch.equal(model.generate(**inputs, **options), expected)
+        assert handle.report.to_dict() == report
+        outputs, rest = encoded(model, inputs)
+        model(**rest, mm_encoder_outputs=dict(outputs))
+        assert handle.report.to_dict() == report
+
+
+def test_marked_features_under_a_method_that_marks_none():
+    """As an earlier handle made them: whoever attends to NaN answers nothing."""
+    model = tiny_model("llava")
+    inputs = prompt(model, [(TEXTS[0], [picture(model, (1, 1))])])
+    with illava.accelerate(model, BOTH):
+        made, rest = encoded(model, inputs)
+    for method in (illava.FastV(layer=1, keep=0.5), illava.Illava(keep=1.0)):
+        refused = pytest.raises(illava.UnsupportedError, match="very objects")
+        with illava.accelerate(model, method), torch.no_grad(), refused:
+            model(**rest, mm_encoder_outputs=dict(made))
+
+
+def test_own_pictures_and_a_copied_video():
+    model = tiny_model("qwen2_vl")
+    inputs = video_prompt(model, [5, 6, 7], [picture(model, (5, 6))], video(model, 2))
+    shown = {"pixel_values_videos": inputs["pixel_values_videos"], "video_grid_thw": inputs["video_grid_thw"]}
+    with illava.accelerate(model, BOTH), torch.no_grad():
+        made, rest = encoded(model, inputs)
+        rest = {k: v for k, v in rest.items() if k != "pixel_values_videos"}
+        made["video"] = model.model.get_video_features(**shown)
+        model(**rest, mm_encoder_outputs=dict(made))
+        made["video"] = copy.deepcopy(made["video"])
+        with pytest.raises(illava.UnsupportedError, match="very objects"):
+            model(**rest, mm_encoder_outputs=dict(made))
