@@ -18,11 +18,13 @@ from illava.doctor.tiny import ALL, BROKEN, tiny_model, variant
 from illava.doctor.tiny_configs import CONFIGS, config
 from illava.handle import Handle
 from illava.methods.illava import Illava as Method
+from illava.parts import find_parts
 from illava.stages.cache import MergedLayer
 from illava.stages.prompt import PromptReader
 
 BOTH = illava.Illava(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7)
-CHECKS = [PLAIN, "keep=1 is the plain model", "merging", "cached = recomputed", "batch = single", "undo"]
+CHECKS = [PLAIN, "keep=1 is the plain model", "merging", "cached = recomputed", "batch = single"]
+CHECKS += ["merging all to itself", "undo"]
 
 
 def failed(model: nn.Module, method: illava.Method = BOTH) -> set[str]:
@@ -103,7 +105,7 @@ def test_the_model_is_left_as_it_was_also_when_a_check_raises(monkeypatch, error
         patch.setattr(MergedLayer, "update", fail)
         if isinstance(error, KeyError):
             found = illava.verify(model, method=BOTH)
-            assert [check.name for check in found.faults] == ["merging"]
+            assert [check.name for check in found.faults] == ["merging", "merging all to itself"]
             assert "KeyError: 'inside'" in found.verdict
         else:
             with pytest.raises(KeyboardInterrupt):
@@ -175,7 +177,7 @@ def test_a_cache_that_miscounts_is_named(monkeypatch):
     found = failed(tiny_model("llava"))
     # By the checks that run with every prefill, or by these.
     assert found
-    assert found <= {"merging", "cached = recomputed", "batch = single"}
+    assert found <= set(CHECKS[2:6])
 
 
 def test_a_cache_that_gives_other_values_is_named(monkeypatch):
@@ -252,7 +254,8 @@ def test_what_transformers_breaks_itself_is_not_illavas_fault():
     found = illava.verify(model, method=BOTH)
     assert not found.ok
     assert not found.plain_runs
-    assert "'s own llava does not run plain: ZeroDivisionError: division by zero" in found.verdict
+    assert "the plain llava does not run, on transformers" in found.verdict
+    assert "ZeroDivisionError: division by zero" in found.verdict
 
 
 def test_a_fault_of_the_contract_is_named(monkeypatch):
@@ -281,7 +284,7 @@ def test_the_variant_most_like_a_model_is_chosen(name):
 def test_a_family_that_does_not_run_is_named():
     found = examine("vipllava")
     assert (found.ok, found.theirs) == (False, True)
-    assert "own vipllava does not run plain" in found.verdict
+    assert "the plain vipllava does not run" in found.verdict
 
 
 def test_a_config_class_that_is_gone_is_a_fault(monkeypatch):
@@ -353,3 +356,20 @@ def test_machine():
 )
 def test_tested_range(release, inside):
     assert within(release, ("5.19", "5.24")) is inside
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "internvl"])
+def test_a_block_that_ends_otherwise_is_found(name):
+    """Its signature is the same, and merged runs agree with each other."""
+    model = tiny_model(name)
+    block = find_parts(model).blocks[1]
+    forward = block.forward
+
+    def halved(hidden_states, *args, **kwargs):
+        out = forward(hidden_states, *args, **kwargs)
+        return (hidden_states + 0.5 * (out[0] - hidden_states),) if isinstance(out, tuple) else 0.5 * out
+
+    assert illava.verify(model, method=BOTH).ok
+    block.forward = halved
+    found = illava.verify(model, method=BOTH)
+    assert [check.name for check in found.faults] == ["merging all to itself"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import one_line_errors
+from .console import TrustOption, hush, one_line_errors
 
 if TYPE_CHECKING:
     from .doctor.family import Described, Diagnosis
@@ -27,6 +28,7 @@ def doctor(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every supported family.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Check illava against this machine and the installed transformers, on tiny random models."""
     with one_line_errors():
@@ -34,6 +36,7 @@ def doctor(
 
         if every and model is not None:
             raise InputError(f"give either {model} or --all")
+        hush()
         visit = _Visit(quiet=as_json)
         try:
             from .doctor import family
@@ -46,13 +49,13 @@ def doctor(
         else:
             # What cannot be looked at is a usage error, before anything is printed.
             known = model is None or model in family.families()
-            described = None if known else _describe(family, str(model))
+            described = None if known else _describe(family, str(model), trust_remote_code)
             visit.machine()
             visit.models(family, model, described, every)
         visit.close()
 
 
-def _describe(family: Any, model: str) -> Described:
+def _describe(family: Any, model: str, trust_remote_code: bool) -> Described:
     """What the config of a folder or hub id says. Raises InputError or UnsupportedError for other names."""
     from .errors import UnsupportedError
     from .families import REFUSED
@@ -62,8 +65,12 @@ def _describe(family: Any, model: str) -> Described:
         known = ", ".join(sorted(family.families()))
         if model in REFUSED:
             raise UnsupportedError(f"{model} is not supported: {REFUSED[model]}; supported are {known}")
-        raise InputError(f"{model}: neither a folder nor a supported family; give a path or one of {known}")
-    described: Described = family.describe(model)
+        near = get_close_matches(model.lower().replace("-", "_"), family.families(), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(
+            f"{model!r} is neither a folder nor a supported family{hint}; give a path or one of {known}"
+        )
+    described: Described = family.describe(model, trust_remote_code)
     return described
 
 
@@ -173,8 +180,8 @@ def _machine_lines(seen: Machine) -> list[str]:
     versions = dict(seen.versions)
     transformers = versions.pop("transformers")
     if seen.tested is not None:
-        where = "tested" if seen.inside else "NOT tested"
-        transformers += f", {where}: illava is tested with {seen.tested[0]} to {seen.tested[1]}"
+        where = "" if seen.inside else "outside of "
+        transformers += f" ({where}the tested range, {seen.tested[0]} to {seen.tested[1]})"
     missing = [name for name, there in seen.attention.items() if not there]
     best = max(rate or 0 for rate in seen.speed.values())
     rates = [

@@ -138,7 +138,7 @@ def test_a_family_that_transformers_breaks_is_not_counted(monkeypatch):
 
     monkeypatch.setattr(VipLlavaMultiModalProjector, "__init__", make_broken)
     monkeypatch.setattr(family, "families", lambda: ("llava", "vipllava"))
-    line = f"transformers {transformers.__version__}'s own vipllava does not run plain: IndexError"
+    line = f"the plain vipllava does not run, on transformers {transformers.__version__}: IndexError"
     result = invoke("doctor", "--all")
     assert result.exit_code == 0
     assert line in result.stdout
@@ -187,7 +187,7 @@ def test_remote_code_is_not_run(tmp_path):
 
 def test_usage_errors(tmp_path):
     assert_error(
-        invoke("doctor", "qwen9_vl"), "qwen9_vl: neither a folder nor a supported family", "qwen2_vl"
+        invoke("doctor", "qwen9_vl"), "'qwen9_vl' is neither a folder nor a supported family; did you mean qwen", "qwen2_vl"
     )
     assert_error(invoke("doctor", "mllama"), "attends across", *illava.supported_families())
     assert_error(invoke("doctor", "llava", "--all"), "give either llava or --all")

@@ -38,8 +38,8 @@ def warn_untested() -> None:
         return
     _warned.add(version)
     warnings.warn(
-        f"transformers {version} is not tested with illava, which is with {tested_range()}; all that illava "
-        "relies on is there, but compare results, or install a tested one",
+        f"illava was tested with transformers {tested_range()}, not with {version}; all that it relies on is "
+        "there, but compare results, run `illava doctor --all`, or install a tested release",
         UntestedVersionWarning,
         stacklevel=2,
     )

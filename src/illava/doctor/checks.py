@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..handle import accelerate
+from ..errors import UnsupportedError
+from ..handle import Handle, accelerate
 from ..methods import Illava, Method
 from ..parts import ModelParts
 from ..report import Report
+from .everything import Everything
 from .inputs import Picture, pictures, prompt
 from .running import STEPS, decode, left_behind, state_of, undisturbed, words
 
@@ -96,12 +98,16 @@ class _Checks:
         if self.report is not None:
             self._check("cached = recomputed", self._recompute)
             self._check("batch = single", self._single)
+        self._check("merging all to itself", self._keep_everything)
         self._check("undo", lambda name: self._undone(name, before))
         return self.found
 
     def _check(self, name: str, check: Callable[[str], Check]) -> None:
         try:
             self.found.append(check(name))
+        except UnsupportedError:
+            # What the method does not take is no fault.
+            raise
         except Exception as error:
             self.found.append(Check(name, False, one_line(error)))
 
@@ -129,6 +135,13 @@ class _Checks:
         with accelerate(self.parts.model, Illava(keep=1.0)):
             found = self._decode(self.rows)
         return self._same(name, found)
+
+    def _keep_everything(self, name: str) -> Check:
+        # Finds a block that does something else between its attention and its end than illava takes it to do.
+        everything: Any = Everything(self.method)
+        with Handle(self.parts.model, everything):
+            found = self._decode(self.rows)
+        return self._close(name, found, self.plain, self.own)
 
     def _same(self, name: str, found: Tensor) -> Check:
         if torch.equal(found, self.plain):

@@ -110,12 +110,12 @@ class Described:
         return asdict(self)
 
 
-def describe(model: str) -> Described:
+def describe(model: str, trust_remote_code: bool = False) -> Described:
     """Read a model's config, named as for :func:`illava.ask.load`, and say whether the model is supported.
 
     Raises InputError when the config cannot be read.
     """
-    config = read_config(model)
+    config = read_config(model, trust_remote_code)
     tower = str(getattr(getattr(config, "vision_config", None), "model_type", "none"))
     attention = tiny = fault = None
     try:

@@ -45,7 +45,7 @@ class Verification:
 
     @property
     def plain_runs(self) -> bool:
-        """Whether the plain model runs. If not, transformers is at fault, and no other check was made."""
+        """Whether the plain model runs. If not, no other check was made."""
         return all(check.ok for check in self.checks if check.name == PLAIN)
 
     @property
@@ -55,9 +55,8 @@ class Verification:
             return "works here"
         first = next(check for check in self.faults if self.plain_runs or check.name == PLAIN)
         if not self.plain_runs:
-            return (
-                f"transformers {self.transformers}'s own {self.model_type} does not run plain: {first.detail}"
-            )
+            where = f"on transformers {self.transformers}"
+            return f"the plain {self.model_type} does not run, {where}: {first.detail}"
         more = len(self.faults) - 1
         return f"fault: {first.name}: {first.detail}" + (f" (and {more} more)" if more else "")
 
