@@ -187,7 +187,9 @@ def test_remote_code_is_not_run(tmp_path):
 
 def test_usage_errors(tmp_path):
     assert_error(
-        invoke("doctor", "qwen9_vl"), "'qwen9_vl' is neither a folder nor a supported family; did you mean qwen", "qwen2_vl"
+        invoke("doctor", "qwen9_vl"),
+        "'qwen9_vl' is neither a folder nor a supported family; did you mean qwen",
+        "qwen2_vl",
     )
     assert_error(invoke("doctor", "mllama"), "attends across", *illava.supported_families())
     assert_error(invoke("doctor", "llava", "--all"), "give either llava or --all")

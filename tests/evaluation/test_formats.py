@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from illava.evaluation.data import FolderTask
+from illava.evaluation.formats import normalized
 from illava.pictures import InputError
 
 from ..cli.conftest import assert_error, invoke
@@ -244,3 +245,30 @@ def test_prompts_of_a_calibration(tmp_path):
     (tmp_path / "prompts.txt").write_bytes("What?\n\nQuè?\n".encode() + b"\xff?\n")
     with pytest.raises(InputError, match=r"prompts\.txt: line 4 is not UTF-8"):
         samples(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({"picture": "a.png", "question": "<image>\nWhat?", "answer": "x"}, {"question": "What?"}),
+        (
+            chat([picture("a.png"), {"type": "text", "text": "<image>q"}], "a"),
+            {"pictures": ["a.png"], "question": "q", "answer": "a"},
+        ),
+        (
+            talk("q", "a", image=None),
+            {"question": "q", "answer": "a"},
+        ),
+    ],
+)
+def test_marks_and_nulls(row, wanted):
+    found = normalized(row)
+    assert {key: found[key] for key in wanted} == wanted
+    assert "<image>" not in str(found)
+    assert None not in found.get("pictures", [])
+
+
+@pytest.mark.parametrize("question", ["<image><image>What?", "What is <image> this?"])
+def test_marks_that_fit_no_picture(question):
+    with pytest.raises(ValueError, match="question"):
+        normalized({"picture": "a.png", "question": question, "answer": "x"})

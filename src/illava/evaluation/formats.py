@@ -35,6 +35,10 @@ def normalized(row: Row) -> Row:
         raise ValueError(f"give one of {' and '.join(given)}")
     out = {key.replace("image", "picture") if key in given else key: value for key, value in row.items()}
     if "question" in row:
+        question = row["question"]
+        if isinstance(question, str) and MARK.search(question):
+            out["question"], marks = _without_marks("question", question)
+            _check_marks("question", marks, _shown(out), out)
         return out
     for turns, role, said in (("conversations", "from", "value"), ("messages", "role", "content")):
         if turns in row:
@@ -58,8 +62,7 @@ def _exchange(name: str, turns: Any, role: str, said: str) -> tuple[Any, Any]:
 
 def _from_exchange(row: Row, name: str, question: Any, answer: Any) -> Row:
     out = {key: value for key, value in row.items() if key not in ("picture", "pictures", "answers", name)}
-    shown = row.get("picture", row.get("pictures", []))
-    shown = shown if isinstance(shown, list) else [shown]
+    shown = _shown(row)
     if isinstance(question, list):
         question, found, marks = _parts(name, question)
         if found and shown:
@@ -67,14 +70,24 @@ def _from_exchange(row: Row, name: str, question: Any, answer: Any) -> Row:
         shown = shown or found
     else:
         question, marks = _without_marks(name, question)
-    count = len(shown) or int("video" in row)
-    if marks not in (0, count):
-        raise ValueError(f"{name} shows {marks} pictures or videos, but the line has {count}")
+    _check_marks(name, marks, shown, row)
     if isinstance(answer, list):
         answer = _parts(name, answer)[0]
     if shown:
         out["pictures"] = shown
     return {**out, "question": question, "answer": answer}
+
+
+def _shown(row: Row) -> list[Any]:
+    """The pictures of a row; null stands for none."""
+    shown = row.get("picture", row.get("pictures"))
+    return [] if shown is None else shown if isinstance(shown, list) else [shown]
+
+
+def _check_marks(name: str, marks: int, shown: list[Any], row: Row) -> None:
+    count = len(shown) or int("video" in row)
+    if marks not in (0, count):
+        raise ValueError(f"{name} shows {marks} pictures or videos, but the line has {count}")
 
 
 def _without_marks(name: str, text: Any) -> tuple[str, int]:
@@ -106,7 +119,8 @@ def _parts(name: str, parts: Sequence[Any]) -> tuple[str, list[Any], int]:
     changes = sum(a != b for a, b in itertools.pairwise(kinds))
     if changes > 1:
         raise ValueError(f"{name}: {ORDER}")
-    return "\n".join(texts).strip(), pictures, kinds.count(False)
+    text, marks = _without_marks(name, "\n".join(texts)) if texts else ("", 0)
+    return text, pictures, marks or kinds.count(False)
 
 
 def is_embedded(name: str) -> bool:

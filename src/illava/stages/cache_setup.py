@@ -75,8 +75,10 @@ def refuse_static(refusal: str) -> None:
     raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
 
 
-def refuse_filled(cache: Cache) -> None:
-    """Raise UnsupportedError for a static cache that holds anything."""
+def refuse_filled(cache: Cache, refusal: str | None = None) -> None:
+    """Raise UnsupportedError for a static cache that holds anything, or that ``refusal`` stands against."""
+    if refusal is not None and any(isinstance(layer, StaticLayer) for layer in cache.layers):
+        refuse_static(refusal)
     if any(isinstance(layer, StaticLayer) and layer.get_seq_length() > 0 for layer in cache.layers):
         raise UnsupportedError(
             "pictures on top of a filled static cache are not supported; use a DynamicCache, or pass the "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -76,6 +77,10 @@ class Generating:
                 f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
                 "attention of its last token scores the pictures; leave prefill_chunk_size unset"
             )
+        if shown and size is not None:
+            # One chunk is none, and the features stay the objects that they are.
+            generation_config = copy.copy(generation_config)
+            generation_config.prefill_chunk_size = None
         cache = self._empty_static(model_kwargs)
         if cache is None:
             return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)

@@ -108,8 +108,10 @@ class LlmStage:
             if self.marks:
                 check_marks(self._runs(self.done), self.done, self.encoder_steps)
             return None
+        refusal = None
         if cache is not None:
-            refuse_filled(cache)
+            refusal = static_refusal(self.masks, self.parts.recurrent, cache)
+            refuse_filled(cache, refusal)
         self.entry.refuse(prompt, kwargs.get("attention_mask"), start)
         kwargs = dict(kwargs)
         layers = None
@@ -117,7 +119,6 @@ class LlmStage:
             cache = DynamicCache(config=self.parts.llm.config)
             kwargs = with_cache(self.cache_name, kwargs, cache)
         if cache is not None:
-            refusal = static_refusal(self.masks, self.parts.recurrent, cache)
             layers = prepare_for_merging(cache, self.masks.windows, self.owner, refusal)
             check_room(layers, prompt.runs.shape[1])
         self.state = self.done = prefill = self.entry.enter(prompt, kwargs, embeds, dropped, start)
