@@ -148,7 +148,7 @@ class Calls:
         """Whether this thread's call is the one under way."""
         return torch.compiler.is_compiling() or self.lock.mine
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if _exporting():
             raise UnsupportedError(
                 "an accelerated model cannot be traced or exported, since what is kept depends on the "
@@ -159,15 +159,18 @@ class Calls:
                 "replicas of an accelerated model (torch.nn.DataParallel) are not supported: accelerate "
                 "one model on each device"
             )
-        # Steps that generate() compiles must not leave compiled code, and it holds the lock for them.
-        if not (torch.compiler.is_compiling() and self.generating):
+        if not torch.compiler.is_compiling():
             self._lock_for(module)
+        elif not self.generating:
+            # Steps that generate() compiles must not leave compiled code, and it holds the lock for them.
+            self._lock_uncompiled(module)
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if not (torch.compiler.is_compiling() and self.generating):
-            self._unlock_for(module)
+        if not torch.compiler.is_compiling():
+            self.lock.leave(module)
+        elif not self.generating:
+            self._unlock_uncompiled(module)
 
-    @torch.compiler.disable
     def _lock_for(self, module: nn.Module) -> None:
         self.lock.enter(module)
         if not self.hooks.owner.active:
@@ -175,7 +178,11 @@ class Calls:
             self.lock.leave(module)
 
     @torch.compiler.disable
-    def _unlock_for(self, module: nn.Module) -> None:
+    def _lock_uncompiled(self, module: nn.Module) -> None:
+        self._lock_for(module)
+
+    @torch.compiler.disable
+    def _unlock_uncompiled(self, module: nn.Module) -> None:
         self.lock.leave(module)
 
     def _exclusively(self, generate: Callable[..., Any]) -> Callable[..., Any]:
