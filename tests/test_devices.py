@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 import illava
+from illava.compat import CACHE_NAMES
 from tests.battery.test_battery import inputs_of
 from tests.tiny import tiny_model
 
@@ -101,7 +102,7 @@ def on_two_devices(model: nn.Module) -> Iterator[None]:
     layers = model.model.language_model.layers
     for index, module in enumerate([*layers, model.model.language_model.norm]):
         there = FIRST_THERE <= index < len(layers)
-        hook = AlignDevicesHook(execution_device=THERE if there else HERE, skip_keys=["past_key_values"])
+        hook = AlignDevicesHook(execution_device=THERE if there else HERE, skip_keys=list(CACHE_NAMES))
         hook.init_hook = lambda module: module  # which would look for weights to move
         add_hook_to_module(module, hook)
         for part in module.modules() if there else ():

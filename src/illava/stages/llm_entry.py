@@ -10,7 +10,7 @@ from torch import Tensor
 from ..errors import UnsupportedError
 from ..parts import ModelParts
 from .llm_masks import LlmMasks
-from .marks import finite, marked
+from .marks import finite, marked, zero_or_nan
 from .masks import among, compact_rows, take, take_positions, take_rows
 from .positions import compact
 from .prefill import Prefill, Sequence
@@ -163,6 +163,6 @@ def _left_of_tap(rows: Tensor, left: Tensor, row: Tensor, batch: int) -> Tensor:
     NaN and infinity in dropped ones go to those of the same ``row`` of the batch, (V,) int64, as attention
     would have carried them; marks do not.
     """
-    bad = torch.where(finite(rows) | marked(rows), 0.0, torch.nan)
+    bad = zero_or_nan(finite(rows) | marked(rows))
     each = bad.new_zeros(batch).index_add_(0, row, bad)
     return rows[left] + each[row[left]][:, None].to(rows.dtype)

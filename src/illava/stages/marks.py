@@ -78,3 +78,8 @@ def finite(rows: Tensor) -> Tensor:
     """(..., d) rows to (...) bool: which hold neither NaN nor infinity."""
     # Summed in float32, which finite float16 cannot overflow.
     return rows.detach().sum(-1, dtype=torch.promote_types(rows.dtype, torch.float32)).isfinite()
+
+
+def zero_or_nan(sound: Tensor) -> Tensor:
+    """(...) bool to fp32: zero where it is True, NaN elsewhere, to be added to what must not look sound."""
+    return torch.zeros_like(sound, dtype=torch.float32).masked_fill(~sound, float("nan"))

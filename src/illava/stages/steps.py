@@ -13,7 +13,7 @@ from torch import Tensor
 from ..merging import MergedSegments, keep_count
 from ..precision import full_precision
 from ..scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
-from .marks import finite
+from .marks import finite, zero_or_nan
 
 Positions = Literal["original", "compact"]
 Asks = Literal["before", "itself", "nothing"]
@@ -151,7 +151,7 @@ def reduced(step: Step, units: Units) -> MergedSegments | None:
     merged = step.reduce(units)
     if merged is None:
         return None
-    bad = torch.where(finite(units.vectors), 0.0, torch.nan)
+    bad = zero_or_nan(finite(units.vectors))
     survivors = merged.units
     if len(units.lengths) == 1:
         return merged._replace(units=survivors + bad.sum().to(survivors.dtype))
