@@ -112,19 +112,20 @@ def test_a_generate_that_failed_leaves_no_note(name):
     model = tiny_model(name)
     long, short = prompt(model, [([5, 6, 7, 8] * 3, pictures(model, 1))]), single(model)
     with illava.accelerate(model, BOTH), torch.no_grad():
-        expected = model(**short).logits
-        hook = model.model.register_forward_pre_hook(fail)
+        expected = model(**long).logits
+        # Before anything that reads notes.
+        hook = model.register_forward_pre_hook(fail)
         with pytest.raises(Failure):
             model.generate(**short, prompt_lookup_num_tokens=3, max_new_tokens=4)
         hook.remove()
-        assert torch.equal(model(**short).logits, expected)
+        assert torch.equal(model(**long).logits, expected)
         # Notes of a call that went well are gone likewise.
         model.generate(**short, prompt_lookup_num_tokens=3, max_new_tokens=4)
         model.generate(**short, use_cache=False, max_new_tokens=4)
+        assert torch.equal(model(**long).logits, expected)
         wanted = model(**long, use_cache=False).logits
         model(**short, use_cache=False)
         assert torch.equal(model(**long, use_cache=False).logits, wanted)
-        assert torch.equal(model(**short).logits, expected)
 
 
 # Layers that slide or are recurrent cannot take back what an assistant proposed.
