@@ -61,7 +61,7 @@ class PromptReader:
         self._types = "mm_token_type_ids" in argument_names(parts.base)
         self._warned = False
         self._made: tuple[list[EncoderRun], bool] | None = None
-        """The runs behind the features that the outer model was handed, and whether all are known."""
+        """The runs that made the features handed to the outer model, and whether all are known."""
         Generating(parts, calls, hooks, active=active)
         hooks.pre(parts.model, self._note_options)
         hooks.pre(parts.base, self._read)
