@@ -50,44 +50,44 @@ bench-gpu: $(READY)  ## the published shapes on a graphics card, in bfloat16
 	$(BIN)/illava bench --shape qwen2.5-vl-7b --device cuda --dtype bfloat16 --size 1344 --memory 80GB
 
 performance: $(READY)  ## measure all that docs/performance.md tells but OpenVINO (an hour and more), and write it
-	$(BIN)/python -m benchmarks.speed qwen2-vl-2b --threads 1 --rounds 3
-	$(BIN)/python -m benchmarks.speed llava-onevision-0.5b --size 384 --threads 1 --rounds 5
-	$(BIN)/python -m benchmarks.overhead
-	$(BIN)/python -m benchmarks.throughput
-	$(BIN)/python -m benchmarks.decoding
-	$(BIN)/python -m benchmarks.growth --layers 2 --threads 1
-	$(BIN)/python -m benchmarks.bigger
-	$(BIN)/python -m benchmarks.performance
+	$(BIN)/python -m illava_lab.benchmarks.speed qwen2-vl-2b --threads 1 --rounds 3
+	$(BIN)/python -m illava_lab.benchmarks.speed llava-onevision-0.5b --size 384 --threads 1 --rounds 5
+	$(BIN)/python -m illava_lab.benchmarks.overhead
+	$(BIN)/python -m illava_lab.benchmarks.throughput
+	$(BIN)/python -m illava_lab.benchmarks.decoding
+	$(BIN)/python -m illava_lab.benchmarks.growth --layers 2 --threads 1
+	$(BIN)/python -m illava_lab.benchmarks.bigger
+	$(BIN)/python -m illava_lab.benchmarks.performance
 
 evidence: $(READY)  ## write docs/evidence.md from the result files in docs/evidence
-	$(BIN)/python -m benchmarks.evidence.page
+	$(BIN)/python -m illava_lab.benchmarks.evidence.page
 
 evidence-runs: $(READY)  ## measure all that docs/evidence.md tells (an hour; choosing and testing go on where they were stopped)
 	for size in S L; do \
-		$(BIN)/python -m benchmarks.evidence.measure choose $$size --limit 16 --threads 1 && \
-		$(BIN)/python -m benchmarks.evidence.measure test $$size --limit 40 --threads 1 || exit 1; \
+		$(BIN)/python -m illava_lab.benchmarks.evidence.measure choose $$size --limit 16 --threads 1 && \
+		$(BIN)/python -m illava_lab.benchmarks.evidence.measure test $$size --limit 40 --threads 1 || exit 1; \
 	done
-	$(BIN)/python -m benchmarks.evidence.measure bigger --limit 15 --threads 1
+	$(BIN)/python -m illava_lab.benchmarks.evidence.measure bigger --limit 15 --threads 1
 
-comparison: $(READY)  ## compare all methods on both shipped models (hours; goes on where it was stopped); then python -m benchmarks.comparison
+comparison: $(READY)  ## compare all methods on both shipped models (hours; goes on where it was stopped); then python -m illava_lab.benchmarks.comparison
 	$(BIN)/illava compare --model zoo/S zoo/L --limit 32 --time 12 --reference illava-best --output out/comparison
 
 ablations: $(READY)  ## what each part of illava-best brings, on the validation split; writes docs/ablations.md
-	$(BIN)/python -m benchmarks.ablations measure S --limit 24 --threads 1
-	$(BIN)/python -m benchmarks.ablations measure L --limit 24 --threads 1
-	$(BIN)/python -m benchmarks.ablations page
+	$(BIN)/python -m illava_lab.benchmarks.ablations measure S --limit 24 --threads 1
+	$(BIN)/python -m illava_lab.benchmarks.ablations measure L --limit 24 --threads 1
+	$(BIN)/python -m illava_lab.benchmarks.ablations page
 
 train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
-	$(BIN)/python -m illava.zoo.train S
-	$(BIN)/python -m illava.zoo.train L
+	$(BIN)/python -m illava_lab.zoo.train S
+	$(BIN)/python -m illava_lab.zoo.train L
 
 docs: $(READY)  ## build the documentation site into out/site
 	@$(BIN)/python -c "import material, mkdocstrings_handlers.python" 2>/dev/null || $(BIN)/python -m pip install --quiet -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml lab/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -e ".[dev]" -e "lab[train]"
 	@touch $(READY)
 
 clean:

@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from illava.families import FAMILIES  # noqa: E402
+from illava.models.families import FAMILIES  # noqa: E402
 from tests.published import CONFIGS as PUBLISHED  # noqa: E402
 from tests.tiny_configs import CONFIGS, config  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Names of the dependencies, those of the extra ``dev`` included, without bounds on their versions."""
+"""Names of what both distributions and their tests need, without bounds on versions."""
 
 from __future__ import annotations
 
@@ -34,5 +34,12 @@ def unbounded(project: dict[str, Any], extra: str = "dev") -> list[str]:
 
 
 if __name__ == "__main__":
-    path = Path(__file__).parents[1] / "pyproject.toml"
-    print("\n".join(unbounded(tomllib.loads(path.read_text())["project"])))
+    root = Path(__file__).parents[1]
+    projects = ((root, "dev"), (root / "lab", "train"))
+    wanted = {
+        name
+        for folder, extra in projects
+        for name in unbounded(tomllib.loads((folder / "pyproject.toml").read_text())["project"], extra)
+        if not name.startswith("illava")
+    }
+    print("\n".join(sorted(wanted)))

@@ -15,9 +15,9 @@ from torch import nn
 
 import illava
 from illava.compat import TESTED
-from illava.contract import contract_faults
-from illava.contract.entries import FORWARDS
-from illava.parts import find_parts
+from illava.models.located import locate
+from illava.runtime.contract import contract_faults
+from illava.runtime.contract.entries import FORWARDS
 from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments
 from tests.tiny import ALL, pictures, prompt, tiny_model
 
@@ -32,7 +32,7 @@ IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v")
 @every_family
 def test_the_contract_holds_on_the_installed_release(family):
     model = model_of(family)
-    assert contract_faults(find_parts(model)) == []
+    assert contract_faults(locate(model)) == []
     illava.accelerate(model, method_of(family)).remove()
 
 
@@ -62,7 +62,7 @@ class Spy(dict):
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "llava-pixtral", "qwen3_vl", "gemma3"])
 def test_the_list_names_every_argument_that_hooks_ask_for_or_change(family):
     model = tiny_model(family)
-    parts = find_parts(model)
+    parts = locate(model)
     listed = {}
     for entry in FORWARDS:
         call = entry.call_of(parts)
@@ -110,7 +110,7 @@ def test_the_list_names_every_argument_that_hooks_ask_for_or_change(family):
 def arguments(family: str) -> list[tuple[nn.Module, str]]:
     """Every hooked or called forward of a model that has arguments to lose, and each of those."""
     model = model_of(family)
-    parts = find_parts(model)
+    parts = locate(model)
     block, layer = (
         parts.blocks[0],
         next(x for x, no in zip(parts.layers, parts.recurrent, strict=True) if not no),
@@ -155,7 +155,7 @@ def test_a_renamed_argument_of_any_forward_is_refused_by_name(family, monkeypatc
 
 @every_family
 def test_a_projector_that_takes_something_else_first_is_refused(family, monkeypatch):
-    kind = type(find_parts(model_of(family)).projector)
+    kind = type(locate(model_of(family)).projector)
     forward = with_arguments("self", "image_sizes", "image_features")
     monkeypatch.setattr(kind, "forward", forward)
     refused(model_of(family), family, f"{kind.__name__}.forward takes (image_sizes) first")
@@ -163,7 +163,7 @@ def test_a_projector_that_takes_something_else_first_is_refused(family, monkeypa
 
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl"])
 def test_a_layer_with_an_argument_that_illava_does_not_know_is_refused(family, monkeypatch):
-    parts = find_parts(model_of(family))
+    parts = locate(model_of(family))
     for module in (parts.layers[0], parts.blocks[0], parts.llm):
         forward = type(module).forward
         names = [name for name in inspect.signature(forward).parameters if name != "kwargs"]
@@ -202,7 +202,7 @@ def test_arguments_are_read_through_hooks_of_accelerate_and_compilation(monkeypa
 @pytest.mark.parametrize("of", ["encoder", "llm"])
 @every_family
 def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkeypatch):
-    parts = find_parts(model_of(family))
+    parts = locate(model_of(family))
     index = parts.recurrent.index(False)
     path = parts.family.llm_attention if of == "llm" else parts.tower.attention
     kind = type((parts.layers[index] if of == "llm" else parts.blocks[0]).get_submodule(path))
@@ -220,7 +220,7 @@ def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkey
 
 @every_family
 def test_an_eager_function_with_other_arguments_is_refused(family, monkeypatch):
-    parts = find_parts(model_of(family))
+    parts = locate(model_of(family))
     attention = parts.blocks[0].get_submodule(parts.tower.attention)
     home = sys.modules[type(attention).__module__]
     monkeypatch.setattr(
@@ -236,7 +236,7 @@ def test_an_eager_function_with_other_arguments_is_refused(family, monkeypatch):
 
 @every_family
 def test_a_renamed_module_is_refused_by_its_path(family):
-    parts = find_parts(model_of(family))
+    parts = locate(model_of(family))
     places = [
         (parts.base, parts.family.encoder),
         (parts.base, parts.family.projector),
@@ -329,13 +329,13 @@ def test_layers_of_a_new_type_are_refused():
     ],
 )
 def test_a_lost_method_of_the_base_model_is_refused(family, name, monkeypatch):
-    kind = next(k for k in type(find_parts(model_of(family)).base).__mro__ if name in vars(k))
+    kind = next(k for k in type(locate(model_of(family)).base).__mro__ if name in vars(k))
     monkeypatch.delattr(kind, name)
     refused(model_of(family), family, f"lost its method {name}")
 
 
 def test_a_renamed_field_of_the_encoder_is_refused(monkeypatch):
-    kind = type(find_parts(model_of("qwen3_vl")).encoder)
+    kind = type(locate(model_of("qwen3_vl")).encoder)
 
     def forward(self, hidden_states, grid_thw, **kwargs):
         return self.output(last_hidden_state=hidden_states, pooler_output=hidden_states, tapped=[])
@@ -345,7 +345,7 @@ def test_a_renamed_field_of_the_encoder_is_refused(monkeypatch):
 
 
 def test_features_that_are_packed_elsewhere_are_refused(monkeypatch):
-    kind = type(find_parts(model_of("llava_next")).base)
+    kind = type(locate(model_of("llava_next")).base)
 
     def get_image_features(self, pixel_values, image_sizes, **kwargs):
         return self.vision_tower(pixel_values)

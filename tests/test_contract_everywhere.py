@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 import illava
 from illava.compat import TESTED, versions
-from illava.contract import missing_everywhere
+from illava.runtime.contract import missing_everywhere
 from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments
 
 

@@ -7,10 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import illava
-from illava import cost
 from illava.bench import prompts, random_weights
-from illava.cost import EncoderShape, LlmShape
-from illava.shapes import llm_shape
+from illava.models.dimensions import EncoderDimensions, LlmDimensions, llm_dimensions
+from illava.planning import cost
 from tests.memory import peak_bytes
 from tests.test_exact import batch, several, single
 from tests.tiny import ALL, FAMILIES, tiny_model
@@ -49,7 +48,7 @@ def test_flops_of_a_merged_model_are_those_torch_counts_less_the_scores(family, 
     with illava.accelerate(model, method) as handle:
         merged = counted(model, inputs)
     report, (runs, prefill) = handle.report, handle._last
-    shape = handle.parts.family.encoder_shape(handle.parts.config)
+    shape = handle.parts.family.encoder_dimensions(handle.parts.config)
     # Products of queries and keys, and the product with ones that sums the columns, head by head (3).
     scores = sum(
         2 * (shape.hidden + 3) * sum(n * n for n in run.sequence_lengths(block, merged=True))
@@ -61,10 +60,10 @@ def test_flops_of_a_merged_model_are_those_torch_counts_less_the_scores(family, 
     assert report.cost.total < 0.75 * report.plain_cost.total
 
 
-ENCODER = EncoderShape(
+ENCODER = EncoderDimensions(
     depth=2, hidden=8, intermediate=20, mlp_matrices=2, patch_values=12, projector=((32, 32), (32, 10))
 )
-LLM = LlmShape(depth=3, hidden=10, intermediate=14, heads=5, kv_heads=1, head_dim=4, vocabulary=30)
+LLM = LlmDimensions(depth=3, hidden=10, intermediate=14, heads=5, kv_heads=1, head_dim=4, vocabulary=30)
 
 
 def test_encoder_closed_forms():
@@ -93,8 +92,8 @@ def test_llm_closed_forms():
 
 def test_the_published_shape_gives_the_published_ratios():
     """Qwen2-VL-2B, 672 x 672: analytic ratios on record for 0.85 four times and 0.9 four times."""
-    encoder = EncoderShape(32, 1280, 5120, 2, 3 * 2 * 14 * 14, ((5120, 5120), (5120, 1536)))
-    llm = LlmShape(28, 1536, 8960, 12, 2, 128, 151936)
+    encoder = EncoderDimensions(32, 1280, 5120, 2, 3 * 2 * 14 * 14, ((5120, 5120), (5120, 1536)))
+    llm = LlmDimensions(28, 1536, 8960, 12, 2, 128, 151936)
     # The prompt's text was not recorded with them; 47 tokens give the recorded KV ratio of 0.498.
     plain_units, text = 576, 47
 
@@ -135,7 +134,10 @@ def test_the_parts_of_a_cost_sum_up_to_it(family):
     model = tiny_model(family)
     with illava.accelerate(model, keep=1 / 3) as handle, torch.no_grad():
         model(**batch(model))
-    shape, llm = handle.parts.family.encoder_shape(handle.parts.config), llm_shape(handle.parts.config)
+    shape, llm = (
+        handle.parts.family.encoder_dimensions(handle.parts.config),
+        llm_dimensions(handle.parts.config),
+    )
     for made, call in ((handle.report.cost, 1), (handle.report.plain_cost, 0)):
         run = handle._last[0][0]
         embedded = run.embedded if call else run.group * sum(run.full_lengths)

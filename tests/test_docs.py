@@ -25,12 +25,13 @@ import yaml
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import illava
-from illava import handle as handles
-from illava.ask import build_prompt, load
+from illava import api as handles
+from illava.ask import load
 from illava.bench.published import config as published_config
-from illava.cli import app
+from illava.cli.app import app
+from illava.io.pictures import open_picture
+from illava.io.prompts import build_prompt
 from illava.methods import base
-from illava.pictures import open_picture
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -160,7 +161,7 @@ def namespace(page: Path) -> dict[str, Any]:
         # A page that goes on with a prompt of its own making.
         names |= {"illava": illava, "model": model, "processor": processor, "inputs": inputs}
     if page.name == "adding-a-family.md":
-        from illava import families
+        from illava.models import families
 
         names |= vars(families)
     return names

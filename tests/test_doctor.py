@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import illava
+from illava.api import Handle
 from illava.doctor import verification
 from illava.doctor.checks import PLAIN
 from illava.doctor.family import describe, examine
@@ -16,11 +17,10 @@ from illava.doctor.inputs import pictures, prompt
 from illava.doctor.machine import gflops, look, within
 from illava.doctor.tiny import ALL, BROKEN, tiny_model, variant
 from illava.doctor.tiny_configs import CONFIGS, config
-from illava.handle import Handle
 from illava.methods.illava import Illava as Method
-from illava.parts import find_parts
-from illava.stages.cache import MergedLayer
-from illava.stages.prompt import PromptReader
+from illava.models.located import locate
+from illava.runtime.cache.merged import MergedLayer
+from illava.runtime.llm.prompt import PromptReader
 
 BOTH = illava.Illava(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7)
 CHECKS = [PLAIN, "keep=1 is the plain model", "merging", "cached = recomputed", "batch = single"]
@@ -362,7 +362,7 @@ def test_tested_range(release, inside):
 def test_a_block_that_ends_otherwise_is_found(name):
     """Its signature is the same, and merged runs agree with each other."""
     model = tiny_model(name)
-    block = find_parts(model).blocks[1]
+    block = locate(model).blocks[1]
     forward = block.forward
 
     def halved(hidden_states, *args, **kwargs):

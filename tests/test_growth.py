@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
 from benchmarks import bigger, growth
+
 from illava.bench import published
 
 LAYERS, HIDDEN, KV_HEADS, HEAD_DIM = 2, 64, 2, 16

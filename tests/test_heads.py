@@ -9,7 +9,7 @@ from torch import nn
 from transformers.models.auto import modeling_auto
 
 import illava
-from illava.families import family_of
+from illava.models.families import family_of
 from tests.tiny import config, tiny_model
 
 ENCODER = illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import illava
-from illava.stages.marks import mark_through, marked
+from illava.ops.marks import mark_through, marked
 from tests.test_exact import BOTH, logits_of_steps
 from tests.tiny import (
     FAMILIES,

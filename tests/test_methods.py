@@ -9,9 +9,9 @@ import os
 import pytest
 
 import illava
-from illava.families import FAMILIES as ENTRIES
 from illava.methods import Method, method_from_dict, methods
-from illava.parts import find_parts, rescale
+from illava.models.families import FAMILIES as ENTRIES
+from illava.models.located import locate, rescale
 from tests.tiny import FAMILIES, tiny_model
 from tests.tiny_configs import CONFIGS
 
@@ -152,7 +152,7 @@ def test_another_depth_keeps_the_product_and_the_range(depth):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plans_on_a_small_model(family):
-    parts = find_parts(tiny_model(family))
+    parts = locate(tiny_model(family))
     published = illava.Illava().plan(parts)
     assert published.encoder
     assert published.llm
@@ -176,7 +176,7 @@ def test_plans_on_a_small_model(family):
 
 
 def test_a_budget_equal_to_the_published_share_is_the_published_schedule():
-    parts = find_parts(tiny_model("qwen2_vl"))
+    parts = locate(tiny_model("qwen2_vl"))
     published = illava.Illava().plan(parts)
     budget = illava.Illava(keep=0.84**4 * 0.9**3).plan(parts)
     assert {k: s.keep for k, s in budget.encoder.items()} == pytest.approx(

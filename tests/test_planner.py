@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import illava
-from illava import quality
 from illava.bench.published import config as published
-from illava.bench.rates import Rates, at, measure_rates, rows_at
-from illava.parts import find_parts
-from illava.planner import plan, plan_on
-from illava.prediction import predict, predict_on, skeleton
-from illava.quality import PRESET, Where, divergence
-from illava.workload import workload
+from illava.models.layout import workload
+from illava.models.located import locate
+from illava.planning import sensitivity as quality
+from illava.planning.machine_speed import Rates, at, measure_rates, rows_at
+from illava.planning.plan import plan, plan_on
+from illava.planning.predict import predict, predict_on, skeleton
+from illava.planning.sensitivity import PRESET, Where, divergence
 from tests.test_exact import single
 from tests.tiny import ALL, config, tiny_model
 
@@ -115,7 +115,7 @@ def test_no_speed_is_wished_for():
 @pytest.mark.parametrize("family", ALL)
 def test_every_family_is_planned_and_does_what_was_planned(family):
     model = tiny_model(family)
-    parts = find_parts(model)
+    parts = locate(model)
     found = plan_on(parts, workload(parts, 48, prompt_tokens=10), {"speedup": 1.3})
     assert found.met
     if any(parts.recurrent):

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 import illava
-from illava import merging, scoring
-from illava.links import links
-from illava.precision import full_precision
-from illava.stages.steps import Step
+from illava.methods.steps import Step
+from illava.ops import merging, scoring
+from illava.ops.merge_weights import links
+from illava.ops.precision import full_precision
 from tests.battery.test_battery import inputs_of, model_of
 from tests.battery.test_methods import MADE, refused
 from tests.core.cases import assert_same_bits, normal_units

@@ -12,9 +12,9 @@ from transformers import AutoConfig
 import illava
 from illava.bench import prompts
 from illava.bench.published import config as published
-from illava.parts import find_parts
-from illava.prediction import predict, predict_on, skeleton
-from illava.workload import resized, workload
+from illava.models.layout import resized, workload
+from illava.models.located import locate
+from illava.planning.predict import predict, predict_on, skeleton
 from tests.battery.shown import canvases
 from tests.published import CONFIGS
 from tests.test_exact import TEXTS
@@ -106,7 +106,7 @@ PAIRS += [(family, name) for family in ALL if family not in MECHANISMS for name 
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_a_prediction_is_what_the_pass_does(family, name):
     model, method = tiny_model(family), METHODS[name]
-    parts = find_parts(model)
+    parts = locate(model)
     # Idefics' processor enlarges a picture to four tiles in any case.
     some = canvases(model)[:1] if family in RUNS_OF_TILES else canvases(model)
     for canvas in some:
@@ -127,7 +127,7 @@ def test_a_prediction_is_what_the_pass_does(family, name):
 @pytest.mark.parametrize("family", WITH_VIDEO)
 def test_a_prediction_of_a_video(family):
     model, method = tiny_model(family), illava.Illava(keep=1 / 3)
-    parts = find_parts(model)
+    parts = locate(model)
     shown = video(model, 4)
     inputs = video_prompt(model, TEXTS[0], [], shown)
     steps = 4 * getattr(parts.config.vision_config, "temporal_patch_size", 1)
@@ -147,7 +147,7 @@ def test_a_prediction_of_a_video(family):
 
 
 def test_several_pictures_and_rows_are_as_many_times_one():
-    parts = find_parts(tiny_model("qwen2_vl"))
+    parts = locate(tiny_model("qwen2_vl"))
     one = predict_on(parts, METHODS["1/3"], workload(parts, 64, prompt_tokens=10))
     rows = predict_on(parts, METHODS["1/3"], workload(parts, 64, prompt_tokens=10, batch=3))
     for name in ("encoder", "projector", "prefill", "kv_bytes", "decode"):

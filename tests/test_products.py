@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import illava
-from illava import products
-from illava.products import sliced
+from illava.runtime import linear_tuning as products
+from illava.runtime.linear_tuning import sliced
 from tests.test_exact import batch, single
 from tests.test_handle import state_of
 from tests.tiny import tiny_model

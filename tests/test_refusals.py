@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, BertConfig, BertModel, MllamaConf
 from transformers.cache_utils import DynamicCache, DynamicSlidingWindowLayer, QuantizedLayer
 
 import illava
-from illava.families import family_of
-from illava.stages.cache_setup import prepare_for_merging
+from illava.models.families import family_of
+from illava.runtime.cache.setup import prepare_for_merging
 from tests.test_exact import BOTH, LLM, single
 from tests.tiny import FAMILIES, IMAGE, prompt, tiny_model
 

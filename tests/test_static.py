@@ -16,8 +16,8 @@ from transformers import CompileConfig, StaticCache
 from transformers.cache_utils import StaticLayer
 
 import illava
-from illava.stages.cache import MergedLayer
-from illava.stages.static_cache import ROUNDED, StaticMergedLayer
+from illava.runtime.cache.merged import MergedLayer
+from illava.runtime.cache.static import ROUNDED, StaticMergedLayer
 from tests.battery.test_battery import CLOSE, inputs_of, method_of
 from tests.tiny import ALL, WITH_VIDEO, prompt, tiny_model
 

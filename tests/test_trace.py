@@ -90,7 +90,7 @@ def test_nothing_is_computed_otherwise(name, monkeypatch) -> None:
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr("illava.stages.traces.links", refuse)
+    monkeypatch.setattr("illava.runtime.traces.links", refuse)
     with illava.accelerate(model, method_of(name)) as handle:
         plain, _ = logits_of_steps(model, inputs)
         assert handle.report.traces == ()
@@ -159,7 +159,7 @@ def test_it_is_told_in_json() -> None:
     import json
 
     model = tiny_model("llava_onevision")
-    told = traced(model, inputs_of(model, "one", "single"), method_of("llava_onevision")).to_dict()
-    found = json.loads(json.dumps(told, allow_nan=False))["traces"]
-    assert [len(trace["kept"]) for trace in found] == [step["after"] for step in told["steps"]]
+    shared_fields = traced(model, inputs_of(model, "one", "single"), method_of("llava_onevision")).to_dict()
+    found = json.loads(json.dumps(shared_fields, allow_nan=False))["traces"]
+    assert [len(trace["kept"]) for trace in found] == [step["after"] for step in shared_fields["steps"]]
     assert any(box is None for box in found[2]["boxes"])

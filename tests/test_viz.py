@@ -15,9 +15,9 @@ from transformers import CLIPImageProcessor
 
 import illava
 from illava import viz
-from illava.ask import as_seen
-from illava.pictures import InputError
-from illava.tiles import untiled
+from illava.io.pictures import InputError
+from illava.io.prompts import as_seen
+from illava.report.tiles import untiled
 from illava.viz.charts import bars
 from illava.viz.sheet import CIVIDIS, ORANGE, heat_map
 from illava.viz.shown import shown
@@ -189,15 +189,15 @@ def test_a_page_tells_what_the_report_does(name) -> None:
     assert [step["before"] for step in found["steps"]] == [step.before for step in report.steps]
     for number, picture in enumerate(report.pictures):
         (frame,) = found["pictures"][number]["frames"]
-        for told, trace in zip(frame["steps"], report.traces, strict=True):
-            boxes = [told["came"][i] for i in told["kept"]]
+        for shared_fields, trace in zip(frame["steps"], report.traces, strict=True):
+            boxes = [shared_fields["came"][i] for i in shared_fields["kept"]]
             want = trace.boxes[trace.kept][trace.picture[trace.kept] == number]
             want = want[want[:, 0] == 0][:, 1:]
             torch.testing.assert_close(torch.tensor(boxes), want, atol=1e-5, rtol=0)
-            sums = torch.zeros(len(told["came"]))
-            for into, _, weight in told["links"]:
+            sums = torch.zeros(len(shared_fields["came"]))
+            for into, _, weight in shared_fields["links"]:
                 sums[into] += weight
-            torch.testing.assert_close(sums[told["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
+            torch.testing.assert_close(sums[shared_fields["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
         assert len(frame["all"]) == len(picture.all)
     for chart, one in zip(found["charts"], bars(report), strict=True):
         assert chart["plain"] == list(one.plain)

@@ -2,127 +2,88 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import viz, zoo
-    from .doctor.verification import Verification, verify
-    from .errors import UnsupportedError, UntestedVersionWarning
-    from .families import supported_families
-    from .handle import Handle, accelerate
-    from .methods import (
-        DART,
-        Compose,
-        DivPrune,
-        Downsample,
-        FasterVLM,
-        FastV,
-        Illava,
-        Method,
-        Pool,
-        PruMergePlus,
-        PyramidDrop,
-        Random,
-        SparseVLM,
-        ToMe,
-        VisionZip,
-        VisPruner,
-    )
-    from .planner import Recommendation, plan
-    from .prediction import Prediction, predict
-    from .products import Tuned, tune
-    from .report import Report
+    from . import viz as viz
+    from . import zoo as zoo
+    from .api import Handle as Handle
+    from .api import accelerate as accelerate
+    from .doctor.verification import Verification as Verification
+    from .doctor.verification import verify as verify
+    from .errors import InputError as InputError
+    from .errors import UnsupportedError as UnsupportedError
+    from .errors import UntestedVersionWarning as UntestedVersionWarning
+    from .methods import *  # noqa: F403
+    from .models.families import supported_families as supported_families
+    from .planning.plan import Recommendation as Recommendation
+    from .planning.plan import plan as plan
+    from .planning.predict import Prediction as Prediction
+    from .planning.predict import predict as predict
+    from .report import Report as Report
+    from .runtime.linear_tuning import Tuned as Tuned
+    from .runtime.linear_tuning import tune as tune
 
-__all__ = [
-    "DART",
-    "Compose",
-    "DivPrune",
-    "Downsample",
-    "FastV",
-    "FasterVLM",
-    "Handle",
-    "Illava",
-    "Method",
-    "Pool",
-    "Prediction",
-    "PruMergePlus",
-    "PyramidDrop",
-    "Random",
-    "Recommendation",
-    "Report",
-    "SparseVLM",
-    "ToMe",
-    "Tuned",
-    "UnsupportedError",
-    "UntestedVersionWarning",
-    "Verification",
-    "VisPruner",
-    "VisionZip",
-    "accelerate",
-    "plan",
-    "predict",
-    "supported_families",
-    "tune",
-    "verify",
-    "viz",
-    "zoo",
-]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported on first use: torch and transformers take seconds, and `illava --help` needs neither.
 _HOMES = {
-    "Handle": ".handle",
-    "Compose": ".methods",
-    "DART": ".methods",
-    "DivPrune": ".methods",
-    "Downsample": ".methods",
-    "FastV": ".methods",
-    "FasterVLM": ".methods",
-    "Illava": ".methods",
-    "Method": ".methods",
-    "Pool": ".methods",
-    "PruMergePlus": ".methods",
-    "PyramidDrop": ".methods",
-    "Random": ".methods",
-    "SparseVLM": ".methods",
-    "ToMe": ".methods",
-    "VisPruner": ".methods",
-    "VisionZip": ".methods",
-    "Prediction": ".prediction",
-    "Recommendation": ".planner",
+    "Handle": ".api",
+    "InputError": ".errors",
+    "Prediction": ".planning.predict",
+    "Recommendation": ".planning.plan",
     "Report": ".report",
-    "Tuned": ".products",
+    "Tuned": ".runtime.linear_tuning",
     "UnsupportedError": ".errors",
     "UntestedVersionWarning": ".errors",
     "Verification": ".doctor.verification",
-    "accelerate": ".handle",
-    "plan": ".planner",
-    "predict": ".prediction",
-    "supported_families": ".families",
-    "tune": ".products",
+    "accelerate": ".api",
+    "plan": ".planning.plan",
+    "predict": ".planning.predict",
+    "supported_families": ".models.families",
+    "tune": ".runtime.linear_tuning",
     "verify": ".doctor.verification",
 }
+_MODULES = ("viz", "zoo")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES and (name.startswith("_") or find_spec(f"{__name__}.{name}") is None):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__all__":
+        return sorted({*_HOMES, *_MODULES, *_methods()})
+    if name in _HOMES:
+        return getattr(_import(_HOMES[name][1:]), name)
+    if not name.startswith("_"):
+        if find_spec(f"{__name__}.{name}") is not None:
+            return _import(name)
+        if name in _methods():
+            return getattr(_import("methods"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _methods() -> tuple[str, ...]:
+    """The names of the method classes, read off the one file that lists them, without importing it."""
+    loader: Any = find_spec(f"{__name__}.methods").loader  # type: ignore[union-attr]
+    return tuple(re.findall(r"^from \.\w+ import \w+ as (\w+)$", loader.get_source(f"{__name__}.methods"), re.M))
+
+
+def _import(module: str) -> Any:
     try:
-        # Or a module, such as viz, zoo and merging.
-        home = import_module(_HOMES.get(name, f".{name}"), __name__)
+        return import_module(f".{module}", __name__)
     except ImportError as error:
         # Modules of illava import names of transformers that another release may not have.
         if not (error.name or "").startswith("transformers.") and error.name != "transformers":
             raise
         if find_spec("transformers") is None:
             raise
-        from .contract import import_refusal
+        from .runtime.contract import import_refusal
 
         raise import_refusal(error) from error
-    return getattr(home, name) if name in _HOMES else home
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__getattr__("__all__")})

@@ -91,17 +91,24 @@ def boxes(model: nn.Module, inputs: dict[str, Tensor]) -> list[list[Tensor]]:
     return [[picture.all for picture in pictures], [picture.kept[-1] for picture in pictures]]
 
 
-def check(reacted: Tensor, told: Tensor, mark: Tensor, blur: float) -> None:
+def check(reacted: Tensor, shared_fields: Tensor, mark: Tensor, blur: float) -> None:
     """(n,) reactions of (n, 5) boxes to paint on ``mark``; ``blur``: how far it may spread, in boxes."""
     frame, *mark_corners = mark.tolist()
     x0, y0, x1, y1 = mark_corners
-    wide, high = (told[:, 3] - told[:, 1]).amin(), (told[:, 4] - told[:, 2]).amin()
-    across = torch.maximum(told[:, 1] - x1, x0 - told[:, 3]) / wide
-    down = torch.maximum(told[:, 2] - y1, y0 - told[:, 4]) / high
-    far = (torch.maximum(across, down) > blur - 1e-4) | (told[:, 0] != frame)
+    wide, high = (
+        (shared_fields[:, 3] - shared_fields[:, 1]).amin(),
+        (shared_fields[:, 4] - shared_fields[:, 2]).amin(),
+    )
+    across = torch.maximum(shared_fields[:, 1] - x1, x0 - shared_fields[:, 3]) / wide
+    down = torch.maximum(shared_fields[:, 2] - y1, y0 - shared_fields[:, 4]) / high
+    far = (torch.maximum(across, down) > blur - 1e-4) | (shared_fields[:, 0] != frame)
     close = 1e-4
-    inside = (told[:, 1] > x0 - close) & (told[:, 2] > y0 - close) & (told[:, 0] == frame)
-    inside &= (told[:, 3] < x1 + close) & (told[:, 4] < y1 + close)
+    inside = (
+        (shared_fields[:, 1] > x0 - close)
+        & (shared_fields[:, 2] > y0 - close)
+        & (shared_fields[:, 0] == frame)
+    )
+    inside &= (shared_fields[:, 3] < x1 + close) & (shared_fields[:, 4] < y1 + close)
     assert not reacted[far].any(), "a box away from the paint changes"
     assert (reacted[inside] > 0.05 * reacted.max()).all(), "a box in the paint does not"
     assert not far[reacted.argmax()]
@@ -123,7 +130,7 @@ def test_boxes_lie_over_what_they_show(name: str) -> None:
     images = [torch.rand(3, *canvas.pixels, generator=generator) for canvas in drawn]
     plain = [processed(model, canvas, image) for canvas, image in zip(drawn, images, strict=True)]
     inputs = prompt(model, [([5, 6, 7], plain)])
-    told = boxes(model, inputs)
+    shared_fields = boxes(model, inputs)
     tiles: list[tuple[int, Tile]] = [(i, tile) for i, canvas in enumerate(drawn) for tile in canvas.tiles]
     for number, which in ((0, "first"), (0, "inner"), (0, "last"), (1, "first"), (1, "last")):
         canvas = drawn[number]
@@ -136,7 +143,7 @@ def test_boxes_lie_over_what_they_show(name: str) -> None:
         parts = [*plain]
         parts[number] = processed(model, canvas, image)
         painted = prompt(model, [([5, 6, 7], parts)])
-        for reacted, those in zip(reactions(model, inputs, painted), told, strict=True):
+        for reacted, those in zip(reactions(model, inputs, painted), shared_fields, strict=True):
             if sum(map(len, those)) != len(reacted):
                 assert name in RECURRENT
                 continue
@@ -167,7 +174,7 @@ def test_boxes_of_a_video_lie_over_what_they_show(name: str) -> None:
     shown = video(model, 3)
     pixels = shown.values["pixel_values_videos"]
     inputs = video_prompt(model, [5, 6, 7], [], shown)
-    told = boxes(model, inputs)
+    shared_fields = boxes(model, inputs)
     rows, columns = (6, 6) if kind(model) == "anyres" else (2, 3)
     for frame, which in ((0, "first"), (1, "inner"), (2, "last")):
         row, column = cell(rows, columns, which)
@@ -179,7 +186,7 @@ def test_boxes_of_a_video_lie_over_what_they_show(name: str) -> None:
             painted[first * 4 : first * 4 + 4] = 4
         mark = torch.tensor([frame, column / columns, row / rows, (column + 1) / columns, (row + 1) / rows])
         for reacted, those in zip(
-            reactions(model, inputs, inputs | {"pixel_values_videos": painted}), told, strict=True
+            reactions(model, inputs, inputs | {"pixel_values_videos": painted}), shared_fields, strict=True
         ):
             (own,) = those
             if len(own) == len(reacted):

@@ -80,10 +80,10 @@ def test_videos_and_pictures_in_a_batch(name: str) -> None:
     shown.sort(key=lambda picture: picture.kind)
     kinds = ["image"] * 3 * (not name.startswith("glm")) + ["video"] * 3
     assert [picture.kind for picture in report.pictures] == kinds
-    for told, own in zip(report.pictures, shown, strict=True):
-        assert torch.equal(told.all, own.all)
-        assert told.frames == own.frames
-        for step, kept in enumerate(told.kept):
+    for shared_fields, own in zip(report.pictures, shown, strict=True):
+        assert torch.equal(shared_fields.all, own.all)
+        assert shared_fields.frames == own.frames
+        for step, kept in enumerate(shared_fields.kept):
             assert torch.equal(kept, own.kept[step])
 
 

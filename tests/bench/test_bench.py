@@ -14,9 +14,9 @@ import illava
 from illava.bench import prompts, random_weights, result, run, tables
 from illava.bench.memory import gigabytes, largest_batch
 from illava.bench.timing import Timing
-from illava.cli_bench import make_variants
-from illava.cost import Cost
-from illava.pictures import InputError
+from illava.cli.bench import make_variants
+from illava.io.pictures import InputError
+from illava.planning.cost import Cost
 from tests.cli.conftest import assert_error, invoke
 from tests.tiny import tiny_model
 
@@ -221,7 +221,7 @@ def test_wrong_inputs_are_said_before_anything_is_made(case, tiny_shapes, tmp_pa
         raise AssertionError("weights were made")
 
     monkeypatch.setattr(random_weights, "build", never)
-    monkeypatch.setattr("illava.ask.load", never)
+    monkeypatch.setattr("illava.models.loading.load", never)
     words, said = WRONG[case]
     assert_error(invoke("bench", *words, "--output", tmp_path), said)
     assert not list(tmp_path.iterdir())
@@ -256,7 +256,7 @@ def test_an_output_that_cannot_be_written(tiny_shapes, tmp_path):
 
 
 def test_what_a_plan_saved_is_measured(tmp_path):
-    from illava.cli_bench import make_variants
+    from illava.cli.bench import make_variants
 
     method = illava.Illava(keep=1 / 3, encoder_layers=(1,), llm_layers=())
     method.save_pretrained(tmp_path / "early")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from illava.bench.memory import gigabytes, largest_batch, parse_bytes, peak_bytes
-from illava.pictures import InputError
+from illava.io.pictures import InputError
 
 
 def test_largest_batch():

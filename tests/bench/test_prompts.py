@@ -9,7 +9,7 @@ import illava
 from illava.ask import load
 from illava.bench import prompts, published
 from illava.errors import UnsupportedError
-from illava.pictures import InputError
+from illava.io.pictures import InputError
 from tests.tiny import config, tiny_model
 
 from .conftest import FAMILIES

@@ -10,7 +10,7 @@ import torch
 import illava
 from illava.bench import prompts, published, random_weights
 from illava.bench.memory import free_bytes
-from illava.pictures import InputError
+from illava.io.pictures import InputError
 
 from .conftest import FAMILIES
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from illava_lab.zoo.model import build_model, export
+from illava_lab.zoo.text import build_processor
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from illava.ask import load
-from illava.cli import app
-from illava.zoo.model import build_model, export
-from illava.zoo.text import build_processor
+from illava.cli.app import app
 
 SRC = Path(__file__).parents[2] / "src"
 

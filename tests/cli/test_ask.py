@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 import illava
-from illava.ask import ask, build_prompt
-from illava.pictures import open_picture
+from illava.ask import ask
+from illava.io.pictures import open_picture
+from illava.io.prompts import build_prompt
 from illava.viz.overlay import draw_overlay
 
 from .conftest import call, invoke

@@ -9,10 +9,10 @@ import av
 import pytest
 from PIL import Image
 
-from illava.containers import starts_a_video
 from illava.demo.server import read
-from illava.pictures import InputError, open_picture
-from illava.video import is_video, read_video
+from illava.io.containers import starts_a_video
+from illava.io.pictures import InputError, open_picture
+from illava.io.video import is_video, read_video
 
 from .conftest import assert_error, invoke
 

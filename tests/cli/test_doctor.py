@@ -8,8 +8,8 @@ import pytest
 import transformers
 
 import illava
-from illava import contract
-from illava.stages.cache import MergedLayer
+from illava.runtime import contract
+from illava.runtime.cache.merged import MergedLayer
 from tests.tiny import config
 
 from .conftest import assert_error, call, invoke

@@ -167,7 +167,7 @@ def test_weights_that_do_not_fit(copy, cut):
     if cut:
         weights[name] = kept[:3].clone()
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    # Once as a process: transformers' report on the weights must not show up.
+    # Cached as a process: transformers' report on the weights must not show up.
     result = (invoke if cut else call)("ask", "demo/word.png", QUESTION, "--model", copy)
     assert_error(result, "1 are missing or of another shape", "gate_proj")
 
@@ -284,11 +284,11 @@ def test_usage_errors(words):
 def test_ctrl_c_is_quiet():
     # A real signal, at the moment the picture would be opened.
     before = (
-        "import os, signal, time, illava.pictures\n"
+        "import os, signal, time, illava.io.pictures\n"
         # Under nohup or in a shell's background it would be ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "interrupt = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(20))\n"
-        "illava.pictures.open_picture = interrupt"
+        "illava.io.pictures.open_picture = interrupt"
     )
     result = call("ask", "demo/word.png", QUESTION, before=before)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")

@@ -7,10 +7,10 @@ import os
 import pytest
 from PIL import Image
 
-from illava.ask import build_prompt
-from illava.cli import app
-from illava.console import Command
-from illava.pictures import InputError
+from illava.cli.app import app
+from illava.cli.console import Command
+from illava.io.pictures import InputError
+from illava.io.prompts import build_prompt
 
 from .conftest import assert_error, call, invoke
 

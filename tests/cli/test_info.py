@@ -7,7 +7,7 @@ import json
 import pytest
 
 import illava
-from illava.info import skeleton
+from illava.cli.info import skeleton
 from tests.tiny import FAMILIES, config, tiny_model
 
 from .conftest import call, invoke

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from illava.files import check_free, protect, protecting, replacing, to_json
-from illava.pictures import InputError, check_writable, open_picture, save_png
+from illava.io.files import check_free, protect, protecting, replacing, to_json
+from illava.io.pictures import InputError, check_writable, open_picture, save_png
 
 from .conftest import assert_error, invoke
 
@@ -49,7 +49,7 @@ def test_overlay_on_the_picture(picture, how, monkeypatch):
 def test_overlay_on_a_shipped_picture():
     import illava
 
-    shipped = Path(illava.__file__).parent / "data" / "word.png"
+    shipped = Path(illava.__file__).parent / "io" / "data" / "word.png"
     before = shipped.read_bytes()
     assert_error(invoke("ask", "demo/word.png", "What?", "--save-overlay", shipped), NEVER)
     assert shipped.read_bytes() == before

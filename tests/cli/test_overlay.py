@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from illava.geometry import grid_boxes
-from illava.pictures import InputError
+from illava.io.pictures import InputError
+from illava.report.patches import grid_boxes
 from illava.viz.overlay import draw_overlay, kept_share
 
 BRIGHT, DARK = (250, 200, 60), (60, 10, 30)

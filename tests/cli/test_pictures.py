@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from illava import pictures
-from illava.pictures import InputError, check_writable, demo_names, open_picture, save_png
+from illava.io import pictures
+from illava.io.pictures import InputError, check_writable, demo_names, open_picture, save_png
 
 CORNERS = [[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (255, 255, 255)]]
 

@@ -10,10 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import illava
-from illava import calibrate
-from illava.calibrate import samples
-from illava.cli import app
-from illava.pictures import InputError
+from illava.cli.app import app
+from illava.evaluation import calibrate
+from illava.evaluation.calibrate import samples
+from illava.io.pictures import InputError
 
 SHAPE = ["--shape", "llava-onevision-0.5b", "--size", "384"]
 
@@ -96,7 +96,8 @@ def test_calibration_takes_the_nearest_and_goes_on_where_it_was_stopped(pictures
 
 
 def test_divergence_is_that_of_the_first_tokens_written_out(pictures):
-    from illava.ask import build_prompt, load
+    from illava.ask import load
+    from illava.io.prompts import build_prompt
 
     model, processor = load("zoo/S")
     method = illava.Illava(keep=1 / 9)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from illava import accelerate
-from illava.ask import build_prompt
 from illava.bench.timing import Timing, hook_seconds, interleave, measure, median_interval, ratio, spread
-from illava.parts import find_parts
-from illava.pictures import open_picture
+from illava.io.pictures import open_picture
+from illava.io.prompts import build_prompt
+from illava.models.located import locate
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_parts_add_up(loaded, inputs, accelerated):
 def test_time_is_put_down_to_the_right_part(loaded, inputs, part, accelerated):
     model = loaded[0]
     handle = accelerate(model, keep=0.25) if accelerated else None
-    parts = find_parts(model)
+    parts = locate(model)
     calls = []
 
     def sleep(*_):
@@ -80,7 +80,7 @@ def test_hooks_go_when_the_model_fails(loaded, inputs):
     def fail(*_):
         raise RuntimeError("broken")
 
-    hook = find_parts(model).layers[1].register_forward_pre_hook(fail)
+    hook = locate(model).layers[1].register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="broken"):
         measure(model, inputs, 2)
     hook.remove()

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import dynamic_module_utils
 
-from illava.ask import load, pixel_limits, read_config
-from illava.cli import app
-from illava.pictures import InputError
+from illava.cli.app import app
+from illava.io.pictures import InputError
+from illava.models.loading import load, pixel_limits, read_config
 
 from .conftest import assert_error, invoke
 

@@ -10,15 +10,15 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import zeros
 
-from illava.console import hush, one_line_errors
-from illava.warned import HARMLESS
+from illava.cli.console import hush, one_line_errors
+from illava.io.warning_lines import HARMLESS
 
 from .conftest import call, invoke
 
 SMALL = ("--max-new-tokens", "2")
 # Said while the answer is made, as transformers 5.24 says that an argument was renamed.
 NOISE = """
-import logging, warnings, illava.bench.timing as timing
+import logging, warnings, illava.bench.timing
 real = timing.measure
 def measure(*args, **options):
     for _ in range(3):

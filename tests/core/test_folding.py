@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from illava import scoring
-from illava.merging import merge
-from illava.scoring import diverse_ranking, rarity, row_scores
+from illava.ops import scoring
+from illava.ops.merging import merge
+from illava.ops.scoring import diverse_ranking, rarity, row_scores
 from tests.core.cases import DTYPES, assert_same_bits, bounded, normal_units
 from tests.core.loops import alike, attention_row, merge_loop, ranked
 

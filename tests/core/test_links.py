@@ -1,18 +1,18 @@
-"""Links: survivors are the sums of their sources, each times its weight, whatever merged them."""
+"""MergeWeights: survivors are the sums of their sources, each times its weight, whatever merged them."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from illava.links import MOST, links
-from illava.merging import REDUCTIONS, MergedSegments, merge_segments, reduce_segments
 from illava.methods.pool import pool_segments
 from illava.methods.prumerge import take_in
 from illava.methods.random import keep_random
 from illava.methods.sparsevlm import recycle_clusters
 from illava.methods.tome import merge_similar
 from illava.methods.visionzip import gather
+from illava.ops.merge_weights import MOST, links
+from illava.ops.merging import REDUCTIONS, MergedSegments, merge_segments, reduce_segments
 
 LENGTHS, COUNTS = (9, 0, 4, 9, 6), (4, 0, 4, 4, 2)
 
@@ -101,6 +101,6 @@ def test_many_units_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     _, merged = STEPS["fold"]
     whole = links(merged)
     assert sum(LENGTHS) ** 2 < MOST
-    monkeypatch.setattr("illava.links.MOST", 20)
+    monkeypatch.setattr("illava.ops.merge_weights.MOST", 20)
     for part, other in zip(links(merged), whole, strict=True):
         assert torch.equal(part, other)

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from illava.merging import REDUCTIONS, keep_count, merge, recycler_count
-from illava.scoring import unit_scores
+from illava.ops.merging import REDUCTIONS, keep_count, merge, recycler_count
+from illava.ops.scoring import unit_scores
 from tests.core.cases import (
     DTYPES,
     assert_merged_like_loop,

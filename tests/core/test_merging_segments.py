@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from illava.merging import REDUCTIONS, keep_count, merge_segments
+from illava.ops.merging import REDUCTIONS, keep_count, merge_segments
 from tests.core.cases import (
     DTYPES,
     assert_merged_like_loop,

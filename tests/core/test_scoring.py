@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from illava import scoring
-from illava.scoring import SAMPLED_ROWS, column_scores, last_row_scores, unit_scores
+from illava.ops import scoring
+from illava.ops.scoring import SAMPLED_ROWS, column_scores, last_row_scores, unit_scores
 from tests.core.cases import DTYPES, assert_same_bits, bounded
 from tests.core.loops import causal_bias, column_scores_loop, last_row_scores_loop
 

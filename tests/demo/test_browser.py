@@ -18,7 +18,7 @@ import illava
 from illava.ask import ask, load
 from illava.viz import html_page
 
-NUMBER = Path(illava.__file__).parent / "data" / "number.png"
+NUMBER = Path(illava.__file__).parent / "io" / "data" / "number.png"
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",

@@ -14,7 +14,7 @@ from illava.ask import ask, load
 from illava.demo import server as work
 from illava.demo.server import BUDGETS, MOST_FILES, MOST_MEGABYTES, Server, read, table
 from illava.errors import UnsupportedError
-from illava.pictures import InputError
+from illava.io.pictures import InputError
 
 
 def last(server, *words):

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from illava_lab import tasks
 
-from illava.evaluation import comparison_page, entrants, summary, tasks
+from illava.evaluation import comparison_page, entrants, summary
 from illava.evaluation.store import ANSWERS, Store
 from illava.methods import Illava, base
 

@@ -9,11 +9,11 @@ import re
 import sys
 
 import pytest
+from illava_lab.benchmarks.comparison import publish
 
-from benchmarks.comparison import publish
 from illava.evaluation import comparison, comparison_page
 from illava.evaluation.comparison import compare
-from illava.evaluation.plot import HINT
+from illava.io.plots import HINT
 
 from .made_up import DRAWS, WRONG, answers, measured
 

@@ -15,11 +15,11 @@ from illava.evaluation.entrants import comparison_rows, reference_name, refusals
 from illava.evaluation.prompts import build_batch, without_pictures
 from illava.evaluation.rows import PLAIN, TEXT_ONLY, Row, merged_row
 from illava.evaluation.run import Batch, text_cost
+from illava.io.pictures import InputError
 from illava.methods import Illava, Random, base
 from illava.methods.base import Method
-from illava.parts import ModelParts, find_parts
-from illava.pictures import InputError
-from illava.stages.steps import LlmStep, Plan, Units
+from illava.methods.steps import LlmStep, Plan, Units
+from illava.models.located import LocatedModules, locate
 
 from .conftest import ROWS, Squares
 
@@ -44,7 +44,7 @@ class FailingStep(LlmStep):
 
 def test_text_only_has_no_pictures(loaded):
     model, processor = loaded
-    parts = find_parts(model)
+    parts = locate(model)
     seen, encoded = [], []
     batch = Batch(model, processor, [Squares()[n] for n in range(4)], 3)
     hooks = [
@@ -168,7 +168,7 @@ def test_what_a_model_does_not_allow(loaded, registry):
         name: ClassVar[str] = "never"
         keep: float | None = None
 
-        def plan(self, parts: ModelParts) -> Plan:
+        def plan(self, parts: LocatedModules) -> Plan:
             raise ValueError("needs a model\nwith more layers")
 
     @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def test_what_a_model_does_not_allow(loaded, registry):
         name: ClassVar[str] = "late"
         keep: float | None = None
 
-        def plan(self, parts: ModelParts) -> Plan:
+        def plan(self, parts: LocatedModules) -> Plan:
             return Plan(llm={1: FailingStep()})
 
     model, processor = loaded

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from illava.evaluation.data import MAX_LINE, FolderTask
-from illava.pictures import InputError
-from illava.video import MAX_FRAMES, read_video, spaced
+from illava.io.pictures import InputError
+from illava.io.video import MAX_FRAMES, read_video, spaced
 
 GOOD = {"picture": "a.png", "question": "What?", "answer": "x"}
 

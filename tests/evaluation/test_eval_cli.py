@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from illava_lab import tasks
 from PIL import Image
 
-from illava.console import spread_values
-from illava.evaluation import tasks
+from illava.cli.console import spread_values
 
 from ..cli.conftest import assert_error, invoke
 from .conftest import Squares, square
@@ -108,7 +108,8 @@ def test_figures_that_cannot_be_written_are_one_line(data, tmp_path, monkeypatch
 
 def test_plot(tmp_path, monkeypatch):
     """Drawn where matplotlib is; otherwise one line says what to install, and the rest is there."""
-    from illava.evaluation.plot import HINT, draw
+    from illava.evaluation.plot import draw
+    from illava.io.plots import HINT
 
     figure = {"value": 90.0, "low": 80.0, "high": None}
     mean = {"retained": figure, "above_blank": {**figure, "value": None}, "final_tokens": 9.0}

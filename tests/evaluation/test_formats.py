@@ -11,7 +11,7 @@ from PIL import Image
 
 from illava.evaluation.data import FolderTask
 from illava.evaluation.formats import normalized
-from illava.pictures import InputError
+from illava.io.pictures import InputError
 
 from ..cli.conftest import assert_error, invoke
 from .test_data import GOOD, write
@@ -239,7 +239,7 @@ def test_skipped_lines_are_told_likewise(folder, tmp_path):
 
 
 def test_prompts_of_a_calibration(tmp_path):
-    from illava.calibrate import samples
+    from illava.evaluation.calibrate import samples
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "prompts.txt").write_bytes("What?\n\nQuè?\n".encode() + b"\xff?\n")

@@ -15,8 +15,8 @@ import torch
 
 from illava.evaluation.rows import fingerprint, merged_row, size
 from illava.evaluation.store import ANSWERS, SETTINGS, Store
+from illava.io.pictures import InputError
 from illava.methods import Illava
-from illava.pictures import InputError
 
 from .conftest import ROWS, Squares, answers, summary
 

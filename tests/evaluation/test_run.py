@@ -19,8 +19,8 @@ from illava.evaluation.run import first_token_kl
 from illava.evaluation.samples import Sample
 from illava.evaluation.store import Store
 from illava.evaluation.summary import summarise, to_markdown
+from illava.io.pictures import InputError
 from illava.methods import Illava
-from illava.pictures import InputError
 
 from .conftest import ROWS, Squares, answers
 

@@ -8,9 +8,9 @@ from transformers import DynamicCache
 
 import illava
 from illava.compat import cache_name, with_cache
-from illava.families import family_of
-from illava.parts import find_parts
-from illava.stages import cache as caches
+from illava.models.families import family_of
+from illava.models.located import locate
+from illava.runtime.cache import merged as caches
 from tests.battery.test_battery import method_of
 from tests.test_exact import BOTH, ENCODER, single
 from tests.tiny import ALL, pictures, prompt, tiny_model
@@ -114,7 +114,7 @@ def test_a_failed_check_publishes_nothing():
 def test_a_step_that_never_ran(name, stage):
     """As where compiled code of one block serves another, whose hooks it does not know."""
     model = tiny_model(name)
-    parts = find_parts(model)
+    parts = locate(model)
     inputs = single(model)
     llm = {"llm_layers": (3,), "llm_keep": 0.7} if stage == "llm" else {"llm_layers": ()}
     method = illava.Illava(encoder_layers=(1, 3), encoder_keep=0.7, **llm)

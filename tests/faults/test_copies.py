@@ -71,7 +71,7 @@ def test_copies(make, static):
 
 
 def test_a_pickle_in_another_process():
-    from illava.stages.hooks import Owner
+    from illava.runtime.hooks import Owner
 
     with illava.accelerate(model := tiny_model("qwen2_vl"), BOTH):
         stored = pickle.dumps(filled(model))

@@ -43,7 +43,7 @@ def spoil(module, value=torch.nan):
 
 
 def projector(model):
-    from illava.families import family_of
+    from illava.models.families import family_of
 
     return model.model.get_submodule(family_of(model.config).projector)
 
@@ -74,9 +74,9 @@ def test_one_feature_and_every_method(name, method):
 def test_overflow_in_the_encoder(name, at):
     """float16: one token's state overflows in a block, before, at and behind those that merge."""
     model = tiny_model(name).half()
-    from illava.parts import find_parts
+    from illava.models.located import locate
 
-    block = find_parts(model).blocks[at]
+    block = locate(model).blocks[at]
 
     def overflow(module, args, output):
         hidden = output[0] if isinstance(output, tuple) else output

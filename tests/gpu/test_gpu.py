@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 import illava
-from illava.merging import merge
-from illava.scoring import column_scores, diverse_ranking
+from illava.ops.merging import merge
+from illava.ops.scoring import column_scores, diverse_ranking
 from tests.battery.test_battery import inputs_of, method_of
 from tests.test_exact import logits_of_steps
 from tests.tiny import ALL, tiny_model

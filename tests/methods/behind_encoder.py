@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from illava.merging import MergedSegments
-from illava.stages.steps import ProjectorStep, Units
+from illava.methods.steps import ProjectorStep, Units
+from illava.ops.merging import MergedSegments
 from tests.core.cases import assert_merged_like_loop, assert_same_bits
 from tests.core.loops import round_half_even
 from tests.methods.loops_behind_encoder import Outcome

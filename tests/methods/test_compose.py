@@ -10,7 +10,7 @@ import torch
 
 import illava
 from illava.methods import Method, method_from_dict, presets
-from illava.parts import find_parts
+from illava.models.located import locate
 from tests.tiny import ALL, IMAGE, pictures, prompt, tiny_model
 
 PAIRS = [
@@ -110,7 +110,7 @@ def test_the_preset_halves_both_stages_on_every_family(name, keep):
     model = tiny_model(name)
     method = presets()["illava-best"](keep)
     assert method == illava.Illava.best(keep=keep)
-    parts = find_parts(model)
+    parts = locate(model)
     plan = method.plan(parts)
     (block,) = plan.encoder
     read = getattr(model.config, "vision_feature_layer", -1)

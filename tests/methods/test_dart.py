@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import illava
 from illava.methods.dart import DART, keep_unlike
-from illava.parts import find_parts
-from illava.stages.steps import Tokens, Units
+from illava.methods.steps import Tokens, Units
+from illava.models.located import locate
 from tests.core.cases import assert_same_bits, bounded
 from tests.methods.loops_llm import budget, ranked, unlike_loop
 from tests.methods.naive_llm import (
@@ -23,7 +23,7 @@ from tests.methods.naive_llm import (
 )
 from tests.tiny import tiny_model
 
-LLAVA = find_parts(tiny_model("llava"))
+LLAVA = locate(tiny_model("llava"))
 
 
 def signs(*shape, seed):

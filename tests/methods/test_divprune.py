@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import illava
 from illava.methods.divprune import DivPrune, DivPruneStep, keep_diverse
-from illava.stages.steps import Units
+from illava.methods.steps import Units
 from tests.core.cases import assert_same_bits, bounded, normal_units
 from tests.core.loops import dot
 from tests.methods import whole

@@ -8,7 +8,7 @@ import torch
 import illava
 from illava.methods import method_from_dict
 from illava.methods.downsample import Downsample
-from illava.stages.resize import resize_patches
+from illava.runtime.encoder.resize import resize_patches
 from tests.tiny import IMAGE, Picture, picture, pictures, prompt, tiny_model
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "glm4v", "glm46v"]

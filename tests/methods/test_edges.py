@@ -9,7 +9,7 @@ import torch
 
 import illava
 from illava.methods import Method, method_from_dict
-from illava.stages.positions import compact
+from illava.ops.positions import compact
 from tests.battery.test_battery import inputs_of
 from tests.flash import Kernels, kernels, use
 from tests.test_devices import _values, on_two_devices

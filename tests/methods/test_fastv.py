@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import illava
 from illava.methods.fastv import FastV
-from illava.parts import find_parts
-from illava.stages.steps import Units
+from illava.methods.steps import Units
+from illava.models.located import locate
 from tests.core.cases import assert_same_bits, bounded, grid_units, score_values
 from tests.methods.loops_llm import budget, ranked
 from tests.methods.naive_llm import (
@@ -25,7 +25,7 @@ from tests.methods.naive_llm import (
 )
 from tests.tiny import tiny_model
 
-LLAVA = find_parts(tiny_model("llava"))
+LLAVA = locate(tiny_model("llava"))
 
 
 @bounded
@@ -81,7 +81,7 @@ def test_decoding_with_a_cache_is_decoding_without():
 
 def test_deepstack_moves_the_published_layer_on():
     model = tiny_model("qwen3_vl", deepstack_visual_indexes=[1, 2, 3])
-    assert list(FastV().plan(find_parts(model)).llm) == [3]
+    assert list(FastV().plan(locate(model)).llm) == [3]
     with pytest.raises(ValueError, match="layer: must lie in 3 to 4 on this model, got 2"):
         illava.accelerate(model, FastV(layer=2))
 

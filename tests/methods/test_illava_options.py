@@ -155,7 +155,7 @@ def test_compact_positions_are_those_of_a_prompt_that_never_had_the_dropped_toke
 @pytest.mark.parametrize("stage", ["entry", "layer"])
 def test_a_grid_of_every_other_row_and_column_becomes_a_small_grid(stage):
     """M-RoPE: what is left of a picture is numbered as a picture of that size would be."""
-    from illava.stages.positions import compact
+    from illava.ops.positions import compact
 
     # Text 0 1, a picture of 4 x 6 at 2, text at 8 9.
     rows, columns = torch.meshgrid(torch.arange(4), torch.arange(6), indexing="ij")

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import illava
-from illava.grids import centres, coarse_shape
 from illava.methods.pool import Pool, PoolStep, pool_segments
-from illava.stages.steps import Units
+from illava.methods.steps import Units
+from illava.ops.grids import centres, coarse_shape
 from tests.core.cases import assert_same_bits, bounded, normal_units
 from tests.core.loops import round_half_even
 from tests.methods import whole

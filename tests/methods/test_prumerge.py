@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from illava.methods.base import Method
 from illava.methods.fastervlm import FasterVLMStep
 from illava.methods.prumerge import PruMergePlus, PruMergePlusStep, take_in
-from illava.stages.steps import EncoderAttention
+from illava.methods.steps import EncoderAttention
 from tests.core.cases import DTYPES, assert_same_bits, bounded, normal_units, ratios
 from tests.methods.behind_encoder import Case, assert_like_loop, cases, reduced
 from tests.methods.loops_behind_encoder import prumerge_loop

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import illava
 from illava.methods.pyramiddrop import PyramidDrop
-from illava.parts import find_parts
-from illava.stages.steps import Units
+from illava.methods.steps import Units
+from illava.models.located import locate
 from tests.core.cases import assert_same_bits, bounded, grid_units
 from tests.methods.loops_llm import budget, ranked
 from tests.methods.naive_llm import (
@@ -25,7 +25,7 @@ from tests.methods.naive_llm import (
 )
 from tests.tiny import tiny_model
 
-LLAVA = find_parts(tiny_model("llava"))
+LLAVA = locate(tiny_model("llava"))
 
 
 def stages(method, n, steps=None):

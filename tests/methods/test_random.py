@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import illava
 from illava.methods.random import Random, RandomStep, keep_random
-from illava.stages.steps import Units
+from illava.methods.steps import Units
 from tests.core.cases import assert_same_bits, bounded
 from tests.methods import whole
 from tests.tiny import pictures, prompt, tiny_model

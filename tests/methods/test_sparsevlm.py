@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import illava
-from illava.methods.sparsevlm import (
-    SparseVLM,
-    raters,
-    recycle_clusters,
-    recycled_count,
-    shares,
-    split_count,
-)
-from illava.parts import find_parts
-from illava.stages.steps import Tokens, Units
+from illava.methods.sparsevlm import SparseVLM, raters, recycle_clusters, recycled_count, shares, split_count
+from illava.methods.steps import Tokens, Units
+from illava.models.located import locate
 from tests.core.cases import assert_same_bits, assert_within_one_ulp, bounded, score_values
 from tests.methods.loops_llm import (
     budget,
@@ -40,7 +33,7 @@ from tests.methods.naive_llm import (
 from tests.methods.test_density_peaks import normal, on_a_line
 from tests.tiny import tiny_model
 
-LLAVA = find_parts(tiny_model("llava"))
+LLAVA = locate(tiny_model("llava"))
 
 
 # How many stay
@@ -176,7 +169,7 @@ def test_without_a_picture_or_a_choice_the_last_token_rates():
 def test_raters_are_found_again_by_their_columns():
     tokens, _ = tokens_of(["tvvvvtttt", "tttvvtvvvtt"], seed=4)
     (step, *_) = SparseVLM().plan(LLAVA).llm.values()
-    noted, rating = step.enter(tokens), raters(tokens)
+    context, rating = step.enter(tokens), raters(tokens)
     # Visual tokens left, and with them some places.
     stays = [[0, 1, 2, 3, 7, 8, 9, 10], [0, 1, 2, 4, 5, 8, 9, 10]]
     later = Tokens(
@@ -187,10 +180,10 @@ def test_raters_are_found_again_by_their_columns():
         torch.tensor([7, 7]),
     )
     asked = []
-    step.observe_llm(SimpleNamespace(tokens=later, by_rows=asked.append), noted)
+    step.observe_llm(SimpleNamespace(tokens=later, by_rows=asked.append), context)
     assert asked[0].tolist() == [[bool(rating[b, c]) for c in s] for b, s in enumerate(stays)]
     # Padding is no word, whatever stands in the prompt's first column.
-    step.observe_llm(SimpleNamespace(tokens=later, by_rows=asked.append), torch.ones_like(noted))
+    step.observe_llm(SimpleNamespace(tokens=later, by_rows=asked.append), torch.ones_like(context))
     assert torch.equal(asked[1], later.columns >= 0)
     assert not asked[1].all()
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import illava
-from illava.merging import keep_count
+from illava.methods.steps import Units
 from illava.methods.tome import ToMe, ToMeStep, merge_similar, merged_count
-from illava.stages.steps import Units
+from illava.ops.merging import keep_count
 from tests.core.cases import assert_same_bits, bounded, normal_units
 from tests.methods import whole
 from tests.methods.tome_whole import counts_loop, llava, merge_loop, qwen

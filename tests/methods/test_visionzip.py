@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from illava.methods.base import Method
+from illava.methods.steps import EncoderAttention
 from illava.methods.visionzip import VisionZip, VisionZipStep, contextual_count, gather
-from illava.stages.steps import EncoderAttention
 from tests.core.cases import DTYPES, assert_same_bits, bounded, ratios
 from tests.methods.behind_encoder import Case, assert_like_loop, cases, reduced
 from tests.methods.loops_behind_encoder import visionzip_loop

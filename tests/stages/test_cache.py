@@ -9,9 +9,9 @@ import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 import illava
-from illava.stages.cache import MergedLayer, is_merged
-from illava.stages.cache_setup import prepare_for_merging
-from illava.stages.hooks import Owner
+from illava.runtime.cache.merged import MergedLayer, is_merged
+from illava.runtime.cache.setup import prepare_for_merging
+from illava.runtime.hooks import Owner
 from tests.tiny_configs import config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from illava.stages.masks import causal_mask, left_pad, take_mask, take_rows
+from illava.ops.masks import causal_mask, left_pad, take_mask, take_rows
 
 
 def test_left_pad():

@@ -5,7 +5,7 @@ import torch
 
 import illava
 from illava.methods.merge_step import MergeStep
-from illava.stages.steps import Units
+from illava.methods.steps import Units
 from tests.tiny import picture, prompt, tiny_model
 
 LENGTHS = (7, 12, 7)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..pictures import InputError
+from ..io.pictures import InputError
 
 _STATM = Path("/proc/self/statm")
 _UNITS = {

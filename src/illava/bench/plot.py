@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.pareto import COLOURS, MARKERS
-from ..files import replacing
+from ..io.files import replacing
+from ..io.plots import COLOURS, HINT, MARKERS
 
-HINT = "no plot: matplotlib is missing; pip install 'illava[eval]'"
 STAGES = {"encoder": "image encoder", "prefill": "prefill", "ttft": "first token"}
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UnsupportedError
-from ..pictures import InputError
-from ..workload import FRAME_TOKENS, MOST_TILES, TIME_TOKENS, UNITS, Size, resized
+from ..io.pictures import InputError
+from ..models.layout import FRAME_TOKENS, MOST_TILES, TIME_TOKENS, UNITS, Size, resized
 
 SIDE = 16384
 """The longest side of a picture, in pixels."""
@@ -219,7 +219,7 @@ def from_processor(
 
     Raises InputError when the processor refuses pictures of this size.
     """
-    from ..ask import build_prompt
+    from ..io.prompts import build_prompt
 
     shown = [_drawn(size, number) for number in range(pictures)]
 

@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from ..pictures import InputError
+from ..io.pictures import InputError
 
 Json = dict[str, Any]
 

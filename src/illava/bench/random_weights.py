@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..pictures import InputError
+from ..io.pictures import InputError
 from .memory import free_bytes, gigabytes
 from .published import config, depths
 

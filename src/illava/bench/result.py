@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ..evaluation.comparison_page import slug
-from ..files import replacing
+from ..io.files import replacing
+from ..io.texts import slug
 from . import plot
 from .machine import machine
 from .published import SHAPES, depths

@@ -10,15 +10,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import cost
-from ..cost import Cost
+from ..api import accelerate
 from ..errors import UnsupportedError
-from ..handle import accelerate
+from ..io.pictures import InputError
 from ..methods import Method
-from ..parts import find_parts
-from ..pictures import InputError
-from ..report import Report
-from ..shapes import llm_shape
+from ..models.dimensions import llm_dimensions
+from ..models.located import locate
+from ..planning import cost
+from ..planning.cost import Cost
+from ..report.report import Report
 from .memory import largest_batch, peak_bytes
 from .timing import Timing, interleave, measure, median_interval, ratios, spread
 
@@ -187,10 +187,10 @@ def fits(
     largest batch measured held beside keys and values at its peak. None where no peak is known.
     """
     most = max(found, key=lambda part: part["batch"])
-    parts, batch = find_parts(model), most["batch"]
+    parts, batch = locate(model), most["batch"]
     layers = sum(not recurrent for recurrent in parts.recurrent)
     element = next(parts.llm.parameters()).element_size()
-    answer = new_tokens * cost.kv_bytes(llm_shape(parts.config), [1] * layers, element)
+    answer = new_tokens * cost.kv_bytes(llm_dimensions(parts.config), [1] * layers, element)
     out: dict[str, int | None] = {}
     for label, row in ((PLAIN, most["plain"]), *((row["label"], row) for row in most["variants"])):
         if row["peak_bytes"] is None:

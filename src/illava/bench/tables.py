@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ..console import new_table
+from ..io.tables import new_table
 from .memory import gigabytes
 
 NAMES = {

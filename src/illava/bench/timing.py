@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..parts import find_parts
+from ..models.located import locate
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def measure(
 
     Raises UnsupportedError for a model whose parts illava does not know.
     """
-    parts = find_parts(model)
+    parts = locate(model)
     device = next(model.parameters()).device
     encoder, llm = _Clock(device), _Clock(device)
     first: list[float] = []

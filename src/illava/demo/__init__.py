@@ -26,7 +26,7 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
 
     Raises InputError for a port that is taken.
     """
-    from ..pictures import InputError
+    from ..io.pictures import InputError
 
     folder = tempfile.mkdtemp(prefix="illava-demo-")
     # Gradio asks for its folder when it is imported.

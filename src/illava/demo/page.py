@@ -13,9 +13,9 @@ import gradio as gr
 from PIL import Image
 
 from ..errors import UnsupportedError
+from ..io.pictures import InputError
+from ..io.video import VIDEOS
 from ..methods import Compose, methods, presets
-from ..pictures import InputError
-from ..video import VIDEOS
 from ..viz import draw_steps
 from ..viz.page import data_url
 from .server import BUDGETS, MOST_MEGABYTES, Server, table

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import StoppingCriteria, TextIteratorStreamer
 
 from .. import zoo
-from ..ask import as_seen, build_prompt, load
-from ..console import make_method
-from ..handle import accelerate
-from ..pictures import InputError, open_picture
-from ..report import Report
-from ..video import is_video, read_video
+from ..api import accelerate
+from ..io.pictures import InputError, open_picture
+from ..io.prompts import as_seen, build_prompt
+from ..io.video import is_video, read_video
+from ..methods.presets import make_method
+from ..models.loading import load
+from ..report.report import Report
 
 MOST_FILES, MOST_MEGABYTES, MOST_TOKENS = 8, 20, 128
 BUDGETS = {"all": 1.0, "1/2": 1 / 2, "1/3": 1 / 3, "1/6": 1 / 6, "1/9": 1 / 9, "1/18": 1 / 18}
@@ -95,7 +96,7 @@ class Server:
                 raise InputError(f"method {method}: {error}") from error
             for plain in streamed(model, processor, inputs):
                 yield merged, plain, None, given
-            # Once more for the trace, which takes time of its own.
+            # Cached more for the trace, which takes time of its own.
             with accelerate(model, chosen, trace=True) as handle, torch.no_grad():
                 model.generate(**inputs, max_new_tokens=1, do_sample=False)
                 report = handle.report

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..api import Handle, accelerate
 from ..errors import UnsupportedError
-from ..handle import Handle, accelerate
 from ..methods import Illava, Method
-from ..parts import ModelParts
-from ..report import Report
+from ..models.located import LocatedModules
+from ..report.report import Report
 from .everything import Everything
 from .inputs import Picture, pictures, prompt
 from .running import STEPS, decode, left_behind, state_of, undisturbed, words
@@ -57,7 +57,7 @@ class Check:
 Rows = list[tuple[list[int], list[Picture]]]
 
 
-def run_checks(parts: ModelParts, method: Method) -> list[Check]:
+def run_checks(parts: LocatedModules, method: Method) -> list[Check]:
     """All checks, in order; the model comes back as it was.
 
     An error inside a check becomes a failed check. After the plain model has failed, none follows.
@@ -72,7 +72,7 @@ def run_checks(parts: ModelParts, method: Method) -> list[Check]:
 
 
 class _Checks:
-    def __init__(self, parts: ModelParts, method: Method, seed: int) -> None:
+    def __init__(self, parts: LocatedModules, method: Method, seed: int) -> None:
         self.parts, self.method, self.seed = parts, method, seed
         self.by_choice = False
         """Whether rounding may have failed a check, by moving the choice between nearly equal units."""

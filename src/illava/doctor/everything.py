@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..merging import MergedSegments
 from ..methods import Method
-from ..parts import ModelParts
-from ..stages.steps import Asks, EncoderStep, LlmStep, Plan, Units
+from ..methods.steps import Asks, EncoderStep, LlmStep, Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import MergedSegments
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Everything:
 
     method: Method
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         """The places of the method's own plan, in encoder blocks and before LLM layers."""
         plan = self.method.plan(parts)
         return Plan(

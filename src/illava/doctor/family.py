@@ -6,13 +6,13 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..ask import read_config
-from ..contract import contract_faults
-from ..families import FAMILIES, family_of
-from ..handle import accelerate
+from ..api import accelerate
 from ..methods import Illava
-from ..parts import find_parts
-from ..prediction import skeleton
+from ..models.families import FAMILIES, family_of
+from ..models.loading import read_config
+from ..models.located import locate
+from ..planning.predict import skeleton
+from ..runtime.contract import contract_faults
 from .checks import one_line
 from .tiny import tiny_model, variant
 from .verification import Verification, verify
@@ -86,7 +86,7 @@ def examine(family: str, tiny: str | None = None) -> Diagnosis:
 
 def _method(model: Any) -> Illava:
     """Two steps in each stage, where a family has both."""
-    llm = () if any(find_parts(model).recurrent) else (2, 4)
+    llm = () if any(locate(model).recurrent) else (2, 4)
     return Illava(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=llm, llm_keep=0.7)
 
 
@@ -111,7 +111,7 @@ class Described:
 
 
 def describe(model: str, trust_remote_code: bool = False) -> Described:
-    """Read a model's config, named as for :func:`illava.ask.load`, and say whether the model is supported.
+    """Read a model's config, named as for :func:`illava.models.loading.load`, and say whether the model is supported.
 
     Raises InputError when the config cannot be read.
     """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from ..parts import ModelParts
+from ..models.located import LocatedModules
 from .inputs import like, marks
 from .tiny_configs import PAD
 
@@ -20,7 +20,7 @@ STEPS = 8
 LEFT_BY_TRANSFORMERS = ("rope_deltas",)
 
 
-def words(parts: ModelParts, count: int) -> list[int]:
+def words(parts: LocatedModules, count: int) -> list[int]:
     """Ids of ordinary tokens: no placeholder, no mark around a picture, no end token."""
     config = parts.config
     special = {
@@ -34,7 +34,9 @@ def words(parts: ModelParts, count: int) -> list[int]:
     return [token for token in range(5, 5 + count + len(special)) if token not in special][:count]
 
 
-def decode(parts: ModelParts, inputs: dict[str, Tensor], dictated: list[int], cached: bool = True) -> Tensor:
+def decode(
+    parts: LocatedModules, inputs: dict[str, Tensor], dictated: list[int], cached: bool = True
+) -> Tensor:
     """(steps, B, V) fp32 logits of a prompt and of ``dictated`` tokens after it.
 
     The tokens are given, not chosen, so that near ties between tokens neither hide nor fake a difference.
@@ -69,7 +71,7 @@ class _Dictate(LogitsProcessor):
 
 
 @contextmanager
-def undisturbed(parts: ModelParts) -> Iterator[None]:
+def undisturbed(parts: LocatedModules) -> Iterator[None]:
     """Evaluation mode, no gradients greedy defaults; everything is put back afterwards, also on an error."""
     model, base = parts.model, parts.base
     training = [(module, module.training) for module in model.modules()]

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from ..contract import contract_faults
+from ..api import _MARK, accelerate
 from ..errors import UnsupportedError
-from ..handle import _MARK, accelerate
 from ..methods import Illava, Method
-from ..parts import ModelParts, find_parts
+from ..models.located import LocatedModules, locate
+from ..runtime.contract import contract_faults
 from .checks import PLAIN, Check, run_checks
 from .inputs import device_of
 
@@ -98,7 +98,7 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
     """
     import transformers
 
-    parts = find_parts(model)
+    parts = locate(model)
     if getattr(parts.base, _MARK, None) is not None:
         raise ValueError("this model is accelerated: call remove() on its handle, then verify")
     if not callable(getattr(parts.model, "generate", None)):
@@ -124,7 +124,7 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
     )
 
 
-def _contract(parts: ModelParts) -> list[Check]:
+def _contract(parts: LocatedModules) -> list[Check]:
     faults = [str(fault) for fault in contract_faults(parts)]
     detail = "; ".join(faults[:5]) if faults else "all that illava relies on is there"
     return [Check(CONTRACT, not faults, detail)]

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..files import replacing
+from ..io.files import replacing
+from ..io.texts import slug
 from . import pareto
 from .comparison import COSTS, OFF_BUDGET, TIMES, Figures, points_of
 from .metrics import LEAST_PLAIN, LEVEL
@@ -45,11 +46,6 @@ def write(folder: Path, found: Figures) -> str | None:
             # Bytes: line ends are the same everywhere.
             partial.write_bytes(text.encode())
     return hint
-
-
-def slug(model: str) -> str:
-    """A model's name as that of a file: "zoo-S" for "zoo/S"."""
-    return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
 
 
 def plot_name(model: str, cost: str) -> str:

@@ -37,10 +37,10 @@ from typing import Any
 from PIL import Image
 
 from ..errors import InputError
-from ..files import protect
-from ..pictures import open_picture
-from ..texts import check_text, is_url
-from ..video import read_video
+from ..io.files import protect
+from ..io.pictures import open_picture
+from ..io.texts import check_text, is_url
+from ..io.video import read_video
 from .formats import embedded, is_embedded, normalized
 from .samples import Sample
 

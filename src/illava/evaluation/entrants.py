@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..api import accelerate
 from ..errors import UnsupportedError
-from ..files import protect
-from ..handle import accelerate
+from ..io.files import protect
+from ..io.pictures import InputError
 from ..methods import Method, method_from_dict, methods
 from ..methods.base import FILE_NAME
 from ..methods.presets import presets
-from ..pictures import InputError
 from .prompts import build_batch
 from .rows import TEXT_ONLY, Row, Task, merged_row
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..pictures import decode
+from ..io.pictures import decode
 
 Row = dict[str, Any]
 PICTURES = ("picture", "pictures", "image", "images")

@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
-from .plot import HINT
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which people with any kind of colour vision tell apart; without yellow, pale on white."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-"""As their number and that of the colours have no common divisor, 66 methods look different."""
+from ..io.files import replacing
+from ..io.plots import COLOURS, HINT, MARKERS
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..io.files import replacing
+from ..io.plots import HINT
 
-HINT = "no plot: matplotlib is missing; pip install 'illava[eval]'"
 NOTHING = "no plot: the plain model is not good enough at any task"
 KINDS = {"retained": "retained", "above_blank": "retained above blank"}
 

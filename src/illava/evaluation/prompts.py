@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import InputError
-from ..texts import check_text
+from ..io.texts import check_text
 from .samples import Sample
 
 GREY = (128, 128, 128)

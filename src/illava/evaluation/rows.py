@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from .. import __version__
-from ..handle import accelerate
+from ..api import accelerate
+from ..io.pictures import InputError
 from ..methods import Method
-from ..pictures import InputError
 from .samples import Sample
 
 Shown = Literal["pictures", "grey", "nothing"]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import cost
-from ..handle import accelerate
+from ..api import accelerate
 from ..methods import Illava, Method
-from ..parts import find_parts
-from ..shapes import llm_shape
+from ..models.dimensions import llm_dimensions
+from ..models.located import locate
+from ..planning import cost
 from .prompts import blank, build_batch, by_form, without_pictures
 from .rows import BLANK, PLAIN, Row, Task, size
 from .samples import Sample
@@ -143,7 +143,7 @@ class Batch:
             hook.remove()
         ids = inputs["input_ids"]
         new = self.processor.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
-        config = find_parts(self.model).config
+        config = locate(self.model).config
         tokens = [t for t in (config.image_token_id, config.video_token_id) if t is not None]
         visual = torch.isin(ids, torch.tensor(tokens, device=ids.device)).sum(1).tolist()
         return Given(
@@ -192,8 +192,8 @@ def text_cost(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
     Args:
         length: of each, padding included.
     """
-    parts = find_parts(model)
-    shape, size = llm_shape(parts.config), next(parts.llm.parameters()).element_size()
+    parts = locate(model)
+    shape, size = llm_dimensions(parts.config), next(parts.llm.parameters()).element_size()
     # A layer that sees a window of w tokens holds the last w - 1.
     held = [
         0 if recurrent else length if w is None else min(length, w - 1)

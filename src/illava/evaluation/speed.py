@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..api import accelerate
 from ..bench.machine import machine
 from ..bench.timing import Timing, interleave, measure, median_interval, ratio, ratios, spread
-from ..handle import accelerate
 from .prompts import build_batch
 from .rows import PLAIN, Row, Task, size
 from .samples import Sample

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..io.files import replacing
 from .metrics import (
     LEAST_PLAIN,
     Array,

@@ -1,41 +1,26 @@
 """The methods: each one frozen dataclass in one file, all behind the same interface."""
 
-from .base import Method, method_from_dict, methods
-from .compose import Compose
-from .dart import DART
-from .divprune import DivPrune
-from .downsample import Downsample
-from .fastervlm import FasterVLM
-from .fastv import FastV
-from .illava import Illava
-from .pool import Pool
-from .presets import presets
-from .prumerge import PruMergePlus
-from .pyramiddrop import PyramidDrop
-from .random import Random
-from .sparsevlm import SparseVLM
-from .tome import ToMe
-from .visionzip import VisionZip
-from .vispruner import VisPruner
+# A method is named here and in its own file, nowhere else: `as` makes it a public name for type checkers.
+from .base import Method as Method
+from .base import method_from_dict, methods
+from .compose import Compose as Compose
+from .dart import DART as DART
+from .divprune import DivPrune as DivPrune
+from .downsample import Downsample as Downsample
+from .fastervlm import FasterVLM as FasterVLM
+from .fastv import FastV as FastV
+from .illava import Illava as Illava
+from .pool import Pool as Pool
+from .presets import make_method, presets
+from .prumerge import PruMergePlus as PruMergePlus
+from .pyramiddrop import PyramidDrop as PyramidDrop
+from .random import Random as Random
+from .sparsevlm import SparseVLM as SparseVLM
+from .tome import ToMe as ToMe
+from .visionzip import VisionZip as VisionZip
+from .vispruner import VisPruner as VisPruner
 
-__all__ = [
-    "DART",
-    "Compose",
-    "DivPrune",
-    "Downsample",
-    "FastV",
-    "FasterVLM",
-    "Illava",
-    "Method",
-    "Pool",
-    "PruMergePlus",
-    "PyramidDrop",
-    "Random",
-    "SparseVLM",
-    "ToMe",
-    "VisPruner",
-    "VisionZip",
-    "method_from_dict",
-    "methods",
-    "presets",
+__all__ = [  # noqa: PLE0604
+    name for name, value in list(globals().items()) if isinstance(value, type) and issubclass(value, Method)
 ]
+__all__ += ["make_method", "method_from_dict", "methods", "presets"]

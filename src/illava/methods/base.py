@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from typing_extensions import Self
 
-from ..files import replacing
-from ..parts import ModelParts
-from ..stages.steps import Plan
+from ..io.files import replacing
+from ..models.located import LocatedModules
+from .steps import Plan
 
 FILE_NAME = "illava_config.json"
 
@@ -32,7 +32,7 @@ class Method(ABC):
         _METHODS[cls.name] = cls
 
     @abstractmethod
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         """The merge steps on this model. Raises ValueError where a layer does not exist on it."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..parts import ModelParts
-from ..stages.steps import Plan, check_one_stage
+from ..models.located import LocatedModules
 from .base import Method, method_from_dict
+from .steps import Plan, check_one_stage
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Compose(Method):
             raise ValueError(f"methods must be two or more methods, got {self.methods!r}")
         object.__setattr__(self, "methods", given)
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         plans = [method.plan(parts) for method in self.methods]
         check_one_stage([method.name for method in self.methods], plans)
         return Plan(

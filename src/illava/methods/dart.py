@@ -20,12 +20,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts
-from ..stages.steps import LlmAttention, LlmStep, Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_count, check_share
 from .llm_layers import one_layer
+from .steps import LlmAttention, LlmStep, Plan, Units
 
 PUBLISHED_LAYER = 2
 VISUAL_PIVOTS = TEXT_PIVOTS = 4
@@ -54,7 +54,7 @@ class DART(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         layer = one_layer("layer", self.layer, PUBLISHED_LAYER, parts, "nothing")
         return Plan(llm={layer: PivotStep(2 / 9 if self.keep is None else self.keep)})
 
@@ -70,7 +70,7 @@ class PivotStep(LlmStep):
     def keeps_all(self) -> bool:
         return self.keep >= 1
 
-    def observe_llm(self, attention: LlmAttention, noted: Any) -> Tensor:
+    def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
         """(B, n) fp32: the L1 norm of all key heads of a token."""
         return attention.keys.float().abs().sum((1, 3))
 

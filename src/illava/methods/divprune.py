@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts
-from ..stages.steps import Asks, LlmStep, Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_share
+from .steps import Asks, LlmStep, Plan, Units
 
 TIE = 2.0**-20
 """Cosines no further apart than this count as equal: products of the same two vectors differ by kernel."""
@@ -48,7 +48,7 @@ class DivPrune(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         return Plan(llm={0: DivPruneStep(0.098 if self.keep is None else self.keep)})
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..parts import ModelParts
-from ..stages.steps import Plan
+from ..models.located import LocatedModules
 from .base import Method
 from .checks import check_share
+from .steps import Plan
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,6 @@ class Downsample(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         keep = 0.25 if self.keep is None else self.keep
         return Plan(pixels=keep if keep < 1 else None, positions="compact")

@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..merging import MergedSegments, merge_segments
-from ..parts import ModelParts
-from ..stages.steps import Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import MergedSegments, merge_segments
+from .after_encoder import BudgetStep
 from .base import Method
-from .behind_encoder import BudgetStep
 from .checks import check_share
+from .steps import Plan, Units
 
 DEFAULT_KEEP = 0.25
 """The paper reports 0.5, 0.25, 0.1 and 0.05 and singles none out."""
@@ -45,7 +45,7 @@ class FasterVLM(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         return Plan(projector=FasterVLMStep(DEFAULT_KEEP if self.keep is None else self.keep))
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..parts import ModelParts
-from ..stages.steps import Plan
+from ..models.located import LocatedModules
 from .base import Method
 from .checks import check_count, check_share
 from .llm_layers import one_layer
 from .merge_step import MergeStep
+from .steps import Plan
 
 PUBLISHED_LAYER = 2
 
@@ -46,7 +46,7 @@ class FastV(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         layer = one_layer("layer", self.layer, PUBLISHED_LAYER, parts, "before")
         keep = 0.5 if self.keep is None else self.keep
         return Plan(llm={layer: MergeStep(keep, keep, "drop")})

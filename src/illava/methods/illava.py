@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar, Literal, get_args
 
-from ..merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
-from ..parts import ModelParts
-from ..scoring import SCORES, Score
-from ..stages.steps import Plan, Positions
+from ..models.located import LocatedModules
+from ..ops.merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
+from ..ops.scoring import SCORES, Score
 from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
 from .merge_step import ENCODER_SCORES, LLM_SCORES, SELECTS, EncoderScore, LlmScore, MergeStep, Select
 from .schedules import Shares, middle, published, to_budget
+from .steps import Plan, Positions
 
 Keep = float | tuple[float, ...]
 Where = Literal["published", "middle"]
@@ -155,7 +155,7 @@ class Illava(Method):
             score="sampled",
         )
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         known = middle(parts) if self.where == "middle" else published(parts)
         encoder = self._stage("encoder", len(parts.blocks), known[0])
         llm = self._stage("llm", len(parts.layers), known[1])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..parts import ModelParts
-from ..stages.steps import Asks
+from ..models.located import LocatedModules
+from .steps import Asks
 
 
-def places(parts: ModelParts, asks: Asks) -> list[int]:
+def places(parts: LocatedModules, asks: Asks) -> list[int]:
     """Layers before which a method may drop tokens by default.
 
     A layer whose window hides part of the prompt says nothing of what lies outside, so where some layers
@@ -26,7 +26,7 @@ def places(parts: ModelParts, asks: Asks) -> list[int]:
     return [i for i in every if parts.windows[i - (asks == "before")] is None] or every
 
 
-def check_llm_layers(name: str, layers: Sequence[int], parts: ModelParts, behind: int = 0) -> None:
+def check_llm_layers(name: str, layers: Sequence[int], parts: LocatedModules, behind: int = 0) -> None:
     """Raise ValueError unless tokens can leave before each of the layers, or ``behind`` layers later."""
     first, last = parts.family.first_llm_layer(parts.config) - behind, len(parts.layers) - 1 - behind
     for layer in layers:
@@ -50,7 +50,7 @@ def carry_over(layers: Sequence[int], depth: int, to_depth: int, places: Sequenc
     return out
 
 
-def one_layer(name: str, layer: int | None, published: int, parts: ModelParts, asks: Asks) -> int:
+def one_layer(name: str, layer: int | None, published: int, parts: LocatedModules, asks: Asks) -> int:
     """The layer that a method with one step acts before: ``layer`` if it is given, or else ``published``, or
     the nearest before which tokens can leave. Raises ValueError for a layer that the model does not have."""
     if layer is not None:

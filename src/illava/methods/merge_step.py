@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..merging import Merged, MergedSegments, Reduce, Similarity, keep_count, merge, reduce_segments
-from ..scoring import Score, diverse_ranking, rarity
-from ..stages.steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
+from ..ops.merging import Merged, MergedSegments, Reduce, Similarity, keep_count, merge, reduce_segments
+from ..ops.scoring import Score, diverse_ranking, rarity
+from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
 Select = Literal["highest", "diverse", "lowest", "random"]
 SELECTS: tuple[str, ...] = get_args(Select)
@@ -48,13 +48,13 @@ class MergeStep(EncoderStep, LlmStep):
         return self.encoder_score == "attention"
 
     @property
-    def weighs(self) -> bool:
+    def proportional_attention(self) -> bool:
         return self.proportional
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
         return attention.received(self.score)
 
-    def observe_llm(self, attention: LlmAttention, noted: Any) -> Tensor:
+    def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
         if self.llm_score == "last":
             return attention.by_last()
         tokens = attention.tokens

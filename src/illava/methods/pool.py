@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from ..errors import UnsupportedError
-from ..grids import coarse_places, coarse_shape
-from ..merging import Block, MergedSegments
-from ..parts import ModelParts
-from ..stages.steps import Plan, ProjectorStep, Units
+from ..models.located import LocatedModules
+from ..ops.grids import coarse_places, coarse_shape
+from ..ops.merging import Block, MergedSegments
 from .base import Method
 from .checks import check_share
+from .steps import Plan, ProjectorStep, Units
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pool(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         return Plan(projector=PoolStep(1 / 4 if self.keep is None else self.keep), positions="compact")
 
 
@@ -87,7 +87,7 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
     Args:
         units: (U, D), any floating dtype; means are taken in fp32.
         shapes: rows and columns of each segment.
-        keep: share of a grid to aim at; see :func:`illava.grids.coarse_shape`.
+        keep: share of a grid to aim at; see :func:`illava.ops.grids.coarse_shape`.
 
     Returns None when every grid stays as it is.
     """
@@ -98,12 +98,12 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
     blocks = []
     for (rows, columns), (down, across) in zip(shapes, smaller, strict=True):
         grid = units[start : start + rows * columns]
-        mix = partial(_pooled, shape=(rows, columns), to=(down, across))
+        linear_map = partial(_pooled, shape=(rows, columns), to=(down, across))
         if (down, across) != (rows, columns):
-            grid = mix(grid[None].float())[0].to(units.dtype)
+            grid = linear_map(grid[None].float())[0].to(units.dtype)
         here = torch.arange(start, start + rows * columns, device=units.device)
         places = torch.arange(down * across, device=units.device) + sum(map(len, values))
-        blocks.append(Block(here[None], places[None], mix))
+        blocks.append(Block(here[None], places[None], linear_map))
         values.append(grid)
         kept.append(coarse_places(rows, columns, down, across) + start)
         start += rows * columns

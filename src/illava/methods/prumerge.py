@@ -23,12 +23,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts
-from ..stages.steps import EncoderAttention, Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import Merged, MergedSegments, reduce_segments
+from .after_encoder import BudgetStep, cosines, others, ranked, share_of, strided, survivors, take
 from .base import Method
-from .behind_encoder import BudgetStep, cosines, others, ranked, share_of, strided, survivors, take
 from .checks import check_count, check_share
+from .steps import EncoderAttention, Plan, Units
 
 DEFAULT_KEEP = 0.25
 """What the published method keeps on average."""
@@ -62,7 +62,7 @@ class PruMergePlus(Method):
         object.__setattr__(self, "top", check_share("top", self.top))
         check_count("neighbours", self.neighbours, 1)
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         keep = DEFAULT_KEEP if self.keep is None else self.keep
         return Plan(projector=PruMergePlusStep(keep, self.top, self.neighbours))
 

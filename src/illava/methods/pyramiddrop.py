@@ -15,13 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..merging import keep_count
-from ..parts import ModelParts
-from ..stages.steps import Asks, Plan
+from ..models.located import LocatedModules
+from ..ops.merging import keep_count
 from .base import Method
 from .checks import check_layers, check_share
 from .llm_layers import carry_over, check_llm_layers, places
 from .merge_step import MergeStep
+from .steps import Asks, Plan
 
 PUBLISHED_LAYERS, PUBLISHED_DEPTH = (8, 16, 24), 32
 PUBLISHED_KEEP = 0.125
@@ -53,7 +53,7 @@ class PyramidDrop(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         stages = len(self.layers or PUBLISHED_LAYERS)
         if self.layers is None:
             layers = carry_over(PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(parts.layers), places(parts, "itself"))

@@ -12,12 +12,12 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts
-from ..stages.steps import Asks, LlmStep, Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_choice, check_count, check_share
 from .llm_layers import one_layer
+from .steps import Asks, LlmStep, Plan, Units
 
 Stage = Literal["projector", "llm"]
 STAGES: tuple[str, ...] = get_args(Stage)
@@ -54,7 +54,7 @@ class Random(Method):
         if check_count("seed", self.seed) >= 2**63:
             raise ValueError(f"seed must be a whole number below 2 ** 63, got {self.seed}")
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         step = RandomStep(1 / 3 if self.keep is None else self.keep, self.seed)
         if self.stage == "projector":
             return Plan(llm={0: step})

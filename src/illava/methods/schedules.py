@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from ..parts import ModelParts, feature_blocks, rescale
+from ..models.located import LocatedModules, feature_blocks, rescale
 
 Shares = dict[int, float]
 """Layer -> the share it keeps of what enters it."""
 
 
-def published(parts: ModelParts) -> tuple[Shares, Shares]:
+def published(parts: LocatedModules) -> tuple[Shares, Shares]:
     """The schedule published for the family, carried over to this model's depth: encoder and LLM."""
     schedule = parts.family.schedule
     encoder = rescale(
@@ -31,7 +31,7 @@ def published(parts: ModelParts) -> tuple[Shares, Shares]:
     return encoder, llm
 
 
-def middle(parts: ModelParts, encoder: float = 0.5, llm: float = 0.5) -> tuple[Shares, Shares]:
+def middle(parts: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> tuple[Shares, Shares]:
     """One step in each stage, each keeping half, where half of the encoder and half of the LLM are through.
 
     The block without windows nearest to the middle, before any whose output the LLM sees; the layer nearest
@@ -74,7 +74,7 @@ def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | 
     ]
 
 
-def _behind_full_layers(parts: ModelParts) -> tuple[int, ...] | None:
+def _behind_full_layers(parts: LocatedModules) -> tuple[int, ...] | None:
     """The LLM layers whose predecessor sees the whole prompt, where some see a window of it alone."""
     if not any(parts.windows) or all(parts.windows):
         return None

@@ -29,14 +29,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts
-from ..stages.steps import LlmAttention, LlmStep, Plan, Tokens, Units
+from ..models.located import LocatedModules
+from ..ops.merging import Merged, MergedSegments, reduce_segments
+from .after_encoder import survivors, take
 from .base import Method
-from .behind_encoder import survivors, take
 from .checks import check_layers, check_share
 from .density_peaks import cluster_shares
 from .llm_layers import carry_over, check_llm_layers, places
+from .steps import LlmAttention, LlmStep, Plan, Tokens, Units
 
 PUBLISHED_LAYERS, PUBLISHED_DEPTH = (2, 6, 15), 32
 # Of 576: 66 + 16, 30 + 2, 17 + 1; 303 + 9, 110 + 7, 36 + 3; 300 + 9, 200 + 4, 110 + 3 tokens and clusters.
@@ -73,7 +73,7 @@ class SparseVLM(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         if self.layers is None:
             # The layer that rates is the one before.
             allowed = [place - 1 for place in places(parts, "before")]
@@ -133,10 +133,10 @@ class RatedStep(LlmStep):
         table[rows, tokens.columns[rows, at]] = True
         return table
 
-    def observe_llm(self, attention: LlmAttention, noted: Any) -> Tensor:
+    def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
         # Text always stays, so the raters are all there; columns tell which ones they are by now.
         columns = attention.tokens.columns
-        rows = noted.to(columns.device).gather(1, columns.clamp(min=0)) & (columns >= 0)
+        rows = context.to(columns.device).gather(1, columns.clamp(min=0)) & (columns >= 0)
         return attention.by_rows(rows)
 
     def reduce(self, units: Units) -> MergedSegments | None:

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts, feature_blocks
-from ..stages.steps import EncoderAttention, EncoderStep, Plan, Units, final_count
+from ..models.located import LocatedModules, feature_blocks
+from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_layer_exists, check_layers, check_share
+from .steps import EncoderAttention, EncoderStep, Plan, Units, final_count
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ToMe(Method):
         if not isinstance(self.proportional, bool):
             raise ValueError(f"proportional must be True or False, got {self.proportional!r}")
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         keep = 1 / 3 if self.keep is None else self.keep
         layers: Sequence[int] = range(feature_blocks(parts)[0] + 1)
         if self.encoder_layers is not None:
@@ -88,7 +88,7 @@ class ToMeStep(EncoderStep):
         return self.keep >= 1
 
     @property
-    def weighs(self) -> bool:
+    def proportional_attention(self) -> bool:
         return self.proportional
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
@@ -158,10 +158,10 @@ def merge_similar(p: int, units: Tensor, keys: Tensor, *, sizes: Tensor) -> Merg
     places[rows, sources] = n
     order = places.argsort(dim=1, stable=True)[:, :p]
 
-    def mix(x: Tensor) -> Tensor:
+    def linear_map(x: Tensor) -> Tensor:
         weighed, mixed = x.float() * sizes.unsqueeze(2), x.clone()
         mean = (weighed[:, 1::2] + moves @ weighed[rows, sources]) / total[:, 1::2].unsqueeze(2)
         mixed[:, 1::2] = torch.where(grown, mean.to(x.dtype), x[:, 1::2])
         return mixed[rows, order]
 
-    return Merged(mix(units), places.gather(1, order), total.gather(1, order), mix)
+    return Merged(linear_map(units), places.gather(1, order), total.gather(1, order), linear_map)

@@ -23,12 +23,12 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts
-from ..stages.steps import EncoderAttention, Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import Merged, MergedSegments, reduce_segments
+from .after_encoder import BudgetStep, cosines, others, ranked, strided, survivors, take
 from .base import Method
-from .behind_encoder import BudgetStep, cosines, others, ranked, strided, survivors, take
 from .checks import check_choice, check_share
+from .steps import EncoderAttention, Plan, Units
 
 Reduce = Literal["sum", "mean"]
 DEFAULT_KEEP = 192 / 576
@@ -63,7 +63,7 @@ class VisionZip(Method):
         object.__setattr__(self, "contextual", check_share("contextual", self.contextual))
         check_choice("reduce", self.reduce, get_args(Reduce))
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         keep = DEFAULT_KEEP if self.keep is None else self.keep
         return Plan(projector=VisionZipStep(keep, self.contextual, self.reduce == "mean"))
 

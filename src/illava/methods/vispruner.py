@@ -22,12 +22,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..merging import Merged, MergedSegments, reduce_segments
-from ..parts import ModelParts
-from ..stages.steps import Plan, Units
+from ..models.located import LocatedModules
+from ..ops.merging import Merged, MergedSegments, reduce_segments
+from .after_encoder import BudgetStep, cosines, others, ranked, share_of, survivors, take
 from .base import Method
-from .behind_encoder import BudgetStep, cosines, others, ranked, share_of, survivors, take
 from .checks import check_count, check_share
+from .steps import Plan, Units
 
 DEFAULT_KEEP = 128 / 576
 """64 important and 64 diverse tokens of LLaVA-1.5's 576."""
@@ -60,7 +60,7 @@ class VisPruner(Method):
         object.__setattr__(self, "important", check_share("important", self.important))
         check_count("per_round", self.per_round, 1)
 
-    def plan(self, parts: ModelParts) -> Plan:
+    def plan(self, parts: LocatedModules) -> Plan:
         keep = DEFAULT_KEEP if self.keep is None else self.keep
         return Plan(projector=VisPrunerStep(keep, self.important, self.per_round))
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from ..files import replacing
-from ..pictures import InputError
-from ..report import Report
+from ..io.files import replacing
+from ..io.pictures import InputError
+from ..report.report import Report
 from .sheet import frame_rows, stacked
 from .shown import shown
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..pictures import InputError
-from ..report import Report
+from ..io.pictures import InputError
+from ..report.report import Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def draw_charts(report: Report) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("charts need matplotlib: pip install 'illava[zoo]'") from None
+        raise InputError("charts need matplotlib: pip install 'illava[eval]'") from None
     figure = Figure(figsize=(10, 6), layout="constrained")
     for axes, one in zip(figure.subplots(2, 2).flat, bars(report), strict=True):
         places = range(len(one.plain))

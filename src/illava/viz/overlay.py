@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageStat
 
-from ..pictures import InputError
-from ..tiles import untiled
+from ..io.pictures import InputError
+from ..report.tiles import untiled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..report import Report
+    from ..report.report import Report
 
 SHORT_SIDE = 384
 """Smaller pictures are enlarged until their short side has so many pixels."""

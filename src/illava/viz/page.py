@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..report import Report
-from ..trace import StepTrace
+from ..report.report import Report
+from ..report.traces import StepTrace
 from .charts import bars
 from .shown import Given, Shown, as_given, mine, shown, titles
 
@@ -114,7 +114,7 @@ def _step(one: Shown, report: Report, step: int, frame: int) -> dict[str, Any]:
         ranks = (order[here] + 1).tolist()
 
     def told(near: Tensor, far: Tensor) -> list[list[Any]]:
-        """Links between this frame and elsewhere."""
+        """MergeWeights between this frame and elsewhere."""
         ends = (near[here[near] & ~here[far]], far[here[near] & ~here[far]], weight[here[near] & ~here[far]])
         return [
             [int(place[a]), _where(trace, int(b)), round(float(w), 4)] for a, b, w in zip(*ends, strict=True)

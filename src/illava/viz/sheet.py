@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..report import Report
+from ..report.report import Report
 from .overlay import captioned, sized, with_caption
 from .shown import Given, Shown, as_given, shown, titles, view
 

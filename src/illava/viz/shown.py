@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..pictures import InputError
-from ..report import PictureReport, Report
-from ..tiles import untiled
-from ..trace import StepTrace
+from ..io.pictures import InputError
+from ..report.report import PictureReport, Report
+from ..report.tiles import untiled
+from ..report.traces import StepTrace
 
 Given = Image.Image | Sequence[Image.Image]
 """A picture, or the frames of a video."""

@@ -1,0 +1,75 @@
+"""What it takes ``accelerate()`` to check what it relies on in transformers, for every family.
+
+Models lie on the meta device: tiny ones of every family, and published sizes at full depth, since the check
+goes through all blocks and layers. The first check of a process reads every signature; later ones find those
+of the classes again. At most 20 ms are wanted. All is CPU time, so that other programs do not count.
+
+    python -m illava_lab.benchmarks.contract
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
+from illava.bench.machine import machine
+from illava.bench.published import config as published
+from illava.compat import signatures
+from illava.models.located import locate
+from illava.runtime.contract import check_contract
+from tests.tiny import ALL, config
+
+SHAPES = ("qwen2-vl-2b", "qwen2.5-vl-7b", "qwen3-vl-8b", "llava-onevision-7b", "internvl3-8b")
+MOST = 20.0
+"""Milliseconds."""
+
+
+def models() -> Iterator[tuple[str, nn.Module]]:
+    """Names and models without weights."""
+    for name, made in [*((n, config(n)) for n in ALL), *((n, published(n)) for n in SHAPES)]:
+        # Gemma 2 has no other.
+        options = {"attn_implementation": "eager"} if name == "paligemma-2" else {}
+        with torch.device("meta"):
+            yield name, AutoModelForImageTextToText.from_config(made, **options)
+
+
+def milliseconds(run: Callable[[], object], rounds: int, before: Callable[[], None] | None = None) -> float:
+    """Median over ``rounds``; ``before`` is not timed."""
+    taken = []
+    for _ in range(rounds):
+        if before is not None:
+            before()
+        began = time.process_time()
+        run()
+        taken.append(1e3 * (time.process_time() - began))
+    return statistics.median(taken)
+
+
+def main() -> None:
+    """Print a row for every model; exit with 1 where the first check takes longer than wanted."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
+    print(f"{'model':24}{'blocks':>8}{'layers':>8}{'first ms':>10}{'later ms':>10}")
+    worst = 0.0
+    for name, model in models():
+        parts = locate(model)
+        first = milliseconds(lambda parts=parts: check_contract(parts), rounds, signatures.forget)
+        later = milliseconds(lambda parts=parts: check_contract(parts), rounds)
+        worst = max(worst, first)
+        print(f"{name:24}{len(parts.blocks):8}{len(parts.layers):8}{first:10.1f}{later:10.1f}")
+    print(f"slowest first check: {worst:.1f} ms, wanted at most {MOST:.0f}")
+    sys.exit(worst > MOST)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The one line that makes a loaded model faster, and the handle that undoes it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from torch import nn
+
+from .errors import UnsupportedError
+from .methods import Illava, Method
+from .methods.steps import Plan
+from .models.located import check_feature_layer, locate
+from .report.building import make_report
+from .report.report import Report
+from .runtime.attention_tap import check_backend
+from .runtime.calls import Calls
+from .runtime.contract import check_contract
+from .runtime.encoder.run import EncoderRun
+from .runtime.encoder.stage import EncoderStage
+from .runtime.hooks import Hooks
+from .runtime.llm.masks import check_biases, check_masks
+from .runtime.llm.prefill import Prefill
+from .runtime.llm.stage import LlmStage
+from .runtime.projector import ProjectorStage
+
+_MARK = "_illava_handle"
+
+
+class Handle:
+    """An accelerated model. Use it as a context manager, or call :meth:`remove` when done."""
+
+    def __init__(self, model: nn.Module, method: Method, *, trace: bool = False) -> None:
+        self.model, self.method = model, method
+        self.parts = locate(model)
+        if getattr(self.parts.base, _MARK, None) is not None:
+            raise ValueError("this model is accelerated already; call remove() on its handle first")
+        for config in (self.parts.config.vision_config, self.parts.llm.config):
+            check_backend(config)
+        self.plan: Plan = method.plan(self.parts)
+        """The merge steps on this model."""
+        check_contract(self.parts, self.plan)
+        check_feature_layer(self.parts, self.plan.encoder)
+        check_biases(self.parts, self.plan)
+        if not self.plan.empty:
+            check_masks(self.parts)
+        if any(self.plan.llm) and any(self.parts.recurrent):
+            raise UnsupportedError(
+                f"the LLM stage is not supported for {self.parts.family.model_type}, whose recurrent layers "
+                "hold no keys and values to leave out; use a method of the image encoder, such as "
+                "Illava(llm_layers=())"
+            )
+        self._last: tuple[list[EncoderRun], Prefill] | None = None
+        self._hooks = Hooks()
+        try:
+            self._hooks.attribute(self.parts.base, _MARK, self)
+            self._calls = calls = Calls(self.parts, self._hooks)
+            encoder = EncoderStage(self.parts, self.plan, calls, self._hooks, trace=trace)
+            ProjectorStage(self.parts, self.plan.projector, encoder, self._hooks)
+            LlmStage(self.parts, self.plan, calls, encoder.features, self._hooks, self._note, trace=trace)
+            calls.close()
+        except BaseException:
+            self._hooks.remove()
+            raise
+
+    @property
+    def report(self) -> Report:
+        """What the last completed prefill with pictures did. Raises ValueError when there was none yet."""
+        if self._last is None:
+            raise ValueError("there is no report yet: run the model on a prompt with a picture first")
+        runs, prefill = self._last
+        return make_report(self.parts, self.method, self.plan, runs, prefill)
+
+    def remove(self) -> None:
+        """Take everything off again: the model is bit for bit what it was. Calling it twice does no harm."""
+        # Another thread's call comes to its end first.
+        with self._calls.lock.block():
+            self._hooks.remove()
+
+    def __enter__(self) -> Handle:
+        if not self._hooks.owner.active:
+            raise ValueError("this handle was removed already; call accelerate() again")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def _note(self, prefill: Prefill, runs: list[EncoderRun]) -> None:
+        self._last = (runs, prefill)
+
+
+def accelerate(
+    model: nn.Module, method: Method | None = None, *, keep: float | None = None, trace: bool = False
+) -> Handle:
+    """Make a loaded vision-language model faster by merging its redundant visual tokens.
+
+    Works on this instance alone, by hooks; ``generate`` and ``forward`` are called as before. Use the
+    returned handle as a context manager, or call its ``remove()``, to get the plain model back.
+
+    Args:
+        model: a transformers VLM of a supported family (:func:`illava.supported_families`), on any device,
+            in any floating dtype, with SDPA, eager, flash or flex attention.
+        method: which tokens go and when, e.g. ``illava.Illava(...)``. Default: iLLaVA at the schedule
+            published for the model's family.
+        keep: final visual tokens / all, in (0, 1]; the planner picks the schedule, which for this wish alone
+            is ``illava.Illava.best(keep)``. For other wishes see :func:`illava.plan`.
+        trace: whether ``report.traces`` is to say, step by step, which patches stayed, which took others in,
+            and where those went with what weight. Costs time and memory; off, it costs nothing.
+
+    Raises:
+        UnsupportedError: another model family or attention backend; names what is supported. Also where the
+            installed transformers lacks something that illava relies on; names it.
+        ValueError: the model is accelerated already, both ``method`` and ``keep`` are given, or the method
+            names a layer that the model does not have.
+
+    While accelerated, logits cover the tokens that are left, so they are shorter than ``input_ids`` and
+    ``labels`` are refused; padding that follows a row stays there, so the last logits stand where the plain
+    model has them. ``get_image_features``, and the ``image_outputs`` of a forward, keep a row for every
+    placeholder, NaN where the encoder dropped a token, and can be handed in again. With ``keep=1.0``, or
+    without pictures, logits are bit-identical to the plain model's. Threads that call one accelerated model
+    wait for each other.
+    """
+    if method is not None and not isinstance(method, Method):
+        raise ValueError(
+            f"expected a method such as illava.Illava(...), or keep=0.5 for a budget; got {method!r}"
+        )
+    if method is not None and keep is not None:
+        raise ValueError("give either a method or keep; a method has its own keep")
+    if method is None:
+        method = Illava() if keep is None else Illava.best(keep)
+    return Handle(model, method, trace=trace)

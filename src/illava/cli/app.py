@@ -1,0 +1,231 @@
+"""The command line: ``illava ask`` and ``illava info``; the others are in cli_eval.py and cli_compare.py."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from ..io.tables import new_table
+from ..methods.presets import make_method
+from .bench import bench
+from .compare import compare
+from .console import (
+    App,
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    SeveralCommand,
+    TrustOption,
+    hush,
+    one_line_errors,
+    parse_keep,
+    print_table,
+)
+from .demo import demo
+from .doctor import doctor
+from .evaluate import evaluate
+from .look import look
+from .plan import plan
+
+# torch and transformers take seconds to import: commands do it when they need them, so that --help is quick.
+if TYPE_CHECKING:
+    from ..ask import Answer
+
+app = App(
+    help="Vision-language models made faster by merging redundant visual tokens, without training.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+STAGES = {"pixels": "picture", "encoder": "image encoder", "projector": "projector", "llm": "LLM"}
+
+
+def main() -> None:
+    """Entry point of the ``illava`` script."""
+    # An answer may hold characters that the terminal's encoding has not.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"illava {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ask(
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Picture files, or demo/NAME.")],
+    question: Annotated[str, typer.Argument(help="A question about them, in quotes.")],
+    model: ModelOption = "zoo/L",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of the visual tokens that is left at the end, such as 0.33 or 1/9. "
+            "Default: the schedule published for the model's family."
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="Which tokens go: the name of a method. Default: illava, and with --keep illava-best, which "
+            "the planner picks."
+        ),
+    ] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Run the plain model, too.")] = False,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="With --compare: timed runs of each, after one to warm up.")
+    ] = 5,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
+    save_overlay: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw which patches were left over the pictures.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Ask an accelerated model a question about one or more pictures."""
+    with one_line_errors():
+        from ..io.pictures import InputError, check_writable, open_picture, save_png
+
+        if os.path.isfile(question):
+            raise InputError(f"{question}: the last argument must be the question, this is a file")
+        share = None if keep is None else parse_keep(keep)
+        opened = [open_picture(picture) for picture in pictures]
+        if save_overlay is not None:
+            check_writable(save_overlay)
+        hush()
+        from .. import ask as work
+
+        chosen = make_method(method or ("illava" if share is None else "illava-best"), share)
+        loaded, processor = work.load(model, device, dtype, trust_remote_code)
+        answer = work.ask(
+            loaded, processor, opened, question, chosen, max_new_tokens, compare=compare, rounds=rounds
+        )
+        if save_overlay is not None:
+            from ..viz.overlay import draw_overlay
+
+            save_png(draw_overlay(opened, answer.report), save_overlay)
+        if as_json:
+            where = {
+                "model": model,
+                "device": str(loaded.device),
+                "dtype": str(loaded.dtype).removeprefix("torch."),
+                "pictures": pictures,
+                "overlay": str(save_overlay) if save_overlay else None,
+            }
+            typer.echo(json.dumps({**where, **answer.to_dict()}))
+        else:
+            print_answer(answer)
+
+
+@app.command()
+def info(
+    model: Annotated[str | None, typer.Argument(help="A shipped model, a folder, or a hub id.")] = None,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Say whether a model is supported and where its tokens would merge; without MODEL, list what is."""
+    with one_line_errors():
+        hush()
+        from . import info as work
+
+        for title, table in work.overview() if model is None else work.describe(model, trust_remote_code):
+            print_table(title, table)
+
+
+app.command()(plan)
+app.command()(look)
+app.command()(demo)
+app.command()(doctor)
+app.command("eval", cls=SeveralCommand)(evaluate)
+app.command("compare", cls=SeveralCommand)(compare)
+app.command("bench", cls=SeveralCommand)(bench)
+
+
+def print_answer(answer: Answer) -> None:
+    """Print the answers, the tokens at every step, and time and cost."""
+    if answer.plain_text is None:
+        typer.echo(answer.text)
+    else:
+        name = answer.report.method["method"]
+        typer.echo(f"{'plain:':{len(name) + 1}} {answer.plain_text}\n{name}: {answer.text}")
+    report, rounds = answer.report, len(answer.timings)
+    print_table(
+        f"Visual tokens: {report.final_tokens} of {report.visual_tokens} left, "
+        f"{report.average_tokens:.1f} on average over the LLM's layers",
+        _steps_table(answer),
+    )
+    how = (
+        "one run, not warmed up" if answer.plain_timings is None else f"medians and ranges of {rounds} rounds"
+    )
+    print_table(f"Time and cost: {how}", _cost_table(answer))
+
+
+def _steps_table(answer: Answer) -> Table:
+    table = new_table("stage", "layer", "before", "after")
+    for step in answer.report.steps:
+        layer = "" if step.stage in ("pixels", "projector") else str(step.layer)
+        table.add_row(STAGES[step.stage], layer, str(step.before), str(step.after))
+    return table
+
+
+def _cost_table(answer: Answer) -> Table:
+    from ..bench.timing import ratio, spread
+
+    fast, plain = answer.timings, answer.plain_timings
+    table = new_table("", "plain", "accelerated", "ratio")
+    names = {
+        "encoder": "image encoder",
+        "prefill": "prefill",
+        "decode_per_token": "decode, per token",
+        "ttft": "time to first token",
+        "total": "total",
+    }
+    for part, name in names.items():
+        after = _seconds(spread([getattr(timing, part) for timing in fast]).median)
+        if plain is None:
+            table.add_row(name, "", after, "")
+            continue
+        before = _seconds(spread([getattr(timing, part) for timing in plain]).median)
+        gain = ratio(plain, fast, part)
+        shown = "" if math.isnan(gain.median) else f"{gain.median:.2f}x ({gain.low:.2f}-{gain.high:.2f})"
+        table.add_row(name, before, after, shown)
+    costs = answer.report.plain_cost, answer.report.cost
+    for name, unit, (much, little) in (
+        ("FLOPs", "", [cost.total for cost in costs]),
+        ("KV cache", "B", [cost.kv_bytes for cost in costs]),
+    ):
+        table.add_row(name, _scaled(much, unit), _scaled(little, unit), f"{much / little:.2f}x")
+    return table
+
+
+def _seconds(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.2f} ms"
+
+
+def _scaled(value: float, unit: str) -> str:
+    """1234567 as "1.23 M"."""
+    power = 0 if value < 1 else min(int(math.log10(value)) // 3, 5)
+    return f"{value / 1000**power:.3g} {' kMGTP'[power]}{unit}".strip()

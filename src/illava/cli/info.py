@@ -1,0 +1,100 @@
+"""What can be told about a model from its config alone: what ``illava info`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from .. import zoo
+from ..errors import UnsupportedError
+from ..io.pictures import demo_names
+from ..methods import Illava
+from ..models.families import FAMILIES, Schedule, family_of
+from ..models.loading import read_config
+from ..models.located import LocatedModules
+from ..planning.predict import skeleton
+
+Titled = tuple[str, Table]
+
+
+def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
+    """Titles and tables about one model, named as for :func:`illava.models.loading.load`; no weights are read.
+
+    Raises InputError when its config cannot be read.
+    """
+    config = read_config(model, trust_remote_code)
+    facts = _facts()
+    facts.add_row("family", config.model_type)
+    try:
+        schedule = family_of(config).schedule
+        parts = skeleton(config)
+    except UnsupportedError as error:
+        facts.add_row("supported", f"no: {error}")
+        for name, depth in _depths(config).items():
+            facts.add_row(name, depth)
+        yield model, facts
+        return
+    facts.add_row("supported", "yes")
+    facts.add_row("image encoder", f"{len(parts.blocks)} blocks")
+    facts.add_row("LLM", f"{len(parts.layers)} layers")
+    facts.add_row("published schedule", _schedule(schedule))
+    yield model, facts
+    yield "Merge steps on this model", _steps(parts)
+
+
+def overview() -> Iterator[Titled]:
+    """The supported families with their published schedules, and what ships with illava."""
+    families = Table(box=SIMPLE_HEAD)
+    families.add_column("family", no_wrap=True)
+    families.add_column("layers that merge: share kept", no_wrap=True)
+    for name, family in sorted(FAMILIES.items()):
+        families.add_row(name, _schedule(family.schedule))
+    yield "Supported families and their published schedules", families
+    shipped = _facts()
+    shipped.add_row("models", ", ".join(zoo.names()))
+    shipped.add_row("pictures", ", ".join(demo_names()))
+    yield "Shipped with illava", shipped
+
+
+def _facts() -> Table:
+    table = Table(box=SIMPLE_HEAD, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _steps(parts: LocatedModules) -> Table:
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("stage", "layer", "keeps", "left of all"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    plan, left = Illava().plan(parts), 1.0
+    for stage, steps in (("image encoder", plan.encoder), ("LLM", plan.llm)):
+        for layer, step in steps.items():
+            left *= step.keep
+            table.add_row(stage, str(layer), f"{step.keep:.1%}", f"{left:.1%}")
+    return table
+
+
+def _schedule(schedule: Schedule) -> str:
+    """A line a stage, such as "LLM 6 7 8 of 28: 90.0% each", and one for the source."""
+    lines = []
+    for stage, name in (("encoder", "encoder"), ("llm", "LLM")):
+        layers, shares = getattr(schedule, f"{stage}_layers"), getattr(schedule, f"{stage}_keep")
+        kept = [f"{share:.1%}" for share in shares]
+        if len(kept) > 1 and len(set(kept)) == 1:
+            kept = [kept[0], "each"]
+        depth = getattr(schedule, f"{stage}_depth")
+        lines.append(f"{name} {' '.join(map(str, layers))} of {depth}: {' '.join(kept)}")
+    return "\n".join([*lines, f"from {schedule.source}"])
+
+
+def _depths(config: Any) -> dict[str, str]:
+    """Depths as far as the config of an unknown family gives them away."""
+    vision = getattr(config, "vision_config", None)
+    blocks = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", None)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    found = {"image encoder": blocks and f"{blocks} blocks", "LLM": layers and f"{layers} layers"}
+    return {name: depth for name, depth in found.items() if depth}

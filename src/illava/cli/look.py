@@ -1,0 +1,127 @@
+"""The command line: ``illava look``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..methods.presets import make_method
+from .console import (
+    DeviceOption,
+    DtypeOption,
+    ModelOption,
+    TrustOption,
+    hush,
+    one_line_errors,
+    parse_keep,
+    writing,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..ask import Answer
+
+QUESTION = "What is shown?"
+DEFAULT_KEEP = "1/9"
+
+
+def look(
+    shown: Annotated[
+        str,
+        typer.Argument(metavar="PICTURE|VIDEO", help="A picture, a video, a folder of frames, or demo/NAME."),
+    ],
+    question: Annotated[str, typer.Argument(help="A question about it, in quotes.")] = QUESTION,
+    model: ModelOption = "zoo/L",
+    keep: Annotated[
+        str | None, typer.Option(help="Final visual tokens / all, such as 0.33 or 1/9. Default: 1/9.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="Which tokens go: the name of a method, or of a preset.")
+    ] = "illava-best",
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where the sheet and the page go, named after the picture.")
+    ] = Path("out/look"),
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
+) -> None:
+    """Show what stays of a picture, step by step: a PNG, or WebP for videos, and a page to explore."""
+    with one_line_errors():
+        from ..io.files import check_free, replacing
+        from ..io.pictures import InputError, open_picture, save_png
+        from ..io.texts import check_path
+        from ..io.video import is_video, read_video
+
+        share = parse_keep(keep or DEFAULT_KEEP)
+        if not question.strip():
+            raise InputError("give a question, or leave it out")
+        chosen = make_method(method, share)
+        check_path(shown, "a picture, a video or a folder of frames")
+        path = Path(shown)
+        video = is_video(path)
+        frames: tuple[Image.Image, ...] = ()
+        if video:
+            frames = read_video(path)
+        else:
+            picture = open_picture(shown)
+        # After the whole name, ending and all: never that of what was given.
+        drawn = output / f"{path.resolve().name}.steps.{'webp' if video else 'png'}"
+        explored = output / f"{path.resolve().name}.steps.html"
+        for target in (output, drawn, explored):
+            check_free(target)
+        with writing(output):
+            output.mkdir(parents=True, exist_ok=True)
+        hush()
+        from .. import ask as work
+        from .. import viz
+
+        loaded, processor = work.load(model, device, dtype, trust_remote_code)
+        answer = work.ask(
+            loaded,
+            processor,
+            [] if video else [picture],
+            question,
+            chosen,
+            max_new_tokens,
+            compare=True,
+            rounds=1,
+            video=frames,
+            trace=True,
+        )
+        given = [frames] if video else [work.as_seen(processor, picture)]
+        label = f"{method} at {keep or DEFAULT_KEEP}"
+        page = viz.html_page(
+            given,
+            answer.report,
+            question=question,
+            answers=[("plain", answer.plain_text or ""), (label, answer.text)],
+            facts=[("model", model), *_facts(answer)],
+        )
+        typer.echo(f"plain:  {answer.plain_text}\nmerged: {answer.text}\n{answer.report}")
+        with writing(output), replacing(explored) as partial:
+            partial.write_text(page, encoding="utf-8")
+        if video:
+            viz.save_animation(viz.draw_frames(frames, answer.report), drawn)
+        else:
+            save_png(viz.draw_steps(given, answer.report), drawn)
+        typer.echo(f"All steps: {drawn}\nTo explore in a browser: {explored}")
+
+
+def _facts(answer: Answer) -> list[tuple[str, str]]:
+    """One warm run of each: a look, not a benchmark."""
+    assert answer.plain_timings is not None
+    plain, merged = answer.plain_timings[0], answer.timings[0]
+    rows = [
+        (
+            f"{name}, plain and merged, one run each, merged with tracing",
+            f"{getattr(plain, part):.3f} s, {getattr(merged, part):.3f} s",
+        )
+        for name, part in (("image encoder", "encoder"), ("first token", "ttft"), ("whole answer", "total"))
+    ]
+    costs = answer.report.plain_cost, answer.report.cost
+    rows.append(("KV cache", ", ".join(f"{cost.kv_bytes / 1e6:,.2f} MB" for cost in costs)))
+    return rows

@@ -1,0 +1,1 @@
+"""Reading and writing: files, text, pictures, videos, prompts, plots and warnings. Knows no model."""

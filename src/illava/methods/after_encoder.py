@@ -1,0 +1,78 @@
+"""What the methods that act behind the encoder share: the step's budget, and how they choose units.
+
+Pure functions on S segments of n units each; indices are int64, ascending unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..ops.merging import Merged, Mix
+from .steps import EncoderAttention, ProjectorStep
+
+
+@dataclass(frozen=True)
+class BudgetStep(ProjectorStep):
+    """A step that leaves ``keep`` of a segment's units, looked at by the class token."""
+
+    keep: float
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.keep == 1
+
+    def observe_encoder(self, attention: EncoderAttention) -> Tensor:
+        return attention.by_class()
+
+
+def share_of(count: int, share: float) -> int:
+    """max(1, round(share * count)), never more than ``count``; ``round`` is Python's, half to even."""
+    return min(count, max(1, round(share * count)))
+
+
+def ranked(scores: Tensor) -> Tensor:
+    """(S, n) scores to (S, n) indices, the highest first; of equal scores the earlier ranks higher."""
+    return scores.float().argsort(dim=1, descending=True, stable=True)
+
+
+def others(chosen: Tensor, n: int) -> Tensor:
+    """(S, c) indices without repeats, in any order, to the (S, n - c) indices that are not among them."""
+    taken = torch.zeros(len(chosen), n, dtype=torch.int64, device=chosen.device).scatter(1, chosen, 1)
+    # A stable sort, not nonzero(): that would wait for the device.
+    return taken.argsort(dim=1, stable=True)[:, : n - chosen.shape[1]]
+
+
+def strided(indices: Tensor, count: int) -> Tensor:
+    """(S, n) to (S, count): the first and every (n // count)-th after it."""
+    return indices[:, :: indices.shape[1] // count][:, :count] if count else indices[:, :0]
+
+
+def take(values: Tensor, indices: Tensor) -> Tensor:
+    """(S, n, ...) values at (S, c) indices: (S, c, ...)."""
+    return values[torch.arange(len(values), device=values.device)[:, None], indices]
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """(S, a, w) and (S, b, w) to (S, a, b) fp32 cosine similarities, 0 for vectors of zeros.
+
+    Without gradient: similarities only choose.
+    """
+    return normalize(a.detach().float(), dim=-1) @ normalize(b.detach().float(), dim=-1).transpose(1, 2)
+
+
+def survivors(units: Tensor, unchanged: Tensor, changed: Tensor, change: Mix | None = None) -> Merged:
+    """What stays of (S, n, D) units: those at ``unchanged``, and at ``changed``, (S, c), what ``change``
+    makes of all, (S, c, D), back in the dtype of the units. Indices in any order."""
+    kept, order = torch.cat([unchanged, changed], dim=1).sort(dim=1)
+    if change is None:
+        return Merged(take(units, kept), kept)
+    rows = torch.cat([take(units, unchanged), change(units.float()).to(units.dtype)], dim=1)
+
+    def linear_map(x: Tensor) -> Tensor:
+        return take(torch.cat([take(x, unchanged), change(x)], dim=1), order)
+
+    return Merged(take(rows, order), kept, None, linear_map)

@@ -1,0 +1,292 @@
+"""What a method asks of the stages: where visual tokens go, by what they are chosen, what becomes of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..ops.marks import finite, zero_or_nan
+from ..ops.merging import MergedSegments, keep_count
+from ..ops.precision import full_precision
+from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
+
+Positions = Literal["original", "compact"]
+Asks = Literal["before", "itself", "nothing"]
+
+
+@dataclass(frozen=True)
+class EncoderAttention:
+    """Queries and keys of one block of the image encoder, of attention sequences of equal length."""
+
+    query: Tensor
+    """(B, H, n, h), rotary applied."""
+    key: Tensor
+    """(B, H_kv, n, h)."""
+    scaling: float
+    prefix: int
+    """Class tokens in front of each sequence."""
+
+    def received(self, score: Score = "exact") -> Tensor:
+        """(B, n) fp32: the attention each token receives, averaged over heads, summed over all queries."""
+        # Sums, not means: under window attention a segment's tokens sit in windows of different size.
+        return column_scores(self.query, self.key, self.scaling, score=score) * self.query.shape[2]
+
+    def by_class(self) -> Tensor:
+        """(B, n) fp32: the class token's attention to each token, averaged over heads; without a class
+        token the attention each token receives."""
+        if not self.prefix:
+            return self.received()
+        first = torch.zeros(len(self.query), dtype=torch.int64, device=self.query.device)
+        everything = torch.ones(len(self.query), 1, 1, self.query.shape[2], dtype=torch.bool)
+        return last_row_scores(
+            self.query[:, :, :1], self.key, self.scaling, first, everything.to(self.query.device)
+        )
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a prefill at some point of the LLM, with their text."""
+
+    hidden: Tensor
+    """(B, n, d)."""
+    runs: Tensor
+    """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
+    columns: Tensor
+    """(B, n) int64: column of each token in the full prompt, -1 for padding and filler."""
+    last: Tensor
+    """(B,) int64: index of the last prompt token."""
+    seen: Tensor | None = None
+    """(B, n, ...) what the step's ``observe_llm`` said of each token, text included."""
+
+    @property
+    def text(self) -> Tensor:
+        """(B, n) bool: tokens of text."""
+        return (self.runs < 0) & (self.columns >= 0)
+
+
+@dataclass(frozen=True)
+class LlmAttention:
+    """Queries and keys of one layer of the LLM in a prefill."""
+
+    query: Tensor
+    """(B, H, n, h), rotary applied."""
+    key: Tensor
+    """(B, H_kv, k, h), those of a filled cache first."""
+    scaling: float
+    mask: Tensor | None
+    """None, (B, k) bool key padding, or (B, H or 1, n, k) boolean or additive."""
+    softcap: float | None
+    tokens: Tokens
+    """Whose queries they are; without ``hidden`` but where the step asks "itself"."""
+
+    def by_last(self) -> Tensor:
+        """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
+        last = self.tokens.last
+        scores = last_row_scores(self.query, self.key, self.scaling, last, self.mask, self.softcap)
+        # Of all keys, those that a cache held before included.
+        return scores[:, -self.query.shape[2] :]
+
+    def by_rows(self, rows: Tensor) -> Tensor:
+        """(B, n) fp32: attention to each token, averaged over heads and the queries at ``rows``, (B, n) bool;
+        zeros where a prompt has none."""
+        scores = row_scores(self.query, self.key, self.scaling, rows, self.mask, self.softcap)
+        return scores[:, -self.query.shape[2] :]
+
+    @property
+    def keys(self) -> Tensor:
+        """(B, H_kv, n, h): the keys of these tokens alone."""
+        return self.key[:, :, -self.query.shape[2] :]
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units among which a step chooses, one segment after the other."""
+
+    vectors: Tensor
+    """(U, D): in the encoder units of g tokens side by side, in the LLM hidden states of visual tokens."""
+    seen: Tensor | None
+    """(U, ...) what the step's ``observe_llm`` said of each visual token, or (U, g, ...) what its
+    ``observe_encoder`` said of each token of a unit; None where it observed nothing."""
+    lengths: tuple[int, ...]
+    """Units of each segment."""
+    full: tuple[int, ...]
+    """Units that each segment had before any step."""
+    sizes: Tensor | None = None
+    """(U,) fp32: how many units each stands for, after steps that count it."""
+    shapes: tuple[tuple[int, int], ...] | None = None
+    """Rows and columns of each segment, where all of its units are there in raster order."""
+    tokens: Tokens | None = None
+    """In the LLM: all tokens; ``vectors`` are those of the visual ones, row by row."""
+    context: Any = None
+    """In the LLM: what the first step's ``enter`` returned."""
+
+    @property
+    def scores(self) -> Tensor:
+        """(U,) fp32: what was observed as one number a unit, the mean over its tokens."""
+        assert self.seen is not None
+        return self.seen if self.seen.dim() == 1 else unit_scores(self.seen.flatten(), self.seen.shape[1])
+
+    def counts(self, keep: float) -> tuple[int, ...]:
+        """Units of each segment to keep, for ``keep`` of those there were before any step."""
+        return tuple(final_count(n, of, keep) for n, of in zip(self.lengths, self.full, strict=True))
+
+    @property
+    def weights(self) -> Tensor:
+        """(U,) fp32: ``sizes``, ones where nothing was counted so far."""
+        ones = torch.ones(len(self.vectors), device=self.vectors.device)
+        return ones if self.sizes is None else self.sizes
+
+
+def reduced(step: Step, units: Units) -> MergedSegments | None:
+    """What ``step`` leaves of ``units``, with NaN and infinity kept visible; None when all of them stay.
+
+    Attention would carry a number that is not finite to every later token. A step that drops the unit that
+    holds it must not make the answer look sound, so all survivors of its segment become NaN.
+    """
+    merged = step.reduce(units)
+    if merged is None:
+        return None
+    bad = zero_or_nan(finite(units.vectors))
+    survivors = merged.units
+    if len(units.lengths) == 1:
+        return merged._replace(units=survivors + bad.sum().to(survivors.dtype))
+    of, left = (
+        torch.repeat_interleave(torch.tensor(lengths), output_size=sum(lengths)).to(bad.device)
+        for lengths in (units.lengths, merged.lengths)
+    )
+    each = bad.new_zeros(len(units.lengths)).index_add_(0, of, bad)
+    return merged._replace(units=survivors + each[left][:, None].to(survivors.dtype))
+
+
+def final_count(n: int, of: int, keep: float) -> int:
+    """Units that stay of ``n``, in a segment that had ``of`` before any step, at a budget of ``keep``."""
+    return 0 if n == 0 else min(n, keep_count(of, keep))
+
+
+class Step(ABC):
+    """One place at which units go. Steps hold no state: checkpoints run layers again.
+
+    What a subclass computes (``reduce``, ``enter``, ``observe_encoder``, ``observe_llm``) always runs in
+    :func:`illava.ops.precision.full_precision`.
+    """
+
+    keep: float
+    """Share that stays, of all that were there before any step; for steps that do not say otherwise."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Here rather than in every method, so that none can forget it.
+        for name in ("reduce", "enter", "observe_encoder", "observe_llm"):
+            if name in cls.__dict__:
+                setattr(cls, name, full_precision(cls.__dict__[name]))
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing goes here, so that the step is left out."""
+        return False
+
+    def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
+        """Units that will be left of ``n``, in a segment that had ``of`` before any step.
+
+        Known before anything is run: what costs are predicted from. ``grid``: rows and columns of the
+        segment, where its units form one. By default ``keep`` is a share of ``of``.
+        """
+        return final_count(n, of, self.keep)
+
+    @abstractmethod
+    def reduce(self, units: Units) -> MergedSegments | None:
+        """Choose among the units. None when all of them stay: then not one bit may change.
+
+        The stages call it through :func:`reduced`.
+        """
+
+
+class EncoderStep(Step):
+    """A step between attention and MLP of an encoder block, or, as :attr:`Plan.projector`, behind it."""
+
+    observes: ClassVar[bool] = True
+    """Whether ``observe_encoder`` is to be called."""
+
+    @property
+    def proportional_attention(self) -> bool:
+        """Whether the logarithm of a unit's size is added to the attention it gets in the blocks behind."""
+        return False
+
+    def observe_encoder(self, attention: EncoderAttention) -> Tensor:
+        """(B, n, ...) fp32: what to know of each token, class tokens included; see :attr:`Units.seen`."""
+        raise NotImplementedError
+
+
+class ProjectorStep(EncoderStep):
+    """A step behind the encoder. It observes the block whose output the LLM sees."""
+
+    last_block: ClassVar[bool] = False
+    """Whether it observes the encoder's very last block instead."""
+    projected: ClassVar[bool] = False
+    """Whether it chooses among features of the LLM, behind the projector, instead of what enters it."""
+
+
+class LlmStep(Step):
+    """A step before a layer of the LLM; before layer 0 it chooses among embeddings and observes nothing."""
+
+    asks: ClassVar[Asks] = "before"
+    """Whose attention it observes: of the layer before, of the layer itself on the states that enter it
+    (computed once more for that), or none."""
+
+    def enter(self, tokens: Tokens) -> Any:
+        """Called for the first step of a plan alone, on the embeddings; what it returns all steps get."""
+        return None
+
+    def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
+        """(B, n, ...): what to know of each token; rows of visual tokens become :attr:`Units.seen`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every step of a method on one model; steps that keep everything are left out."""
+
+    encoder: dict[int, Any] = field(default_factory=dict)
+    """Image encoder block (0-based) -> the :class:`EncoderStep` after its attention."""
+    llm: dict[int, Any] = field(default_factory=dict)
+    """Decoder layer (0-based) -> the :class:`LlmStep` before it."""
+    projector: ProjectorStep | None = None
+    """The step behind the image encoder."""
+    pixels: float | None = None
+    """The share of its units that a picture is made smaller to, before the encoder sees it."""
+    positions: Positions = "original"
+    """Of tokens in the LLM: those they had, or renumbered without gaps."""
+
+    def __post_init__(self) -> None:
+        for name in ("encoder", "llm"):
+            steps = {k: s for k, s in sorted(getattr(self, name).items()) if not s.keeps_all}
+            object.__setattr__(self, name, steps)
+        if self.projector is not None and self.projector.keeps_all:
+            object.__setattr__(self, "projector", None)
+
+    @property
+    def before_llm(self) -> bool:
+        """Whether units go before the LLM, whose places among the features are then marked."""
+        return bool(self.encoder) or self.projector is not None or self.pixels is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing ever goes."""
+        return not self.before_llm and not self.llm
+
+
+def check_one_stage(names: Sequence[str], plans: Sequence[Plan]) -> None:
+    """Raise ValueError where two plans have steps in one stage."""
+    for stage in ("encoder", "projector", "llm"):
+        users = [name for name, plan in zip(names, plans, strict=True) if getattr(plan, stage)]
+        if len(users) > 1:
+            raise ValueError(f"only one method can act in the {stage}, got {' and '.join(users)}")
+    resizing = [name for name, plan in zip(names, plans, strict=True) if plan.pixels is not None]
+    others = [name for name, plan in zip(names, plans, strict=True) if plan.before_llm]
+    if resizing and len(others) > 1:
+        raise ValueError(f"{resizing[0]} goes with a method of the LLM alone, got {' and '.join(others)}")

@@ -1,0 +1,224 @@
+"""Loading a model and its processor by name; no code of the model's and no pickled weights unless trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import cached_file
+
+from ..errors import InputError
+from ..io.files import protect
+from ..io.texts import is_url
+from ..plugins import LAB, LAB_MODELS, model_names, models
+from .families import family_of
+
+DTYPES = ("float32", "bfloat16", "float16")
+FLAG = "--trust-remote-code"
+PICKLES = (
+    f"pickles can run code when they are read: convert it to safetensors, or, if you trust it, add {FLAG}"
+)
+SAFE = (".safetensors", ".safetensors.index.json")
+
+
+def load(
+    model: str = "zoo/L", device: str = "auto", dtype: str = "auto", trust_remote_code: bool = False
+) -> tuple[nn.Module, Any]:
+    """Load a supported model and its processor.
+
+    Args:
+        model: a registered model (``illava.zoo.names()``), a folder, or an id of the Hugging Face hub.
+        device: "auto" (cuda if there is one, else cpu) or any torch device.
+        dtype: one of ``DTYPES``, or "auto": float32 on CPUs, many of which run bfloat16 tens of times
+            slower, and the checkpoint's own elsewhere.
+        trust_remote_code: run Python code that comes with the model, and read weights that are pickled
+            instead of safetensors; both can do anything.
+
+    Raises InputError, in one line, for whatever is missing, broken or not trusted, UnsupportedError for other
+    families. Warns of weights that the model has no place for.
+    """
+    place, kind = parse_device(device), parse_dtype(dtype)
+    if kind is None:
+        kind = torch.float32 if place.type == "cpu" else "auto"
+    config = read_config(model, trust_remote_code)
+    family_of(config)
+    processor = _read_processor(model, config, trust_remote_code)
+    source = resolve(model)
+    if not trust_remote_code and (pickled := _pickled(source, getattr(config, "transformers_weights", None))):
+        raise InputError(f"model {model}: {pickled} is pickled, and {PICKLES}")
+    try:
+        loaded, notes = AutoModelForImageTextToText.from_pretrained(
+            source,
+            config=config,
+            dtype=kind,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=trust_remote_code,
+            # None: safetensors where there are any.
+            use_safetensors=None if trust_remote_code else True,
+        )
+    except Exception as error:
+        raise _refusal(model, "its weights cannot be loaded", error) from error
+    # transformers fills gaps with random numbers and goes on.
+    if notes["missing_keys"] or notes["mismatched_keys"]:
+        names = sorted(str(key) for key in {*notes["missing_keys"], *notes["mismatched_keys"]})
+        raise InputError(
+            f"model {model}: its weights do not fit its config.json: {len(names)} are missing or of another "
+            f"shape, {names[0]} for one"
+        )
+    if extra := sorted(map(str, notes["unexpected_keys"])):
+        warnings.warn(
+            f"model {model}: {len(extra)} of its weights have no place in the model, {extra[0]} for one",
+            stacklevel=2,
+        )
+    return loaded.to(place).eval(), processor
+
+
+def _pickled(source: str, weights: str | None) -> str | None:
+    """A file that transformers would unpickle although it was asked for safetensors, if there is one.
+
+    It reads whatever ``config.transformers_weights``, a list of shards and an adapter name.
+    """
+
+    def there(name: str) -> str | None:
+        missing = "gated_repo", "missing_entries", "connection_errors"
+        return cached_file(source, name, **{f"_raise_exceptions_for_{kind}": False for kind in missing})
+
+    if weights is not None and not weights.endswith(SAFE):
+        return weights
+    index = there(weights if weights and weights.endswith(".json") else "model.safetensors.index.json")
+    if index is not None:
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+        if named := next((str(shard) for shard in shards if not str(shard).endswith(SAFE)), None):
+            return named
+    if there("adapter_config.json") and not there("adapter_model.safetensors"):
+        return there("adapter_model.bin") and "adapter_model.bin"
+    return None
+
+
+def _refusal(model: str, what: str, error: Exception) -> InputError:
+    """An error of transformers in one line, with what helps where trust is lacking."""
+    text, source = str(error), resolve(model)
+    if "trust_remote_code" in text or "custom code" in text:
+        return InputError(
+            f"model {model}: {what}: it needs code that comes with it, which is not run; if you trust that, "
+            f"add {FLAG}"
+        )
+    if "model.safetensors" in text and ("no file named" in text or "not appear to have" in text):
+        files = os.listdir(source) if os.path.isdir(source) else []
+        if pickles := sorted(file for file in files if file.endswith((".bin", ".pt", ".pth"))):
+            return InputError(f"model {model}: {what}: {pickles[0]} is pickled, and {PICKLES}")
+        what = f"{what}, for want of safetensors (with {FLAG} also pickled ones are read)"
+    tail = "" if os.path.isdir(source) else f"; give a folder, a hub id or one of {_shipped()}"
+    return InputError(f"model {model}: {what}: {reason(error)}{tail}")
+
+
+def resolve(model: str) -> str:
+    """A folder, or an id of the hub, for the name of a model. Raises InputError for what is neither."""
+    prefix = model.partition("/")[0]
+    if model.startswith((f"{LAB_MODELS}/", *(f"{name}/" for name in models()))):
+        if prefix not in models():
+            raise InputError(f"model {model}: it comes with {LAB}: pip install {LAB}")
+        try:
+            return str(models()[prefix].path(model))
+        except ValueError as error:
+            raise InputError(f"model {model}: {error}") from None
+    # os.path: unlike pathlib it never raises, whatever the name.
+    folder = os.path.expanduser(model)
+    if os.path.isdir(folder):
+        if not os.path.isfile(os.path.join(folder, "config.json")):
+            raise InputError(
+                f"model {model}: the folder has no config.json; give one written by save_pretrained"
+            )
+        protect(folder, *(os.path.join(folder, name) for name in os.listdir(folder)))
+        return folder
+    if os.path.exists(folder):
+        raise InputError(f"model {model}: this is a file; give the folder that holds the model")
+    if is_url(model):
+        raise InputError(
+            f"model {model}: URLs are not read; give a folder, or the id that follows the host's name"
+        )
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1 or not model.strip():
+        raise InputError(f"model {model}: no such folder; give a folder, a hub id or one of {_shipped()}")
+    return model
+
+
+def read_config(model: str, trust_remote_code: bool = False) -> Any:
+    """The transformers config of a model, without its weights. Raises InputError."""
+    source = resolve(model)
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise _refusal(model, "its config cannot be read", error) from error
+
+
+def _read_processor(model: str, config: Any, trust_remote_code: bool) -> Any:
+    try:
+        processor = AutoProcessor.from_pretrained(resolve(model), trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise _refusal(model, "its processor cannot be loaded", error) from error
+    # transformers makes do with a part of a processor, or with an empty tokenizer.
+    image_token, tokenizer = (getattr(processor, name, None) for name in ("image_token", "tokenizer"))
+    known = tokenizer is not None and image_token in tokenizer.get_vocab()
+    if not known or tokenizer.convert_tokens_to_ids(image_token) != config.image_token_id:
+        raise InputError(
+            f"model {model}: its processor does not fit the model; are preprocessor_config.json, "
+            "tokenizer.json and tokenizer_config.json all there?"
+        )
+    return processor
+
+
+def pixel_limits(model: str, trust_remote_code: bool = False) -> tuple[int, int] | None:
+    """The fewest and the most pixels that a model's own processor resizes a picture to, if it says so.
+
+    Raises InputError for a processor whose code is not trusted.
+    """
+    source = resolve(model)
+    try:
+        size = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code).size
+        return int(size["shortest_edge"]), int(size["longest_edge"])
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise _refusal(model, "its image processor cannot be loaded", error) from error
+        # No processor, or one with limits of another kind.
+        return None
+
+
+def parse_device(name: str) -> torch.device:
+    """A torch device that is there; "auto" is cuda, or else cpu. Raises InputError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    here += ["mps"] if torch.backends.mps.is_available() else []
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        if device.type != "meta":
+            return device
+    except Exception:
+        # Every backend has its own way to say that it is not there.
+        pass
+    raise InputError(f"device {name}: there is no such device; this machine has {', '.join(here)}")
+
+
+def parse_dtype(name: str) -> torch.dtype | None:
+    """A floating torch dtype; None for "auto". Raises InputError."""
+    if name not in ("auto", *DTYPES):
+        raise InputError(f"dtype {name}: give one of auto, {', '.join(DTYPES)}")
+    return None if name == "auto" else getattr(torch, name)
+
+
+def _shipped() -> str:
+    return ", ".join(model_names()) or f"the models of {LAB}"
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error of transformers or the hub; the rest is advice about their own options."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,163 @@
+"""The modules of a loaded model, by its family's entry, and the schedule carried over to its depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..errors import UnsupportedError
+from .families import ANY, Family, family_of, supported_families
+from .lookups import check_lookups
+from .refusals import check_adapter, check_class, check_whole
+from .towers import Tower
+
+
+@dataclass(frozen=True)
+class LocatedModules:
+    """The modules of one loaded model."""
+
+    family: Family
+    tower: Tower
+    model: nn.Module
+    base: nn.Module
+    config: Any
+    encoder: nn.Module
+    blocks: list[nn.Module]
+    projector: nn.Module
+    taps: list[nn.Module]
+    llm: nn.Module
+    layers: list[nn.Module]
+    group: int
+
+    @property
+    def windows(self) -> list[int | None]:
+        """The sliding window of every LLM layer, or None."""
+        text = self.llm.config
+        window = getattr(text, "sliding_window", None)
+        types = getattr(text, "layer_types", None) or ["sliding_attention"] * len(self.layers)
+        return [window if kind == "sliding_attention" else None for kind in types]
+
+    @property
+    def recurrent(self) -> list[bool]:
+        """Of every LLM layer, whether it is a recurrent one without keys and values."""
+        types = getattr(self.llm.config, "layer_types", None) or [""] * len(self.layers)
+        return [kind == "linear_attention" for kind in types]
+
+    def attending(self, sequences: Sequence[int]) -> tuple[int, ...]:
+        """Tokens of each product of queries and keys in an encoder block, given those of each picture."""
+        if self.tower.masked and "flash" not in str(self.config.vision_config._attn_implementation):
+            return (sum(sequences),)
+        return tuple(sequences)
+
+    def __reduce__(self) -> str:
+        # Every hook leads here; a copy of the hooks would work on the original's state.
+        raise UnsupportedError("an accelerated model cannot be copied or pickled; call handle.remove() first")
+
+
+def locate(model: nn.Module) -> LocatedModules:
+    """Look up the modules of a loaded model by its family's entry.
+
+    Args:
+        model: a transformers VLM, with or without its language-model head, or peft's wrapper of one.
+
+    Raises UnsupportedError for another family, another class of it than the bare model and the one with a
+    language-model head, a model split over processes, a vision tower that the family's entry does not
+    describe, and where transformers has other modules or config attributes than the entry names.
+    """
+    if callable(getattr(model, "get_base_model", None)):
+        check_adapter(model)
+        model = model.get_base_model()
+    config = getattr(model, "config", None)
+    if config is None:
+        raise UnsupportedError(
+            f"expected a transformers VLM, got {type(model).__name__}; "
+            f"supported are {', '.join(supported_families())}"
+        )
+    family = family_of(config)
+    check_class(model, family.model_type)
+    check_whole(model)
+    base = model if hasattr(model, family.llm) and not hasattr(model, "lm_head") else model.model
+    assert isinstance(base, nn.Module)
+    kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
+    tower = family.towers.get(ANY) or family.towers.get(kind)
+    if tower is None:
+        raise UnsupportedError(
+            f"{family.model_type} with a vision tower of type {kind!r} is not supported; "
+            f"supported are {', '.join(family.towers)}"
+        )
+    check_lookups(family, tower, base, config)
+    encoder = base.get_submodule(family.encoder)
+    llm = base.get_submodule(family.llm)
+    return LocatedModules(
+        family=family,
+        tower=tower,
+        model=model,
+        base=base,
+        config=config,
+        encoder=encoder,
+        blocks=list(encoder.get_submodule(tower.blocks).children()),
+        projector=base.get_submodule(family.projector),
+        taps=[] if family.taps is None else list(base.get_submodule(family.taps).children()),
+        llm=llm,
+        layers=list(llm.get_submodule(family.llm_layers).children()),
+        group=family.group(config),
+    )
+
+
+def feature_blocks(parts: LocatedModules) -> list[int]:
+    """The encoder blocks whose outputs the LLM sees, ascending; -1 for what enters the first."""
+    given = getattr(parts.config, "vision_feature_layer", -1)
+    depth = len(parts.blocks)
+    # Hidden state 0 is the input of block 0.
+    return sorted(feature % (depth + 1) - 1 for feature in ([given] if isinstance(given, int) else given))
+
+
+def feature_block(parts: LocatedModules) -> int:
+    """The encoder block whose output the LLM sees; of several, the last."""
+    return max(0, feature_blocks(parts)[-1])
+
+
+def check_feature_layer(parts: LocatedModules, encoder_layers: Iterable[int]) -> None:
+    """Raise UnsupportedError unless the LLM sees encoder layers at or after the last that merges alone."""
+    given = getattr(parts.config, "vision_feature_layer", -1)
+    features = [given] if isinstance(given, int) else list(given)
+    last, depth = max(encoder_layers, default=-1), len(parts.blocks)
+    if last >= 0 and parts.family.unfolds_after is not None and given != -1:
+        raise UnsupportedError(
+            f"vision_feature_layer={given}: the encoder stage of {parts.family.model_type} needs -1, the "
+            "encoder's own output; use encoder_layers=() for none"
+        )
+    # Hidden state 0 is the input of block 0.
+    if last >= 0 and any(feature % (depth + 1) <= last for feature in features):
+        raise UnsupportedError(
+            f"vision_feature_layer={given}: the encoder stage needs a model that reads encoder layers after "
+            f"the last block that merges, {last} here; give earlier encoder_layers, or () for none"
+        )
+
+
+def rescale(
+    layers: tuple[int, ...],
+    keep: tuple[float, ...],
+    depth: int,
+    to_depth: int,
+    allowed: tuple[int, ...] | None = None,
+    first: int = 0,
+) -> dict[int, float]:
+    """Carry a published pattern of layers over to a model of another depth.
+
+    Layer l becomes floor(l * to_depth / depth), at least ``first``; or, where only some layers are
+    ``allowed``, the nearest of those. Steps that fall on one layer become one that keeps their product.
+    """
+    out: dict[int, float] = {}
+    if to_depth <= first:
+        return out
+    for layer, share in zip(layers, keep, strict=True):
+        target = layer * to_depth // depth
+        if allowed:
+            target = min(allowed, key=lambda block: (abs(block - target), block))
+        target = max(first, min(target, to_depth - 1))
+        out[target] = out.get(target, 1.0) * share
+    return out

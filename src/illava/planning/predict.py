@@ -1,0 +1,265 @@
+"""What a method will bring on a model, before anything is run: from its config and sizes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..methods import Illava, Method
+from ..methods.steps import Plan
+from ..models.dimensions import llm_dimensions
+from ..models.families import family_of
+from ..models.layout import Size, Workload, workload
+from ..models.located import LocatedModules, locate
+from ..ops.grids import coarse_shape
+from .cost import Cost, cost_of
+from .counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts, shared_fields
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a method does to a prompt, as far as sizes tell.
+
+    Counts of units and tokens are those that will be. Where it depends on the picture which units stay
+    (attention windows, lines of Pixtral, pooled and padded pictures, sliding windows of the LLM), they are
+    taken to stay evenly, so that costs are a little off.
+    """
+
+    family: str
+    method: dict[str, Any]
+    visual_tokens: int
+    """Over the batch, as all counts here."""
+    final_tokens: int
+    average_tokens: float
+    """Visual tokens averaged over the LLM's layers."""
+    steps: tuple[StepReport, ...]
+    llm_tokens: tuple[int, ...]
+    """Visual tokens in each LLM layer."""
+    cost: Cost
+    plain_cost: Cost
+    weight_bytes: int
+    """Of the whole model, which merging leaves as it is."""
+    courses: tuple[TokenCounts, TokenCounts]
+    """Of the method, and of the plain model."""
+
+    @property
+    def speedup(self) -> float:
+        """How many times fewer FLOPs it takes to the first token."""
+        return self.plain_cost.total / self.cost.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**shared_fields(self), "weight_bytes": self.weight_bytes}
+
+
+def predict(
+    model: Any,
+    method: Method | None = None,
+    *,
+    picture_size: int | Size = 672,
+    pictures: int = 1,
+    frames: int = 0,
+    prompt_tokens: int = 47,
+    batch: int = 1,
+) -> Prediction:
+    """Tokens, FLOPs and bytes of a method on a model, beside the plain model's, without running it.
+
+    Args:
+        model: a transformers VLM, or its config alone: then no weights are made.
+        method: default: iLLaVA at the schedule published for the model's family.
+        picture_size, pictures, frames, prompt_tokens, batch: see :func:`illava.models.layout.workload`.
+
+    Raises UnsupportedError for families that illava does not know, ValueError for values out of range and for
+    a method that does not fit the model.
+    """
+    parts = modules_of(model)
+    work = workload(parts, picture_size, pictures, frames, prompt_tokens, batch)
+    return predict_on(parts, Illava() if method is None else method, work)
+
+
+def modules_of(model: Any) -> LocatedModules:
+    """The parts of a loaded model, of one that a config describes, or those that are given."""
+    if isinstance(model, LocatedModules):
+        return model
+    return locate(model) if isinstance(model, nn.Module) else skeleton(model)
+
+
+def skeleton(config: Any) -> LocatedModules:
+    """The parts of the model that a config describes, on the meta device: no weights, no memory.
+
+    Raises UnsupportedError for a model illava does not know.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    family_of(config)
+    with torch.device("meta"):
+        return locate(AutoModelForImageTextToText.from_config(config, trust_remote_code=False))
+
+
+def predict_on(
+    parts: LocatedModules, method: Method, work: Workload, element_size: int | None = None
+) -> Prediction:
+    """As :func:`predict`, for parts and a workload already at hand.
+
+    ``element_size``: bytes of a number; default: as the model's weights have it.
+    """
+    return Predictor(parts, work, element_size).of(method)
+
+
+class Predictor:
+    """Predictions of many methods on one model and prompt; the arguments are those of :func:`predict_on`."""
+
+    def __init__(self, parts: LocatedModules, work: Workload, element_size: int | None = None) -> None:
+        self.parts, self.work = parts, work
+        self.size = element_size or next(parts.llm.parameters()).element_size()
+        self.shape, self.llm = parts.family.encoder_dimensions(parts.config), llm_dimensions(parts.config)
+        self.weight_bytes = self.size * sum(weight.numel() for weight in set(parts.model.parameters()))
+        self.plain, *_ = self._courses(Plan())
+        self.plain_cost = self._cost(self.plain)
+
+    def of(self, method: Method) -> Prediction:
+        """What ``method`` will do."""
+        courses, steps, llm_tokens = self._courses(method.plan(self.parts))
+        return Prediction(
+            family=self.parts.family.model_type,
+            method=method.to_dict(),
+            visual_tokens=self.work.batch * self.work.visual_tokens,
+            final_tokens=llm_tokens[-1],
+            average_tokens=sum(llm_tokens) / len(llm_tokens),
+            steps=steps,
+            llm_tokens=llm_tokens,
+            cost=self._cost(courses),
+            plain_cost=self.plain_cost,
+            weight_bytes=self.weight_bytes,
+            courses=(courses, self.plain),
+        )
+
+    def _courses(self, plan: Plan) -> tuple[TokenCounts, tuple[StepReport, ...], tuple[int, ...]]:
+        encoder, steps, entering = _encoder(self.parts, plan, self.work)
+        prefill, llm_steps, llm_tokens = _prefill(self.parts, plan, self.work, entering)
+        return TokenCounts((encoder,), prefill), (*steps, *llm_steps), llm_tokens
+
+    def _cost(self, courses: TokenCounts) -> Cost:
+        return cost_of(self.shape, self.llm, courses, self.size)
+
+
+def _encoder(
+    parts: LocatedModules, plan: Plan, work: Workload
+) -> tuple[EncoderCounts, list[StepReport], list[int]]:
+    """One call of the encoder, its steps, and the visual tokens of each run of a prompt that it leaves."""
+    g, prefix, batch = parts.group, parts.tower.prefix, work.batch
+    full, grids = list(work.segments), work.grids
+    left, steps = full, list[StepReport]()
+    if plan.pixels is not None:
+        assert grids is not None
+        grids = tuple(coarse_shape(*grid, plan.pixels) for grid in grids)
+        left = [down * across for down, across in grids]
+        steps.append(StepReport("pixels", -1, batch * sum(full), batch * sum(left)))
+    first = left
+    windows = _windows(parts, work, grids)
+    whole = parts.tower.full_attention_blocks(parts.config.vision_config) or ()
+    sequences, behind, alive = [], [], []
+    for block in range(len(parts.blocks)):
+        here = [prefix + g * n for n in left]
+        if windows is not None and block not in whole:
+            here = [n for some, a, b in zip(windows, left, first, strict=True) for n in _even(some, a, b)]
+        sequences.append(parts.attending(here * batch))
+        if block in plan.encoder:
+            before, left = left, _counts(plan.encoder[block], left, full, None)
+            steps.append(StepReport("encoder", block, batch * sum(before), batch * sum(left)))
+        behind.append(batch * sum(prefix + g * n for n in left))
+        alive.append(batch * sum(left))
+    entered = sum(left)
+    if plan.projector is not None:
+        before, left = left, _counts(plan.projector, left, full, _raster(parts, work, left))
+        steps.append(StepReport("projector", len(parts.blocks), batch * sum(before), batch * sum(left)))
+    projected = plan.projector is not None and plan.projector.projected
+    taps = parts.family.encoder_dimensions(parts.config).taps
+    course = EncoderCounts(
+        batch * g * sum(first),
+        tuple(sequences),
+        tuple(behind),
+        batch * (entered if projected else sum(left)),
+        tuple(alive[tap] for tap in taps),
+    )
+    return course, steps, _entering(work, left)
+
+
+def _counts(step: Any, left: list[int], full: list[int], grids: tuple[Size, ...] | None) -> list[int]:
+    grid = [None] * len(left) if grids is None else grids
+    return [min(n, step.count(n, of, at)) for n, of, at in zip(left, full, grid, strict=True)]
+
+
+def _raster(parts: LocatedModules, work: Workload, left: list[int]) -> tuple[Size, ...] | None:
+    """Rows and columns of each segment whose units are all there."""
+    if left != list(work.segments):
+        return None
+    if work.grids is not None:
+        return work.grids
+    return tuple((round(n**0.5), round(n**0.5)) for n in work.segments)
+
+
+def _windows(parts: LocatedModules, work: Workload, grids: tuple[Size, ...] | None) -> list[list[int]] | None:
+    """Tokens of each attention window, segment by segment, in blocks that have windows."""
+    if grids is None:
+        return None
+    side = round(parts.group**0.5)
+    grid = torch.tensor([[1, rows * side, columns * side] for rows, columns in grids])
+    flat = parts.tower.windows(parts.config.vision_config, grid)
+    if flat is None:
+        return None
+    out: list[list[int]] = []
+    rest = list(flat)
+    for rows, columns in grids:
+        some: list[int] = []
+        while sum(some) < parts.group * rows * columns:
+            some.append(rest.pop(0))
+        out.append(some)
+    return out
+
+
+def _even(windows: list[int], left: int, of: int) -> list[int]:
+    """Tokens of each window when ``left`` of ``of`` units are left, spread evenly."""
+    out, done, total = [], 0, 0
+    for window in windows:
+        total += window
+        upto = round(total * left / of) if of else 0
+        out.append(upto - done)
+        done = upto
+    return [n for n in out if n]
+
+
+def _entering(work: Workload, left: list[int]) -> list[int]:
+    """Visual tokens of each run that enter the LLM when ``left`` units of each segment do."""
+    out = []
+    seen = [0] * len(left)
+    for run in work.runs:
+        tokens = run.extra
+        for segment, count in run.shown:
+            share = left[segment] / work.segments[segment]
+            before, seen[segment] = seen[segment], seen[segment] + count
+            # Lines of one picture get what is left of it evenly.
+            tokens += round(seen[segment] * share) - round(before * share)
+        out.append(tokens)
+    return out
+
+
+def _prefill(
+    parts: LocatedModules, plan: Plan, work: Workload, entering: list[int]
+) -> tuple[PrefillCounts, list[StepReport], tuple[int, ...]]:
+    """The LLM's prefill, its steps, and the visual tokens of each layer over the batch."""
+    full, left = [run.tokens for run in work.runs], entering
+    tokens, held, visual, steps = [], [], [], []
+    for layer, (window, recurrent) in enumerate(zip(parts.windows, parts.recurrent, strict=True)):
+        if layer in plan.llm:
+            before, left = left, _counts(plan.llm[layer], left, full, None)
+            steps.append(StepReport("llm", layer, work.batch * sum(before), work.batch * sum(left)))
+        here = work.text + sum(left)
+        tokens.append(here)
+        held.append(0 if recurrent else here if window is None else min(here, window - 1))
+        visual.append(work.batch * sum(left))
+    attends = tuple(not recurrent for recurrent in parts.recurrent)
+    return PrefillCounts(work.batch, tuple(tokens), tuple(held), attends), steps, tuple(visual)

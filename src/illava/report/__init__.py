@@ -1,0 +1,6 @@
+"""What the last prefill did: tokens, costs, and the patches that were kept."""
+
+from .report import PictureReport, Report, StepReport
+from .traces import StepTrace
+
+__all__ = ["PictureReport", "Report", "StepReport", "StepTrace"]

@@ -1,0 +1,196 @@
+"""Putting a report together from what the stages noted about one prefill."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..methods import Method
+from ..methods.steps import Plan
+from ..models.dimensions import llm_dimensions
+from ..models.located import LocatedModules
+from ..planning.cost import cost_of
+from ..planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
+from ..runtime.encoder.run import EncoderRun
+from ..runtime.llm.prefill import Prefill, Sequence
+from . import traces as trace
+from .patches import Layout, layouts
+from .report import PictureReport, Report
+from .traces import StepTrace
+
+
+def make_report(
+    parts: LocatedModules, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
+) -> Report:
+    """Put together what the stages noted about one prefill."""
+    prompt = prefill.prompt
+    videos = prompt.runs[prompt.video & (prompt.runs >= 0)]
+    video_tokens = int((videos == videos[0]).sum()) if len(videos) else None
+    pictures = [(run, layout) for run in runs for layout in layouts(parts, run, video_tokens)]
+    pictures.sort(key=lambda pair: pair[1].kind)
+    shown = sum(len(layout.tokens) for _, layout in pictures)
+    visual = sum(prompt.lengths)
+    # Beams and several answers a prompt repeat every row of the batch.
+    repeats = visual // shown if shown and visual % shown == 0 else 1
+    depth = len(parts.layers)
+    stages = [prefill.at(layer) for layer in range(depth)]
+    llm_tokens = tuple(sum(stage.lengths) // repeats for stage in stages)
+    steps = [
+        StepReport(stage, block, *(sum(sum(n) for n in pair) for pair in _around(runs, block)))
+        for stage, block in _before_llm(parts, plan)
+    ]
+    entering = sum(prefill.entering) // repeats
+    steps += [
+        StepReport("llm", layer, llm_tokens[layer - 1] if layer else entering, llm_tokens[layer])
+        for layer in plan.llm
+    ]
+    known = shown * repeats == visual
+    merged, plain = courses = _courses(parts, runs, prefill, stages, plan)
+    shape, llm = parts.family.encoder_dimensions(parts.config), llm_dimensions(parts.config)
+    size = next(parts.llm.parameters()).element_size()
+    return Report(
+        family=parts.family.model_type,
+        method=method.to_dict(),
+        visual_tokens=visual // repeats,
+        final_tokens=llm_tokens[-1],
+        average_tokens=sum(llm_tokens) / depth,
+        steps=tuple(steps),
+        llm_tokens=llm_tokens,
+        row_tokens=tuple(zip(*((stage.runs >= 0).sum(1).tolist() for stage in stages), strict=True)),
+        cost=cost_of(shape, llm, merged, size),
+        plain_cost=cost_of(shape, llm, plain, size),
+        courses=courses,
+        pictures=_pictures(parts, plan, pictures, prefill, repeats) if known else (),
+        tile_edge=_tile_edge(parts),
+        traces=_traces(parts, plan, pictures, prefill, repeats) if known else (),
+    )
+
+
+def _tile_edge(parts: LocatedModules) -> int | None:
+    if parts.family.model_type not in ("internvl", "idefics3", "smolvlm"):
+        return None
+    edge = parts.config.vision_config.image_size
+    return int(edge if isinstance(edge, int) else edge[0])
+
+
+def _traces(
+    parts: LocatedModules,
+    plan: Plan,
+    pictures: list[tuple[EncoderRun, Layout]],
+    prefill: Prefill,
+    repeats: int,
+) -> tuple[StepTrace | None, ...]:
+    if not pictures or any(run.traces is None for run, _ in pictures) or prefill.traces is None:
+        return ()
+    first = [
+        None if stage == "pixels" else trace.before_llm(stage, block, pictures)
+        for stage, block in _before_llm(parts, plan)
+    ]
+    return (*first, *(trace.in_llm(layer, pictures, prefill, repeats) for layer in plan.llm))
+
+
+def _before_llm(parts: LocatedModules, plan: Plan) -> list[tuple[str, int]]:
+    """Stage and block of every step before the LLM."""
+    first = [] if plan.pixels is None else [("pixels", -1)]
+    behind = [] if plan.projector is None else [("projector", len(parts.blocks))]
+    return [*first, *(("encoder", block) for block in plan.encoder), *behind]
+
+
+def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Units of each segment, run by run, before and after the step at ``block``."""
+    return [run.lengths_before(block) for run in runs], [run.lengths_before(block + 1) for run in runs]
+
+
+def _courses(
+    parts: LocatedModules, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
+) -> tuple[TokenCounts, TokenCounts]:
+    """Of the pass as it was, and of the plain model's."""
+    taps = parts.family.encoder_dimensions(parts.config).taps
+    batch, length = prefill.prompt.runs.shape
+    attends = tuple(not recurrent for recurrent in parts.recurrent)
+    merged = PrefillCounts(
+        batch,
+        tuple(stage.columns.shape[1] for stage in stages),
+        tuple(_held(parts, i, prefill, stage) for i, stage in enumerate(stages)),
+        attends,
+    )
+    plain = PrefillCounts(
+        batch,
+        (length,) * len(stages),
+        tuple(_held(parts, i, prefill, None) for i in range(len(stages))),
+        attends,
+    )
+    return (
+        TokenCounts(tuple(_course(parts, taps, run, plan) for run in runs), merged),
+        TokenCounts(tuple(_plain_course(parts, taps, run) for run in runs), plain),
+    )
+
+
+def _course(parts: LocatedModules, taps: tuple[int, ...], run: EncoderRun, plan: Plan) -> EncoderCounts:
+    blocks, g = range(len(parts.blocks)), parts.group
+    # A step that chooses among projected features leaves the projector all of them.
+    projected = plan.projector is not None and plan.projector.projected
+    return EncoderCounts(
+        run.embedded,
+        tuple(parts.attending(run.sequence_lengths(block, merged=True)) for block in blocks),
+        tuple(sum(run.prefix + g * n for n in run.lengths_before(block + 1)) for block in blocks),
+        sum(run.lengths_before(len(parts.blocks)) if projected else run.lengths),
+        tuple(sum(run.lengths_before(tap + 1)) for tap in taps),
+    )
+
+
+def _plain_course(parts: LocatedModules, taps: tuple[int, ...], run: EncoderRun) -> EncoderCounts:
+    units = sum(run.full_lengths)
+    blocks = range(len(parts.blocks))
+    sequences = tuple(parts.attending(run.sequence_lengths(block, merged=False)) for block in blocks)
+    return EncoderCounts(
+        parts.group * units, sequences, tuple(map(sum, sequences)), units, (units,) * len(taps)
+    )
+
+
+def _held(parts: LocatedModules, layer: int, prefill: Prefill, stage: Sequence | None) -> int:
+    """Keys that a layer's cache holds after the prefill, merged or (``stage`` None) plain."""
+    if parts.recurrent[layer]:
+        return 0
+    length, window = prefill.prompt.runs.shape[1], parts.windows[layer]
+    if stage is None:
+        return length if window is None else min(length, window - 1)
+    n = stage.columns.shape[1]
+    if window is None or n < window:
+        return n
+    return int((stage.columns > length - window).any(0).sum())
+
+
+def _pictures(
+    parts: LocatedModules,
+    plan: Plan,
+    pictures: list[tuple[EncoderRun, Layout]],
+    prefill: Prefill,
+    repeats: int,
+) -> tuple[PictureReport, ...]:
+    alive = {layer: _alive_tokens(prefill, prefill.at(layer), repeats) for layer in plan.llm}
+    out = []
+    start = {"image": 0, "video": 0}
+    for run, layout in pictures:
+        kept = []
+        for _, block in _before_llm(parts, plan):
+            units = run.kept_after(block) - layout.first_unit
+            kept.append(layout.units[units[(units >= 0) & (units < len(layout.units))]])
+        first = start[layout.kind]
+        start[layout.kind] += len(layout.tokens)
+        for layer in plan.llm:
+            rows = layout.tokens[alive[layer][layout.kind][first : first + len(layout.tokens)]]
+            kept.append(rows[~rows[:, 0].isnan()])
+        frames = int(layout.units[:, 0].max()) + 1
+        out.append(PictureReport(layout.kind, frames, layout.units, tuple(kept)))
+    return tuple(out)
+
+
+def _alive_tokens(prefill: Prefill, sequence: Sequence, repeats: int) -> dict[str, Tensor]:
+    """Per kind of picture, (T,) bool over its placeholders in prompt order: which are left."""
+    columns = sequence.columns[::repeats].cpu()
+    left = torch.zeros_like(prefill.prompt.runs[::repeats], dtype=torch.bool, device="cpu")
+    rows = torch.arange(len(columns))[:, None].expand_as(columns)
+    left[rows[columns >= 0], columns[columns >= 0]] = True
+    visual, video = (t[::repeats].cpu() for t in (prefill.prompt.runs >= 0, prefill.prompt.video))
+    return {"image": left[visual & ~video], "video": left[visual & video]}

@@ -1,0 +1,80 @@
+"""Pictures that a processor cut into tiles without telling the model: put together again.
+
+InternVL, Idefics3 and SmolVLM are handed tiles as if each were a picture, so a report speaks of tiles. Who
+has the pictures at hand knows their sizes, and with them where each tile was cut out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..models.layout import Size, idefics_grid, internvl_grid
+from .report import PictureReport, Report
+from .traces import StepTrace
+
+Box = tuple[float, float, float, float]
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
+
+def untiled(report: Report, sizes: Sequence[Size]) -> Report:
+    """The same report with the pictures of the prompt in the places of their tiles.
+
+    Args:
+        sizes: (width, height) of each picture of the prompt, in pixels, before the processor.
+
+    Returns ``report`` itself where it speaks of as many pictures as there are, or where tiles cannot be told.
+    """
+    if report.tile_edge is None or len(report.pictures) == len(sizes):
+        return report
+    cut = [_boxes(report, size) for size in sizes]
+    if sum(map(len, cut)) != len(report.pictures):
+        return report
+    places = [box for boxes in cut for box in boxes]
+    owner = [number for number, boxes in enumerate(cut) for _ in boxes]
+    pictures = tuple(
+        _joined([(report.pictures[i], places[i]) for i, of in enumerate(owner) if of == number])
+        for number in range(len(sizes))
+    )
+    traces = tuple(None if trace is None else _moved(trace, places, owner) for trace in report.traces)
+    return replace(report, pictures=pictures, traces=traces)
+
+
+def _boxes(report: Report, size: Size) -> list[Box]:
+    """x0, y0, x1, y1 of each tile, in the order in which the model gets them: the small whole one is last."""
+    assert report.tile_edge is not None
+    grid = internvl_grid(report.tile_edge, size) if report.family == "internvl" else idefics_grid(size)
+    rows, columns = grid
+    if rows * columns == 1:
+        return [WHOLE]
+    tiles = [
+        (x / columns, y / rows, (x + 1) / columns, (y + 1) / rows)
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    return [*tiles, WHOLE]
+
+
+def _joined(parts: Sequence[tuple[PictureReport, Box]]) -> PictureReport:
+    steps = range(len(parts[0][0].kept))
+    return PictureReport(
+        "image",
+        1,
+        torch.cat([_inside(part.all, box) for part, box in parts]),
+        tuple(torch.cat([_inside(part.kept[step], box) for part, box in parts]) for step in steps),
+    )
+
+
+def _moved(trace: StepTrace, places: Sequence[Box], owner: Sequence[int]) -> StepTrace:
+    boxes = _inside(trace.boxes, torch.tensor(places)[trace.picture])
+    return replace(trace, boxes=boxes, picture=torch.tensor(owner)[trace.picture])
+
+
+def _inside(boxes: Tensor, tile: Box | Tensor) -> Tensor:
+    """(n, 5) boxes in fractions of a tile, or of one tile each (n, 4), to fractions of the picture."""
+    corners = torch.as_tensor(tile).expand(len(boxes), 4)
+    low, size = corners[:, :2], corners[:, 2:] - corners[:, :2]
+    return torch.cat([boxes[:, :1], low + boxes[:, 1:3] * size, low + boxes[:, 3:] * size], 1)

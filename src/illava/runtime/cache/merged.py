@@ -1,0 +1,225 @@
+"""A key/value cache layer that holds fewer tokens than the sequence has.
+
+Outwards it speaks in logical lengths (dropped tokens counted), so that ``generate`` slices inputs and
+continues positions as for the plain model; towards mask creation it acts like a sliding-window layer:
+the keys it holds are the last ones, ``dropped`` columns in.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+
+from ...errors import UnsupportedError
+from ..hooks import Owner
+
+
+class Merged:
+    """What layers have in common that hold what is left of a prefill."""
+
+    group: tuple[int, ...] = ()
+    """How many merges came before, in each prefill: layers of one group hold the same tokens."""
+    owner: Owner | None = None
+
+    @property
+    def _sliding_window_tensor(self) -> Any:
+        # DynamicCache reads this of every layer that it takes apart into tuples of keys and values.
+        if self.group:
+            raise UnsupportedError(
+                "a merged cache cannot be taken apart into keys and values, which do not say what was "
+                "dropped; copy or pickle it whole"
+            )
+        raise AttributeError("_sliding_window_tensor")
+
+
+class MergedLayer(Merged, DynamicLayer):
+    """A DynamicLayer some of whose tokens were dropped before they entered it."""
+
+    def __init__(self, owner: Owner | None = None, window: int | None = None) -> None:
+        super().__init__()
+        self.owner = owner
+        self.window = window
+        """Columns that a query sees, its own included, in a sliding-window layer."""
+        self.was: StaticLayer | None = None
+        """The static layer that this one stands for during a prefill."""
+        # Mask creation takes a cache's sizes from the first layer that does not slide.
+        self.is_sliding = window is not None
+        self.dropped = 0
+        """Logical minus physical length."""
+        self.columns: Tensor | None = None
+        """(B, n) int64: the logical column of each key up to the end of the last prefill, -1 for filler."""
+        self.prompt_length = 0
+        """Logical length up to the end of the last prefill."""
+        self.forgotten = 0
+        """Those of the dropped ones that a sliding window has left behind."""
+        self.ends: list[int] | None = None
+        """In a sliding layer, of each key held the last column, over all rows, that must be out of the window
+        before it may go; None where that is to be worked out anew."""
+        self._groups_held: tuple[int, ...] = ()
+        self.padded = False
+        """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
+        self.held = 0
+        """Keys of the last prefill and of what came before it, sliding windows left aside."""
+        self.expected: tuple[Tensor, int] | None = None
+        """Columns (B, n) and logical length of the prefill that is about to enter."""
+        self.attended: Tensor | None = None
+        """(B, k) columns of all keys that the last prefill saw, as :attr:`columns`."""
+
+    def expect(self, columns: Tensor, length: int, group: int, *, padded: bool) -> None:
+        """Next comes what is left of a prefill of ``length`` tokens: (B, n) columns of it, -1 for filler."""
+        columns = columns.where(columns < 0, columns + self.get_seq_length())
+        if self.expected is None:
+            self._groups_held = self.group
+        self.group = (*self._groups_held, group)
+        self.expected, self.padded = (columns, length), self.padded or padded
+
+    def _begin(self, n: int) -> None:
+        """Note that the expected prefill of ``n`` tokens enters."""
+        assert self.expected is not None
+        new, length = self.expected
+        assert n == new.shape[1]
+        columns, end, self.ends = self.key_columns(), self.get_seq_length() + length, None
+        self.columns, self.prompt_length, self.expected, self.attended = columns, end, None, columns
+        self.dropped += length - n
+        self.held = self.physical_length() + n
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.owner is not None:
+            refuse_without(self.owner)
+        if self.expected is not None:
+            self._begin((args[0] if args else kwargs["key_states"]).shape[2])
+        keys, values = super().update(*args, **kwargs)
+        if self.window is not None and self.columns is not None:
+            self._forget()
+        return keys, values
+
+    def _forget(self) -> None:
+        """Let go of keys in front that no later query will see; the columns tell which."""
+        assert self.window is not None
+        length, held = self.get_seq_length(), self.physical_length()
+        if self.ends is None:
+            # At the prefill, not at every new token, for which an accelerator would have to be waited for.
+            self.ends = self.key_columns().amax(0).cummax(0).values.tolist()
+        if held < self.window:
+            return
+        columns = self.key_columns()
+        # Tokens that came since follow one another.
+        self.ends += range(length - (held - len(self.ends)), length)
+        gone = bisect_right(self.ends, length - self.window)
+        del self.ends[:gone]
+        self.keys, self.values = self.keys[..., gone:, :], self.values[..., gone:, :]
+        self.columns, self.prompt_length = columns[:, gone:], self.get_seq_length() + gone
+        self.dropped += gone
+        self.forgotten += gone
+
+    def physical_length(self) -> int:
+        return super().get_seq_length()
+
+    def get_seq_length(self, *args: object) -> int:
+        length = super().get_seq_length()
+        return length + self.dropped if length else 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        length = super().get_seq_length()
+        return length + query_length, self.dropped if length else 0
+
+    def key_columns(self, queries: int = 0) -> Tensor:
+        """(B, k) int64: the logical column of each key held and of new ones, -1 for filler.
+
+        New ones are the prefill that is expected, or else ``queries`` that follow one another.
+        """
+        if self.expected is not None:
+            new, _ = self.expected
+            return torch.cat([self._held_columns(0), new], 1) if self.physical_length() else new
+        return self._held_columns(queries)
+
+    def _held_columns(self, queries: int) -> Tensor:
+        assert self.columns is not None
+        generated = self.physical_length() - self.columns.shape[1] + queries
+        after = torch.arange(self.prompt_length, self.prompt_length + generated, device=self.columns.device)
+        return torch.cat([self.columns, after.expand(len(self.columns), -1)], 1)
+
+    def key_padding(self, padding: Tensor | None, queries: int) -> Tensor:
+        """(B, k) bool over the keys held plus ``queries`` new ones, True = a real token.
+
+        ``padding`` is the model's 2-D mask over the logical sequence, new tokens included, or None.
+        """
+        columns = self.key_columns(queries)
+        real = columns >= 0
+        if padding is None:
+            return real
+        return real & padding.to(columns.device).bool().gather(1, columns.clamp(min=0))
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take off the last tokens, given as a number <= 0, as far as none was dropped among them."""
+        if tokens_to_remove == 0 or not self.is_initialized:
+            return
+        assert self.columns is not None
+        length, count = self.get_seq_length(), -tokens_to_remove
+        check_crop(self.key_columns()[:, -count:] if count > 0 else self.columns, length, tokens_to_remove)
+        if self.forgotten:
+            raise UnsupportedError(
+                "a sliding-window layer that has let go of tokens cannot be cropped: decode unassisted"
+            )
+        self.ends = None
+        # Counted from the end: the logical length says nothing about where the keys lie.
+        self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
+        if self.physical_length() < self.columns.shape[1]:
+            self.columns, self.prompt_length = self.columns[:, : self.physical_length()], length - count
+
+    def reset(self) -> None:
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.dropped = self.forgotten = self.prompt_length = 0
+        self.columns = self.expected = self.attended = self.ends = None
+        self.padded, self.group, self._groups_held = False, (), ()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select_columns(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._select_columns(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        if self.columns is not None:
+            self.columns = self.columns.repeat_interleave(repeats, dim=0)
+
+    def _select_columns(self, indices: Tensor) -> None:
+        self.ends = None
+        if self.columns is not None:
+            self.columns = self.columns[indices.to(self.columns.device)]
+
+
+def check_crop(last: Tensor, length: int, tokens_to_remove: int) -> None:
+    """Raise UnsupportedError unless (B, n) columns are those of the last n tokens of a logical length."""
+    count = -tokens_to_remove
+    wanted = torch.arange(length - count, length, device=last.device) if 0 < count <= length else None
+    if wanted is None or last.shape[1] != count or not bool((last == wanted).all()):
+        raise UnsupportedError(
+            f"a merged cache can be cropped by a number <= 0 of tokens behind the last one that was "
+            f"dropped, got {tokens_to_remove}"
+        )
+
+
+def refuse_without(owner: Owner) -> None:
+    """Raise UnsupportedError unless it is the accelerated model that works on a cache merged by it."""
+    if not (owner.active and owner.running):
+        raise UnsupportedError(
+            "this cache was filled while the model was accelerated and can only be used while it is; "
+            "run the prompt again"
+        )
+
+
+def is_merged(cache: Cache | None) -> bool:
+    """Whether ``cache`` holds a prefill from which tokens were dropped."""
+    return cache is not None and any(
+        isinstance(layer, MergedLayer) or (isinstance(layer, Merged) and bool(layer.group))
+        for layer in cache.layers
+    )

@@ -1,0 +1,221 @@
+"""What becomes of a static cache when its prompt was merged: layers of constant, shorter length.
+
+A prefill is merged in layers that grow (:mod:`illava.runtime.cache.merged`), since how much of it is left only its
+pictures tell. Behind it the layers of a static cache become static again, each as long as what is left and
+what may still come. So ``generate`` compiles decoding as it does for the plain model. What a decoding step
+reads is held in tensors that stay where they are, and no number that changes from prompt to prompt is one of
+Python's: a compiled step serves every prompt whose layers are as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, StaticLayer
+
+from ...errors import UnsupportedError
+from ..llm.masks import LlmMasks
+from .merged import Merged, MergedLayer, check_crop, refuse_without
+from .setup import refuse_static
+
+BACKENDS = ("sdpa", "eager")
+ROUNDED = 64
+"""Room is a multiple of that many tokens: prompts of about one length then share compiled code."""
+
+
+Shared = dict[tuple[int, ...], tuple[Tensor, Tensor]]
+
+
+class StaticMergedLayer(Merged, StaticLayer):
+    """A StaticLayer that begins with a merged prompt; empty again after ``reset``, and then a plain one."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
+        self.whole_room = room
+        """Logical tokens that it holds at most."""
+        self.columns: Tensor | None = None
+        """(B, room) int64: the logical column of each place, -1 for padding and filler."""
+        self.real: Tensor | None = None
+        """(B, room) bool: False where that is padding."""
+        # As a tensor, like cumulative_length: compiled code must not depend on its value.
+        self.gone = torch.tensor(0, dtype=torch.int64)
+        """(), int64: logical minus physical length, counting no free places."""
+
+    def fill(self, merged: MergedLayer, shared: Shared) -> StaticMergedLayer:
+        """Take over a prompt, in the tensors of the last one where it fits them.
+
+        ``shared``: by group, what layers that hold the same tokens have in common.
+        """
+        assert merged.columns is not None
+        self.owner, self.group = merged.owner, merged.group
+        held, dropped = merged.keys.shape[2], merged.dropped
+        room = min(self.whole_room, -(-(self.whole_room - dropped) // ROUNDED) * ROUNDED)
+        shape = (*merged.keys.shape[:2], room, merged.keys.shape[3])
+        same = self.columns is not None and self.keys is not None and self.keys.shape == shape
+        if not same or (self.keys.dtype, self.keys.device) != (merged.keys.dtype, merged.keys.device):
+            self.max_cache_len = room
+            self.lazy_initialization(merged.keys, merged.values)
+            self.gone = self.gone.to(self.keys.device)
+            torch._dynamo.mark_static_address(self.gone)
+            self.columns = self.real = None
+        self.keys[:, :, :held], self.values[:, :, :held] = merged.keys, merged.values
+        self.cumulative_length.fill_(held)
+        self.gone.fill_(dropped)
+        if self.group not in shared:
+            columns = torch.arange(room, device=self.keys.device).repeat(len(self.keys), 1) + dropped
+            columns[:, :held] = merged.columns
+            shared[self.group] = self._place(columns, shared)
+        self.columns, self.real = shared[self.group]
+        return self
+
+    def _place(self, columns: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
+        """Columns, and which are real, in the tensors there are unless another group took them."""
+        taken = any(self.columns is other for other, _ in shared.values())
+        if taken or self.columns is None or self.real is None:
+            self.columns, self.real = torch.empty_like(columns), torch.empty_like(columns, dtype=torch.bool)
+            for tensor in (self.columns, self.real):
+                torch._dynamo.mark_static_address(tensor)
+        return self.columns.copy_(columns), self.real.copy_(columns >= 0)
+
+    def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.group and self.owner is not None:
+            refuse_without(self.owner)
+        if not self.group and self.columns is not None:
+            # Empty, and now somebody else's.
+            self._let_go()
+        return super().update(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def get_seq_length(self) -> Any:
+        """(), int64: the logical length."""
+        if not self.group:
+            return super().get_seq_length()
+        return self.cumulative_length + self.gone
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        # As long as any mask that a model makes of it: illava's own take its place.
+        return (self.max_cache_len if self.group else self.whole_room), 0
+
+    def see(self, padding: Tensor) -> None:
+        """Note which tokens the model's (B, L) mask calls real, new ones included."""
+        assert self.columns is not None
+        assert self.real is not None
+        padding = padding.to(self.real.device).bool()
+        length = padding.shape[1]
+        known = padding.gather(1, self.columns.clamp(0, length - 1)) | (self.columns >= length)
+        self.real.copy_((self.columns >= 0) & known)
+
+    def seen(self, queries: int) -> Tensor:
+        """(B, 1, queries, room) bool: which keys the next ``queries`` tokens may attend to."""
+        assert self.real is not None
+        places = torch.arange(self.max_cache_len, device=self.keys.device)
+        asking = torch.arange(queries, device=self.keys.device) + self.cumulative_length
+        seen = self.real[:, None] & (places <= asking[:, None])
+        # Padding sees itself, so that its softmax is not empty.
+        return (seen | (places == asking[:, None]))[:, None]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take off the last tokens, given as a number <= 0, as far as none was dropped among them."""
+        if tokens_to_remove == 0 or not self.is_initialized:
+            return
+        count, held = -tokens_to_remove, int(self.cumulative_length)
+        if self.group:
+            assert self.columns is not None
+            length = held + int(self.gone)
+            check_crop(self.columns[:, max(0, held - count) : held], length, tokens_to_remove)
+        # In place: compiled code reads the tensor where it is. The next tokens overwrite what is there.
+        self.cumulative_length.sub_(count)
+
+    def reset(self) -> None:
+        if not self.group:
+            super().reset()
+            return
+        # Tensors stay for the next prompt.
+        self.group = ()
+        self.cumulative_length.zero_()
+
+    def _let_go(self) -> None:
+        self.keys = self.values = self.columns = self.real = None
+        self.is_initialized, self.max_cache_len = False, self.whole_room
+        self.cumulative_length = torch.zeros_like(self.cumulative_length)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        if self.columns is not None and self.real is not None:
+            # Not shared any more: the next layer of the group selects its own.
+            index = beam_idx.to(self.real.device)
+            self.columns, self.real = self.columns.index_select(0, index), self.real.index_select(0, index)
+
+
+class StaticMasks:
+    """The masks of a pass on static layers behind a merged prefill, each made once for its group."""
+
+    def __init__(self, cache: Cache, masks: LlmMasks, queries: int, dtype: torch.dtype) -> None:
+        if masks.backend not in BACKENDS:
+            refuse_static(f"attention implementation {masks.backend!r}")
+        self.layers: list[Any] = cache.layers
+        self.masks, self.queries, self.dtype = masks, queries, dtype
+        self._made: dict[tuple[int, ...], Tensor] = {}
+
+    def differs(self, index: int) -> bool:
+        """Whether a layer holds other tokens than the first one."""
+        return bool(self.layers[index].group != self.layers[0].group)
+
+    def for_layer(self, index: int) -> Tensor:
+        """(B, 1, queries, room): boolean, or additive for eager attention."""
+        layer = self.layers[index]
+        if layer.group not in self._made:
+            self._made[layer.group] = self.masks.as_wanted(layer.seen(self.queries), self.dtype)
+        return self._made[layer.group]
+
+
+def is_static(cache: Cache | None) -> bool:
+    """Whether ``cache`` holds a merged prefill in static layers."""
+    first = cache.layers[0] if cache is not None and cache.layers else None
+    return isinstance(first, StaticMergedLayer) and bool(first.group)
+
+
+def see_padding(cache: Cache, padding: Tensor | None) -> None:
+    """Note which tokens the model's (B, L) mask calls real; None: all are, or nothing has changed."""
+    if padding is not None:
+        for layer in {id(layer.real): layer for layer in cache.layers}.values():
+            layer.see(padding)
+
+
+def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> str | None:
+    """Why a merged prefill cannot be held in static layers, or None."""
+    if masks.ready_made or any(recurrent):
+        return "layers that slide, are recurrent or are handed their masks ready made"
+    if masks.backend not in BACKENDS:
+        return f"attention implementation {masks.backend!r}"
+    if cache.offloading:
+        return "offloading"
+    return None
+
+
+@torch.compiler.disable
+def settle(cache: Cache) -> None:
+    """Behind a prefill: make what was static before it static again, in place."""
+    shared: Shared = {}
+    for index, layer in enumerate(cache.layers):
+        if isinstance(layer, MergedLayer) and layer.was is not None:
+            was = layer.was
+            if layer.columns is None:
+                # Nothing was merged after all, or the prefill failed.
+                if layer.is_initialized and layer.keys.shape[2]:
+                    was.update(layer.keys, layer.values)
+            elif isinstance(was, StaticMergedLayer):
+                was.fill(layer, shared)
+            else:
+                was = StaticMergedLayer(was.max_cache_len).fill(layer, shared)
+            cache.layers[index] = was
+
+
+def check_room(layers: list[Any], length: int) -> None:
+    """Raise UnsupportedError where a prompt of ``length`` tokens is longer than static layers are."""
+    static = [layer.was for layer in layers if isinstance(layer, MergedLayer) and layer.was is not None]
+    room = min((getattr(was, "whole_room", was.max_cache_len) for was in static), default=length)
+    if length > room:
+        raise UnsupportedError(f"a static cache of {room} tokens is shorter than the prompt of {length}")

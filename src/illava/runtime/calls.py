@@ -1,0 +1,223 @@
+"""The calls of an accelerated model: one thread at a time, and what is known only while a call lasts.
+
+The stages keep the state of the pass under way, so a second thread waits until the first one's call is over.
+What ``generate`` knows and a forward does not (where the prompt ends) is kept in an object of that one call,
+which is dropped when it returns or fails.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedError
+from ..models.located import LocatedModules
+from .hooks import Hooks
+
+
+@dataclass
+class Generation:
+    """What one call of ``generate`` knows."""
+
+    prompt: Tensor | None = None
+    """(B, L) token ids of the prompt, where candidates follow it or further passes run it again."""
+    last: Tensor | None = None
+    """(B,) int64 column of the last prompt token in the first of the passes that run the prompt again."""
+    at_end: Callable[[], None] = lambda: None
+    """Called when it returns or fails."""
+
+
+class ThreadLock:
+    """A lock that one thread may take several times, and that does not outlive an interrupted forward.
+
+    Forward hooks do not run after Ctrl-C, which is no ``Exception``. So a thread that waits checks whether
+    the owner is still inside a module's call, and otherwise takes the lock from it.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._owner: int | None = None
+        self._blocks = 0
+        """``with`` blocks of the owner, which always end."""
+        self._calls: list[nn.Module] = []
+        """Modules whose calls the owner is in."""
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread holds it."""
+        return self._owner == threading.get_ident()
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Hold it for a ``with`` block."""
+        self._acquire()
+        self._blocks += 1
+        calls = len(self._calls)
+        try:
+            yield
+        finally:
+            self._blocks -= 1
+            del self._calls[calls:]
+            self._release()
+
+    def enter(self, module: nn.Module) -> None:
+        """Hold it for a call of ``module``, until ``leave``."""
+        self._acquire()
+        # No module calls itself: what is there already was interrupted.
+        if any(module is known for known in self._calls):
+            del self._calls[next(i for i, known in enumerate(self._calls) if known is module) :]
+        self._calls.append(module)
+
+    def leave(self, module: nn.Module) -> None:
+        """The call of ``module`` is over; nothing happens where this thread is in none."""
+        if self.mine and any(module is known for known in self._calls):
+            del self._calls[next(i for i, known in enumerate(self._calls) if known is module) :]
+            self._release()
+
+    def _acquire(self) -> None:
+        with self._free:
+            while not (self._owner is None or self.mine or self._abandoned()):
+                self._free.wait(0.2)
+            if not self.mine:
+                self._owner = threading.get_ident()
+                self._blocks, self._calls = 0, []
+
+    def _release(self) -> None:
+        if not self._blocks and not self._calls:
+            with self._free:
+                self._owner = None
+                self._free.notify()
+
+    def _abandoned(self) -> bool:
+        """Whether the owner is in no module's call, although it has not reported the end of one."""
+        if self._blocks:
+            return False
+        frame = sys._current_frames().get(self._owner or 0)
+        while frame is not None:
+            if frame.f_code is nn.Module._call_impl.__code__:
+                return False
+            frame = frame.f_back
+        return True
+
+
+class Calls:
+    """Lets one thread at a time run the model; ``generation`` is this thread's call of generate."""
+
+    def __init__(self, parts: LocatedModules, hooks: Hooks) -> None:
+        self.parts, self.hooks = parts, hooks
+        self.lock = ThreadLock()
+        self.generating = False
+        """Whether the thread that holds the lock is in ``generate``; compiled code reads it."""
+        self._local = threading.local()
+        if hasattr(parts.model, "generate"):
+            generate: Any = parts.model.generate
+            hooks.attribute(parts.model, "generate", self._exclusively(generate))
+        for name in ("generate_batch", "continuous_batching_context_manager", "init_continuous_batching"):
+            if hasattr(parts.model, name):
+                hooks.attribute(parts.model, name, _refuse_paged)
+
+    @property
+    def _modules(self) -> list[nn.Module]:
+        # The base reads what the hooks of the outer model noted.
+        return (
+            [self.parts.model] if self.parts.model is self.parts.base else [self.parts.model, self.parts.base]
+        )
+
+    def close(self) -> None:
+        """When all other hooks are attached: come before the first and after the last of them."""
+        for module in self._modules:
+            self.hooks.pre(module, self._enter, prepend=True)
+            self.hooks.post(module, self._leave, always=True)
+
+    @property
+    def generation(self) -> Generation | None:
+        """The innermost call of ``generate`` that this thread is in, or None."""
+        stack = getattr(self._local, "stack", None)
+        return stack[-1] if stack else None
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread's call is the one under way."""
+        return torch.compiler.is_compiling() or self.lock.mine
+
+    def _enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if _exporting():
+            raise UnsupportedError(
+                "an accelerated model cannot be traced or exported, since what is kept depends on the "
+                "picture; call handle.remove() first"
+            )
+        if not any(module is known for known in self._modules):
+            raise UnsupportedError(
+                "replicas of an accelerated model (torch.nn.DataParallel) are not supported: accelerate "
+                "one model on each device"
+            )
+        if not torch.compiler.is_compiling():
+            self._lock_for(module)
+        elif not self.generating:
+            # Steps that generate() compiles must not leave compiled code, and it holds the lock for them.
+            self._lock_uncompiled(module)
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.lock.leave(module)
+        elif not self.generating:
+            self._unlock_uncompiled(module)
+
+    def _lock_for(self, module: nn.Module) -> None:
+        self.lock.enter(module)
+        if not self.hooks.owner.active:
+            # The hooks were taken off while this thread waited.
+            self.lock.leave(module)
+
+    @torch.compiler.disable
+    def _lock_uncompiled(self, module: nn.Module) -> None:
+        self._lock_for(module)
+
+    @torch.compiler.disable
+    def _unlock_uncompiled(self, module: nn.Module) -> None:
+        self.lock.leave(module)
+
+    def _exclusively(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        # generate() and pipelines read the signature.
+        @wraps(generate)
+        def generate_alone(*args: Any, **kwargs: Any) -> Any:
+            if "paged" in (_cache_implementation(args, kwargs), kwargs.get("cache_implementation")):
+                _refuse_paged()
+            stack = self._local.__dict__.setdefault("stack", [])
+            with self.lock.block():
+                outer, self.generating = self.generating, True
+                stack.append(Generation())
+                try:
+                    return generate(*args, **kwargs)
+                finally:
+                    self.generating = outer
+                    self.hooks.owner.running = False
+                    stack.pop().at_end()
+
+        return generate_alone
+
+
+def _exporting() -> bool:
+    # Younger than the oldest torch that is supported.
+    exporting: bool = getattr(torch.compiler, "is_exporting", bool)()
+    return exporting or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
+
+
+def _cache_implementation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    config = kwargs.get("generation_config", args[1] if len(args) > 1 else None)
+    return getattr(config, "cache_implementation", None)
+
+
+def _refuse_paged(*args: Any, **kwargs: Any) -> Any:
+    raise UnsupportedError(
+        "paged caches and continuous batching are not supported: they take no pictures, and hold no merged "
+        "prompt; call generate() with a dynamic or static cache"
+    )

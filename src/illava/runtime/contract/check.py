@@ -1,0 +1,135 @@
+"""The check of the contract: all entries of the list against one model and the installed transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ...compat import eager_attention
+from ...compat.calls import Call, Fault, attribute_faults, call_faults, refusal
+from ...compat.signatures import Signature, function, method_of, original
+from ...compat.versions import warn_untested
+from ...errors import UnsupportedError
+from ...models.lookups import lookup_faults, path_faults, submodule
+from .entries import (
+    FORWARDS,
+    GENERATE,
+    GENERATION_CONFIG,
+    MASKS,
+    ROW_MIXERS,
+    encoder_steps,
+    features_calls,
+    observing,
+)
+from .everywhere import ATTENTION, everywhere_faults, method_faults
+
+if TYPE_CHECKING:
+    from ...methods.steps import Plan
+    from ...models.located import LocatedModules
+
+
+def check_contract(parts: LocatedModules, plan: Plan | None = None) -> None:
+    """Raise UnsupportedError unless everything is there that illava relies on.
+
+    Args:
+        parts: the modules of the model, plain.
+        plan: leaves out forwards that it does not touch. None: all are checked.
+
+    Warns once (UntestedVersionWarning) where all is there, but transformers is outside of the tested range.
+    """
+    faults = [*everywhere_faults(helpers=False), *_model_faults(parts, plan)]
+    if faults:
+        raise UnsupportedError(refusal(faults))
+    warn_untested()
+
+
+def contract_faults(parts: LocatedModules, plan: Plan | None = None) -> list[Fault]:
+    """All that illava relies on and this model, or the installed transformers, lacks.
+
+    ``plan`` leaves out forwards that it does not touch; None: all are checked, those that some method needs.
+    """
+    return list(dict.fromkeys([*missing_everywhere(), *_model_faults(parts, plan)]))
+
+
+def missing_everywhere() -> list[Fault]:
+    """What is missing in transformers whatever the model: caches, masks, attention, ``generate``, helpers."""
+    return list(dict.fromkeys(everywhere_faults(helpers=True)))
+
+
+def import_refusal(error: ImportError) -> UnsupportedError:
+    """What to raise where a name that illava imports from transformers is gone."""
+    lost = Fault(str(error.name), f"lost a name: {str(error).partition(' from ')[0]}")
+    return UnsupportedError(refusal(missing_everywhere() or [lost]))
+
+
+# -- modules and configs ------------------------------------------------------------------------------------
+
+
+def _model_faults(parts: LocatedModules, plan: Plan | None) -> Iterator[Fault]:
+    yield from lookup_faults(parts.family, parts.tower, parts.base, parts.config)
+    for entry in FORWARDS:
+        if plan is None or entry.needed(plan):
+            yield from _forward_faults(entry.modules(parts), entry.call_of(parts))
+    attention = [submodule(block, parts.tower.attention) for block in parts.blocks[:1]]
+    attention = attention if plan is None or encoder_steps(plan) else []
+    if plan is None or observing(plan):
+        found = (submodule(layer, parts.family.llm_attention) for layer in parts.layers)
+        attention += [module for module in found if module is not None][:1]
+    for module in attention:
+        if module is not None:
+            yield from _eager_faults(original(module))
+    for name, call in features_calls(parts).items():
+        yield from _method_faults(parts.base, name, call)
+    for name in parts.family.row_mixers:
+        yield from _method_faults(parts.base, name, ROW_MIXERS[name][1])
+    yield from _method_faults(parts.base, "get_input_embeddings", Call(optional=True))
+    model = original(parts.model)
+    if hasattr(type(model), "generate"):
+        for name, call in GENERATE.items():
+            # What users put in their places on the one model is theirs to get right.
+            yield from method_faults(type(model), name, call)
+        if method_of(model, "create_masks_for_generate") is not None:
+            yield from _method_faults(model, "create_masks_for_generate", MASKS)
+        made = getattr(model, "generation_config", None)
+        if made is not None:
+            yield from attribute_faults(type(made).__name__, made, GENERATION_CONFIG)
+    for module in (*parts.blocks[:1], *parts.layers[:1]):
+        yield from attribute_faults(
+            type(original(module)).__name__, original(module), ("gradient_checkpointing",)
+        )
+
+
+def _forward_faults(modules: list[tuple[nn.Module, str]], call: Call) -> Iterator[Fault]:
+    seen: set[Signature] = set()
+    for owner, path in modules:
+        found = submodule(owner, path)
+        if found is None:
+            yield from path_faults(owner, path)
+            return
+        module = original(found)
+        signature = method_of(module, "forward")
+        assert signature is not None
+        # Layers of one class are alike.
+        if signature.opaque or signature in seen:
+            continue
+        seen.add(signature)
+        yield from call_faults(f"{type(module).__name__}.forward", signature, call)
+
+
+def _method_faults(owner: nn.Module, name: str, call: Call) -> Iterator[Fault]:
+    signature = method_of(original(owner), name)
+    if signature is None or not signature.opaque:
+        yield from method_faults(original(owner), name, call)
+
+
+def _eager_faults(attention: nn.Module) -> Iterator[Fault]:
+    yield from attribute_faults(type(attention).__name__, attention, ("config",))
+    eager = eager_attention(attention)
+    if eager is None:
+        yield Fault(type(attention).__module__, "lost its function eager_attention_forward")
+    else:
+        yield from call_faults(
+            f"{type(attention).__module__}.eager_attention_forward", function(eager), ATTENTION
+        )

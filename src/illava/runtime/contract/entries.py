@@ -1,0 +1,255 @@
+"""What illava relies on in a loaded model: the forwards of its modules, and its methods.
+
+One declarative list with :mod:`.lookups` (module paths, config attributes) and :mod:`.everywhere` (what
+depends on no model): an argument of transformers that illava reads or gives has an entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ...compat import CACHE_NAMES
+from ...compat.calls import Call
+from ...models.lookups import block_paths
+
+if TYPE_CHECKING:
+    from ...methods.steps import Plan
+    from ...models.located import LocatedModules
+
+# What the first argument of a projector, pooler or connector is called.
+FEATURES = (
+    "image_features",
+    "hidden_states",
+    "hidden_state",
+    "vision_outputs",
+    "image_hidden_states",
+    "x",
+    "input",
+)
+# How the attention of a modelling file finds its implementation: taps act through this.
+LOOKS_UP = ("config", "_attn_implementation", "ALL_ATTENTION_FUNCTIONS")
+# Of arguments that hold nothing for each token.
+FLAGS = ("use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "return_dict")
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The forwards of some modules of a model."""
+
+    owners: Callable[[LocatedModules], Sequence[nn.Module]]
+    call: Callable[[LocatedModules], Call] | Call
+    path: Callable[[LocatedModules], str | None] = lambda parts: ""
+    """From each of the owners to the module; "" for the owner itself, None where a family has none."""
+    needed: Callable[[Plan], Any] = lambda plan: True
+    """Whether a plan touches them."""
+
+    def modules(self, parts: LocatedModules) -> list[tuple[nn.Module, str]]:
+        """The owners and the path from each, which may lead nowhere."""
+        path = self.path(parts)
+        return [] if path is None else [(owner, path) for owner in self.owners(parts)]
+
+    def call_of(self, parts: LocatedModules) -> Call:
+        """What the forwards must offer."""
+        return self.call if isinstance(self.call, Call) else self.call(parts)
+
+
+def _attending(parts: LocatedModules) -> list[nn.Module]:
+    return [layer for layer, recurrent in zip(parts.layers, parts.recurrent, strict=False) if not recurrent]
+
+
+def _block_call(parts: LocatedModules) -> Call:
+    tower = parts.tower
+    uses = tuple(path.partition(".")[0] for path in block_paths(tower))
+    if not tower.packed:
+        return Call(("hidden_states",), known=("attention_mask", *FLAGS), uses=uses)
+    if tower.masked:
+        return Call(("hidden_states", "attention_mask"), ("position_embeddings",), FLAGS, uses=uses)
+    return Call(("hidden_states",), ("cu_seqlens", "position_embeddings"), ("max_seqlen", *FLAGS), uses=uses)
+
+
+def _encoder_call(parts: LocatedModules) -> Call:
+    if not parts.tower.packed:
+        return Call()
+    if parts.tower.masked:
+        return Call(("pixel_values", "image_sizes"))
+    taps = () if parts.family.taps is None else ("deepstack_features",)
+    return Call(("hidden_states", "grid_thw"), uses=("pooler_output", *taps))
+
+
+def _blocks_owner_call(parts: LocatedModules) -> Call:
+    given = ("position_embeddings",) if parts.tower.masked else ("cu_seqlens", "position_embeddings")
+    return Call(uses=(parts.tower.blocks.rpartition(".")[2], *(given if parts.tower.packed else ())))
+
+
+def _base_call(parts: LocatedModules) -> Call:
+    videos = ("pixel_values_videos",) if hasattr(parts.config, "video_token_id") else ()
+    given = (
+        "inputs_embeds",
+        "attention_mask",
+        "position_ids",
+        CACHE_NAMES,
+        "get_image_features",
+        "pooler_output",
+    )
+    return Call(
+        ("input_ids",),
+        ("attention_mask", CACHE_NAMES, "inputs_embeds", "pixel_values", *videos, "mm_encoder_outputs"),
+        uses=(*given, "image", *(("get_video_features", "video") if videos else ())),
+    )
+
+
+def _llm_call(parts: LocatedModules) -> Call:
+    taps = () if parts.family.taps is None else ("visual_pos_masks", "deepstack_visual_embeds")
+    return Call(
+        names=("attention_mask", "position_ids", CACHE_NAMES, "inputs_embeds", "use_cache", *taps),
+        known=("input_ids", *FLAGS),
+        uses=(parts.family.llm_layers, "attention_mask", "position_ids", "position_embeddings", CACHE_NAMES),
+    )
+
+
+def _base(parts: LocatedModules) -> list[nn.Module]:
+    return [parts.base]
+
+
+def _blocks(parts: LocatedModules) -> list[nn.Module]:
+    return parts.blocks
+
+
+def _headed(parts: LocatedModules) -> list[nn.Module]:
+    return [parts.model] if parts.model is not parts.base and hasattr(parts.model, "lm_head") else []
+
+
+def observing(plan: Plan) -> bool:
+    """Whether a plan reads attention of the LLM."""
+    return any(index and step.asks != "nothing" for index, step in plan.llm.items())
+
+
+def _peeking(plan: Plan) -> bool:
+    return any(index and step.asks == "itself" for index, step in plan.llm.items())
+
+
+def encoder_steps(plan: Plan) -> bool:
+    """Whether a plan merges in the image encoder or reads its attention."""
+    return bool(plan.encoder) or plan.projector is not None
+
+
+ONE_ARGUMENT = Call(single=True)
+FIRST_FEATURES = Call((FEATURES,))
+HEADED = Call(
+    ("input_ids",),
+    (
+        "attention_mask",
+        CACHE_NAMES,
+        "inputs_embeds",
+        "pixel_values",
+        "labels",
+        "logits_to_keep",
+        "mm_encoder_outputs",
+    ),
+    # Kernels for training put a forward without these in the place of transformers' own.
+    foreign=("logits_to_keep", "mm_encoder_outputs"),
+    uses=("inputs_embeds", "attention_mask", CACHE_NAMES, "pixel_values"),
+)
+VISION_ATTENTION = Call(("hidden_states",), uses=LOOKS_UP)
+PACKED_ATTENTION = Call(
+    ("hidden_states",), ("cu_seqlens", "position_embeddings", "max_seqlen"), uses=LOOKS_UP
+)
+LLM_ATTENTION = Call(
+    names=("hidden_states", "position_embeddings", "attention_mask"),
+    optional=True,
+    uses=(*LOOKS_UP, "update"),
+)
+
+LAYER = Call(
+    ("hidden_states",), ("attention_mask", CACHE_NAMES, "position_embeddings"), ("position_ids", *FLAGS)
+)
+
+FORWARDS: tuple[Forward, ...] = (
+    Forward(_headed, HEADED),
+    Forward(
+        lambda parts: _headed(parts) if "moe" in parts.family.model_type else [],
+        Call(names=("output_router_logits",)),
+    ),
+    Forward(_base, _base_call),
+    Forward(_base, _encoder_call, lambda parts: parts.family.encoder),
+    Forward(
+        lambda parts: [parts.encoder], _blocks_owner_call, lambda parts: parts.tower.blocks.rpartition(".")[0]
+    ),
+    Forward(_blocks, _block_call),
+    Forward(
+        _blocks,
+        lambda parts: PACKED_ATTENTION if parts.tower.packed and not parts.tower.masked else VISION_ATTENTION,
+        lambda parts: parts.tower.attention,
+        encoder_steps,
+    ),
+    Forward(_blocks, ONE_ARGUMENT, lambda parts: parts.tower.second_norm, lambda plan: plan.encoder),
+    Forward(_blocks, ONE_ARGUMENT, lambda parts: parts.tower.mlp, lambda plan: plan.encoder),
+    Forward(lambda parts: [parts.projector, *parts.taps], FIRST_FEATURES),
+    Forward(_base, ONE_ARGUMENT, lambda parts: parts.family.unfolds_after),
+    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.unfolds_before),
+    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.compacts_before),
+    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.pooler),
+    Forward(lambda parts: [parts.llm], _llm_call),
+    Forward(_attending, LAYER),
+    Forward(_attending, LLM_ATTENTION, lambda parts: parts.family.llm_attention, observing),
+    Forward(_attending, ONE_ARGUMENT, lambda parts: parts.family.llm_norm, _peeking),
+    Forward(
+        # Called for renumbered positions; "layer_type" is what those are refused by.
+        lambda parts: [parts.llm] if hasattr(parts.llm, "rotary_emb") else [],
+        Call(("x", "position_ids"), known=("layer_type",)),
+        lambda parts: "rotary_emb",
+        lambda plan: plan.positions == "compact",
+    ),
+)
+
+
+# -- methods -------------------------------------------------------------------------------------------------
+
+PACK = Call(("image_features", "image_sizes"), ("image_newline",))
+ROW_MIXERS: dict[str, tuple[str, Call]] = {
+    "pack_image_features": ("get_image_features", PACK),
+    "apply_pooling": ("get_video_features", FIRST_FEATURES),
+}
+"""By name, the method of the base model that calls it, and its arguments."""
+
+
+def features_calls(parts: LocatedModules) -> dict[str, Call]:
+    """The methods of the base model that encode pictures and videos, and what they must offer."""
+    mixers = [(name, ROW_MIXERS[name][0]) for name in parts.family.row_mixers]
+    # Some encode videos by the method for pictures.
+    mixers.append(("pooler_output", "get_image_features"))
+    grid = parts.tower.packed and not parts.tower.masked
+    calls = {"get_image_features": ("pixel_values", "image_grid_thw")[: 1 + grid]}
+    if hasattr(parts.config, "video_token_id"):
+        calls["get_video_features"] = ("pixel_values_videos", "video_grid_thw")[: 1 + grid]
+    return {
+        name: Call(leading, uses=tuple(mixer for mixer, caller in mixers if caller == name))
+        for name, leading in calls.items()
+    }
+
+
+MASKS = Call(("config", "inputs_embeds", "attention_mask", CACHE_NAMES), ("position_ids",))
+GENERATE: dict[str, Call] = {
+    "generate": Call(
+        ("inputs", "generation_config"), ("assistant_model",), uses=("_expand_inputs_for_generation",)
+    ),
+    "_sample": Call(("input_ids",), uses=("_prefill", "_valid_auto_compile_criteria")),
+    "_beam_search": Call(("input_ids",), uses=("_prefill",)),
+    "_assisted_decoding": Call(
+        ("input_ids",), ("generation_config",), uses=("_get_candidate_generator", "input_ids")
+    ),
+    "_get_candidate_generator": Call(names=("input_ids", "generation_config", "model_kwargs")),
+    "_valid_auto_compile_criteria": Call(("model_kwargs", "generation_config"), optional=True),
+    "_prefill": Call(
+        ("input_ids", "generation_config", "model_kwargs"), optional=True, uses=("prefill_chunk_size",)
+    ),
+    "_expand_inputs_for_generation": Call(names=("expand_size", "input_ids")),
+}
+"""Parts of ``generate`` that are replaced on the model, or that call those."""
+# Families have their own in front of it.
+PREPARE_INPUTS = Call(("input_ids",), (CACHE_NAMES,), uses=("create_masks_for_generate",))
+GENERATION_CONFIG = ("prefill_chunk_size", "cache_implementation")

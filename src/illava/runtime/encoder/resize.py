@@ -1,0 +1,97 @@
+"""Smaller pictures for the image encoder: the model is told of the full size, the encoder sees less of it.
+
+Packed encoders take a picture as rows of patches. These are put together to a picture again, that is
+resized, and its patches go through the encoder in place of the first ones. The features of the small picture
+then stand at the places of the full one nearest the centres of what they show; other places are marked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedError
+from ...models.located import LocatedModules
+from ...ops.grids import coarse_places, coarse_shape
+from ..hooks import Hooks
+
+
+class ResizeStage:
+    """Hooks on a packed encoder; ``take`` hands out the grid of the call under way as it was, once."""
+
+    def __init__(self, parts: LocatedModules, keep: float, hooks: Hooks) -> None:
+        if not parts.tower.packed or not parts.family.projector.startswith(f"{parts.family.encoder}."):
+            raise UnsupportedError(
+                f"pictures of {parts.family.model_type} cannot be made smaller inside the model, which takes "
+                "them at one size or folds them up outside its encoder; hand the processor smaller ones"
+            )
+        self.parts, self.keep = parts, keep
+        self._full: tuple[Tensor, Tensor] | None = None
+        hooks.pre(parts.encoder, self._shrink)
+
+    def take(self) -> tuple[Tensor, Tensor] | None:
+        """(pictures, 3) the full grid, and (P,) int64 the units of it, in raster order, that stand for the
+        small one's; None where nothing was resized."""
+        full, self._full = self._full, None
+        return full
+
+    def _shrink(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        vision, side = self.parts.config.vision_config, round(self.parts.group**0.5)
+        grid = self.parts.tower.grid(vision, args, kwargs)
+        small, places, first = [], [], 0
+        for frames, rows, columns in grid.tolist():
+            down, across = coarse_shape(rows // side, columns // side, self.keep)
+            small.append([frames, down * side, across * side])
+            kept = coarse_places(rows // side, columns // side, down, across)
+            each = rows * columns // side**2
+            places.append((first + each * torch.arange(frames)[:, None] + kept).flatten())
+            first += frames * each
+        self._full = None
+        if small == grid.tolist():
+            return None
+        self._full = grid, torch.cat(places)
+        shrunk = torch.tensor(small, device=grid.device, dtype=grid.dtype)
+        name = next((name for name in ("hidden_states", "pixel_values") if name in kwargs), None)
+        pixels = args[0] if name is None else kwargs[name]
+        pixels = resize_patches(pixels, grid, shrunk, vision.patch_size, side, vision.temporal_patch_size)
+        if name is None:
+            args = (pixels, *args[1:])
+        else:
+            kwargs = {**kwargs, name: pixels}
+        if "grid_thw" in kwargs:
+            return args, {**kwargs, "grid_thw": shrunk}
+        return (args[0], shrunk, *args[2:]), kwargs
+
+
+def resize_patches(
+    pixels: Tensor, grid: Tensor, small: Tensor, patch: int, side: int, temporal: int
+) -> Tensor:
+    """Resize pictures that are given as patches, bicubic with antialiasing.
+
+    Args:
+        pixels: (N, channels * temporal * patch * patch) patches of all pictures, ``side`` x ``side``
+            neighbours one after the other, as the processors of Qwen-VL and GLM-4V put them.
+        grid, small: (pictures, 3) frames, rows and columns in patches, before and after.
+
+    Returns (N', ...) patches in the same order and dtype.
+    """
+    out, first = [], 0
+    for (frames, rows, columns), (_, down, across) in zip(grid.tolist(), small.tolist(), strict=True):
+        count = frames * rows * columns
+        some = pixels[first : first + count].float()
+        first += count
+        block = some.view(frames, rows // side, columns // side, side, side, -1, temporal, patch, patch)
+        # frames, temporal, channels, rows, side, patch, columns, side, patch
+        picture = block.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(
+            frames * temporal, -1, rows * patch, columns * patch
+        )
+        shrunk = nn.functional.interpolate(
+            picture, (down * patch, across * patch), mode="bicubic", antialias=True
+        )
+        cut = shrunk.view(
+            frames, temporal, -1, down // side, side, patch, across // side, side, patch
+        ).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
+        out.append(cut.reshape(frames * down * across, -1))
+    return torch.cat(out).to(pixels.dtype)

@@ -1,0 +1,1 @@
+"""Merging inside the LLM, during prefill."""

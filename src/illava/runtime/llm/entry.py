@@ -1,0 +1,168 @@
+"""The entry of the LLM: what the encoder stage marked leaves embeddings, positions and masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import UnsupportedError
+from ...methods.steps import LlmStep, Plan, Tokens, Units, reduced
+from ...models.located import LocatedModules
+from ...ops.marks import finite, marked, zero_or_nan
+from ...ops.masks import among, compact_rows, take, take_positions, take_rows
+from ...ops.positions import compact
+from .masks import LlmMasks
+from .prefill import Prefill, Sequence
+from .prompt import Prompt
+
+
+def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
+    """All tokens of a prompt."""
+    columns = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
+    if prompt.padding is not None:
+        columns = columns.where(prompt.padding.to(columns.device).bool(), -1)
+    return sequence_of(prompt, columns, columns, prompt.runs)
+
+
+def sequence_of(prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) -> Sequence:
+    """The tokens of a prompt at (B, n) ``columns``; see :class:`Sequence`."""
+    counts = torch.bincount(runs[runs >= 0], minlength=len(prompt.lengths))
+    return Sequence(columns, entered, prompt.runs.shape[1] - columns.shape[1], runs, tuple(counts.tolist()))
+
+
+class LlmEntry:
+    """Shortens what the language model is called with."""
+
+    def __init__(self, parts: LocatedModules, plan: Plan, masks: LlmMasks, *, trace: bool = False) -> None:
+        self.parts, self.masks, self.trace = parts, masks, trace
+        self.steps: dict[int, LlmStep] = plan.llm
+        self.compact = plan.positions == "compact" and not plan.empty
+
+    def enter(
+        self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor, dropped: Tensor, start: int
+    ) -> Prefill:
+        """Take what is ``dropped``, (B, L) bool, and what a step before layer 0 drops out of ``kwargs``."""
+        sequence = whole(prompt, embeds)
+        alive = (sequence.columns >= 0) & ~dropped
+        here = sequence.runs[alive & (sequence.runs >= 0)]
+        counts = torch.bincount(here, minlength=len(prompt.lengths))
+        # In one go, since an accelerator is waited for.
+        *entering, marked_tokens = torch.cat([counts, dropped.sum()[None].to(counts)]).tolist()
+        entering = tuple(entering)
+        prefill = Prefill(prompt, sequence, None, traces={} if self.trace else None, marked=marked_tokens)
+        prefill.context = self._note(prompt, sequence, alive, embeds)
+        if 0 in self.steps:
+            embeds, alive = self._choose(prefill, alive, embeds, entering)
+        if bool((sequence.columns.ge(0) & ~alive).any()):
+            columns = compact_rows(alive, sequence.columns)
+            runs = take(prompt.runs, columns)
+            index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
+            sequence = sequence_of(prompt, columns, index, runs)
+            self._shorten_inputs(sequence, kwargs, embeds, start)
+        prefill.begin(sequence, entering)
+        if self.compact:
+            prefill.positions = self._positions(kwargs, start, sequence.columns.shape[1])
+        return prefill
+
+    def _note(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Any:
+        """What the first step notes of the embeddings, marked ones left out."""
+        if not self.steps:
+            return None
+        return next(iter(self.steps.values())).enter(self._alive(prompt, sequence, alive, embeds))
+
+    def _alive(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Tokens:
+        """The tokens at the entry, those that are gone marked as filler."""
+        alive = alive.to(embeds.device)
+        return Tokens(
+            embeds.masked_fill(~alive[..., None], 0),
+            sequence.runs.where(alive, -1),
+            sequence.columns.where(alive, -1),
+            prompt.last.to(embeds.device),
+        )
+
+    def _choose(
+        self,
+        prefill: Prefill,
+        alive: Tensor,
+        embeds: Tensor,
+        lengths: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """Let the step before layer 0 choose; embeddings and (B, L) bool of who is left."""
+        tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
+        visual = tokens.runs >= 0
+        units = Units(tokens.hidden[visual], None, lengths, prefill.prompt.lengths, tokens=tokens)
+        merged = reduced(self.steps[0], units)
+        if merged is None:
+            return embeds, alive
+        prefill.trace(0, merged, units)
+        places = tuple(visual.nonzero()[merged.kept].T)
+        stays = (alive.to(visual.device) & ~visual).index_put(
+            places, torch.ones_like(places[0], dtype=torch.bool)
+        )
+        return embeds.index_put(places, merged.units), stays.to(alive.device)
+
+    def refuse(self, prompt: Prompt, mask: Any, start: int) -> None:
+        """Raise UnsupportedError for what cannot be merged, before anything is touched."""
+        if not self.masks.outer and mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
+            raise UnsupportedError(
+                "illava needs the 2-D attention mask that the processor returns, not one made ready"
+            )
+        if bool((prompt.runs.gather(1, prompt.last[:, None]) >= 0).any()):
+            raise UnsupportedError(
+                "a prompt that ends with a picture is not supported: its last token must be text, as a chat "
+                "template's generation prompt is, because that token's attention scores the visual ones"
+            )
+        if start and self.compact:
+            raise UnsupportedError(
+                "pictures on top of a filled cache are not supported by methods that renumber positions: "
+                "what is cached has its own already; pass the whole chat at once with a fresh cache"
+            )
+        if start and self.masks.outer:
+            raise UnsupportedError(
+                f"pictures on top of a filled cache are not supported for {self.parts.family.model_type}, "
+                "whose pictures see themselves whole; pass the whole chat at once with a fresh cache"
+            )
+
+    def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor, start: int) -> None:
+        columns, (batch, length) = sequence.columns, embeds.shape[:2]
+        kwargs["inputs_embeds"] = take_rows(embeds, columns)
+        mask = kwargs.get("attention_mask")
+        if self.masks.outer or (isinstance(mask, Tensor) and mask.dim() > 2):
+            kwargs["attention_mask"] = self.masks.at(mask, columns, embeds.dtype)
+        else:
+            # Always an explicit mask: positions with gaps would look like packed sequences without one.
+            if mask is None:
+                mask = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
+            kwargs["attention_mask"] = take_rows(mask, columns)
+        positions = take_positions(self._positions(kwargs, start, length), columns)
+        kwargs["position_ids"] = compact(positions, sequence.runs, columns) if self.compact else positions
+        shown = kwargs.get("visual_pos_masks")
+        if shown is not None and kwargs.get("deepstack_visual_embeds") is not None:
+            # What was tapped early has rows of tokens that were dropped later.
+            left, row = among(columns, length)[shown], shown.nonzero()[:, 0]
+            kwargs["deepstack_visual_embeds"] = [
+                _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch)
+                for rows in kwargs["deepstack_visual_embeds"]
+            ]
+            kwargs["visual_pos_masks"] = take_rows(shown, columns)
+
+    def _positions(self, kwargs: dict[str, Any], start: int, length: int) -> Tensor:
+        """(B or 1, L) positions, or (3, B, L) of M-RoPE."""
+        positions: Tensor | None = kwargs.get("position_ids")
+        if positions is None:
+            return torch.arange(start, start + length, device=kwargs["inputs_embeds"].device)[None]
+        # (4, B, L) has a text row that serves packed sequences only.
+        return positions[-3:] if positions.dim() > 2 else positions
+
+
+def _left_of_tap(rows: Tensor, left: Tensor, row: Tensor, batch: int) -> Tensor:
+    """(V, d) tapped features of all placeholders to those that are ``left``, (V,) bool.
+
+    NaN and infinity in dropped ones go to those of the same ``row`` of the batch, (V,) int64, as attention
+    would have carried them; marks do not.
+    """
+    bad = zero_or_nan(finite(rows) | marked(rows))
+    each = bad.new_zeros(batch).index_add_(0, row, bad)
+    return rows[left] + each[row[left]][:, None].to(rows.dtype)

@@ -1,0 +1,191 @@
+"""The attention masks of a shortened prompt, in the form that the user's attention backend takes.
+
+SDPA takes boolean masks, eager attention additive ones, flex attention functions with their block sparsity,
+and flash attention only the keys that are real: it makes the causal part itself.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedError
+from ...methods.steps import Plan
+from ...models.located import LocatedModules
+from ...ops.masks import as_additive, block_mask, causal_mask, column_mask, take_mask, take_rows
+from ..attention_tap import is_flash, refuse_another
+from ..cache.merged import MergedLayer
+
+
+class LlmMasks:
+    """Makes masks for the language model of ``parts``."""
+
+    def __init__(self, parts: LocatedModules) -> None:
+        self.config, self.windows, self.outer = parts.llm.config, parts.windows, parts.family.outer_masks
+
+    @property
+    def backend(self) -> str:
+        """The attention implementation that the user has chosen."""
+        return str(self.config._attn_implementation)
+
+    @property
+    def flash(self) -> bool:
+        """Whether it is flash attention, of whatever version and source."""
+        return is_flash(self.config)
+
+    @property
+    def flex(self) -> bool:
+        """Whether it is flex attention."""
+        return self.backend == "flex_attention"
+
+    @property
+    def ready_made(self) -> bool:
+        """Whether the LLM is handed its masks, because it would make them by places, not by columns."""
+        return self.outer or any(self.windows)
+
+    @property
+    def by_window(self) -> bool:
+        """Whether that is for windows, which are all there is to its masks."""
+        return self.ready_made and not self.outer
+
+    @property
+    def _types(self) -> list[str] | None:
+        return getattr(self.config, "layer_types", None)
+
+    def at(self, mask: Any, columns: Tensor, dtype: torch.dtype) -> Any:
+        """What becomes of the full prompt's mask when only ``columns`` are left of it.
+
+        Args:
+            mask: as the layers got it, None and one for each type of layer included.
+            columns: (B, n) int64, -1 for filler and padding.
+            dtype: of additive masks.
+        """
+        if isinstance(mask, dict):
+            return {kind: self.at(part, columns, dtype) for kind, part in mask.items()}
+        if isinstance(mask, Tensor):
+            return take_mask(mask, columns) if mask.dim() == 4 else take_rows(mask, columns)
+        real = columns >= 0
+        if self.flex:
+            # Without a mask it would not even be causal.
+            return block_mask(columns, columns, None)
+        if bool(real.all()):
+            return None
+        return real if self.flash else causal_mask(real, real.shape[1], dtype, additive=self._eager)
+
+    @property
+    def _eager(self) -> bool:
+        return self.backend == "eager"
+
+    def as_wanted(self, seen: Tensor, dtype: torch.dtype) -> Tensor:
+        """A boolean mask, as SDPA takes it, or additive in ``dtype`` for eager attention."""
+        return as_additive(seen, dtype) if self._eager else seen
+
+    def by_columns(self, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype) -> Any:
+        """The causal mask by columns of the full prompt: see :func:`column_mask`."""
+        if self.flex:
+            return block_mask(keys, queries, window)
+        return column_mask(keys, queries, window, dtype, additive=self._eager)
+
+    def at_layer(self, index: int, mask: Any, columns: Tensor, entered: Tensor, dtype: torch.dtype) -> Any:
+        """As :meth:`at`, for the layer that stands at ``index``, from the full prompt's columns too."""
+        if self.by_window:
+            return self.by_columns(columns, columns, self.windows[index], dtype)
+        return self.at(mask, entered, dtype)
+
+    def of_windows(self, columns: Tensor, dtype: torch.dtype) -> Any:
+        """The masks of a whole prompt for a model with sliding windows, which count the prompt's columns."""
+        made = {window: self.by_columns(columns, columns, window, dtype) for window in set(self.windows)}
+        if not self._types:
+            return made[self.windows[0]]
+        return {kind: made[window] for kind, window in zip(self._types, self.windows, strict=True)}
+
+
+def check_masks(parts: LocatedModules, flash: bool | None = None) -> None:
+    """Raise UnsupportedError where the chosen attention backend cannot be given the masks that are needed.
+
+    ``flash`` is whether it was flash attention when the model was accelerated, if that was before.
+    """
+    masks = LlmMasks(parts)
+    refuse_another(masks.config, masks.flash if flash is None else flash)
+    name = parts.family.model_type
+    if masks.outer and (masks.flash or masks.flex):
+        raise UnsupportedError(
+            f"{name} with {masks.backend!r} is not supported: its pictures see themselves whole, for which "
+            "the masks are made ready; load it with attn_implementation='sdpa'"
+        )
+    if masks.flash and masks.ready_made:
+        raise UnsupportedError(
+            f"{name} with sliding windows and {masks.backend!r} is not supported: the kernel would count a "
+            "window among the tokens that are left; load it with attn_implementation='sdpa'"
+        )
+
+
+def check_biases(parts: LocatedModules, plan: Plan) -> None:
+    """Raise UnsupportedError where a plan wants what this model's attention or rotary tables cannot give."""
+    backend = parts.config.vision_config._attn_implementation
+    if any(step.proportional_attention for step in plan.encoder.values()) and backend not in (
+        "sdpa",
+        "eager",
+    ):
+        raise UnsupportedError(
+            f"attention implementation {backend!r} of the image encoder takes no sizes of merged tokens: "
+            "load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method that weighs "
+            "none"
+        )
+    if plan.positions == "compact" and plan.pixels is None and not plan.empty:
+        rotary = getattr(parts.llm, "rotary_emb", None)
+        if rotary is None or "layer_type" in inspect.signature(rotary.forward).parameters:
+            raise UnsupportedError(
+                f"renumbered positions are not supported for {parts.family.model_type}, whose layers have "
+                "rotary tables of different kinds; use a method that leaves positions as they are"
+            )
+
+
+class CachedMasks:
+    """The masks of a pass on a filled cache: new tokens, or an expected prefill, on what a layer holds."""
+
+    def __init__(self, masks: LlmMasks, padding: Tensor | None, dtype: torch.dtype, queries: int) -> None:
+        self.masks, self.padding, self.dtype, self.queries = masks, padding, dtype, queries
+        self._made: dict[tuple[tuple[int, ...], int | None], Any] = {}
+
+    def for_layer(self, layer: MergedLayer) -> Any:
+        """(B, 1, q, k), or (B, k) for flash attention; None where all that is held is to be seen."""
+        if not layer.padded and (self.masks.flash or (layer.window is None and self.queries == 1)):
+            return None
+        key = (layer.group, layer.window)
+        if key not in self._made:
+            self._made[key] = self._make(layer)
+        return self._made[key]
+
+    def _make(self, layer: MergedLayer) -> Any:
+        if self.masks.flash:
+            return layer.key_padding(self.padding, self.queries)
+        keys = layer.key_columns(self.queries)
+        if self.padding is not None:
+            keys = keys.where(layer.key_padding(self.padding, self.queries), -1)
+        if layer.expected is not None:
+            queries = layer.expected[0]
+        else:
+            start = layer.get_seq_length()
+            queries = torch.arange(start, start + self.queries, device=keys.device).expand(len(keys), -1)
+        return self.masks.by_columns(keys, queries, layer.window, self.dtype)
+
+    def at_entry(self, cache: Any, given: Any) -> Any:
+        """What the LLM is handed: masks made ready, or what it makes its own mask of.
+
+        Ready made ones come as ``given``, or one for each type of layer if it has any.
+        """
+        first = next(layer for layer in cache.layers if isinstance(layer, MergedLayer))
+        if self.masks.ready_made:
+            types = self.masks._types
+            if types and (not self.masks.outer or isinstance(given, dict)):
+                # The first layer of a type decides: layers behind a merge get their own.
+                return {types[i]: self.for_layer(cache.layers[i]) for i in reversed(range(len(types)))}
+            return self.for_layer(first)
+        if first.expected is not None and not self.masks.flash:
+            return self.for_layer(first)
+        # (B, logical keys) 0/1, of which a merged layer takes the last columns.
+        return nn.functional.pad(first.key_padding(self.padding, self.queries).long(), (first.dropped, 0))

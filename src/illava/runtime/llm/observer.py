@@ -1,0 +1,112 @@
+"""What steps of the LLM stage observe of its attention in a prefill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...methods.steps import LlmAttention, LlmStep
+from ...models.located import LocatedModules
+from ..hooks import Hooks
+from .masks import LlmMasks
+from .prefill import Prefill
+from .prompt import PromptReader
+
+
+class LlmObserver:
+    """Shows steps the attention that they ask for; ``state`` says which pass is under way."""
+
+    def __init__(
+        self,
+        parts: LocatedModules,
+        steps: dict[int, LlmStep],
+        masks: LlmMasks,
+        reader: PromptReader,
+        state: Callable[[], Any],
+        hooks: Hooks,
+    ) -> None:
+        self.parts, self.steps, self.masks, self.reader, self.state = parts, steps, masks, reader, state
+        self.peeks: dict[int, Callable[..., None]] = {}
+        for index, layer in enumerate(parts.layers):
+            if index + 1 in steps and steps[index + 1].asks == "before":
+                attention = layer.get_submodule(parts.family.llm_attention)
+                hooks.tap(attention, partial(self._observe, index))
+            if index and index in steps and steps[index].asks == "itself":
+                self.peeks[index] = hooks.tap(layer.get_submodule(parts.family.llm_attention)).recompute_qk
+
+    def _observe(
+        self, index: int, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
+    ) -> None:
+        prefill = self.state()
+        if not isinstance(prefill, Prefill) or index + 1 in prefill.seen:
+            return
+        tokens = prefill.tokens(index, query.new_empty(0))
+        if mask is not None and not isinstance(mask, Tensor):
+            mask = self._seen(prefill, index, tokens.last)
+        attention = LlmAttention(query, key, scaling, mask, softcap, tokens)
+        prefill.seen[index + 1] = self.steps[index + 1].observe_llm(attention, prefill.context)
+
+    def recompute_qk(
+        self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...]
+    ) -> Tensor:
+        """What the step before ``index`` observes of that layer's own attention, on what enters it."""
+        layer, step, found = self.parts.layers[index], self.steps[index], list[Tensor]()
+        norm, given = layer.get_submodule(self.parts.family.llm_norm), hidden.device
+        # Inputs go where a layer lies only once it is called.
+        here = _device_of(norm, layer)
+        hidden, tables = hidden.to(here), tuple(table.to(here) for table in tables)
+        sequence = prefill.at(index - 1)
+        tokens = prefill.tokens(index - 1, hidden)
+        seen = (sequence.columns >= 0).to(hidden.device)
+        window = self.masks.windows[index]
+        if window is not None:
+            asking = tokens.columns.gather(1, tokens.last[:, None])
+            seen &= tokens.columns > asking - window
+
+        def observe(query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
+            attention = LlmAttention(query, key, scaling, seen, softcap, tokens)
+            found.append(step.observe_llm(attention, prefill.context))
+
+        with torch.no_grad():
+            self.peeks[index](
+                observe,
+                hidden_states=norm(hidden),
+                position_embeddings=tables,
+                attention_mask=None,
+            )
+        return found[0].to(given)
+
+    def _seen(self, prefill: Prefill, index: int, last: Tensor) -> Tensor:
+        """(B, k) bool: what the asking token sees among its keys and those behind; flex attention's masks are
+        functions, of which nothing can be read.
+        """
+        keys = prefill.at(index).columns.to(last.device)
+        if prefill.cached is not None and prefill.cache_layers is not None:
+            keys = prefill.cache_layers[index].attended.to(last.device)
+            if self.reader.padding is not None:
+                padding = self.reader.padding.to(last.device).bool()
+                keys = keys.where(padding.gather(1, keys.clamp(min=0)), -1)
+        seen, window = keys >= 0, self.masks.windows[index]
+        if window is not None:
+            asking = keys.gather(1, (keys.shape[1] - prefill.at(index).columns.shape[1] + last)[:, None])
+            seen &= keys > asking - window
+        return seen
+
+
+def _device_of(module: nn.Module, parent: nn.Module) -> torch.device | str | int:
+    """The device on which a module computes.
+
+    The weights of an offloaded module are on "meta" between its calls. Then accelerate's hook on it, or on
+    the parent that it was placed with, holds the device that inputs and weights are moved to.
+    """
+    for owner in (module, parent):
+        hook = getattr(owner, "_hf_hook", None)
+        for each in getattr(hook, "hooks", (hook,)):
+            device: torch.device | str | int | None = getattr(each, "execution_device", None)
+            if device is not None:
+                return device
+    return next(module.parameters()).device

@@ -1,0 +1,239 @@
+"""The projector: hand the model as many features as it has placeholders, with the dropped ones marked.
+
+The model checks that every placeholder finds its feature, so survivors go back to their places in a
+full-size tensor whose other rows are NaN. Whatever handles features row by row afterwards (splitting by
+picture, undoing window order, unpadding, scattering, beams) carries the mark along, the LLM stage drops
+the marked rows, and a drop forgotten anywhere is loud. What averages rows (interpolation, pooling) runs
+on zeros in place of the mark and on the share of survivors beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedError
+from ..methods.steps import ProjectorStep, Units, reduced
+from ..models.located import LocatedModules
+from ..ops.marks import count_marked, mark_through, marked, unmarked
+from .encoder.run import EncoderRun
+from .encoder.stage import EncoderStage
+from .hooks import Hooks
+
+
+class ProjectorStage:
+    """Expands the projector's output to full size; marks what the encoder stage dropped."""
+
+    def __init__(
+        self, parts: LocatedModules, step: ProjectorStep | None, encoder: EncoderStage, hooks: Hooks
+    ) -> None:
+        self.parts, self.step, self.encoder = parts, step, encoder
+        family, module = parts.family, parts.base.get_submodule
+        if family.unfolds_after is not None:
+            hooks.post(module(family.unfolds_after), self._unfold_after)
+        if family.unfolds_before is not None:
+            hooks.pre(module(family.unfolds_before), self._unfold_before)
+        if family.compacts_before is not None:
+            hooks.pre(module(family.compacts_before), self._compact)
+        if step is not None and not step.projected:
+            hooks.pre(module(family.compacts_before or family.projector), self._reduce_input)
+        hooks.post(parts.projector, self._expand)
+        if encoder.resize is not None:
+            hooks.post(parts.encoder, self._enlarge)
+        for tap in parts.taps:
+            hooks.post(tap, self._expand)
+        for name in family.row_mixers:
+            hooks.attribute(parts.base, name, self._mixing(name, getattr(parts.base, name)))
+        if family.pooler is not None:
+            pooler = module(family.pooler)
+            hooks.attribute(pooler, "forward", self._pooling(pooler, pooler.forward))
+
+    # -- where the tokens of a unit are squares of a grid: back to their places before that is cut up ----
+
+    def _unfold_after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Any:
+        run = self.encoder.run
+        return None if run is None or run.kept is None else self._tokens_in_place(run, output)
+
+    def _unfold_before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.encoder.run
+        if run is None or run.kept is None:
+            return None
+        if args:
+            return (self._tokens_in_place(run, args[0]), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, {**kwargs, name: self._tokens_in_place(run, kwargs[name])}
+
+    def _tokens_in_place(self, run: EncoderRun, tokens: Tensor) -> Tensor:
+        """(..., prefix + P g, d) survivors to (..., prefix + N, d) in the grid's order, zero elsewhere.
+
+        Not marked: what is cut out of the grid is taken out again before any weight sees it, whose gradient
+        would be NaN.
+        """
+        prefix = tokens[..., : run.prefix, :]
+        rows = tokens[..., run.prefix :, :].reshape(-1, tokens.shape[-1])
+        full = rows.new_zeros(sum(run.full_lengths) * run.group, rows.shape[-1])
+        full = full.index_copy(0, run.tokens().to(rows.device), rows)
+        return torch.cat([prefix, full.view(*tokens.shape[:-2], -1, rows.shape[-1])], dim=-2)
+
+    def _compact(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.encoder.run
+        if run is None or run.kept is None:
+            return None
+        x, *rest = args
+        rows = x.reshape(-1, x.shape[-1])[run.kept.to(x.device)]
+        return (rows.view(*x.shape[:-2], -1, x.shape[-1]), *rest), kwargs
+
+    # -- what averages rows ----------------------------------------------------------------------------
+
+    def _pooling(self, pooler: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+        through = mark_through(function)
+
+        def pool(features: Tensor, *args: Any, **kwargs: Any) -> Any:
+            run = self.encoder.run
+            if run is None:
+                return function(features, *args, **kwargs)
+            run.mixing = (str(self.parts.family.pooler), function, [], args, kwargs)
+            if run.kept is None:
+                run.marked = 0
+                return unmarked(function(features, *args, **kwargs))
+            mode = getattr(pooler, "mode", "average")
+            if mode != "average":
+                raise UnsupportedError(
+                    f"spatial_pool_mode={mode!r}: the encoder stage can follow a video's rows through an "
+                    "average alone; use encoder_layers=() for this model's videos"
+                )
+            pooled = through(self._rows_in_place(run, features), *args, **kwargs)
+            run.marked = count_marked(pooled)
+            return pooled
+
+        return pool
+
+    def _mixing(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        through = mark_through(function)
+
+        def linear_map(features: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.encoder.run is not None:
+                # Sizes only: the report asks the function later where each feature comes from.
+                shapes = [len(part) for part in features]
+                self.encoder.run.mixing = (name, function, shapes, args, kwargs)
+            mixed = through(features, *args, **kwargs)
+            if self.encoder.run is not None and self.encoder.run.marked:
+                self.encoder.run.marked = count_marked(mixed)
+            return mixed
+
+        return linear_map
+
+    def _expand(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
+    ) -> Any:
+        run = self.encoder.run
+        if run is None or run.resized is not None:
+            return None
+        if self.step is not None and self.step.projected and module is self.parts.projector:
+            features = self._reduce(run, features)
+        if run.mixing and run.mixing[0] == self.parts.family.pooler:
+            # Marked before they came here: a row that was not is no mark now.
+            before = marked(args[0] if args else next(iter(kwargs.values())))
+            return unmarked(features).masked_fill(before[..., None], float("nan"))
+        features = unmarked(features)
+        if module is self.parts.projector:
+            run.marked = 0 if run.kept is None else sum(run.full_lengths) - sum(run.lengths)
+        return features if run.kept is None else self._rows_in_place(run, features)
+
+    def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Features of smaller pictures, in raster order whatever the order inside the encoder."""
+        run = self.encoder.run
+        if run is None or run.resized is None:
+            return None
+        output.pooler_output = self._at_places(run, unmarked(output.pooler_output))
+        run.marked = sum(run.full_lengths) - len(run.resized)
+        if getattr(output, "deepstack_features", None) is not None:
+            output.deepstack_features = [
+                self._at_places(run, unmarked(rows)) for rows in output.deepstack_features
+            ]
+        return output
+
+    @staticmethod
+    def _at_places(run: EncoderRun, rows: Tensor) -> Tensor:
+        assert run.resized is not None
+        full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
+        return full.index_copy(0, run.resized.to(rows.device), rows)
+
+    # -- a step behind the encoder ---------------------------------------------------------------------
+
+    def _reduce_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.encoder.run
+        if run is None:
+            return None
+        if args:
+            return (self._reduce(run, args[0]), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, {**kwargs, name: self._reduce(run, kwargs[name])}
+
+    def _reduce(self, run: EncoderRun, x: Tensor) -> Tensor:
+        """Let the step behind the encoder choose among units, or among the features made of them.
+
+        (U g, d) tokens, (U, d) units, or (tiles, n, d) units, where a class token's row in front of each
+        tile, if it is there, stays.
+        """
+        step, depth = self.step, len(self.parts.blocks)
+        assert step is not None
+        if run.mixing and run.mixing[0] == self.parts.family.pooler:
+            raise UnsupportedError(
+                f"videos of {self.parts.family.model_type} are pooled before the projector, where this "
+                "method chooses; give pictures, or a method of the encoder or the LLM"
+            )
+        tiles = 1 if run.grid is not None else len(run.full_lengths)
+        rows, units = x.numel() // x.shape[-1] // tiles, sum(run.lengths) // tiles
+        # Tokens of a unit may still stand one after the other.
+        extra = 0 if rows == units * run.group else rows - units
+        tiled = x.reshape(tiles, rows, x.shape[-1])
+        prefix, tiled = tiled[:, :extra], tiled[:, extra:]
+        vectors = tiled.reshape(sum(run.lengths), -1)
+        of = Units(
+            vectors,
+            run.seen_by(depth),
+            run.lengths,
+            run.full_lengths,
+            run.sizes_before(depth),
+            self._shapes(run),
+        )
+        merged = reduced(step, of)
+        # Keys of every token may be large, and a report keeps the run.
+        run.seen = None
+        if merged is None:
+            return x
+        run.record(depth, merged, of)
+        left = torch.cat([prefix, merged.units.reshape(tiles, -1, x.shape[-1])], 1)
+        return left.reshape(*x.shape[:-2], -1, x.shape[-1])
+
+    def _shapes(self, run: EncoderRun) -> tuple[tuple[int, int], ...] | None:
+        if run.kept is not None:
+            return None
+        if run.grid is None:
+            return tuple((math.isqrt(n), math.isqrt(n)) for n in run.full_lengths)
+        if self.parts.tower.unit_order(self.parts.config.vision_config, run.grid) is not None:
+            return None
+        side = math.isqrt(run.group)
+        return tuple((h // side, w // side) for t, h, w in run.grid.tolist() for _ in range(t))
+
+    def _rows_in_place(self, run: EncoderRun, features: Tensor) -> Tensor:
+        """Rows of survivors to as many as there are units, NaN for those that are gone.
+
+        (P, d) or (1, P, d) for packed encoders, (tiles, p, d) for batched ones, where a class token's row in
+        front of each tile, if it is there, stays.
+        """
+        assert run.kept is not None
+        tiles = 1 if run.grid is not None else len(run.full_lengths)
+        extra = features.numel() // features.shape[-1] - sum(run.lengths)
+        prefix = features[..., : extra // tiles, :]
+        rows = features[..., extra // tiles :, :].reshape(-1, features.shape[-1])
+        full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
+        full = full.index_copy(0, run.kept.to(rows.device), rows)
+        return torch.cat([prefix, full.view(*features.shape[:-2], -1, rows.shape[-1])], dim=-2)
