@@ -62,11 +62,11 @@ class Spy(dict):
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "llava-pixtral", "qwen3_vl", "gemma3"])
 def test_the_list_names_every_argument_that_hooks_ask_for_or_change(family):
     model = tiny_model(family)
-    parts = locate(model)
+    modules = locate(model)
     listed = {}
     for entry in FORWARDS:
-        call = entry.call_of(parts)
-        for owner, path in entry.modules(parts):
+        call = entry.call_of(modules)
+        for owner, path in entry.targets(modules):
             for name in (*call.leading, *call.names, *(call.known or ())):
                 listed.setdefault(owner.get_submodule(path), set()).update(
                     [name] if isinstance(name, str) else name
@@ -110,31 +110,35 @@ def test_the_list_names_every_argument_that_hooks_ask_for_or_change(family):
 def arguments(family: str) -> list[tuple[nn.Module, str]]:
     """Every hooked or called forward of a model that has arguments to lose, and each of those."""
     model = model_of(family)
-    parts = locate(model)
+    modules = locate(model)
     block, layer = (
-        parts.blocks[0],
-        next(x for x, no in zip(parts.layers, parts.recurrent, strict=True) if not no),
+        modules.blocks[0],
+        next(x for x, no in zip(modules.layers, modules.recurrent, strict=True) if not no),
     )
-    attention = layer.get_submodule(parts.family.llm_attention)
+    attention = layer.get_submodule(modules.family.llm_attention)
     found = [(model, name) for name in ("input_ids", "attention_mask", "labels", "logits_to_keep")]
-    found += [(parts.base, name) for name in ("attention_mask", "inputs_embeds", "pixel_values")]
-    found += [(parts.llm, name) for name in ("attention_mask", "position_ids", "inputs_embeds")]
+    found += [(modules.base, name) for name in ("attention_mask", "inputs_embeds", "pixel_values")]
+    found += [(modules.llm, name) for name in ("attention_mask", "position_ids", "inputs_embeds")]
     found += [
         (layer, name) for name in ("hidden_states", "attention_mask", "position_ids", "position_embeddings")
     ]
     if not family.startswith("qwen3_5"):
         # Nothing merges in that LLM, so nothing is read off its attention.
         found += [(attention, name) for name in ("hidden_states", "attention_mask", "position_embeddings")]
-    found += [(module, cache_name(type(module).forward)) for module in (model, parts.base, parts.llm, layer)]
-    found += [(block, "hidden_states"), (block.get_submodule(parts.tower.attention), "hidden_states")]
+    found += [
+        (module, cache_name(type(module).forward)) for module in (model, modules.base, modules.llm, layer)
+    ]
+    found += [(block, "hidden_states"), (block.get_submodule(modules.tower.attention), "hidden_states")]
     if family in IN_ONE_SEQUENCE:
-        found += [(parts.encoder, "grid_thw"), (block, "cu_seqlens"), (block, "position_embeddings")]
-        found += [(block.get_submodule(parts.tower.attention), name) for name in ("cu_seqlens", "max_seqlen")]
-        found += [(parts.base, "pixel_values_videos")]
-    elif parts.tower.packed:
-        found += [(parts.encoder, "image_sizes"), (block, "attention_mask"), (block, "position_embeddings")]
-    if parts.family.taps:
-        found += [(parts.llm, name) for name in ("visual_pos_masks", "deepstack_visual_embeds")]
+        found += [(modules.encoder, "grid_thw"), (block, "cu_seqlens"), (block, "position_embeddings")]
+        found += [
+            (block.get_submodule(modules.tower.attention), name) for name in ("cu_seqlens", "max_seqlen")
+        ]
+        found += [(modules.base, "pixel_values_videos")]
+    elif modules.tower.packed:
+        found += [(modules.encoder, "image_sizes"), (block, "attention_mask"), (block, "position_embeddings")]
+    if modules.family.taps:
+        found += [(modules.llm, name) for name in ("visual_pos_masks", "deepstack_visual_embeds")]
     return found
 
 
@@ -163,8 +167,8 @@ def test_a_projector_that_takes_something_else_first_is_refused(family, monkeypa
 
 @pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl"])
 def test_a_layer_with_an_argument_that_illava_does_not_know_is_refused(family, monkeypatch):
-    parts = locate(model_of(family))
-    for module in (parts.layers[0], parts.blocks[0], parts.llm):
+    modules = locate(model_of(family))
+    for module in (modules.layers[0], modules.blocks[0], modules.llm):
         forward = type(module).forward
         names = [name for name in inspect.signature(forward).parameters if name != "kwargs"]
         other = inspect.signature(with_arguments(*names, "per_layer_inputs", "**kwargs"))
@@ -202,10 +206,10 @@ def test_arguments_are_read_through_hooks_of_accelerate_and_compilation(monkeypa
 @pytest.mark.parametrize("of", ["encoder", "llm"])
 @every_family
 def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkeypatch):
-    parts = locate(model_of(family))
-    index = parts.recurrent.index(False)
-    path = parts.family.llm_attention if of == "llm" else parts.tower.attention
-    kind = type((parts.layers[index] if of == "llm" else parts.blocks[0]).get_submodule(path))
+    modules = locate(model_of(family))
+    index = modules.recurrent.index(False)
+    path = modules.family.llm_attention if of == "llm" else modules.tower.attention
+    kind = type((modules.layers[index] if of == "llm" else modules.blocks[0]).get_submodule(path))
     if of == "llm" and family.startswith("qwen3_5"):
         pytest.skip("nothing merges in this LLM, so nothing is read off its attention")
 
@@ -220,8 +224,8 @@ def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkey
 
 @every_family
 def test_an_eager_function_with_other_arguments_is_refused(family, monkeypatch):
-    parts = locate(model_of(family))
-    attention = parts.blocks[0].get_submodule(parts.tower.attention)
+    modules = locate(model_of(family))
+    attention = modules.blocks[0].get_submodule(modules.tower.attention)
     home = sys.modules[type(attention).__module__]
     monkeypatch.setattr(
         home, "eager_attention_forward", with_arguments("module", "key", "query", "value", "scaling")
@@ -236,21 +240,22 @@ def test_an_eager_function_with_other_arguments_is_refused(family, monkeypatch):
 
 @every_family
 def test_a_renamed_module_is_refused_by_its_path(family):
-    parts = locate(model_of(family))
+    modules = locate(model_of(family))
     places = [
-        (parts.base, parts.family.encoder),
-        (parts.base, parts.family.projector),
-        (parts.base, parts.family.llm),
+        (modules.base, modules.family.encoder),
+        (modules.base, modules.family.projector),
+        (modules.base, modules.family.llm),
     ]
-    places += [(parts.encoder, parts.tower.blocks), (parts.llm, parts.family.llm_layers)]
+    places += [(modules.encoder, modules.tower.blocks), (modules.llm, modules.family.llm_layers)]
     places += [
-        (parts.blocks[0], path) for path in (parts.tower.second_norm, parts.tower.mlp, parts.tower.attention)
+        (modules.blocks[0], path)
+        for path in (modules.tower.second_norm, modules.tower.mlp, modules.tower.attention)
     ]
-    layer = parts.layers[parts.recurrent.index(False)]
+    layer = modules.layers[modules.recurrent.index(False)]
     if not family.startswith("qwen3_5"):
-        places.append((layer, parts.family.llm_attention))
-    if parts.family.pooler:
-        places.append((parts.base, parts.family.pooler))
+        places.append((layer, modules.family.llm_attention))
+    if modules.family.pooler:
+        places.append((modules.base, modules.family.pooler))
     for owner, path in places:
         before, _, last = path.rpartition(".")
         inside = owner.get_submodule(before)._modules

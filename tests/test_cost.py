@@ -48,7 +48,7 @@ def test_flops_of_a_merged_model_are_those_torch_counts_less_the_scores(family, 
     with illava.accelerate(model, method) as handle:
         merged = counted(model, inputs)
     report, (runs, prefill) = handle.report, handle._last
-    shape = handle.parts.family.encoder_dimensions(handle.parts.config)
+    shape = handle.modules.family.encoder_dimensions(handle.modules.config)
     # Products of queries and keys, and the product with ones that sums the columns, head by head (3).
     scores = sum(
         2 * (shape.hidden + 3) * sum(n * n for n in run.sequence_lengths(block, merged=True))
@@ -135,8 +135,8 @@ def test_the_parts_of_a_cost_sum_up_to_it(family):
     with illava.accelerate(model, keep=1 / 3) as handle, torch.no_grad():
         model(**batch(model))
     shape, llm = (
-        handle.parts.family.encoder_dimensions(handle.parts.config),
-        llm_dimensions(handle.parts.config),
+        handle.modules.family.encoder_dimensions(handle.modules.config),
+        llm_dimensions(handle.modules.config),
     )
     for made, call in ((handle.report.cost, 1), (handle.report.plain_cost, 0)):
         run = handle._last[0][0]

@@ -166,7 +166,9 @@ def test_a_verification_reads_well_and_is_json_ready():
 
 def test_a_keep_of_one_that_merges_is_named(monkeypatch):
     plan = Method.plan
-    monkeypatch.setattr(Method, "plan", lambda self, parts: plan(BOTH if self.keep == 1.0 else self, parts))
+    monkeypatch.setattr(
+        Method, "plan", lambda self, modules: plan(BOTH if self.keep == 1.0 else self, modules)
+    )
     assert failed(tiny_model("llava")) == {"keep=1 is the plain model"}
 
 
@@ -209,7 +211,7 @@ def test_hooks_left_behind_are_named(monkeypatch):
 
     def forgetful(self):
         remove(self)
-        self.parts.layers[1].register_forward_hook(lambda *_: None)
+        self.modules.layers[1].register_forward_hook(lambda *_: None)
 
     monkeypatch.setattr(Handle, "remove", forgetful)
     found = illava.verify(tiny_model("llava"), method=BOTH)
@@ -223,7 +225,7 @@ def test_weights_that_changed_are_named(monkeypatch):
     def spoil(self):
         remove(self)
         if self.method == BOTH:
-            self.parts.layers[4].input_layernorm.weight.data.mul_(1.01)
+            self.modules.layers[4].input_layernorm.weight.data.mul_(1.01)
 
     monkeypatch.setattr(Handle, "remove", spoil)
     assert "undo" in failed(tiny_model("llava"))
@@ -260,7 +262,7 @@ def test_what_transformers_breaks_itself_is_not_illavas_fault():
 
 def test_a_fault_of_the_contract_is_named(monkeypatch):
     lost = "DynamicLayer.update lost its argument"
-    monkeypatch.setattr(verification, "contract_faults", lambda parts: [lost])
+    monkeypatch.setattr(verification, "contract_faults", lambda modules: [lost])
     found = illava.verify(tiny_model("llava"), method=BOTH)
     assert [check.name for check in found.faults] == ["contract"]
     assert found.verdict == f"fault: contract: {lost}"

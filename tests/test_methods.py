@@ -152,33 +152,33 @@ def test_another_depth_keeps_the_product_and_the_range(depth):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plans_on_a_small_model(family):
-    parts = locate(tiny_model(family))
-    published = illava.Illava().plan(parts)
+    modules = locate(tiny_model(family))
+    published = illava.Illava().plan(modules)
     assert published.encoder
     assert published.llm
     assert min(published.llm) >= 1
     if family == "qwen2_5_vl":
         assert set(published.encoder) <= {1, 3}, "only blocks with full attention"
-    assert illava.Illava(keep=1.0).plan(parts).encoder == {}
-    assert illava.Illava(keep=1.0).plan(parts).llm == {}
-    budget = illava.Illava(keep=1 / 9).plan(parts)
+    assert illava.Illava(keep=1.0).plan(modules).encoder == {}
+    assert illava.Illava(keep=1.0).plan(modules).llm == {}
+    budget = illava.Illava(keep=1 / 9).plan(modules)
     steps = [*budget.encoder.values(), *budget.llm.values()]
     assert math.prod(step.keep for step in steps) == pytest.approx(1 / 9)
     assert steps[-1].of_all == 1 / 9
-    only_encoder = illava.Illava(keep=0.25, encoder_layers=(1, 3), llm_layers=()).plan(parts)
+    only_encoder = illava.Illava(keep=0.25, encoder_layers=(1, 3), llm_layers=()).plan(modules)
     assert (set(only_encoder.encoder), only_encoder.llm) == ({1, 3}, {})
     assert only_encoder.encoder[3].of_all == 0.25
     assert [s.keep for s in only_encoder.encoder.values()] == pytest.approx([0.5, 0.5])
     with pytest.raises(ValueError, match="at least one layer"):
-        illava.Illava(keep=0.5, encoder_layers=(), llm_layers=()).plan(parts)
+        illava.Illava(keep=0.5, encoder_layers=(), llm_layers=()).plan(modules)
     with pytest.raises(ValueError, match=r"llm_layers: this model has layers 0 to 4, got 5"):
-        illava.Illava(llm_layers=(5,), llm_keep=0.5).plan(parts)
+        illava.Illava(llm_layers=(5,), llm_keep=0.5).plan(modules)
 
 
 def test_a_budget_equal_to_the_published_share_is_the_published_schedule():
-    parts = locate(tiny_model("qwen2_vl"))
-    published = illava.Illava().plan(parts)
-    budget = illava.Illava(keep=0.84**4 * 0.9**3).plan(parts)
+    modules = locate(tiny_model("qwen2_vl"))
+    published = illava.Illava().plan(modules)
+    budget = illava.Illava(keep=0.84**4 * 0.9**3).plan(modules)
     assert {k: s.keep for k, s in budget.encoder.items()} == pytest.approx(
         {k: s.keep for k, s in published.encoder.items()}
     )

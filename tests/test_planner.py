@@ -115,10 +115,10 @@ def test_no_speed_is_wished_for():
 @pytest.mark.parametrize("family", ALL)
 def test_every_family_is_planned_and_does_what_was_planned(family):
     model = tiny_model(family)
-    parts = locate(model)
-    found = plan_on(parts, workload(parts, 48, prompt_tokens=10), {"speedup": 1.3})
+    modules = locate(model)
+    found = plan_on(modules, workload(modules, 48, prompt_tokens=10), {"speedup": 1.3})
     assert found.met
-    if any(parts.recurrent):
+    if any(modules.recurrent):
         assert not any(step.stage == "llm" for step in found.prediction.steps)
         assert "no layer to merge before" in found.reason
     with illava.accelerate(model, found.method) as handle, torch.no_grad():

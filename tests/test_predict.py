@@ -57,11 +57,11 @@ UNEVEN += ("paligemma-2",)
 IN_THE_LLM = ("pyramiddrop", "sparsevlm", "dart", "fastv", "compose")
 
 
-def refused(parts, name):
+def refused(modules, name):
     """Whether README lists the pair as refused."""
-    kind = parts.family.model_type
+    kind = modules.family.model_type
     if name == "downsample":
-        return not parts.tower.packed or kind in ("llava", "mistral3")
+        return not modules.tower.packed or kind in ("llava", "mistral3")
     if kind == "gemma3":
         return name in ("pyramiddrop", "pool")
     if kind.startswith("qwen3_5"):
@@ -106,38 +106,40 @@ PAIRS += [(family, name) for family in ALL if family not in MECHANISMS for name 
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_a_prediction_is_what_the_pass_does(family, name):
     model, method = tiny_model(family), METHODS[name]
-    parts = locate(model)
+    modules = locate(model)
     # Idefics' processor enlarges a picture to four tiles in any case.
     some = canvases(model)[:1] if family in RUNS_OF_TILES else canvases(model)
     for canvas in some:
         shown = picture(model, canvas.size)
         inputs = prompt(model, [(TEXTS[0], [shown])])
         height, width = canvas.pixels
-        work = workload(parts, (width, height))
+        work = workload(modules, (width, height))
         assert work.visual_tokens == shown.tokens
         work = replace(work, text=inputs["input_ids"].shape[1] - shown.tokens)
-        if refused(parts, name):
+        if refused(modules, name):
             with pytest.raises(illava.UnsupportedError):
                 ran(model, method, inputs)
             continue
         report = ran(model, method, inputs)
-        compare(family, predict_on(parts, method, work), report)
+        compare(family, predict_on(modules, method, work), report)
 
 
 @pytest.mark.parametrize("family", WITH_VIDEO)
 def test_a_prediction_of_a_video(family):
     model, method = tiny_model(family), illava.Illava(keep=1 / 3)
-    parts = locate(model)
+    modules = locate(model)
     shown = video(model, 4)
     inputs = video_prompt(model, TEXTS[0], [], shown)
-    steps = 4 * getattr(parts.config.vision_config, "temporal_patch_size", 1)
+    steps = 4 * getattr(modules.config.vision_config, "temporal_patch_size", 1)
     unit = (
-        24 if "pack_image_features" in parts.family.row_mixers else 2 * parts.config.vision_config.patch_size
+        24
+        if "pack_image_features" in modules.family.row_mixers
+        else 2 * modules.config.vision_config.patch_size
     )
-    work = workload(parts, (3 * unit, 2 * unit) if unit != 24 else 24, frames=steps)
+    work = workload(modules, (3 * unit, 2 * unit) if unit != 24 else 24, frames=steps)
     work = replace(work, text=inputs["input_ids"].shape[1] - work.visual_tokens)
     report = ran(model, method, inputs)
-    prediction = predict_on(parts, method, work)
+    prediction = predict_on(modules, method, work)
     if family in ("llava_onevision", "llava_next_video"):
         # Pooled: a place stays where survivors make up half of it.
         assert prediction.cost.encoder == report.cost.encoder
@@ -147,13 +149,13 @@ def test_a_prediction_of_a_video(family):
 
 
 def test_several_pictures_and_rows_are_as_many_times_one():
-    parts = locate(tiny_model("qwen2_vl"))
-    one = predict_on(parts, METHODS["1/3"], workload(parts, 64, prompt_tokens=10))
-    rows = predict_on(parts, METHODS["1/3"], workload(parts, 64, prompt_tokens=10, batch=3))
+    modules = locate(tiny_model("qwen2_vl"))
+    one = predict_on(modules, METHODS["1/3"], workload(modules, 64, prompt_tokens=10))
+    rows = predict_on(modules, METHODS["1/3"], workload(modules, 64, prompt_tokens=10, batch=3))
     for name in ("encoder", "projector", "prefill", "kv_bytes", "decode"):
         assert getattr(rows.cost, name) == 3 * getattr(one.cost, name)
     assert rows.final_tokens == 3 * one.final_tokens
-    two = predict_on(parts, METHODS["1/3"], workload(parts, 64, pictures=2, prompt_tokens=20))
+    two = predict_on(modules, METHODS["1/3"], workload(modules, 64, pictures=2, prompt_tokens=20))
     assert two.cost.encoder == 2 * one.cost.encoder
     assert two.cost.kv_bytes == 2 * one.cost.kv_bytes
     # Attention between them comes on top.
@@ -188,9 +190,9 @@ SIZES = ((672, 672), (1000, 290), (333, 777), (1344, 1008))
 )
 def test_pictures_are_cut_up_as_the_processors_do(name, make, size):
     stated = {**CONFIGS[name]}
-    parts = skeleton(AutoConfig.for_model(stated.pop("model_type"), **stated))
+    modules = skeleton(AutoConfig.for_model(stated.pop("model_type"), **stated))
     width, height = size
-    work = workload(parts, size)
+    work = workload(modules, size)
     pixels = torch.zeros(3, height, width)
     plain = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     if make == "qwen":
@@ -231,10 +233,10 @@ def test_errors_say_what_would_be_right():
     "name", ["qwen2-vl-2b", "qwen2.5-vl-3b", "qwen3-vl-2b", "internvl3-2b", "llava-onevision-7b"]
 )
 def test_workloads_and_made_up_prompts_cut_pictures_up_alike(name, size):
-    parts = skeleton(published(name))
-    work = workload(parts, resized(parts.config, size))
-    inputs = prompts.make(parts.config, size=size)
-    assert work.visual_tokens == prompts.count(inputs["input_ids"], parts.config)
+    modules = skeleton(published(name))
+    work = workload(modules, resized(modules.config, size))
+    inputs = prompts.make(modules.config, size=size)
+    assert work.visual_tokens == prompts.count(inputs["input_ids"], modules.config)
 
 
 def test_a_strip_is_refused_as_by_the_processor():
@@ -246,20 +248,20 @@ def test_a_strip_is_refused_as_by_the_processor():
 
 
 def test_several_pictures_of_onevision_are_not_cut_up():
-    parts = skeleton(published("llava-onevision-0.5b"))
-    assert len(workload(parts, 672).segments) > 1
+    modules = skeleton(published("llava-onevision-0.5b"))
+    assert len(workload(modules, 672).segments) > 1
     for count in (2, 3):
-        work = workload(parts, 672, pictures=count)
-        inputs = prompts.make(parts.config, size=(672, 672), pictures=count)
-        assert work.visual_tokens == prompts.count(inputs["input_ids"], parts.config)
+        work = workload(modules, 672, pictures=count)
+        inputs = prompts.make(modules.config, size=(672, 672), pictures=count)
+        assert work.visual_tokens == prompts.count(inputs["input_ids"], modules.config)
         assert work.segments == (729,) * count
 
 
 @pytest.mark.parametrize(("name", "frames"), [("internvl3-2b", 5), ("qwen3-vl-2b", 6), ("qwen2-vl-2b", 4)])
 def test_videos_take_as_many_tokens_as_made_up_prompts(name, frames):
-    parts = skeleton(published(name))
-    size = resized(parts.config, (448, 448))
-    work = workload(parts, size, frames=frames)
-    inputs = prompts.make(parts.config, size=(448, 448), frames=frames)
-    assert work.visual_tokens == prompts.count(inputs["input_ids"], parts.config)
+    modules = skeleton(published(name))
+    size = resized(modules.config, (448, 448))
+    work = workload(modules, size, frames=frames)
+    inputs = prompts.make(modules.config, size=(448, 448), frames=frames)
+    assert work.visual_tokens == prompts.count(inputs["input_ids"], modules.config)
     assert work.visual_tokens + work.text == inputs["input_ids"].shape[1]

@@ -113,9 +113,9 @@ def test_a_published_size_merges_where_its_familys_schedule_says(name, tmp_path)
         return
     for keep in (None, 1 / 9):
         with illava.accelerate(model, illava.Illava(keep=keep)) as handle:
-            parts, plan = handle.parts, handle.plan
-            assert (len(parts.blocks), len(parts.layers)) == (blocks, layers)
-            assert (parts.group, parts.tower.prefix) == (group, prefix)
+            modules, plan = handle.modules, handle.plan
+            assert (len(modules.blocks), len(modules.layers)) == (blocks, layers)
+            assert (modules.group, modules.tower.prefix) == (group, prefix)
             assert (tuple(plan.encoder), tuple(plan.llm)) == (at_blocks, at_layers)
             expected = {(False, block) for block in at_blocks} | {(True, layer - 1) for layer in at_layers}
             assert tapped(model) == expected

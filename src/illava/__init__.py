@@ -68,7 +68,9 @@ def __getattr__(name: str) -> Any:
 def _methods() -> tuple[str, ...]:
     """The names of the method classes, read off the one file that lists them, without importing it."""
     loader: Any = find_spec(f"{__name__}.methods").loader  # type: ignore[union-attr]
-    return tuple(re.findall(r"^from \.\w+ import \w+ as (\w+)$", loader.get_source(f"{__name__}.methods"), re.M))
+    return tuple(
+        re.findall(r"^from \.\w+ import \w+ as (\w+)$", loader.get_source(f"{__name__}.methods"), re.M)
+    )
 
 
 def _import(module: str) -> Any:

@@ -31,32 +31,32 @@ class Handle:
 
     def __init__(self, model: nn.Module, method: Method, *, trace: bool = False) -> None:
         self.model, self.method = model, method
-        self.parts = locate(model)
-        if getattr(self.parts.base, _MARK, None) is not None:
+        self.modules = locate(model)
+        if getattr(self.modules.base, _MARK, None) is not None:
             raise ValueError("this model is accelerated already; call remove() on its handle first")
-        for config in (self.parts.config.vision_config, self.parts.llm.config):
+        for config in (self.modules.config.vision_config, self.modules.llm.config):
             check_backend(config)
-        self.plan: Plan = method.plan(self.parts)
+        self.plan: Plan = method.plan(self.modules)
         """The merge steps on this model."""
-        check_contract(self.parts, self.plan)
-        check_feature_layer(self.parts, self.plan.encoder)
-        check_biases(self.parts, self.plan)
+        check_contract(self.modules, self.plan)
+        check_feature_layer(self.modules, self.plan.encoder)
+        check_biases(self.modules, self.plan)
         if not self.plan.empty:
-            check_masks(self.parts)
-        if any(self.plan.llm) and any(self.parts.recurrent):
+            check_masks(self.modules)
+        if any(self.plan.llm) and any(self.modules.recurrent):
             raise UnsupportedError(
-                f"the LLM stage is not supported for {self.parts.family.model_type}, whose recurrent layers "
+                f"the LLM stage is not supported for {self.modules.family.model_type}, whose recurrent layers "
                 "hold no keys and values to leave out; use a method of the image encoder, such as "
                 "Illava(llm_layers=())"
             )
         self._last: tuple[list[EncoderRun], Prefill] | None = None
         self._hooks = Hooks()
         try:
-            self._hooks.attribute(self.parts.base, _MARK, self)
-            self._calls = calls = Calls(self.parts, self._hooks)
-            encoder = EncoderStage(self.parts, self.plan, calls, self._hooks, trace=trace)
-            ProjectorStage(self.parts, self.plan.projector, encoder, self._hooks)
-            LlmStage(self.parts, self.plan, calls, encoder.features, self._hooks, self._note, trace=trace)
+            self._hooks.attribute(self.modules.base, _MARK, self)
+            self._calls = calls = Calls(self.modules, self._hooks)
+            encoder = EncoderStage(self.modules, self.plan, calls, self._hooks, trace=trace)
+            ProjectorStage(self.modules, self.plan.projector, encoder, self._hooks)
+            LlmStage(self.modules, self.plan, calls, encoder.features, self._hooks, self._note, trace=trace)
             calls.close()
         except BaseException:
             self._hooks.remove()
@@ -68,7 +68,7 @@ class Handle:
         if self._last is None:
             raise ValueError("there is no report yet: run the model on a prompt with a picture first")
         runs, prefill = self._last
-        return make_report(self.parts, self.method, self.plan, runs, prefill)
+        return make_report(self.modules, self.method, self.plan, runs, prefill)
 
     def remove(self) -> None:
         """Take everything off again: the model is bit for bit what it was. Calling it twice does no harm."""

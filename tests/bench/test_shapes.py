@@ -58,8 +58,8 @@ def test_a_slice_is_of_that_many_layers_and_takes_the_published_schedule(name):
     before = copy.deepcopy(published.SHAPES[name].config)
     model = random_weights.on_meta(published.config(name, 4))
     with illava.accelerate(model) as handle:
-        parts = handle.parts
-        assert (len(parts.blocks), len(parts.layers)) == (4, 4)
+        modules = handle.modules
+        assert (len(modules.blocks), len(modules.layers)) == (4, 4)
         assert handle.plan.encoder
         assert handle.plan.llm
     assert published.SHAPES[name].config == before

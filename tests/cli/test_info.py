@@ -39,10 +39,10 @@ def test_config_alone_is_enough(tmp_path, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_skeleton_plans_like_the_model(family):
-    parts = skeleton(config(family))
-    assert {p.device.type for p in parts.model.parameters()} == {"meta"}
+    modules = skeleton(config(family))
+    assert {p.device.type for p in modules.model.parameters()} == {"meta"}
     with illava.accelerate(tiny_model(family)) as handle:
-        assert illava.Illava().plan(parts) == handle.plan
+        assert illava.Illava().plan(modules) == handle.plan
 
 
 @pytest.mark.parametrize(

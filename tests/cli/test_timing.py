@@ -24,9 +24,9 @@ def hook_count(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
-def timing(**parts):
+def timing(**modules):
     values = {"encoder": 1.0, "prefill": 1.0, "decode": 1.0, "ttft": 2.0, "total": 3.0, "new_tokens": 2}
-    return Timing(**{**values, **parts}, output=torch.zeros(1, 2))
+    return Timing(**{**values, **modules}, output=torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize("accelerated", [False, True])
@@ -52,7 +52,7 @@ def test_parts_add_up(loaded, inputs, accelerated):
 def test_time_is_put_down_to_the_right_part(loaded, inputs, part, accelerated):
     model = loaded[0]
     handle = accelerate(model, keep=0.25) if accelerated else None
-    parts = locate(model)
+    modules = locate(model)
     calls = []
 
     def sleep(*_):
@@ -60,7 +60,7 @@ def test_time_is_put_down_to_the_right_part(loaded, inputs, part, accelerated):
         if len(calls) == (2 if part == "decode" else 1):
             time.sleep(0.25)
 
-    slow = {"encoder": parts.encoder, "projector": parts.projector}.get(part, parts.layers[0])
+    slow = {"encoder": modules.encoder, "projector": modules.projector}.get(part, modules.layers[0])
     hook = slow.register_forward_pre_hook(sleep)
     result = measure(model, inputs, 3)
     hook.remove()

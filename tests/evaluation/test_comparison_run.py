@@ -44,12 +44,12 @@ class FailingStep(LlmStep):
 
 def test_text_only_has_no_pictures(loaded):
     model, processor = loaded
-    parts = locate(model)
+    modules = locate(model)
     seen, encoded = [], []
     batch = Batch(model, processor, [Squares()[n] for n in range(4)], 3)
     hooks = [
         model.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True),
-        parts.encoder.register_forward_pre_hook(lambda *_: encoded.append(1)),
+        modules.encoder.register_forward_pre_hook(lambda *_: encoded.append(1)),
     ]
     try:
         batch.ask(PLAIN)
@@ -58,7 +58,7 @@ def test_text_only_has_no_pictures(loaded):
     finally:
         for hook in hooks:
             hook.remove()
-    placeholders = torch.tensor([parts.config.image_token_id, parts.config.video_token_id])
+    placeholders = torch.tensor([modules.config.image_token_id, modules.config.video_token_id])
     prefills = [kwargs for kwargs in seen if kwargs["input_ids"].shape[1] > 1]
     with_pictures = [k for k in prefills if torch.isin(k["input_ids"], placeholders).any()]
     # Pictures and videos are prompts of two forms; each is run plain once more, for what it costs.
@@ -168,7 +168,7 @@ def test_what_a_model_does_not_allow(loaded, registry):
         name: ClassVar[str] = "never"
         keep: float | None = None
 
-        def plan(self, parts: LocatedModules) -> Plan:
+        def plan(self, modules: LocatedModules) -> Plan:
             raise ValueError("needs a model\nwith more layers")
 
     @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def test_what_a_model_does_not_allow(loaded, registry):
         name: ClassVar[str] = "late"
         keep: float | None = None
 
-        def plan(self, parts: LocatedModules) -> Plan:
+        def plan(self, modules: LocatedModules) -> Plan:
             return Plan(llm={1: FailingStep()})
 
     model, processor = loaded
@@ -242,7 +242,7 @@ def test_rounds_that_do_not_fit_are_measured_anew(tmp_path):
         assert speed._known_rounds(tmp_path, [PLAIN]) == {}
     seconds = dict.fromkeys(("encoder", "prefill", "decode", "ttft", "total", "new_tokens"), 1)
     here = torch.get_num_threads()
-    for threads, parts, found in ((here, seconds, 1), (here, {"x": 1}, 0), (here + 1, seconds, 0)):
-        kept = {"threads": threads, "rows": ["plain"], "prompts": [["a", 0, [parts]]]}
+    for threads, modules, found in ((here, seconds, 1), (here, {"x": 1}, 0), (here + 1, seconds, 0)):
+        kept = {"threads": threads, "rows": ["plain"], "prompts": [["a", 0, [modules]]]}
         (tmp_path / speed.ROUNDS).write_text(json.dumps(kept))
         assert len(speed._known_rounds(tmp_path, [PLAIN])) == found

@@ -114,15 +114,15 @@ def test_a_failed_check_publishes_nothing():
 def test_a_step_that_never_ran(name, stage):
     """As where compiled code of one block serves another, whose hooks it does not know."""
     model = tiny_model(name)
-    parts = locate(model)
+    modules = locate(model)
     inputs = single(model)
     llm = {"llm_layers": (3,), "llm_keep": 0.7} if stage == "llm" else {"llm_layers": ()}
     method = illava.Illava(encoder_layers=(1, 3), encoder_keep=0.7, **llm)
     with illava.accelerate(model, method), torch.no_grad():
         if stage == "encoder":
-            parts.blocks[3].get_submodule(parts.tower.second_norm)._forward_pre_hooks.clear()
+            modules.blocks[3].get_submodule(modules.tower.second_norm)._forward_pre_hooks.clear()
         else:
-            parts.layers[3]._forward_pre_hooks.clear()
+            modules.layers[3]._forward_pre_hooks.clear()
         with pytest.raises(RuntimeError, match=r"that merged|tokens merged"):
             model(**inputs)
 

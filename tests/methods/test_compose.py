@@ -110,11 +110,11 @@ def test_the_preset_halves_both_stages_on_every_family(name, keep):
     model = tiny_model(name)
     method = presets()["illava-best"](keep)
     assert method == illava.Illava.best(keep=keep)
-    parts = locate(model)
-    plan = method.plan(parts)
+    modules = locate(model)
+    plan = method.plan(modules)
     (block,) = plan.encoder
     read = getattr(model.config, "vision_feature_layer", -1)
-    last = min(f % (len(parts.blocks) + 1) for f in ([read] if isinstance(read, int) else read))
+    last = min(f % (len(modules.blocks) + 1) for f in ([read] if isinstance(read, int) else read))
     assert block < last
     assert block == 1 or model.config.model_type in ("qwen2_5_vl", "vipllava")
     shares = [step.keep for step in (*plan.encoder.values(), *plan.llm.values())]
@@ -122,7 +122,7 @@ def test_the_preset_halves_both_stages_on_every_family(name, keep):
     if plan.llm:
         assert shares == pytest.approx([keep**0.5] * 2)
     else:
-        assert any(parts.recurrent)
+        assert any(modules.recurrent)
     inputs = prompt(model, [([5, 6, 7], pictures(model, 1))])
     plain = model(**inputs).logits
     with illava.accelerate(model, method) as handle:

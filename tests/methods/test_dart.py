@@ -68,10 +68,10 @@ def lay_out(rows, width, draw, seed):
     runs = torch.full((len(rows), total), -1)
     columns = torch.full((len(rows), total), -1)
     number = 0
-    for b, parts in enumerate(rows):
-        at = total - sum(parts)
+    for b, modules in enumerate(rows):
+        at = total - sum(modules)
         columns[b, at:] = torch.arange(at, total)
-        for i, n in enumerate(parts):
+        for i, n in enumerate(modules):
             if i % 2:
                 runs[b, at : at + n] = number
                 number += 1
@@ -82,7 +82,8 @@ def lay_out(rows, width, draw, seed):
 @settings(bounded, max_examples=100)
 @given(
     rows=st.lists(
-        st.lists(st.integers(1, 9), min_size=3, max_size=7).filter(lambda parts: len(parts) % 2), max_size=4
+        st.lists(st.integers(1, 9), min_size=3, max_size=7).filter(lambda modules: len(modules) % 2),
+        max_size=4,
     ).filter(bool),
     keep=st.sampled_from([0.2, 0.5, 0.8]),
     draw=st.sampled_from([signs, normal]),
@@ -91,14 +92,14 @@ def lay_out(rows, width, draw, seed):
 def test_every_run_has_its_own_pivots_and_words(rows, keep, draw, seed):
     tokens = lay_out(rows, 4, draw, seed)
     visual = tokens.runs >= 0
-    lengths = tuple(n for parts in rows for n in parts[1::2])
+    lengths = tuple(n for modules in rows for n in modules[1::2])
     units = Units(tokens.hidden[visual], tokens.seen[visual], lengths, lengths, tokens=tokens)
     (step,) = DART(keep=keep).plan(LLAVA).llm.values()
     reduced = step.reduce(units)
     expected, start = [], 0
-    for b, parts in enumerate(rows):
-        at = tokens.runs.shape[1] - sum(parts)
-        for i, n in enumerate(parts):
+    for b, modules in enumerate(rows):
+        at = tokens.runs.shape[1] - sum(modules)
+        for i, n in enumerate(modules):
             if i % 2:
                 end = at + n
                 words = [c for c in range(end, tokens.runs.shape[1]) if tokens.runs[b, c] < 0]

@@ -89,8 +89,8 @@ def test_deepstack_moves_the_published_layer_on():
 def test_a_layer_that_sees_a_window_is_not_asked():
     def layer(windows, first=1):
         family = SimpleNamespace(first_llm_layer=lambda config: first)
-        parts = SimpleNamespace(family=family, config=None, layers=windows, windows=windows)
-        return next(iter(FastV().plan(parts).llm))
+        modules = SimpleNamespace(family=family, config=None, layers=windows, windows=windows)
+        return next(iter(FastV().plan(modules).llm))
 
     assert layer([None] * 8) == layer([9] * 8) == 2
     assert layer([9, 9, None, 9, 9, None, 9, 9]) == 3

@@ -107,10 +107,10 @@ def test_decoding_with_a_cache_is_decoding_without():
 def test_layers_are_scaled_with_depth():
     def layers(depth, first=1, windows=None):
         family = SimpleNamespace(first_llm_layer=lambda config: first)
-        parts = SimpleNamespace(
+        modules = SimpleNamespace(
             family=family, config=None, layers=[None] * depth, windows=windows or [None] * depth
         )
-        return list(PyramidDrop().plan(parts).llm)
+        return list(PyramidDrop().plan(modules).llm)
 
     assert layers(32) == [8, 16, 24]
     assert layers(28) == [7, 14, 21]
@@ -130,13 +130,13 @@ def test_layers_are_scaled_with_depth():
 
 
 def test_a_shallow_model_ends_at_the_budget():
-    parts = SimpleNamespace(
+    modules = SimpleNamespace(
         family=SimpleNamespace(first_llm_layer=lambda config: 1),
         config=None,
         layers=[0] * 3,
         windows=[None] * 3,
     )
-    steps = PyramidDrop(keep=0.3).plan(parts).llm
+    steps = PyramidDrop(keep=0.3).plan(modules).llm
     assert stages(None, 50, steps) == [int(50 * 0.3 ** (2 / 3)), 15]
 
 

@@ -231,8 +231,8 @@ def test_decoding_with_a_cache_is_decoding_without():
 def test_layers_are_scaled_with_depth():
     def layers(depth, first=1):
         family = SimpleNamespace(first_llm_layer=lambda config: first)
-        parts = SimpleNamespace(family=family, config=None, layers=[0] * depth, windows=[None] * depth)
-        plan = SparseVLM(keep=0.3).plan(parts)
+        modules = SimpleNamespace(family=family, config=None, layers=[0] * depth, windows=[None] * depth)
+        plan = SparseVLM(keep=0.3).plan(modules)
         assert list(plan.llm.values())[-1].keep == 0.3
         return list(plan.llm)
 

@@ -43,16 +43,16 @@ LEAST = 1 / 256
 """The lowest budget tried: one visual token a tile."""
 
 
-def best(parts: LocatedModules, keep: float) -> illava.Illava:
+def best(modules: LocatedModules, keep: float) -> illava.Illava:
     """The preset: half of the reduction in the middle of each stage."""
     return illava.Illava.best(keep)
 
 
-def early(parts: LocatedModules, keep: float) -> illava.Illava:
+def early(modules: LocatedModules, keep: float) -> illava.Illava:
     """All of it after a sixth of the encoder, the harshest place the planner knows."""
-    blocks = (len(parts.blocks) // 6 - 1,)
+    blocks = (len(modules.blocks) // 6 - 1,)
     return replace(
-        best(parts, keep), where="published", encoder_layers=blocks, llm_layers=(), encoder_share=1.0
+        best(modules, keep), where="published", encoder_layers=blocks, llm_layers=(), encoder_share=1.0
     )
 
 
@@ -87,7 +87,7 @@ def compare(bigger: Predictor, smaller: Predictor) -> dict[str, Any]:
     rows.append(row(PUBLISHED, made.cost, made.final_tokens))
     for label, schedule in SCHEDULES.items():
         for keep in KEEPS:
-            made = bigger.of(schedule(bigger.parts, keep))
+            made = bigger.of(schedule(bigger.modules, keep))
             rows.append(row(label, made.cost, made.final_tokens, keep))
     return {
         "visual_tokens": bigger.work.visual_tokens,
@@ -106,7 +106,7 @@ def cheaper_from(
     """The largest budget at which a measure is below ``than``, to a thousandth; None where it never is."""
 
     def below(keep: float) -> bool:
-        cost = bigger.of(schedule(bigger.parts, keep)).cost
+        cost = bigger.of(schedule(bigger.modules, keep)).cost
         return figures(cost, bigger.weight_bytes)[name] < than
 
     if not below(LEAST):
@@ -147,14 +147,14 @@ def verdict(found: dict[str, Any]) -> Iterator[str]:
         bigger, smaller = pair["bigger"], pair["smaller"]
         for size in pair["sizes"]:
             for label, limits in size["cheaper_from"].items():
-                parts = [f"{said(name)} {_from(limits[name])}" for name in JUDGED]
+                limits_said = [f"{said(name)} {_from(limits[name])}" for name in JUDGED]
                 yield (
                     f"{bigger} merged ({label}) against {smaller} plain, {size['side']} px, "
-                    f"{size['tiles']} tile(s): {'; '.join(parts)}."
+                    f"{size['tiles']} tile(s): {'; '.join(limits_said)}."
                 )
             lasting = next(row for row in size["rows"] if row["schedule"] == PUBLISHED)["ratios"]
-            parts = [f"{said(name)} {lasting[name]:.2f}" for name in JUDGED]
-            yield f"The published schedule there, times the plain {smaller}'s: {'; '.join(parts)}."
+            limits_said = [f"{said(name)} {lasting[name]:.2f}" for name in JUDGED]
+            yield f"The published schedule there, times the plain {smaller}'s: {'; '.join(limits_said)}."
         plain = pair["sizes"][0]["rows"][0]
         weights = plain["values"]["weight_bytes"], pair["sizes"][0]["smaller_plain"]["weight_bytes"]
         limits = [

@@ -62,11 +62,11 @@ def main() -> None:
     print(f"{'model':24}{'blocks':>8}{'layers':>8}{'first ms':>10}{'later ms':>10}")
     worst = 0.0
     for name, model in models():
-        parts = locate(model)
-        first = milliseconds(lambda parts=parts: check_contract(parts), rounds, signatures.forget)
-        later = milliseconds(lambda parts=parts: check_contract(parts), rounds)
+        modules = locate(model)
+        first = milliseconds(lambda modules=modules: check_contract(modules), rounds, signatures.forget)
+        later = milliseconds(lambda modules=modules: check_contract(modules), rounds)
         worst = max(worst, first)
-        print(f"{name:24}{len(parts.blocks):8}{len(parts.layers):8}{first:10.1f}{later:10.1f}")
+        print(f"{name:24}{len(modules.blocks):8}{len(modules.layers):8}{first:10.1f}{later:10.1f}")
     print(f"slowest first check: {worst:.1f} ms, wanted at most {MOST:.0f}")
     sys.exit(worst > MOST)
 

@@ -127,7 +127,7 @@ def run(
         work = workload(models["slice"], point.side, point.pictures, point.frames, TEXT_TOKENS)
         patches = models["slice"].group * sum(work.segments)
         found[name] = {**vars(point), "patches": patches, "visual_tokens": work.visual_tokens}
-        found[name]["predicted"] = {of: predicted(parts, work) for of, parts in models.items()}
+        found[name]["predicted"] = {of: predicted(modules, work) for of, modules in models.items()}
         found[name]["measured"] = done[name]["measured"] if name in done else None
     # Small ones first: should there be no time for all, most are there.
     wanted = sorted((name for name in found if name not in done), key=lambda name: found[name]["patches"])
@@ -158,9 +158,9 @@ def prompt(config: Any, point: Point) -> dict[str, torch.Tensor]:
     return prompts.make(config, (point.side, point.side), **more)
 
 
-def predicted(parts: LocatedModules, work: Workload) -> dict[str, Any]:
+def predicted(modules: LocatedModules, work: Workload) -> dict[str, Any]:
     """FLOPs and bytes (of float32) by the cost model, plain and by method; ratios are plain / merged."""
-    predictor = Predictor(parts, work, element_size=4)
+    predictor = Predictor(modules, work, element_size=4)
     plain = predictor.plain_cost
     costs = {PLAIN: plain, **{name: predictor.of(method).cost for name, method in METHODS.items()}}
     return {
@@ -218,7 +218,7 @@ def measured(model: nn.Module, point: Point, rounds: int) -> dict[str, Any]:
 
 def said(name: str, point: Mapping[str, Any]) -> str:
     """One line for a point."""
-    rows, parts = point["measured"]["rows"], []
+    rows, modules = point["measured"]["rows"], []
     for label, row in rows.items():
         clock, own = (statistics.median(x) for x in (row["seconds"]["ttft"], row["processor_seconds"]))
         part = f"{label} {clock:.2f} s ({own:.2f} s of the processor)"
@@ -226,8 +226,8 @@ def said(name: str, point: Mapping[str, Any]) -> str:
         if label != PLAIN:
             flops = point["predicted"]["slice"][label]["flops_ratio"]
             part += f" {row['faster']:.2f}x, FLOPs {flops:.2f}x"
-        parts.append(part)
-    return f"{name}, {point['patches']} patches: " + ", ".join(parts)
+        modules.append(part)
+    return f"{name}, {point['patches']} patches: " + ", ".join(modules)
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

@@ -60,7 +60,7 @@ def cpu_seconds(module: nn.Module) -> Iterator[list[float]]:
 def stage_costs(rounds: int, size: int) -> list[dict[str, Any]]:
     """Own seconds of each stage, as shares of the plain model's stage at its whole depth."""
     model = random_weights.build(SHAPE, LAYERS, torch.float32, torch.device("cpu"))
-    parts = locate(model)
+    modules = locate(model)
     blocks, layers = published.depths(SHAPE)
     inputs = prompts.make(model.config, size=(size, size))
     early = dict(encoder_layers=(5, 6, 7, 8), encoder_keep=0.85, llm_layers=())
@@ -83,7 +83,7 @@ def stage_costs(rounds: int, size: int) -> list[dict[str, Any]]:
     found: dict[str, list[float]] = {name: [] for name in methods}
     with torch.no_grad():
         for _ in range(rounds):
-            with cpu_seconds(parts.encoder) as encoder, cpu_seconds(parts.llm) as llm:
+            with cpu_seconds(modules.encoder) as encoder, cpu_seconds(modules.llm) as llm:
                 model(**inputs, logits_to_keep=1)
             whole = {"encoder": encoder[0] * blocks / LAYERS, "prefill": llm[0] * layers / LAYERS}
             whole["ttft"] = whole["encoder"] + whole["prefill"]
@@ -100,7 +100,7 @@ def stage_costs(rounds: int, size: int) -> list[dict[str, Any]]:
 def decode_costs(rounds: int, new_tokens: int = 12) -> list[dict[str, Any]]:
     """Own seconds of decoding steps, as shares of those steps, on a slice: the more layers, the smaller."""
     model = random_weights.build(SHAPE, LAYERS, torch.float32, torch.device("cpu"))
-    parts = locate(model)
+    modules = locate(model)
     one = prompts.make(model.config, size=(224, 224))
     padded = prompts.make(model.config, size=(224, 224), batch=2)
     # The second prompt has ten tokens of text less.
@@ -113,11 +113,13 @@ def decode_costs(rounds: int, new_tokens: int = 12) -> list[dict[str, Any]]:
             with (
                 illava.accelerate(model, method),
                 own_seconds(model) as own,
-                cpu_seconds(parts.llm) as llm,
+                cpu_seconds(modules.llm) as llm,
             ):
                 length = [0]
                 # What comes behind the prefill belongs to decoding.
-                mark = parts.llm.register_forward_hook(lambda *_, own=own, length=length: _first(own, length))
+                mark = modules.llm.register_forward_hook(
+                    lambda *_, own=own, length=length: _first(own, length)
+                )
                 model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
                 mark.remove()
             shares.append(sum(own[length[0] :]) / sum(llm[1:]))

@@ -72,9 +72,9 @@ def main() -> None:
     if options.layers:
         # The steps on record lie behind a slice's end.
         methods = {name: one for name, one in methods.items() if name.startswith("keep")}
-    parts = locate(model)
-    patches = max(workload(parts, options.size).segments)
-    rates = measure_rates(model, patches * parts.group, inputs["input_ids"].shape[1], repeats=2)
+    modules = locate(model)
+    patches = max(workload(modules, options.size).segments)
+    rates = measure_rates(model, patches * modules.group, inputs["input_ids"].shape[1], repeats=2)
     hardest = "to 1/9, then 0.9 x4" if "to 1/9, then 0.9 x4" in methods else "keep=1/9"
     # Found out once, put on and taken off around every run.
     tuned = illava.tune(model)

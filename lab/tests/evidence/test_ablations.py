@@ -19,9 +19,9 @@ from illava.models.located import locate
 
 @pytest.mark.parametrize("size", ["S", "L"])
 def test_every_variant_is_another_plan_of_the_same_budget(size):
-    parts = locate(load(f"zoo/{size}", "cpu", "float32")[0])
+    modules = locate(load(f"zoo/{size}", "cpu", "float32")[0])
     rows = ablations.rows()
-    plans = [row.method.plan(parts) for row in rows]
+    plans = [row.method.plan(modules) for row in rows]
     assert len({repr(plan) for plan in plans}) == len(plans) == len({row.label for row in rows})
     for plan in plans:
         steps = [*plan.encoder.values(), *plan.llm.values()]

@@ -46,16 +46,16 @@ def _bars(axes: Any, found: dict[str, Any]) -> None:
     width = 0.8 / len(found["variants"])
     for number, row in enumerate(found["variants"]):
         places = [stage + (number + 0.5) * width - 0.4 for stage in range(len(STAGES))]
-        parts = [row["faster"][part] for part in STAGES]
-        medians = [part["median"] for part in parts]
+        modules = [row["faster"][part] for part in STAGES]
+        medians = [part["median"] for part in modules]
         whiskers = [
-            [part["median"] - part["low"] for part in parts],
-            [part["high"] - part["median"] for part in parts],
+            [part["median"] - part["low"] for part in modules],
+            [part["high"] - part["median"] for part in modules],
         ]
         axes.bar(places, medians, 0.9 * width, color=COLOURS[number % len(COLOURS)])
         axes.errorbar(places, medians, whiskers, fmt="none", ecolor="0.35", elinewidth=0.8, capsize=2)
         ends = [place - 0.45 * width for place in places], [place + 0.45 * width for place in places]
-        line = axes.hlines([part["flops"] for part in parts], *ends, color="black", linewidth=2, zorder=3)
+        line = axes.hlines([part["flops"] for part in modules], *ends, color="black", linewidth=2, zorder=3)
         if number == 0:
             line.set_label("by FLOPs")
     axes.axhline(1, color="0.6", linewidth=0.8)

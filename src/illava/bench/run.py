@@ -187,10 +187,10 @@ def fits(
     largest batch measured held beside keys and values at its peak. None where no peak is known.
     """
     most = max(found, key=lambda part: part["batch"])
-    parts, batch = locate(model), most["batch"]
-    layers = sum(not recurrent for recurrent in parts.recurrent)
-    element = next(parts.llm.parameters()).element_size()
-    answer = new_tokens * cost.kv_bytes(llm_dimensions(parts.config), [1] * layers, element)
+    modules, batch = locate(model), most["batch"]
+    layers = sum(not recurrent for recurrent in modules.recurrent)
+    element = next(modules.llm.parameters()).element_size()
+    answer = new_tokens * cost.kv_bytes(llm_dimensions(modules.config), [1] * layers, element)
     out: dict[str, int | None] = {}
     for label, row in ((PLAIN, most["plain"]), *((row["label"], row) for row in most["variants"])):
         if row["peak_bytes"] is None:

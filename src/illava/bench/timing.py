@@ -84,7 +84,7 @@ def measure(
 
     Raises UnsupportedError for a model whose parts illava does not know.
     """
-    parts = locate(model)
+    modules = locate(model)
     device = next(model.parameters()).device
     encoder, llm = _Clock(device), _Clock(device)
     first: list[float] = []
@@ -96,7 +96,7 @@ def measure(
     # First in and last out, so that what an accelerated model does in its hooks counts as well.
     handles = []
     try:
-        for module, clock in ((parts.encoder, encoder), (parts.projector, encoder), (parts.llm, llm)):
+        for module, clock in ((modules.encoder, encoder), (modules.projector, encoder), (modules.llm, llm)):
             handles.append(module.register_forward_pre_hook(clock.enter, prepend=True))
             handles.append(module.register_forward_hook(clock.leave))
         handles.append(model.register_forward_hook(note_first))

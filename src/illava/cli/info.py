@@ -30,7 +30,7 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
     facts.add_row("family", config.model_type)
     try:
         schedule = family_of(config).schedule
-        parts = skeleton(config)
+        modules = skeleton(config)
     except UnsupportedError as error:
         facts.add_row("supported", f"no: {error}")
         for name, depth in _depths(config).items():
@@ -38,11 +38,11 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
         yield model, facts
         return
     facts.add_row("supported", "yes")
-    facts.add_row("image encoder", f"{len(parts.blocks)} blocks")
-    facts.add_row("LLM", f"{len(parts.layers)} layers")
+    facts.add_row("image encoder", f"{len(modules.blocks)} blocks")
+    facts.add_row("LLM", f"{len(modules.layers)} layers")
     facts.add_row("published schedule", _schedule(schedule))
     yield model, facts
-    yield "Merge steps on this model", _steps(parts)
+    yield "Merge steps on this model", _steps(modules)
 
 
 def overview() -> Iterator[Titled]:
@@ -66,11 +66,11 @@ def _facts() -> Table:
     return table
 
 
-def _steps(parts: LocatedModules) -> Table:
+def _steps(modules: LocatedModules) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for column in ("stage", "layer", "keeps", "left of all"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    plan, left = Illava().plan(parts), 1.0
+    plan, left = Illava().plan(modules), 1.0
     for stage, steps in (("image encoder", plan.encoder), ("LLM", plan.llm)):
         for layer, step in steps.items():
             left *= step.keep

@@ -109,19 +109,19 @@ def plan(
             from ..evaluation.calibrate import samples
 
             asked = samples(calibrate)
-        parts = skeleton(_config(model, shape, trust_remote_code))
+        modules = skeleton(_config(model, shape, trust_remote_code))
         try:
             shown = resized(
-                parts.config, asked_for, None if model is None else pixel_limits(model, trust_remote_code)
+                modules.config, asked_for, None if model is None else pixel_limits(model, trust_remote_code)
             )
-            work = workload(parts, shown, pictures, frames, text_tokens, batch)
+            work = workload(modules, shown, pictures, frames, text_tokens, batch)
         except ValueError as error:
             raise InputError(str(error)) from error
         if threads is not None:
             torch.set_num_threads(threads)
         rates = None
         if measure or ttft_ms is not None:
-            rates = _rates(parts, work, device, dtype)
+            rates = _rates(modules, work, device, dtype)
         if not as_json and shown != asked_for:
             whose = "this family's published processors" if model is None else "this model's processor"
             typer.echo("{} x {} pixels become {} x {} by {}".format(*asked_for, *shown, whose))
@@ -129,7 +129,7 @@ def plan(
         if kind is None and model is not None and parse_device(device).type == "cpu":
             # As the other commands load it.
             kind = torch.float32
-        found = plan_on(parts, work, wishes, rates, None if kind is None else kind.itemsize)
+        found = plan_on(modules, work, wishes, rates, None if kind is None else kind.itemsize)
         divergences: list[float] = []
         tried = [found.chosen, *sorted(found.equals, key=lambda one: one.divergence)[: MOST_EQUALS - 1]]
         if calibrate is not None and len(tried) == 1:
@@ -163,7 +163,7 @@ def _config(model: str | None, shape: str | None, trust_remote_code: bool) -> An
     )
 
 
-def _rates(parts: Any, work: Any, device: str, dtype: str) -> Rates:
+def _rates(modules: Any, work: Any, device: str, dtype: str) -> Rates:
     import torch
 
     from ..models.loading import parse_device, parse_dtype
@@ -171,10 +171,10 @@ def _rates(parts: Any, work: Any, device: str, dtype: str) -> Rates:
 
     place = parse_device(device)
     kind = parse_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    units = max(work.segments) * parts.group
+    units = max(work.segments) * modules.group
     prompt = work.text + work.visual_tokens
     with progress("measuring this machine", CURVES) as advance:
-        return measure_rates(parts, units, prompt, dtype=kind, device=place, advance=advance)
+        return measure_rates(modules, units, prompt, dtype=kind, device=place, advance=advance)
 
 
 def _calibrated(

@@ -57,14 +57,14 @@ class Check:
 Rows = list[tuple[list[int], list[Picture]]]
 
 
-def run_checks(parts: LocatedModules, method: Method) -> list[Check]:
+def run_checks(modules: LocatedModules, method: Method) -> list[Check]:
     """All checks, in order; the model comes back as it was.
 
     An error inside a check becomes a failed check. After the plain model has failed, none follows.
     """
-    with undisturbed(parts):
+    with undisturbed(modules):
         for seed in range(DRAWS):
-            checks = _Checks(parts, method, seed)
+            checks = _Checks(modules, method, seed)
             found = checks.run()
             if all(check.ok for check in found) or not checks.by_choice:
                 break
@@ -72,11 +72,11 @@ def run_checks(parts: LocatedModules, method: Method) -> list[Check]:
 
 
 class _Checks:
-    def __init__(self, parts: LocatedModules, method: Method, seed: int) -> None:
-        self.parts, self.method, self.seed = parts, method, seed
+    def __init__(self, modules: LocatedModules, method: Method, seed: int) -> None:
+        self.modules, self.method, self.seed = modules, method, seed
         self.by_choice = False
         """Whether rounding may have failed a check, by moving the choice between nearly equal units."""
-        text = words(parts, 16 + STEPS)
+        text = words(modules, 16 + STEPS)
         self.text, self.dictated = text[:16], text[16:]
         self.found: list[Check] = []
         self.rows: Rows = []
@@ -85,14 +85,14 @@ class _Checks:
         self.own = 0.0
         """The deviation of two runs of the plain model."""
         self.report: Report | None = None
-        dtype: Any = parts.model.dtype
+        dtype: Any = modules.model.dtype
         self.coarse, self.close = dtype in CLOSE, CLOSE.get(dtype, EXACT)
 
     def run(self) -> list[Check]:
         self._check(PLAIN, self._run_plain)
         if not self.found[-1].ok:
             return self.found
-        before = state_of(self.parts.model)
+        before = state_of(self.modules.model)
         self._check("keep=1 is the plain model", self._keep_all)
         self._check("merging", self._merge)
         if self.report is not None:
@@ -113,11 +113,11 @@ class _Checks:
 
     def _draw(self) -> Rows:
         """Two pictures of unequal size, unequal texts, and a row without a picture."""
-        shown = pictures(self.parts.model, 2, self.seed * 100)
+        shown = pictures(self.modules.model, 2, self.seed * 100)
         return [(self.text[:4], shown[:1]), (self.text[4:6], shown[1:]), (self.text[6:12], [])]
 
     def _decode(self, rows: Rows, cached: bool = True) -> Tensor:
-        return decode(self.parts, prompt(self.parts.model, rows), self.dictated, cached)
+        return decode(self.modules, prompt(self.modules.model, rows), self.dictated, cached)
 
     def _alone(self) -> Tensor:
         return torch.cat([self._decode([row]) for row in self.rows], dim=1)
@@ -132,14 +132,14 @@ class _Checks:
         return Check(name, True, f"{len(self.rows)} rows, {STEPS} decoded tokens")
 
     def _keep_all(self, name: str) -> Check:
-        with accelerate(self.parts.model, Illava(keep=1.0)):
+        with accelerate(self.modules.model, Illava(keep=1.0)):
             found = self._decode(self.rows)
         return self._same(name, found)
 
     def _keep_everything(self, name: str) -> Check:
         # Finds a block that does something else between its attention and its end than illava takes it to do.
         everything: Any = Everything(self.method)
-        with Handle(self.parts.model, everything):
+        with Handle(self.modules.model, everything):
             found = self._decode(self.rows)
         return self._close(name, found, self.plain, self.own)
 
@@ -153,7 +153,7 @@ class _Checks:
         return Check(name, False, detail, off, 0.0)
 
     def _merge(self, name: str) -> Check:
-        with accelerate(self.parts.model, self.method) as handle:
+        with accelerate(self.modules.model, self.method) as handle:
             self.merged = self._decode(self.rows)
             self.report = report = handle.report
         shown = sum(picture.tokens for _, pictures in self.rows for picture in pictures)
@@ -174,14 +174,14 @@ class _Checks:
 
     def _recompute(self, name: str) -> Check:
         own = deviation(self._decode(self.rows, cached=False), self.plain)
-        with accelerate(self.parts.model, self.method) as handle:
+        with accelerate(self.modules.model, self.method) as handle:
             found = self._decode(self.rows, cached=False)
             report = handle.report
         return self._close(name, found, self.merged, own, [report])
 
     def _single(self, name: str) -> Check:
         reports, found = [], []
-        with accelerate(self.parts.model, self.method) as handle:
+        with accelerate(self.modules.model, self.method) as handle:
             for row in self.rows:
                 found.append(self._decode([row]))
                 if row[1]:
@@ -190,7 +190,7 @@ class _Checks:
         return self._close(name, torch.cat(found, dim=1), self.merged, own, reports)
 
     def _undone(self, name: str, before: Any) -> Check:
-        left = left_behind(before, state_of(self.parts.model))
+        left = left_behind(before, state_of(self.modules.model))
         if left:
             return Check(name, False, f"{len(left)} attributes are left behind: {', '.join(left[:3])}")
         return self._same(name, self._decode(self.rows))

@@ -19,9 +19,9 @@ class Everything:
 
     method: Method
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         """The places of the method's own plan, in encoder blocks and before LLM layers."""
-        plan = self.method.plan(parts)
+        plan = self.method.plan(modules)
         return Plan(
             {block: _EncoderStep() for block in plan.encoder}, {layer: _LlmStep() for layer in plan.llm}
         )

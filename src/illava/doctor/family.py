@@ -120,10 +120,10 @@ def describe(model: str, trust_remote_code: bool = False) -> Described:
     attention = tiny = fault = None
     try:
         family_of(config)
-        parts = skeleton(config)
-        attention = str(parts.llm.config._attn_implementation)  # type: ignore[union-attr]
-        accelerate(parts.model).remove()
-        lacking = [str(fault) for fault in contract_faults(parts)]
+        modules = skeleton(config)
+        attention = str(modules.llm.config._attn_implementation)  # type: ignore[union-attr]
+        accelerate(modules.model).remove()
+        lacking = [str(fault) for fault in contract_faults(modules)]
         fault = "; ".join(lacking) if lacking else None
         tiny = variant(config)
     except Exception as error:

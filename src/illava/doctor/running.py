@@ -20,22 +20,22 @@ STEPS = 8
 LEFT_BY_TRANSFORMERS = ("rope_deltas",)
 
 
-def words(parts: LocatedModules, count: int) -> list[int]:
+def words(modules: LocatedModules, count: int) -> list[int]:
     """Ids of ordinary tokens: no placeholder, no mark around a picture, no end token."""
-    config = parts.config
+    config = modules.config
     special = {
         *marks(config),
         getattr(config, "image_token_id", None),
         getattr(config, "video_token_id", None),
     }
-    for source in (config, config.get_text_config(), getattr(parts.model, "generation_config", None)):
+    for source in (config, config.get_text_config(), getattr(modules.model, "generation_config", None)):
         end = getattr(source, "eos_token_id", None)
         special.update(end if isinstance(end, (list, tuple)) else [end])
     return [token for token in range(5, 5 + count + len(special)) if token not in special][:count]
 
 
 def decode(
-    parts: LocatedModules, inputs: dict[str, Tensor], dictated: list[int], cached: bool = True
+    modules: LocatedModules, inputs: dict[str, Tensor], dictated: list[int], cached: bool = True
 ) -> Tensor:
     """(steps, B, V) fp32 logits of a prompt and of ``dictated`` tokens after it.
 
@@ -44,7 +44,7 @@ def decode(
     Args:
         cached: False recomputes the whole sequence at every step.
     """
-    model: Any = parts.model
+    model: Any = modules.model
     length = inputs["input_ids"].shape[1]
     out = model.generate(
         **like(model, inputs),
@@ -71,9 +71,9 @@ class _Dictate(LogitsProcessor):
 
 
 @contextmanager
-def undisturbed(parts: LocatedModules) -> Iterator[None]:
+def undisturbed(modules: LocatedModules) -> Iterator[None]:
     """Evaluation mode, no gradients greedy defaults; everything is put back afterwards, also on an error."""
-    model, base = parts.model, parts.base
+    model, base = modules.model, modules.base
     training = [(module, module.training) for module in model.modules()]
     settings = model.__dict__.get("generation_config")
     left = {name: getattr(base, name) for name in LEFT_BY_TRANSFORMERS if hasattr(base, name)}

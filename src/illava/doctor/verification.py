@@ -98,33 +98,33 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
     """
     import transformers
 
-    parts = locate(model)
-    if getattr(parts.base, _MARK, None) is not None:
+    modules = locate(model)
+    if getattr(modules.base, _MARK, None) is not None:
         raise ValueError("this model is accelerated: call remove() on its handle, then verify")
-    if not callable(getattr(parts.model, "generate", None)):
+    if not callable(getattr(modules.model, "generate", None)):
         raise UnsupportedError(
-            f"verify needs a model that generates, got {type(parts.model).__name__}: load it with "
+            f"verify needs a model that generates, got {type(modules.model).__name__}: load it with "
             "AutoModelForImageTextToText"
         )
     method = Illava() if method is None else method
     begin = time.perf_counter()
     # Refusals and methods that do not fit come before all checks.
-    accelerate(parts.model, method).remove()
-    checks = [*_contract(parts), *run_checks(parts, method)]
-    weight: Any = parts.model
+    accelerate(modules.model, method).remove()
+    checks = [*_contract(modules), *run_checks(modules, method)]
+    weight: Any = modules.model
     return Verification(
-        model_type=parts.family.model_type,
+        model_type=modules.family.model_type,
         transformers=transformers.__version__,
-        device=str(device_of(parts.model)),
+        device=str(device_of(modules.model)),
         dtype=str(weight.dtype).removeprefix("torch."),
-        attention=str(parts.llm.config._attn_implementation),  # type: ignore[union-attr]
+        attention=str(modules.llm.config._attn_implementation),  # type: ignore[union-attr]
         method=method.to_dict(),
         checks=tuple(checks),
         seconds=round(time.perf_counter() - begin, 2),
     )
 
 
-def _contract(parts: LocatedModules) -> list[Check]:
-    faults = [str(fault) for fault in contract_faults(parts)]
+def _contract(modules: LocatedModules) -> list[Check]:
+    faults = [str(fault) for fault in contract_faults(modules)]
     detail = "; ".join(faults[:5]) if faults else "all that illava relies on is there"
     return [Check(CONTRACT, not faults, detail)]

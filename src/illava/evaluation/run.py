@@ -192,16 +192,16 @@ def text_cost(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
     Args:
         length: of each, padding included.
     """
-    parts = locate(model)
-    shape, size = llm_dimensions(parts.config), next(parts.llm.parameters()).element_size()
+    modules = locate(model)
+    shape, size = llm_dimensions(modules.config), next(modules.llm.parameters()).element_size()
     # A layer that sees a window of w tokens holds the last w - 1.
     held = [
         0 if recurrent else length if w is None else min(length, w - 1)
-        for recurrent, w in zip(parts.recurrent, parts.windows, strict=True)
+        for recurrent, w in zip(modules.recurrent, modules.windows, strict=True)
     ]
     layers = [
         (cost.recurrent_layer_flops if recurrent else cost.llm_layer_flops)(shape, length)
-        for recurrent in parts.recurrent
+        for recurrent in modules.recurrent
     ]
     flops = batch * sum(layers) + cost.head_flops(shape, batch)
     return flops, batch * cost.kv_bytes(shape, held, size)

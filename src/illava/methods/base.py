@@ -32,7 +32,7 @@ class Method(ABC):
         _METHODS[cls.name] = cls
 
     @abstractmethod
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         """The merge steps on this model. Raises ValueError where a layer does not exist on it."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,8 +36,8 @@ class Compose(Method):
             raise ValueError(f"methods must be two or more methods, got {self.methods!r}")
         object.__setattr__(self, "methods", given)
 
-    def plan(self, parts: LocatedModules) -> Plan:
-        plans = [method.plan(parts) for method in self.methods]
+    def plan(self, modules: LocatedModules) -> Plan:
+        plans = [method.plan(modules) for method in self.methods]
         check_one_stage([method.name for method in self.methods], plans)
         return Plan(
             {block: step for plan in plans for block, step in plan.encoder.items()},

@@ -54,8 +54,8 @@ class DART(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
-        layer = one_layer("layer", self.layer, PUBLISHED_LAYER, parts, "nothing")
+    def plan(self, modules: LocatedModules) -> Plan:
+        layer = one_layer("layer", self.layer, PUBLISHED_LAYER, modules, "nothing")
         return Plan(llm={layer: PivotStep(2 / 9 if self.keep is None else self.keep)})
 
 

@@ -48,7 +48,7 @@ class DivPrune(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         return Plan(llm={0: DivPruneStep(0.098 if self.keep is None else self.keep)})
 
 

@@ -36,6 +36,6 @@ class Downsample(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         keep = 0.25 if self.keep is None else self.keep
         return Plan(pixels=keep if keep < 1 else None, positions="compact")

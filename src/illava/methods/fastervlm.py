@@ -45,7 +45,7 @@ class FasterVLM(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         return Plan(projector=FasterVLMStep(DEFAULT_KEEP if self.keep is None else self.keep))
 
 

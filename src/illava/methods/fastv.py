@@ -46,7 +46,7 @@ class FastV(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
-        layer = one_layer("layer", self.layer, PUBLISHED_LAYER, parts, "before")
+    def plan(self, modules: LocatedModules) -> Plan:
+        layer = one_layer("layer", self.layer, PUBLISHED_LAYER, modules, "before")
         keep = 0.5 if self.keep is None else self.keep
         return Plan(llm={layer: MergeStep(keep, keep, "drop")})

@@ -155,15 +155,15 @@ class Illava(Method):
             score="sampled",
         )
 
-    def plan(self, parts: LocatedModules) -> Plan:
-        known = middle(parts) if self.where == "middle" else published(parts)
-        encoder = self._stage("encoder", len(parts.blocks), known[0])
-        llm = self._stage("llm", len(parts.layers), known[1])
-        first = min(llm, default=len(parts.layers))
-        if first < parts.family.first_llm_layer(parts.config):
+    def plan(self, modules: LocatedModules) -> Plan:
+        known = middle(modules) if self.where == "middle" else published(modules)
+        encoder = self._stage("encoder", len(modules.blocks), known[0])
+        llm = self._stage("llm", len(modules.layers), known[1])
+        first = min(llm, default=len(modules.layers))
+        if first < modules.family.first_llm_layer(modules.config):
             raise ValueError(
-                f"llm_layers: the first {parts.family.first_llm_layer(parts.config)} layers of "
-                f"{parts.family.model_type} take in features of the full prompt, got {first}"
+                f"llm_layers: the first {modules.family.first_llm_layer(modules.config)} layers of "
+                f"{modules.family.model_type} take in features of the full prompt, got {first}"
             )
         if self.keep is None:
             return Plan(

@@ -8,14 +8,14 @@ from ..models.located import LocatedModules
 from .steps import Asks
 
 
-def places(parts: LocatedModules, asks: Asks) -> list[int]:
+def places(modules: LocatedModules, asks: Asks) -> list[int]:
     """Layers before which a method may drop tokens by default.
 
     A layer whose window hides part of the prompt says nothing of what lies outside, so where some layers
     see the whole prompt, only they are asked; ``asks`` tells which one that is, "nothing" that it does not
     matter. Raises ValueError for an LLM without any such layer.
     """
-    first, depth = parts.family.first_llm_layer(parts.config), len(parts.layers)
+    first, depth = modules.family.first_llm_layer(modules.config), len(modules.layers)
     every = list(range(first, depth))
     if not every:
         raise ValueError(
@@ -23,12 +23,12 @@ def places(parts: LocatedModules, asks: Asks) -> list[int]:
         )
     if asks == "nothing":
         return every
-    return [i for i in every if parts.windows[i - (asks == "before")] is None] or every
+    return [i for i in every if modules.windows[i - (asks == "before")] is None] or every
 
 
-def check_llm_layers(name: str, layers: Sequence[int], parts: LocatedModules, behind: int = 0) -> None:
+def check_llm_layers(name: str, layers: Sequence[int], modules: LocatedModules, behind: int = 0) -> None:
     """Raise ValueError unless tokens can leave before each of the layers, or ``behind`` layers later."""
-    first, last = parts.family.first_llm_layer(parts.config) - behind, len(parts.layers) - 1 - behind
+    first, last = modules.family.first_llm_layer(modules.config) - behind, len(modules.layers) - 1 - behind
     for layer in layers:
         if not first <= layer <= last:
             raise ValueError(f"{name}: must lie in {first} to {last} on this model, got {layer}")
@@ -50,12 +50,12 @@ def carry_over(layers: Sequence[int], depth: int, to_depth: int, places: Sequenc
     return out
 
 
-def one_layer(name: str, layer: int | None, published: int, parts: LocatedModules, asks: Asks) -> int:
+def one_layer(name: str, layer: int | None, published: int, modules: LocatedModules, asks: Asks) -> int:
     """The layer that a method with one step acts before: ``layer`` if it is given, or else ``published``, or
     the nearest before which tokens can leave. Raises ValueError for a layer that the model does not have."""
     if layer is not None:
-        check_llm_layers(name, (layer,), parts)
+        check_llm_layers(name, (layer,), modules)
         return layer
-    depth = len(parts.layers)
-    (nearest,) = carry_over((published,), depth, depth, places(parts, asks))
+    depth = len(modules.layers)
+    (nearest,) = carry_over((published,), depth, depth, places(modules, asks))
     return nearest

@@ -50,7 +50,7 @@ class Pool(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         return Plan(projector=PoolStep(1 / 4 if self.keep is None else self.keep), positions="compact")
 
 

@@ -62,7 +62,7 @@ class PruMergePlus(Method):
         object.__setattr__(self, "top", check_share("top", self.top))
         check_count("neighbours", self.neighbours, 1)
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         keep = DEFAULT_KEEP if self.keep is None else self.keep
         return Plan(projector=PruMergePlusStep(keep, self.top, self.neighbours))
 

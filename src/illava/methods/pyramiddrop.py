@@ -53,12 +53,14 @@ class PyramidDrop(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         stages = len(self.layers or PUBLISHED_LAYERS)
         if self.layers is None:
-            layers = carry_over(PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(parts.layers), places(parts, "itself"))
+            layers = carry_over(
+                PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(modules.layers), places(modules, "itself")
+            )
         else:
-            check_llm_layers("layers", self.layers, parts)
+            check_llm_layers("layers", self.layers, modules)
             layers = list(self.layers)
         total = PUBLISHED_KEEP if self.keep is None else self.keep
         # The last ratio is the share itself, whatever rounding makes of its powers.

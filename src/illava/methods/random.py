@@ -54,11 +54,11 @@ class Random(Method):
         if check_count("seed", self.seed) >= 2**63:
             raise ValueError(f"seed must be a whole number below 2 ** 63, got {self.seed}")
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         step = RandomStep(1 / 3 if self.keep is None else self.keep, self.seed)
         if self.stage == "projector":
             return Plan(llm={0: step})
-        return Plan(llm={one_layer("layer", self.layer, DEFAULT_LAYER, parts, "nothing"): step})
+        return Plan(llm={one_layer("layer", self.layer, DEFAULT_LAYER, modules, "nothing"): step})
 
 
 @dataclass(frozen=True)

@@ -10,28 +10,28 @@ Shares = dict[int, float]
 """Layer -> the share it keeps of what enters it."""
 
 
-def published(parts: LocatedModules) -> tuple[Shares, Shares]:
+def published(modules: LocatedModules) -> tuple[Shares, Shares]:
     """The schedule published for the family, carried over to this model's depth: encoder and LLM."""
-    schedule = parts.family.schedule
+    schedule = modules.family.schedule
     encoder = rescale(
         schedule.encoder_layers,
         schedule.encoder_keep,
         schedule.encoder_depth,
-        len(parts.blocks),
-        allowed=parts.tower.full_attention_blocks(parts.config.vision_config),
+        len(modules.blocks),
+        allowed=modules.tower.full_attention_blocks(modules.config.vision_config),
     )
     llm = rescale(
         schedule.llm_layers,
         schedule.llm_keep,
         schedule.llm_depth,
-        len(parts.layers),
-        allowed=_behind_full_layers(parts),
-        first=parts.family.first_llm_layer(parts.config),
+        len(modules.layers),
+        allowed=_behind_full_layers(modules),
+        first=modules.family.first_llm_layer(modules.config),
     )
     return encoder, llm
 
 
-def middle(parts: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> tuple[Shares, Shares]:
+def middle(modules: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> tuple[Shares, Shares]:
     """One step in each stage, each keeping half, where half of the encoder and half of the LLM are through.
 
     The block without windows nearest to the middle, before any whose output the LLM sees; the layer nearest
@@ -40,15 +40,15 @@ def middle(parts: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> tup
     Args:
         encoder, llm: other shares of the two stages in place of a half.
     """
-    depth, layers = len(parts.blocks), len(parts.layers)
+    depth, layers = len(modules.blocks), len(modules.layers)
     last, at = max(0, int(depth * encoder) - 1), int(layers * llm)
-    blocks = parts.tower.full_attention_blocks(parts.config.vision_config) or tuple(range(depth))
-    seen = feature_blocks(parts)[0]
+    blocks = modules.tower.full_attention_blocks(modules.config.vision_config) or tuple(range(depth))
+    seen = feature_blocks(modules)[0]
     blocks = tuple(block for block in blocks if block <= seen) or blocks[:1]
     block = min(blocks, key=lambda b: (abs(b - last), b))
-    first = parts.family.first_llm_layer(parts.config)
-    behind = [k for k in _behind_full_layers(parts) or range(1, layers) if k >= first]
-    if any(parts.recurrent) or not behind:
+    first = modules.family.first_llm_layer(modules.config)
+    behind = [k for k in _behind_full_layers(modules) or range(1, layers) if k >= first]
+    if any(modules.recurrent) or not behind:
         return {block: 0.5}, {}
     return {block: 0.5}, {min(behind, key=lambda k: (abs(k - at), k)): 0.5}
 
@@ -74,8 +74,8 @@ def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | 
     ]
 
 
-def _behind_full_layers(parts: LocatedModules) -> tuple[int, ...] | None:
+def _behind_full_layers(modules: LocatedModules) -> tuple[int, ...] | None:
     """The LLM layers whose predecessor sees the whole prompt, where some see a window of it alone."""
-    if not any(parts.windows) or all(parts.windows):
+    if not any(modules.windows) or all(modules.windows):
         return None
-    return tuple(i + 1 for i, window in enumerate(parts.windows[:-1]) if window is None)
+    return tuple(i + 1 for i, window in enumerate(modules.windows[:-1]) if window is None)

@@ -73,13 +73,13 @@ class SparseVLM(Method):
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         if self.layers is None:
             # The layer that rates is the one before.
-            allowed = [place - 1 for place in places(parts, "before")]
-            layers = carry_over(PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(parts.layers), allowed)
+            allowed = [place - 1 for place in places(modules, "before")]
+            layers = carry_over(PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(modules.layers), allowed)
         else:
-            check_llm_layers("layers", self.layers, parts, behind=1)
+            check_llm_layers("layers", self.layers, modules, behind=1)
             layers = list(self.layers)
         steps = [RatedStep(share) for share in shares(PUBLISHED_KEEP if self.keep is None else self.keep)]
         return Plan(llm={layer + 1: s for layer, s in zip(layers, steps[-len(layers) :], strict=True)})

@@ -62,12 +62,12 @@ class ToMe(Method):
         if not isinstance(self.proportional, bool):
             raise ValueError(f"proportional must be True or False, got {self.proportional!r}")
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         keep = 1 / 3 if self.keep is None else self.keep
-        layers: Sequence[int] = range(feature_blocks(parts)[0] + 1)
+        layers: Sequence[int] = range(feature_blocks(modules)[0] + 1)
         if self.encoder_layers is not None:
             layers = self.encoder_layers
-            check_layer_exists("encoder_layers", layers[-1], len(parts.blocks))
+            check_layer_exists("encoder_layers", layers[-1], len(modules.blocks))
         steps = [ToMeStep(keep, i + 1, len(layers), self.proportional) for i in range(len(layers))]
         return Plan(encoder=dict(zip(layers, steps, strict=True)))
 

@@ -63,7 +63,7 @@ class VisionZip(Method):
         object.__setattr__(self, "contextual", check_share("contextual", self.contextual))
         check_choice("reduce", self.reduce, get_args(Reduce))
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         keep = DEFAULT_KEEP if self.keep is None else self.keep
         return Plan(projector=VisionZipStep(keep, self.contextual, self.reduce == "mean"))
 

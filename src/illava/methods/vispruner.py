@@ -60,7 +60,7 @@ class VisPruner(Method):
         object.__setattr__(self, "important", check_share("important", self.important))
         check_count("per_round", self.per_round, 1)
 
-    def plan(self, parts: LocatedModules) -> Plan:
+    def plan(self, modules: LocatedModules) -> Plan:
         keep = DEFAULT_KEEP if self.keep is None else self.keep
         return Plan(projector=VisPrunerStep(keep, self.important, self.per_round))
 

@@ -76,7 +76,7 @@ class Workload:
 
 
 def workload(
-    parts: LocatedModules,
+    modules: LocatedModules,
     picture_size: int | Size = 672,
     pictures: int = 1,
     frames: int = 0,
@@ -114,9 +114,9 @@ def workload(
     if frames < 0:
         raise ValueError(f"frames must be at least 0, got {frames}")
     if frames:
-        one = _video(parts, (width, height), frames)
+        one = _video(modules, (width, height), frames)
         return replace(one, text=one.text + prompt_tokens, batch=batch)
-    one = _picture(parts, (width, height), alone=pictures == 1)
+    one = _picture(modules, (width, height), alone=pictures == 1)
     runs = tuple(
         Run(tuple((s + i * len(one.segments), n) for s, n in run.shown), run.extra)
         for i in range(pictures)
@@ -155,18 +155,18 @@ def _check_stretched(size: Size) -> None:
         )
 
 
-def _picture(parts: LocatedModules, size: Size, alone: bool) -> Workload:
-    family, tower = parts.family, parts.tower
+def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+    family, tower = modules.family, modules.tower
     if tower.packed:
-        return _packed(parts, size)
-    vision = parts.config.vision_config
+        return _packed(modules, size)
+    vision = modules.config.vision_config
     side = _first(getattr(vision, "image_size", 1)) // _first(vision.patch_size)
-    units = side**2 // parts.group
+    units = side**2 // modules.group
     if family.model_type == "llava_onevision" and not alone:
         # Several are handed over whole, each with a line end behind.
         return Workload((units,), (Run(((0, units),), 1),), 0)
     if "pack_image_features" in family.row_mixers:
-        return _anyres(parts, size)
+        return _anyres(modules, size)
     if family.model_type == "internvl":
         rows, columns = internvl_grid(_first(vision.image_size), size)
         tiles = rows * columns + (rows * columns > 1)
@@ -177,44 +177,44 @@ def _picture(parts: LocatedModules, size: Size, alone: bool) -> Workload:
         # A mark and a name in front of each tile, a line end behind each row, two marks around the last.
         marks = 2 * tiles + rows + 2
         return Workload((units,) * tiles, tuple(Run(((t, units),)) for t in range(tiles)), marks)
-    return Workload((units,), (Run(((0, units),), _class_token(parts)),), 0)
+    return Workload((units,), (Run(((0, units),), _class_token(modules)),), 0)
 
 
-def _class_token(parts: LocatedModules) -> int:
-    full = getattr(parts.config, "vision_feature_select_strategy", "default") == "full"
-    return parts.tower.prefix if full else 0
+def _class_token(modules: LocatedModules) -> int:
+    full = getattr(modules.config, "vision_feature_select_strategy", "default") == "full"
+    return modules.tower.prefix if full else 0
 
 
-def _grid(parts: LocatedModules, size: Size) -> Size:
+def _grid(modules: LocatedModules, size: Size) -> Size:
     """Rows and columns in units, of a packed encoder."""
-    unit = _first(parts.config.vision_config.patch_size) * math.isqrt(parts.group)
+    unit = _first(modules.config.vision_config.patch_size) * math.isqrt(modules.group)
     width, height = size
-    if parts.config.vision_config.model_type == "pixtral":
+    if modules.config.vision_config.model_type == "pixtral":
         return math.ceil(height / unit), math.ceil(width / unit)
     _check_stretched(size)
     return max(1, round(height / unit)), max(1, round(width / unit))
 
 
-def _packed(parts: LocatedModules, size: Size) -> Workload:
-    rows, columns = _grid(parts, size)
+def _packed(modules: LocatedModules, size: Size) -> Workload:
+    rows, columns = _grid(modules, size)
     units = rows * columns
-    if parts.config.vision_config.model_type == "pixtral":
+    if modules.config.vision_config.model_type == "pixtral":
         # A mark behind each line.
         lines = tuple(Run(((0, columns),)) for _ in range(rows))
         return Workload((units,), lines, rows, grids=((rows, columns),))
     return Workload((units,), (Run(((0, units),)),), 0, grids=((rows, columns),))
 
 
-def _anyres(parts: LocatedModules, size: Size) -> Workload:
+def _anyres(modules: LocatedModules, size: Size) -> Workload:
     """Tiles as the model itself puts them together: a number for each tile, to see where its rows end up."""
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
-    config, (width, height) = parts.config, size
+    config, (width, height) = modules.config, size
     edge = _first(config.vision_config.image_size)
     side = edge // _first(config.vision_config.patch_size)
     tiles = image_size_to_num_patches([height, width], config.image_grid_pinpoints, edge)
     numbered = torch.arange(tiles).float()[:, None, None].expand(tiles, side**2, 1)
-    function = parts.base.pack_image_features  # type: ignore[operator, union-attr]
+    function = modules.base.pack_image_features  # type: ignore[operator, union-attr]
     options: dict[str, Any] = {
         "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", "default"),
         "vision_aspect_ratio": getattr(config, "vision_aspect_ratio", "anyres_max_9"),
@@ -249,10 +249,10 @@ def idefics_grid(size: Size) -> Size:
     return math.ceil(IDEFICS_EDGE * height / longest), math.ceil(IDEFICS_EDGE * width / longest)
 
 
-def _video(parts: LocatedModules, size: Size, frames: int) -> Workload:
-    kind, vision = parts.family.model_type, parts.config.vision_config
-    if parts.tower.packed and hasattr(vision, "temporal_patch_size"):
-        rows, columns = _grid(parts, size)
+def _video(modules: LocatedModules, size: Size, frames: int) -> Workload:
+    kind, vision = modules.family.model_type, modules.config.vision_config
+    if modules.tower.packed and hasattr(vision, "temporal_patch_size"):
+        rows, columns = _grid(modules, size)
         steps, units = math.ceil(frames / vision.temporal_patch_size), rows * columns
         apart = kind.startswith("qwen3") or kind.startswith("glm")
         runs = [Run(((t, units),)) for t in range(steps)]
@@ -263,7 +263,7 @@ def _video(parts: LocatedModules, size: Size, frames: int) -> Workload:
         return Workload((units,) * steps, tuple(runs), marks, grids=((rows, columns),) * steps, video=True)
     if kind == "internvl":
         # Every frame is a picture of one tile with a line of its own.
-        units = (_first(vision.image_size) // _first(vision.patch_size)) ** 2 // parts.group
+        units = (_first(vision.image_size) // _first(vision.patch_size)) ** 2 // modules.group
         runs = tuple(Run(((t, units),)) for t in range(frames))
         return Workload((units,) * frames, runs, (FRAME_TOKENS + 2) * frames - 2, video=True)
     if kind not in ("llava_onevision", "llava_next_video"):

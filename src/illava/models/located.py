@@ -107,27 +107,27 @@ def locate(model: nn.Module) -> LocatedModules:
     )
 
 
-def feature_blocks(parts: LocatedModules) -> list[int]:
+def feature_blocks(modules: LocatedModules) -> list[int]:
     """The encoder blocks whose outputs the LLM sees, ascending; -1 for what enters the first."""
-    given = getattr(parts.config, "vision_feature_layer", -1)
-    depth = len(parts.blocks)
+    given = getattr(modules.config, "vision_feature_layer", -1)
+    depth = len(modules.blocks)
     # Hidden state 0 is the input of block 0.
     return sorted(feature % (depth + 1) - 1 for feature in ([given] if isinstance(given, int) else given))
 
 
-def feature_block(parts: LocatedModules) -> int:
+def feature_block(modules: LocatedModules) -> int:
     """The encoder block whose output the LLM sees; of several, the last."""
-    return max(0, feature_blocks(parts)[-1])
+    return max(0, feature_blocks(modules)[-1])
 
 
-def check_feature_layer(parts: LocatedModules, encoder_layers: Iterable[int]) -> None:
+def check_feature_layer(modules: LocatedModules, encoder_layers: Iterable[int]) -> None:
     """Raise UnsupportedError unless the LLM sees encoder layers at or after the last that merges alone."""
-    given = getattr(parts.config, "vision_feature_layer", -1)
+    given = getattr(modules.config, "vision_feature_layer", -1)
     features = [given] if isinstance(given, int) else list(given)
-    last, depth = max(encoder_layers, default=-1), len(parts.blocks)
-    if last >= 0 and parts.family.unfolds_after is not None and given != -1:
+    last, depth = max(encoder_layers, default=-1), len(modules.blocks)
+    if last >= 0 and modules.family.unfolds_after is not None and given != -1:
         raise UnsupportedError(
-            f"vision_feature_layer={given}: the encoder stage of {parts.family.model_type} needs -1, the "
+            f"vision_feature_layer={given}: the encoder stage of {modules.family.model_type} needs -1, the "
             "encoder's own output; use encoder_layers=() for none"
         )
     # Hidden state 0 is the input of block 0.

@@ -35,7 +35,7 @@ def links(merged: MergedSegments) -> MergeWeights:
     if not merged.blocks:
         return _stay(merged.kept)
     found = [part for block in merged.blocks for part in _of_block(block, merged.kept)]
-    into, source, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
+    into, source, weight = (torch.cat(modules) for modules in zip(*found, strict=True))
     order = (into * (int(source.max()) + 1) + source).argsort()
     return MergeWeights(into[order], source[order], weight[order])
 

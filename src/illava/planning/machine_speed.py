@@ -146,12 +146,12 @@ def measure_rates(
         most_tokens: the longest sequence that the encoder will see, and ``most_prompt`` the LLM.
         dtype, device: default: those of the model's weights, or float32 on the CPU for a config.
     """
-    parts = modules_of(model)
-    weight = next(parts.llm.parameters())
+    modules = modules_of(model)
+    weight = next(modules.llm.parameters())
     device = torch.device(device or ("cpu" if weight.is_meta else weight.device))
     dtype = dtype or weight.dtype
-    shape, llm = parts.family.encoder_dimensions(parts.config), llm_dimensions(parts.config)
-    vision = parts.config.vision_config
+    shape, llm = modules.family.encoder_dimensions(modules.config), llm_dimensions(modules.config)
+    vision = modules.config.vision_config
     heads = next(
         getattr(vision, name) for name in ("num_heads", "num_attention_heads") if hasattr(vision, name)
     )
@@ -163,7 +163,7 @@ def measure_rates(
             encoder_attention=timer.curve(
                 lambda: layers.attention(timer, heads, heads, shape.hidden // heads, False), most_tokens
             ),
-            projector=timer.curve(lambda: layers.chain(timer, shape.projector), most_tokens // parts.group),
+            projector=timer.curve(lambda: layers.chain(timer, shape.projector), most_tokens // modules.group),
             embedding=timer.curve(
                 lambda: layers.chain(timer, ((shape.patch_values, shape.hidden),)), most_tokens
             ),

@@ -135,9 +135,9 @@ def plan(
     wishes = wishes_of(keep, speedup, kv_bytes, ttft_ms)
     if ttft_ms is not None and rates is None:
         raise ValueError("ttft_ms needs rates, the speed of this machine: rates=measure_rates(model)")
-    parts = modules_of(model)
-    work = workload(parts, picture_size, pictures, frames, prompt_tokens, batch)
-    return plan_on(parts, work, wishes, rates)
+    modules = modules_of(model)
+    work = workload(modules, picture_size, pictures, frames, prompt_tokens, batch)
+    return plan_on(modules, work, wishes, rates)
 
 
 def wishes_of(
@@ -160,7 +160,7 @@ def wishes_of(
 
 
 def plan_on(
-    parts: LocatedModules,
+    modules: LocatedModules,
     work: Workload,
     wishes: dict[str, float],
     rates: Rates | None = None,
@@ -170,21 +170,23 @@ def plan_on(
 
     ``element_size``: bytes of a number; default: as the model's weights have it.
     """
-    predictor = Predictor(parts, work, element_size)
+    predictor = Predictor(modules, work, element_size)
     if set(wishes) == {"keep"}:
         chosen = _candidate(predictor, wishes["keep"], PRESET, rates)
         reason = "the preset illava-best: halfway through both stages, the best of what was measured"
         found = [
-            _candidate(predictor, wishes["keep"], where, rates) for where in _places(parts, wishes["keep"])
+            _candidate(predictor, wishes["keep"], where, rates) for where in _places(modules, wishes["keep"])
         ]
-        return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts), _equals(chosen, found))
+        return Recommendation(
+            chosen, wishes, True, _with_note(reason, chosen, modules), _equals(chosen, found)
+        )
     if "keep" in wishes:
         keep = wishes["keep"]
-        found = [_candidate(predictor, keep, where, rates) for where in _places(parts, keep)]
+        found = [_candidate(predictor, keep, where, rates) for where in _places(modules, keep)]
     else:
         found = [_candidate(predictor, 1.0, PRESET, rates)]
         if _shortfall(found[0], wishes) > ENOUGH:
-            found = [_mildest(predictor, where, wishes, rates) for where in _places(parts, 0.5)]
+            found = [_mildest(predictor, where, wishes, rates) for where in _places(modules, 0.5)]
     granted = [one for one in found if _shortfall(one, wishes) <= ENOUGH]
     if not granted:
         chosen = min(found, key=lambda one: (_shortfall(one, wishes), one.divergence))
@@ -197,7 +199,7 @@ def plan_on(
     chosen = min(granted, key=lambda one: (round(math.log(one.divergence + 1e-9), 1), -one.speedup))
     plural = "s that grant" if len(granted) != 1 else " that grants"
     reason = f"of {len(granted)} schedule{plural} it, the least harmful by the rule: {_said(chosen, wishes)}"
-    return Recommendation(chosen, wishes, True, _with_note(reason, chosen, parts), _equals(chosen, granted))
+    return Recommendation(chosen, wishes, True, _with_note(reason, chosen, modules), _equals(chosen, granted))
 
 
 def _mildest(predictor: Predictor, where: Where, wishes: dict[str, float], rates: Rates | None) -> Candidate:
@@ -226,7 +228,7 @@ def _equals(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]
     )
 
 
-def _places(parts: LocatedModules, keep: float) -> Iterator[Where]:
+def _places(modules: LocatedModules, keep: float) -> Iterator[Where]:
     """Places to try, without those that come to the same."""
     if keep == 1:
         yield PRESET
@@ -234,7 +236,7 @@ def _places(parts: LocatedModules, keep: float) -> Iterator[Where]:
     seen = set()
     for llm in LLM_PLACES:
         for encoder in ENCODER_PLACES:
-            blocks, layers = middle(parts, encoder, llm)
+            blocks, layers = middle(modules, encoder, llm)
             shares = ENCODER_SHARES if layers else (1.0,)
             for share in shares:
                 key = (tuple(blocks) if share else (), tuple(layers) if share < 1 else (), share)
@@ -244,9 +246,9 @@ def _places(parts: LocatedModules, keep: float) -> Iterator[Where]:
 
 
 def _candidate(predictor: Predictor, keep: float, where: Where, rates: Rates | None) -> Candidate:
-    parts = predictor.parts
+    modules = predictor.modules
     method = Illava.best(keep)
-    blocks, layers = middle(parts, where.encoder, where.llm)
+    blocks, layers = middle(modules, where.encoder, where.llm)
     if where != PRESET and keep < 1:
         method = replace(
             method,
@@ -291,13 +293,13 @@ def _said(one: Candidate, wishes: dict[str, float]) -> str:
     return "; ".join(said)
 
 
-def _with_note(reason: str, one: Candidate, parts: LocatedModules) -> str:
+def _with_note(reason: str, one: Candidate, modules: LocatedModules) -> str:
     if one.seconds is not None:
         # Rates are those of products and attention, without calls in between and merging itself.
         reason += "; small models are further off than large ones: measure it with illava bench"
     if one.where.measured or not one.prediction.steps:
         return reason
-    if not middle(parts)[1]:
+    if not middle(modules)[1]:
         return f"{reason}; the encoder does all of it, since this LLM has no layer to merge before"
     early = f"after {one.where.encoder:.0%} of the encoder, which does {one.where.encoder_share:.0%} of it"
     return (

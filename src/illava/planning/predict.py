@@ -75,9 +75,9 @@ def predict(
     Raises UnsupportedError for families that illava does not know, ValueError for values out of range and for
     a method that does not fit the model.
     """
-    parts = modules_of(model)
-    work = workload(parts, picture_size, pictures, frames, prompt_tokens, batch)
-    return predict_on(parts, Illava() if method is None else method, work)
+    modules = modules_of(model)
+    work = workload(modules, picture_size, pictures, frames, prompt_tokens, batch)
+    return predict_on(modules, Illava() if method is None else method, work)
 
 
 def modules_of(model: Any) -> LocatedModules:
@@ -100,31 +100,34 @@ def skeleton(config: Any) -> LocatedModules:
 
 
 def predict_on(
-    parts: LocatedModules, method: Method, work: Workload, element_size: int | None = None
+    modules: LocatedModules, method: Method, work: Workload, element_size: int | None = None
 ) -> Prediction:
     """As :func:`predict`, for parts and a workload already at hand.
 
     ``element_size``: bytes of a number; default: as the model's weights have it.
     """
-    return Predictor(parts, work, element_size).of(method)
+    return Predictor(modules, work, element_size).of(method)
 
 
 class Predictor:
     """Predictions of many methods on one model and prompt; the arguments are those of :func:`predict_on`."""
 
-    def __init__(self, parts: LocatedModules, work: Workload, element_size: int | None = None) -> None:
-        self.parts, self.work = parts, work
-        self.size = element_size or next(parts.llm.parameters()).element_size()
-        self.shape, self.llm = parts.family.encoder_dimensions(parts.config), llm_dimensions(parts.config)
-        self.weight_bytes = self.size * sum(weight.numel() for weight in set(parts.model.parameters()))
+    def __init__(self, modules: LocatedModules, work: Workload, element_size: int | None = None) -> None:
+        self.modules, self.work = modules, work
+        self.size = element_size or next(modules.llm.parameters()).element_size()
+        self.shape, self.llm = (
+            modules.family.encoder_dimensions(modules.config),
+            llm_dimensions(modules.config),
+        )
+        self.weight_bytes = self.size * sum(weight.numel() for weight in set(modules.model.parameters()))
         self.plain, *_ = self._courses(Plan())
         self.plain_cost = self._cost(self.plain)
 
     def of(self, method: Method) -> Prediction:
         """What ``method`` will do."""
-        courses, steps, llm_tokens = self._courses(method.plan(self.parts))
+        courses, steps, llm_tokens = self._courses(method.plan(self.modules))
         return Prediction(
-            family=self.parts.family.model_type,
+            family=self.modules.family.model_type,
             method=method.to_dict(),
             visual_tokens=self.work.batch * self.work.visual_tokens,
             final_tokens=llm_tokens[-1],
@@ -138,8 +141,8 @@ class Predictor:
         )
 
     def _courses(self, plan: Plan) -> tuple[TokenCounts, tuple[StepReport, ...], tuple[int, ...]]:
-        encoder, steps, entering = _encoder(self.parts, plan, self.work)
-        prefill, llm_steps, llm_tokens = _prefill(self.parts, plan, self.work, entering)
+        encoder, steps, entering = _encoder(self.modules, plan, self.work)
+        prefill, llm_steps, llm_tokens = _prefill(self.modules, plan, self.work, entering)
         return TokenCounts((encoder,), prefill), (*steps, *llm_steps), llm_tokens
 
     def _cost(self, courses: TokenCounts) -> Cost:
@@ -147,10 +150,10 @@ class Predictor:
 
 
 def _encoder(
-    parts: LocatedModules, plan: Plan, work: Workload
+    modules: LocatedModules, plan: Plan, work: Workload
 ) -> tuple[EncoderCounts, list[StepReport], list[int]]:
     """One call of the encoder, its steps, and the visual tokens of each run of a prompt that it leaves."""
-    g, prefix, batch = parts.group, parts.tower.prefix, work.batch
+    g, prefix, batch = modules.group, modules.tower.prefix, work.batch
     full, grids = list(work.segments), work.grids
     left, steps = full, list[StepReport]()
     if plan.pixels is not None:
@@ -159,14 +162,14 @@ def _encoder(
         left = [down * across for down, across in grids]
         steps.append(StepReport("pixels", -1, batch * sum(full), batch * sum(left)))
     first = left
-    windows = _windows(parts, work, grids)
-    whole = parts.tower.full_attention_blocks(parts.config.vision_config) or ()
+    windows = _windows(modules, work, grids)
+    whole = modules.tower.full_attention_blocks(modules.config.vision_config) or ()
     sequences, behind, alive = [], [], []
-    for block in range(len(parts.blocks)):
+    for block in range(len(modules.blocks)):
         here = [prefix + g * n for n in left]
         if windows is not None and block not in whole:
             here = [n for some, a, b in zip(windows, left, first, strict=True) for n in _even(some, a, b)]
-        sequences.append(parts.attending(here * batch))
+        sequences.append(modules.attending(here * batch))
         if block in plan.encoder:
             before, left = left, _counts(plan.encoder[block], left, full, None)
             steps.append(StepReport("encoder", block, batch * sum(before), batch * sum(left)))
@@ -174,10 +177,10 @@ def _encoder(
         alive.append(batch * sum(left))
     entered = sum(left)
     if plan.projector is not None:
-        before, left = left, _counts(plan.projector, left, full, _raster(parts, work, left))
-        steps.append(StepReport("projector", len(parts.blocks), batch * sum(before), batch * sum(left)))
+        before, left = left, _counts(plan.projector, left, full, _raster(modules, work, left))
+        steps.append(StepReport("projector", len(modules.blocks), batch * sum(before), batch * sum(left)))
     projected = plan.projector is not None and plan.projector.projected
-    taps = parts.family.encoder_dimensions(parts.config).taps
+    taps = modules.family.encoder_dimensions(modules.config).taps
     course = EncoderCounts(
         batch * g * sum(first),
         tuple(sequences),
@@ -193,7 +196,7 @@ def _counts(step: Any, left: list[int], full: list[int], grids: tuple[Size, ...]
     return [min(n, step.count(n, of, at)) for n, of, at in zip(left, full, grid, strict=True)]
 
 
-def _raster(parts: LocatedModules, work: Workload, left: list[int]) -> tuple[Size, ...] | None:
+def _raster(modules: LocatedModules, work: Workload, left: list[int]) -> tuple[Size, ...] | None:
     """Rows and columns of each segment whose units are all there."""
     if left != list(work.segments):
         return None
@@ -202,20 +205,22 @@ def _raster(parts: LocatedModules, work: Workload, left: list[int]) -> tuple[Siz
     return tuple((round(n**0.5), round(n**0.5)) for n in work.segments)
 
 
-def _windows(parts: LocatedModules, work: Workload, grids: tuple[Size, ...] | None) -> list[list[int]] | None:
+def _windows(
+    modules: LocatedModules, work: Workload, grids: tuple[Size, ...] | None
+) -> list[list[int]] | None:
     """Tokens of each attention window, segment by segment, in blocks that have windows."""
     if grids is None:
         return None
-    side = round(parts.group**0.5)
+    side = round(modules.group**0.5)
     grid = torch.tensor([[1, rows * side, columns * side] for rows, columns in grids])
-    flat = parts.tower.windows(parts.config.vision_config, grid)
+    flat = modules.tower.windows(modules.config.vision_config, grid)
     if flat is None:
         return None
     out: list[list[int]] = []
     rest = list(flat)
     for rows, columns in grids:
         some: list[int] = []
-        while sum(some) < parts.group * rows * columns:
+        while sum(some) < modules.group * rows * columns:
             some.append(rest.pop(0))
         out.append(some)
     return out
@@ -248,12 +253,12 @@ def _entering(work: Workload, left: list[int]) -> list[int]:
 
 
 def _prefill(
-    parts: LocatedModules, plan: Plan, work: Workload, entering: list[int]
+    modules: LocatedModules, plan: Plan, work: Workload, entering: list[int]
 ) -> tuple[PrefillCounts, list[StepReport], tuple[int, ...]]:
     """The LLM's prefill, its steps, and the visual tokens of each layer over the batch."""
     full, left = [run.tokens for run in work.runs], entering
     tokens, held, visual, steps = [], [], [], []
-    for layer, (window, recurrent) in enumerate(zip(parts.windows, parts.recurrent, strict=True)):
+    for layer, (window, recurrent) in enumerate(zip(modules.windows, modules.recurrent, strict=True)):
         if layer in plan.llm:
             before, left = left, _counts(plan.llm[layer], left, full, None)
             steps.append(StepReport("llm", layer, work.batch * sum(before), work.batch * sum(left)))
@@ -261,5 +266,5 @@ def _prefill(
         tokens.append(here)
         held.append(0 if recurrent else here if window is None else min(here, window - 1))
         visual.append(work.batch * sum(left))
-    attends = tuple(not recurrent for recurrent in parts.recurrent)
+    attends = tuple(not recurrent for recurrent in modules.recurrent)
     return PrefillCounts(work.batch, tuple(tokens), tuple(held), attends), steps, tuple(visual)

@@ -20,24 +20,24 @@ from .traces import StepTrace
 
 
 def make_report(
-    parts: LocatedModules, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
+    modules: LocatedModules, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
 ) -> Report:
     """Put together what the stages noted about one prefill."""
     prompt = prefill.prompt
     videos = prompt.runs[prompt.video & (prompt.runs >= 0)]
     video_tokens = int((videos == videos[0]).sum()) if len(videos) else None
-    pictures = [(run, layout) for run in runs for layout in layouts(parts, run, video_tokens)]
+    pictures = [(run, layout) for run in runs for layout in layouts(modules, run, video_tokens)]
     pictures.sort(key=lambda pair: pair[1].kind)
     shown = sum(len(layout.tokens) for _, layout in pictures)
     visual = sum(prompt.lengths)
     # Beams and several answers a prompt repeat every row of the batch.
     repeats = visual // shown if shown and visual % shown == 0 else 1
-    depth = len(parts.layers)
+    depth = len(modules.layers)
     stages = [prefill.at(layer) for layer in range(depth)]
     llm_tokens = tuple(sum(stage.lengths) // repeats for stage in stages)
     steps = [
         StepReport(stage, block, *(sum(sum(n) for n in pair) for pair in _around(runs, block)))
-        for stage, block in _before_llm(parts, plan)
+        for stage, block in _before_llm(modules, plan)
     ]
     entering = sum(prefill.entering) // repeats
     steps += [
@@ -45,11 +45,11 @@ def make_report(
         for layer in plan.llm
     ]
     known = shown * repeats == visual
-    merged, plain = courses = _courses(parts, runs, prefill, stages, plan)
-    shape, llm = parts.family.encoder_dimensions(parts.config), llm_dimensions(parts.config)
-    size = next(parts.llm.parameters()).element_size()
+    merged, plain = courses = _courses(modules, runs, prefill, stages, plan)
+    shape, llm = modules.family.encoder_dimensions(modules.config), llm_dimensions(modules.config)
+    size = next(modules.llm.parameters()).element_size()
     return Report(
-        family=parts.family.model_type,
+        family=modules.family.model_type,
         method=method.to_dict(),
         visual_tokens=visual // repeats,
         final_tokens=llm_tokens[-1],
@@ -60,21 +60,21 @@ def make_report(
         cost=cost_of(shape, llm, merged, size),
         plain_cost=cost_of(shape, llm, plain, size),
         courses=courses,
-        pictures=_pictures(parts, plan, pictures, prefill, repeats) if known else (),
-        tile_edge=_tile_edge(parts),
-        traces=_traces(parts, plan, pictures, prefill, repeats) if known else (),
+        pictures=_pictures(modules, plan, pictures, prefill, repeats) if known else (),
+        tile_edge=_tile_edge(modules),
+        traces=_traces(modules, plan, pictures, prefill, repeats) if known else (),
     )
 
 
-def _tile_edge(parts: LocatedModules) -> int | None:
-    if parts.family.model_type not in ("internvl", "idefics3", "smolvlm"):
+def _tile_edge(modules: LocatedModules) -> int | None:
+    if modules.family.model_type not in ("internvl", "idefics3", "smolvlm"):
         return None
-    edge = parts.config.vision_config.image_size
+    edge = modules.config.vision_config.image_size
     return int(edge if isinstance(edge, int) else edge[0])
 
 
 def _traces(
-    parts: LocatedModules,
+    modules: LocatedModules,
     plan: Plan,
     pictures: list[tuple[EncoderRun, Layout]],
     prefill: Prefill,
@@ -84,15 +84,15 @@ def _traces(
         return ()
     first = [
         None if stage == "pixels" else trace.before_llm(stage, block, pictures)
-        for stage, block in _before_llm(parts, plan)
+        for stage, block in _before_llm(modules, plan)
     ]
     return (*first, *(trace.in_llm(layer, pictures, prefill, repeats) for layer in plan.llm))
 
 
-def _before_llm(parts: LocatedModules, plan: Plan) -> list[tuple[str, int]]:
+def _before_llm(modules: LocatedModules, plan: Plan) -> list[tuple[str, int]]:
     """Stage and block of every step before the LLM."""
     first = [] if plan.pixels is None else [("pixels", -1)]
-    behind = [] if plan.projector is None else [("projector", len(parts.blocks))]
+    behind = [] if plan.projector is None else [("projector", len(modules.blocks))]
     return [*first, *(("encoder", block) for block in plan.encoder), *behind]
 
 
@@ -102,57 +102,57 @@ def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], 
 
 
 def _courses(
-    parts: LocatedModules, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
+    modules: LocatedModules, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
 ) -> tuple[TokenCounts, TokenCounts]:
     """Of the pass as it was, and of the plain model's."""
-    taps = parts.family.encoder_dimensions(parts.config).taps
+    taps = modules.family.encoder_dimensions(modules.config).taps
     batch, length = prefill.prompt.runs.shape
-    attends = tuple(not recurrent for recurrent in parts.recurrent)
+    attends = tuple(not recurrent for recurrent in modules.recurrent)
     merged = PrefillCounts(
         batch,
         tuple(stage.columns.shape[1] for stage in stages),
-        tuple(_held(parts, i, prefill, stage) for i, stage in enumerate(stages)),
+        tuple(_held(modules, i, prefill, stage) for i, stage in enumerate(stages)),
         attends,
     )
     plain = PrefillCounts(
         batch,
         (length,) * len(stages),
-        tuple(_held(parts, i, prefill, None) for i in range(len(stages))),
+        tuple(_held(modules, i, prefill, None) for i in range(len(stages))),
         attends,
     )
     return (
-        TokenCounts(tuple(_course(parts, taps, run, plan) for run in runs), merged),
-        TokenCounts(tuple(_plain_course(parts, taps, run) for run in runs), plain),
+        TokenCounts(tuple(_course(modules, taps, run, plan) for run in runs), merged),
+        TokenCounts(tuple(_plain_course(modules, taps, run) for run in runs), plain),
     )
 
 
-def _course(parts: LocatedModules, taps: tuple[int, ...], run: EncoderRun, plan: Plan) -> EncoderCounts:
-    blocks, g = range(len(parts.blocks)), parts.group
+def _course(modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun, plan: Plan) -> EncoderCounts:
+    blocks, g = range(len(modules.blocks)), modules.group
     # A step that chooses among projected features leaves the projector all of them.
     projected = plan.projector is not None and plan.projector.projected
     return EncoderCounts(
         run.embedded,
-        tuple(parts.attending(run.sequence_lengths(block, merged=True)) for block in blocks),
+        tuple(modules.attending(run.sequence_lengths(block, merged=True)) for block in blocks),
         tuple(sum(run.prefix + g * n for n in run.lengths_before(block + 1)) for block in blocks),
-        sum(run.lengths_before(len(parts.blocks)) if projected else run.lengths),
+        sum(run.lengths_before(len(modules.blocks)) if projected else run.lengths),
         tuple(sum(run.lengths_before(tap + 1)) for tap in taps),
     )
 
 
-def _plain_course(parts: LocatedModules, taps: tuple[int, ...], run: EncoderRun) -> EncoderCounts:
+def _plain_course(modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun) -> EncoderCounts:
     units = sum(run.full_lengths)
-    blocks = range(len(parts.blocks))
-    sequences = tuple(parts.attending(run.sequence_lengths(block, merged=False)) for block in blocks)
+    blocks = range(len(modules.blocks))
+    sequences = tuple(modules.attending(run.sequence_lengths(block, merged=False)) for block in blocks)
     return EncoderCounts(
-        parts.group * units, sequences, tuple(map(sum, sequences)), units, (units,) * len(taps)
+        modules.group * units, sequences, tuple(map(sum, sequences)), units, (units,) * len(taps)
     )
 
 
-def _held(parts: LocatedModules, layer: int, prefill: Prefill, stage: Sequence | None) -> int:
+def _held(modules: LocatedModules, layer: int, prefill: Prefill, stage: Sequence | None) -> int:
     """Keys that a layer's cache holds after the prefill, merged or (``stage`` None) plain."""
-    if parts.recurrent[layer]:
+    if modules.recurrent[layer]:
         return 0
-    length, window = prefill.prompt.runs.shape[1], parts.windows[layer]
+    length, window = prefill.prompt.runs.shape[1], modules.windows[layer]
     if stage is None:
         return length if window is None else min(length, window - 1)
     n = stage.columns.shape[1]
@@ -162,7 +162,7 @@ def _held(parts: LocatedModules, layer: int, prefill: Prefill, stage: Sequence |
 
 
 def _pictures(
-    parts: LocatedModules,
+    modules: LocatedModules,
     plan: Plan,
     pictures: list[tuple[EncoderRun, Layout]],
     prefill: Prefill,
@@ -173,7 +173,7 @@ def _pictures(
     start = {"image": 0, "video": 0}
     for run, layout in pictures:
         kept = []
-        for _, block in _before_llm(parts, plan):
+        for _, block in _before_llm(modules, plan):
             units = run.kept_after(block) - layout.first_unit
             kept.append(layout.units[units[(units >= 0) & (units < len(layout.units))]])
         first = start[layout.kind]

@@ -31,18 +31,18 @@ class Layout:
     """(T, 5) fp32: the patch of each placeholder in the prompt; NaN for tokens that show no patch."""
 
 
-def layouts(parts: LocatedModules, run: EncoderRun, video_tokens: int | None = None) -> list[Layout]:
+def layouts(modules: LocatedModules, run: EncoderRun, video_tokens: int | None = None) -> list[Layout]:
     """Every picture of an encoder run, in order.
 
     ``video_tokens``: placeholders of the first video of the prompt, which tell how many frames a video has
     where the encoder is handed the frames of all of them.
     """
     if run.grid is not None:
-        return _packed(parts, run)
+        return _packed(modules, run)
     if run.mixing is None:
-        return _separate(parts, run)
-    pooled = run.mixing[0] in ("apply_pooling", parts.family.pooler)
-    return _pooled(run, video_tokens) if pooled else _tiled(parts, run)
+        return _separate(modules, run)
+    pooled = run.mixing[0] in ("apply_pooling", modules.family.pooler)
+    return _pooled(run, video_tokens) if pooled else _tiled(modules, run)
 
 
 def grid_boxes(frames: int, rows: int, columns: int) -> Tensor:
@@ -52,10 +52,10 @@ def grid_boxes(frames: int, rows: int, columns: int) -> Tensor:
     return torch.stack([values.flatten().float() for values in boxes], 1)
 
 
-def _packed(parts: LocatedModules, run: EncoderRun) -> list[Layout]:
+def _packed(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
     assert run.grid is not None
     side = round(run.group**0.5)
-    order = parts.tower.unit_order(parts.config.vision_config, run.grid)
+    order = modules.tower.unit_order(modules.config.vision_config, run.grid)
     out, first = [], 0
     kind = "video" if run.video else "image"
     # GLM-4V encodes a video's frames as pictures.
@@ -68,13 +68,13 @@ def _packed(parts: LocatedModules, run: EncoderRun) -> list[Layout]:
     return out
 
 
-def _separate(parts: LocatedModules, run: EncoderRun) -> list[Layout]:
+def _separate(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
     """Tiles that are pictures of their own, as far as the model knows."""
     out, first = [], 0
     for n in run.full_lengths:
         side = math.isqrt(n)
         units = tokens = grid_boxes(1, side, side)
-        if run.prefix and getattr(parts.config, "vision_feature_select_strategy", "default") == "full":
+        if run.prefix and getattr(modules.config, "vision_feature_select_strategy", "default") == "full":
             # The class token's feature comes first.
             tokens = torch.cat([torch.full((1, 5), float("nan")), units])
         out.append(Layout("image", first, units, tokens))
@@ -108,14 +108,16 @@ def _frames(boxes: Tensor, count: int) -> Tensor:
     return out
 
 
-def _tiled(parts: LocatedModules, run: EncoderRun) -> list[Layout]:
+def _tiled(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
     """Pictures cut into tiles; token boxes by running the model's own packing on the boxes of the units."""
     assert run.mixing is not None
     _, function, tiles, args, kwargs = run.mixing
     side = math.isqrt(run.full_lengths[0])
     whole = grid_boxes(1, side, side)
     sizes = kwargs["image_sizes"] if "image_sizes" in kwargs else args[0]
-    boxes = [_tile_boxes(parts.config, n, whole, size.tolist()) for n, size in zip(tiles, sizes, strict=True)]
+    boxes = [
+        _tile_boxes(modules.config, n, whole, size.tolist()) for n, size in zip(tiles, sizes, strict=True)
+    ]
     newline = {**kwargs, "image_newline": torch.full((5,), float("nan"))}
     tokens, _ = function(boxes, *args, **newline)
     out, first = [], 0

@@ -111,24 +111,26 @@ class ThreadLock:
 class Calls:
     """Lets one thread at a time run the model; ``generation`` is this thread's call of generate."""
 
-    def __init__(self, parts: LocatedModules, hooks: Hooks) -> None:
-        self.parts, self.hooks = parts, hooks
+    def __init__(self, modules: LocatedModules, hooks: Hooks) -> None:
+        self.modules, self.hooks = modules, hooks
         self.lock = ThreadLock()
         self.generating = False
         """Whether the thread that holds the lock is in ``generate``; compiled code reads it."""
         self._local = threading.local()
-        if hasattr(parts.model, "generate"):
-            generate: Any = parts.model.generate
-            hooks.attribute(parts.model, "generate", self._exclusively(generate))
+        if hasattr(modules.model, "generate"):
+            generate: Any = modules.model.generate
+            hooks.attribute(modules.model, "generate", self._exclusively(generate))
         for name in ("generate_batch", "continuous_batching_context_manager", "init_continuous_batching"):
-            if hasattr(parts.model, name):
-                hooks.attribute(parts.model, name, _refuse_paged)
+            if hasattr(modules.model, name):
+                hooks.attribute(modules.model, name, _refuse_paged)
 
     @property
     def _modules(self) -> list[nn.Module]:
         # The base reads what the hooks of the outer model noted.
         return (
-            [self.parts.model] if self.parts.model is self.parts.base else [self.parts.model, self.parts.base]
+            [self.modules.model]
+            if self.modules.model is self.modules.base
+            else [self.modules.model, self.modules.base]
         )
 
     def close(self) -> None:

@@ -24,21 +24,21 @@ from .llm.masks import LlmMasks
 class Generating:
     """Where the prompt ends when candidates follow it; which cache and which prefill can be had."""
 
-    def __init__(self, parts: LocatedModules, calls: Calls, hooks: Hooks, *, active: bool) -> None:
-        self.parts, self.calls, self.owner, self.active = parts, calls, hooks.owner, active
+    def __init__(self, modules: LocatedModules, calls: Calls, hooks: Hooks, *, active: bool) -> None:
+        self.modules, self.calls, self.owner, self.active = modules, calls, hooks.owner, active
         shadows: dict[str, Callable[..., Any]] = {
             "_get_candidate_generator": self._begin_assisted,
             "_valid_auto_compile_criteria": self._choose_compiling,
             "_prefill": self._prefill,
         }
         for name, shadow in shadows.items():
-            if hasattr(parts.model, name):
-                hooks.attribute(parts.model, name, partial(shadow, getattr(parts.model, name)))
-        if hasattr(parts.model, "generate"):
+            if hasattr(modules.model, name):
+                hooks.attribute(modules.model, name, partial(shadow, getattr(modules.model, name)))
+        if hasattr(modules.model, "generate"):
             # generate() asks the model first for a function of that name.
             name = "create_masks_for_generate"
-            make = getattr(parts.model, name, create_masks_for_generate)
-            hooks.attribute(parts.model, name, partial(self._make_masks, make))
+            make = getattr(modules.model, name, create_masks_for_generate)
+            hooks.attribute(modules.model, name, partial(self._make_masks, make))
 
     def _begin_assisted(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # The first pass of assisted decoding runs over the prompt and the candidates at once.
@@ -49,7 +49,7 @@ class Generating:
             cache = self._empty_static(model_kwargs)
             if cache is not None:
                 # Assisted decoding makes the prefill by itself; the LLM settles the cache after it.
-                prepare_for_merging(cache, LlmMasks(self.parts).windows, self.owner, None)
+                prepare_for_merging(cache, LlmMasks(self.modules).windows, self.owner, None)
                 generation.at_end = partial(settle, cache)
         return make(*args, **kwargs)
 
@@ -85,7 +85,7 @@ class Generating:
         if cache is None:
             return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
         # As long as its layers are static, generate() makes masks of their whole length.
-        prepare_for_merging(cache, LlmMasks(self.parts).windows, self.owner, None)
+        prepare_for_merging(cache, LlmMasks(self.modules).windows, self.owner, None)
         try:
             return run(input_ids, generation_config, model_kwargs, *rest, **kwargs)
         finally:
@@ -100,7 +100,7 @@ class Generating:
     def _fits(self, cache: Any) -> bool:
         """Whether this is a static cache that can hold a merged prompt."""
         static = self.active and type(cache) is StaticCache
-        return static and static_refusal(LlmMasks(self.parts), self.parts.recurrent, cache) is None
+        return static and static_refusal(LlmMasks(self.modules), self.modules.recurrent, cache) is None
 
     @staticmethod
     def _make_masks(make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +118,7 @@ class Generating:
         if not (self.active and made is not None and type(cache) is StaticCache) or self._fits(cache):
             return
         if picture_tensor(model_kwargs) is not None and cache.get_seq_length() == 0:
-            model_kwargs[generation_cache(model_kwargs)] = DynamicCache(config=self.parts.llm.config)
+            model_kwargs[generation_cache(model_kwargs)] = DynamicCache(config=self.modules.llm.config)
 
 
 def picture_tensor(kwargs: Mapping[str, Any]) -> Tensor | None:

@@ -98,17 +98,17 @@ def tune(
     Raises UnsupportedError for a model whose weights are not float32 on a CPU, ValueError for one that is
     tuned already.
     """
-    parts = locate(model)
-    weight = next(parts.llm.parameters())
+    located = locate(model)
+    weight = next(located.llm.parameters())
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         raise UnsupportedError(
             f"tune() is for float32 weights on a CPU, got {str(weight.dtype).removeprefix('torch.')} on "
             f"{weight.device}: elsewhere products of few rows are fast as they are"
         )
-    in_llm = {id(module) for module in parts.llm.modules()}
+    in_llm = {id(module) for module in located.llm.modules()}
     # The head may be the embedding's own weights: it is no part of the LLM, but decodes with it.
-    head = getattr(parts.model, "lm_head", None)
-    linear = [module for module in parts.model.modules() if type(module) is nn.Linear]
+    head = getattr(located.model, "lm_head", None)
+    linear = [module for module in located.model.modules() if type(module) is nn.Linear]
     if any("forward" in module.__dict__ for module in linear):
         raise ValueError("this model is tuned already, or its layers have been replaced; call remove() first")
     wide = [module for module in linear if module.out_features >= LEAST]
@@ -193,8 +193,8 @@ def _choose(module: nn.Linear) -> Choice:
             continue
         x = torch.randn(rows, module.in_features, generator=torch.Generator().manual_seed(0))
         whole = _seconds(lambda x=x: [F.linear(x, weight) for weight in weights])
-        parts = _seconds(lambda x=x: [sliced(x, weight, None, WIDTH) for weight in weights])
-        out.append(parts < GAIN * whole)
+        slices = _seconds(lambda x=x: [sliced(x, weight, None, WIDTH) for weight in weights])
+        out.append(slices < GAIN * whole)
     return tuple(out)
 
 

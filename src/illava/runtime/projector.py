@@ -29,10 +29,10 @@ class ProjectorStage:
     """Expands the projector's output to full size; marks what the encoder stage dropped."""
 
     def __init__(
-        self, parts: LocatedModules, step: ProjectorStep | None, encoder: EncoderStage, hooks: Hooks
+        self, modules: LocatedModules, step: ProjectorStep | None, encoder: EncoderStage, hooks: Hooks
     ) -> None:
-        self.parts, self.step, self.encoder = parts, step, encoder
-        family, module = parts.family, parts.base.get_submodule
+        self.modules, self.step, self.encoder = modules, step, encoder
+        family, module = modules.family, modules.base.get_submodule
         if family.unfolds_after is not None:
             hooks.post(module(family.unfolds_after), self._unfold_after)
         if family.unfolds_before is not None:
@@ -41,13 +41,13 @@ class ProjectorStage:
             hooks.pre(module(family.compacts_before), self._compact)
         if step is not None and not step.projected:
             hooks.pre(module(family.compacts_before or family.projector), self._reduce_input)
-        hooks.post(parts.projector, self._expand)
+        hooks.post(modules.projector, self._expand)
         if encoder.resize is not None:
-            hooks.post(parts.encoder, self._enlarge)
-        for tap in parts.taps:
+            hooks.post(modules.encoder, self._enlarge)
+        for tap in modules.taps:
             hooks.post(tap, self._expand)
         for name in family.row_mixers:
-            hooks.attribute(parts.base, name, self._mixing(name, getattr(parts.base, name)))
+            hooks.attribute(modules.base, name, self._mixing(name, getattr(modules.base, name)))
         if family.pooler is not None:
             pooler = module(family.pooler)
             hooks.attribute(pooler, "forward", self._pooling(pooler, pooler.forward))
@@ -98,7 +98,7 @@ class ProjectorStage:
             run = self.encoder.run
             if run is None:
                 return function(features, *args, **kwargs)
-            run.mixing = (str(self.parts.family.pooler), function, [], args, kwargs)
+            run.mixing = (str(self.modules.family.pooler), function, [], args, kwargs)
             if run.kept is None:
                 run.marked = 0
                 return unmarked(function(features, *args, **kwargs))
@@ -135,14 +135,14 @@ class ProjectorStage:
         run = self.encoder.run
         if run is None or run.resized is not None:
             return None
-        if self.step is not None and self.step.projected and module is self.parts.projector:
+        if self.step is not None and self.step.projected and module is self.modules.projector:
             features = self._reduce(run, features)
-        if run.mixing and run.mixing[0] == self.parts.family.pooler:
+        if run.mixing and run.mixing[0] == self.modules.family.pooler:
             # Marked before they came here: a row that was not is no mark now.
             before = marked(args[0] if args else next(iter(kwargs.values())))
             return unmarked(features).masked_fill(before[..., None], float("nan"))
         features = unmarked(features)
-        if module is self.parts.projector:
+        if module is self.modules.projector:
             run.marked = 0 if run.kept is None else sum(run.full_lengths) - sum(run.lengths)
         return features if run.kept is None else self._rows_in_place(run, features)
 
@@ -182,11 +182,11 @@ class ProjectorStage:
         (U g, d) tokens, (U, d) units, or (tiles, n, d) units, where a class token's row in front of each
         tile, if it is there, stays.
         """
-        step, depth = self.step, len(self.parts.blocks)
+        step, depth = self.step, len(self.modules.blocks)
         assert step is not None
-        if run.mixing and run.mixing[0] == self.parts.family.pooler:
+        if run.mixing and run.mixing[0] == self.modules.family.pooler:
             raise UnsupportedError(
-                f"videos of {self.parts.family.model_type} are pooled before the projector, where this "
+                f"videos of {self.modules.family.model_type} are pooled before the projector, where this "
                 "method chooses; give pictures, or a method of the encoder or the LLM"
             )
         tiles = 1 if run.grid is not None else len(run.full_lengths)
@@ -218,7 +218,7 @@ class ProjectorStage:
             return None
         if run.grid is None:
             return tuple((math.isqrt(n), math.isqrt(n)) for n in run.full_lengths)
-        if self.parts.tower.unit_order(self.parts.config.vision_config, run.grid) is not None:
+        if self.modules.tower.unit_order(self.modules.config.vision_config, run.grid) is not None:
             return None
         side = math.isqrt(run.group)
         return tuple((h // side, w // side) for t, h, w in run.grid.tolist() for _ in range(t))

@@ -54,7 +54,7 @@ def html_page(
         "charts": [asdict(one) for one in bars(report)],
     }
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    parts = {
+    modules = {
         "SUMMARY": html.escape(str(report)),
         "QUESTION": html.escape(question),
         "ANSWERS": "".join(_answer(who, text) for who, text in answers),
@@ -65,7 +65,7 @@ def html_page(
         # Whatever is in there, it cannot end the script.
         "DATA": json.dumps(values, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    for name, value in parts.items():
+    for name, value in modules.items():
         template = template.replace(f"<!--{name}-->", value, 1)
     return template
 

@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from ...models.located import LocatedModules
 
 
-def check_contract(parts: LocatedModules, plan: Plan | None = None) -> None:
+def check_contract(modules: LocatedModules, plan: Plan | None = None) -> None:
     """Raise UnsupportedError unless everything is there that illava relies on.
 
     Args:
-        parts: the modules of the model, plain.
+        modules: the modules of the model, plain.
         plan: leaves out forwards that it does not touch. None: all are checked.
 
     Warns once (UntestedVersionWarning) where all is there, but transformers is outside of the tested range.
     """
-    faults = [*everywhere_faults(helpers=False), *_model_faults(parts, plan)]
+    faults = [*everywhere_faults(helpers=False), *_model_faults(modules, plan)]
     if faults:
         raise UnsupportedError(refusal(faults))
     warn_untested()
 
 
-def contract_faults(parts: LocatedModules, plan: Plan | None = None) -> list[Fault]:
+def contract_faults(modules: LocatedModules, plan: Plan | None = None) -> list[Fault]:
     """All that illava relies on and this model, or the installed transformers, lacks.
 
     ``plan`` leaves out forwards that it does not touch; None: all are checked, those that some method needs.
     """
-    return list(dict.fromkeys([*missing_everywhere(), *_model_faults(parts, plan)]))
+    return list(dict.fromkeys([*missing_everywhere(), *_model_faults(modules, plan)]))
 
 
 def missing_everywhere() -> list[Fault]:
@@ -67,25 +67,25 @@ def import_refusal(error: ImportError) -> UnsupportedError:
 # -- modules and configs ------------------------------------------------------------------------------------
 
 
-def _model_faults(parts: LocatedModules, plan: Plan | None) -> Iterator[Fault]:
-    yield from lookup_faults(parts.family, parts.tower, parts.base, parts.config)
+def _model_faults(modules: LocatedModules, plan: Plan | None) -> Iterator[Fault]:
+    yield from lookup_faults(modules.family, modules.tower, modules.base, modules.config)
     for entry in FORWARDS:
         if plan is None or entry.needed(plan):
-            yield from _forward_faults(entry.modules(parts), entry.call_of(parts))
-    attention = [submodule(block, parts.tower.attention) for block in parts.blocks[:1]]
+            yield from _forward_faults(entry.targets(modules), entry.call_of(modules))
+    attention = [submodule(block, modules.tower.attention) for block in modules.blocks[:1]]
     attention = attention if plan is None or encoder_steps(plan) else []
     if plan is None or observing(plan):
-        found = (submodule(layer, parts.family.llm_attention) for layer in parts.layers)
+        found = (submodule(layer, modules.family.llm_attention) for layer in modules.layers)
         attention += [module for module in found if module is not None][:1]
     for module in attention:
         if module is not None:
             yield from _eager_faults(original(module))
-    for name, call in features_calls(parts).items():
-        yield from _method_faults(parts.base, name, call)
-    for name in parts.family.row_mixers:
-        yield from _method_faults(parts.base, name, ROW_MIXERS[name][1])
-    yield from _method_faults(parts.base, "get_input_embeddings", Call(optional=True))
-    model = original(parts.model)
+    for name, call in features_calls(modules).items():
+        yield from _method_faults(modules.base, name, call)
+    for name in modules.family.row_mixers:
+        yield from _method_faults(modules.base, name, ROW_MIXERS[name][1])
+    yield from _method_faults(modules.base, "get_input_embeddings", Call(optional=True))
+    model = original(modules.model)
     if hasattr(type(model), "generate"):
         for name, call in GENERATE.items():
             # What users put in their places on the one model is theirs to get right.
@@ -95,15 +95,15 @@ def _model_faults(parts: LocatedModules, plan: Plan | None) -> Iterator[Fault]:
         made = getattr(model, "generation_config", None)
         if made is not None:
             yield from attribute_faults(type(made).__name__, made, GENERATION_CONFIG)
-    for module in (*parts.blocks[:1], *parts.layers[:1]):
+    for module in (*modules.blocks[:1], *modules.layers[:1]):
         yield from attribute_faults(
             type(original(module)).__name__, original(module), ("gradient_checkpointing",)
         )
 
 
-def _forward_faults(modules: list[tuple[nn.Module, str]], call: Call) -> Iterator[Fault]:
+def _forward_faults(targets: list[tuple[nn.Module, str]], call: Call) -> Iterator[Fault]:
     seen: set[Signature] = set()
-    for owner, path in modules:
+    for owner, path in targets:
         found = submodule(owner, path)
         if found is None:
             yield from path_faults(owner, path)

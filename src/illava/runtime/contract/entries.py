@@ -42,27 +42,29 @@ class Forward:
 
     owners: Callable[[LocatedModules], Sequence[nn.Module]]
     call: Callable[[LocatedModules], Call] | Call
-    path: Callable[[LocatedModules], str | None] = lambda parts: ""
+    path: Callable[[LocatedModules], str | None] = lambda modules: ""
     """From each of the owners to the module; "" for the owner itself, None where a family has none."""
     needed: Callable[[Plan], Any] = lambda plan: True
     """Whether a plan touches them."""
 
-    def modules(self, parts: LocatedModules) -> list[tuple[nn.Module, str]]:
+    def targets(self, modules: LocatedModules) -> list[tuple[nn.Module, str]]:
         """The owners and the path from each, which may lead nowhere."""
-        path = self.path(parts)
-        return [] if path is None else [(owner, path) for owner in self.owners(parts)]
+        path = self.path(modules)
+        return [] if path is None else [(owner, path) for owner in self.owners(modules)]
 
-    def call_of(self, parts: LocatedModules) -> Call:
+    def call_of(self, modules: LocatedModules) -> Call:
         """What the forwards must offer."""
-        return self.call if isinstance(self.call, Call) else self.call(parts)
+        return self.call if isinstance(self.call, Call) else self.call(modules)
 
 
-def _attending(parts: LocatedModules) -> list[nn.Module]:
-    return [layer for layer, recurrent in zip(parts.layers, parts.recurrent, strict=False) if not recurrent]
+def _attending(modules: LocatedModules) -> list[nn.Module]:
+    return [
+        layer for layer, recurrent in zip(modules.layers, modules.recurrent, strict=False) if not recurrent
+    ]
 
 
-def _block_call(parts: LocatedModules) -> Call:
-    tower = parts.tower
+def _block_call(modules: LocatedModules) -> Call:
+    tower = modules.tower
     uses = tuple(path.partition(".")[0] for path in block_paths(tower))
     if not tower.packed:
         return Call(("hidden_states",), known=("attention_mask", *FLAGS), uses=uses)
@@ -71,22 +73,22 @@ def _block_call(parts: LocatedModules) -> Call:
     return Call(("hidden_states",), ("cu_seqlens", "position_embeddings"), ("max_seqlen", *FLAGS), uses=uses)
 
 
-def _encoder_call(parts: LocatedModules) -> Call:
-    if not parts.tower.packed:
+def _encoder_call(modules: LocatedModules) -> Call:
+    if not modules.tower.packed:
         return Call()
-    if parts.tower.masked:
+    if modules.tower.masked:
         return Call(("pixel_values", "image_sizes"))
-    taps = () if parts.family.taps is None else ("deepstack_features",)
+    taps = () if modules.family.taps is None else ("deepstack_features",)
     return Call(("hidden_states", "grid_thw"), uses=("pooler_output", *taps))
 
 
-def _blocks_owner_call(parts: LocatedModules) -> Call:
-    given = ("position_embeddings",) if parts.tower.masked else ("cu_seqlens", "position_embeddings")
-    return Call(uses=(parts.tower.blocks.rpartition(".")[2], *(given if parts.tower.packed else ())))
+def _blocks_owner_call(modules: LocatedModules) -> Call:
+    given = ("position_embeddings",) if modules.tower.masked else ("cu_seqlens", "position_embeddings")
+    return Call(uses=(modules.tower.blocks.rpartition(".")[2], *(given if modules.tower.packed else ())))
 
 
-def _base_call(parts: LocatedModules) -> Call:
-    videos = ("pixel_values_videos",) if hasattr(parts.config, "video_token_id") else ()
+def _base_call(modules: LocatedModules) -> Call:
+    videos = ("pixel_values_videos",) if hasattr(modules.config, "video_token_id") else ()
     given = (
         "inputs_embeds",
         "attention_mask",
@@ -102,25 +104,31 @@ def _base_call(parts: LocatedModules) -> Call:
     )
 
 
-def _llm_call(parts: LocatedModules) -> Call:
-    taps = () if parts.family.taps is None else ("visual_pos_masks", "deepstack_visual_embeds")
+def _llm_call(modules: LocatedModules) -> Call:
+    taps = () if modules.family.taps is None else ("visual_pos_masks", "deepstack_visual_embeds")
     return Call(
         names=("attention_mask", "position_ids", CACHE_NAMES, "inputs_embeds", "use_cache", *taps),
         known=("input_ids", *FLAGS),
-        uses=(parts.family.llm_layers, "attention_mask", "position_ids", "position_embeddings", CACHE_NAMES),
+        uses=(
+            modules.family.llm_layers,
+            "attention_mask",
+            "position_ids",
+            "position_embeddings",
+            CACHE_NAMES,
+        ),
     )
 
 
-def _base(parts: LocatedModules) -> list[nn.Module]:
-    return [parts.base]
+def _base(modules: LocatedModules) -> list[nn.Module]:
+    return [modules.base]
 
 
-def _blocks(parts: LocatedModules) -> list[nn.Module]:
-    return parts.blocks
+def _blocks(modules: LocatedModules) -> list[nn.Module]:
+    return modules.blocks
 
 
-def _headed(parts: LocatedModules) -> list[nn.Module]:
-    return [parts.model] if parts.model is not parts.base and hasattr(parts.model, "lm_head") else []
+def _headed(modules: LocatedModules) -> list[nn.Module]:
+    return [modules.model] if modules.model is not modules.base and hasattr(modules.model, "lm_head") else []
 
 
 def observing(plan: Plan) -> bool:
@@ -171,37 +179,41 @@ LAYER = Call(
 FORWARDS: tuple[Forward, ...] = (
     Forward(_headed, HEADED),
     Forward(
-        lambda parts: _headed(parts) if "moe" in parts.family.model_type else [],
+        lambda modules: _headed(modules) if "moe" in modules.family.model_type else [],
         Call(names=("output_router_logits",)),
     ),
     Forward(_base, _base_call),
-    Forward(_base, _encoder_call, lambda parts: parts.family.encoder),
+    Forward(_base, _encoder_call, lambda modules: modules.family.encoder),
     Forward(
-        lambda parts: [parts.encoder], _blocks_owner_call, lambda parts: parts.tower.blocks.rpartition(".")[0]
+        lambda modules: [modules.encoder],
+        _blocks_owner_call,
+        lambda modules: modules.tower.blocks.rpartition(".")[0],
     ),
     Forward(_blocks, _block_call),
     Forward(
         _blocks,
-        lambda parts: PACKED_ATTENTION if parts.tower.packed and not parts.tower.masked else VISION_ATTENTION,
-        lambda parts: parts.tower.attention,
+        lambda modules: (
+            PACKED_ATTENTION if modules.tower.packed and not modules.tower.masked else VISION_ATTENTION
+        ),
+        lambda modules: modules.tower.attention,
         encoder_steps,
     ),
-    Forward(_blocks, ONE_ARGUMENT, lambda parts: parts.tower.second_norm, lambda plan: plan.encoder),
-    Forward(_blocks, ONE_ARGUMENT, lambda parts: parts.tower.mlp, lambda plan: plan.encoder),
-    Forward(lambda parts: [parts.projector, *parts.taps], FIRST_FEATURES),
-    Forward(_base, ONE_ARGUMENT, lambda parts: parts.family.unfolds_after),
-    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.unfolds_before),
-    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.compacts_before),
-    Forward(_base, FIRST_FEATURES, lambda parts: parts.family.pooler),
-    Forward(lambda parts: [parts.llm], _llm_call),
+    Forward(_blocks, ONE_ARGUMENT, lambda modules: modules.tower.second_norm, lambda plan: plan.encoder),
+    Forward(_blocks, ONE_ARGUMENT, lambda modules: modules.tower.mlp, lambda plan: plan.encoder),
+    Forward(lambda modules: [modules.projector, *modules.taps], FIRST_FEATURES),
+    Forward(_base, ONE_ARGUMENT, lambda modules: modules.family.unfolds_after),
+    Forward(_base, FIRST_FEATURES, lambda modules: modules.family.unfolds_before),
+    Forward(_base, FIRST_FEATURES, lambda modules: modules.family.compacts_before),
+    Forward(_base, FIRST_FEATURES, lambda modules: modules.family.pooler),
+    Forward(lambda modules: [modules.llm], _llm_call),
     Forward(_attending, LAYER),
-    Forward(_attending, LLM_ATTENTION, lambda parts: parts.family.llm_attention, observing),
-    Forward(_attending, ONE_ARGUMENT, lambda parts: parts.family.llm_norm, _peeking),
+    Forward(_attending, LLM_ATTENTION, lambda modules: modules.family.llm_attention, observing),
+    Forward(_attending, ONE_ARGUMENT, lambda modules: modules.family.llm_norm, _peeking),
     Forward(
         # Called for renumbered positions; "layer_type" is what those are refused by.
-        lambda parts: [parts.llm] if hasattr(parts.llm, "rotary_emb") else [],
+        lambda modules: [modules.llm] if hasattr(modules.llm, "rotary_emb") else [],
         Call(("x", "position_ids"), known=("layer_type",)),
-        lambda parts: "rotary_emb",
+        lambda modules: "rotary_emb",
         lambda plan: plan.positions == "compact",
     ),
 )
@@ -217,14 +229,14 @@ ROW_MIXERS: dict[str, tuple[str, Call]] = {
 """By name, the method of the base model that calls it, and its arguments."""
 
 
-def features_calls(parts: LocatedModules) -> dict[str, Call]:
+def features_calls(modules: LocatedModules) -> dict[str, Call]:
     """The methods of the base model that encode pictures and videos, and what they must offer."""
-    mixers = [(name, ROW_MIXERS[name][0]) for name in parts.family.row_mixers]
+    mixers = [(name, ROW_MIXERS[name][0]) for name in modules.family.row_mixers]
     # Some encode videos by the method for pictures.
     mixers.append(("pooler_output", "get_image_features"))
-    grid = parts.tower.packed and not parts.tower.masked
+    grid = modules.tower.packed and not modules.tower.masked
     calls = {"get_image_features": ("pixel_values", "image_grid_thw")[: 1 + grid]}
-    if hasattr(parts.config, "video_token_id"):
+    if hasattr(modules.config, "video_token_id"):
         calls["get_video_features"] = ("pixel_values_videos", "video_grid_thw")[: 1 + grid]
     return {
         name: Call(leading, uses=tuple(mixer for mixer, caller in mixers if caller == name))

@@ -17,15 +17,15 @@ class AttentionObserver:
 
     def __init__(self, step: EncoderStep, sequences: Callable[[], list[int] | None], prefix: int) -> None:
         self.step, self.sequences, self.prefix = step, sequences, prefix
-        self.parts: list[Tensor] = []
+        self.collected: list[Tensor] = []
         self._lengths: list[int] | None = None
 
     def clear(self) -> None:
         """Forget what was collected: a block begins."""
-        self.parts.clear()
+        self.collected.clear()
 
     def __call__(self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
-        if not self.parts:
+        if not self.collected:
             self._lengths = self.sequences()
         # A packed encoder attends to one sequence after the other, or to all at once and keeps them apart.
         here = [query.shape[2]]
@@ -40,12 +40,12 @@ class AttentionObserver:
             q, k = (_apart(t[:, :, start : start + count * length], count) for t in (query, key))
             start += count * length
             seen = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix))
-            self.parts.append(seen.flatten(0, 1))
+            self.collected.append(seen.flatten(0, 1))
 
     def take(self) -> Tensor:
         """(N, ...) fp32 about all tokens, in the order of the calls; empties the collection."""
-        seen = torch.cat(self.parts)
-        self.parts.clear()
+        seen = torch.cat(self.collected)
+        self.collected.clear()
         return seen
 
 

@@ -21,15 +21,15 @@ from ..hooks import Hooks
 class ResizeStage:
     """Hooks on a packed encoder; ``take`` hands out the grid of the call under way as it was, once."""
 
-    def __init__(self, parts: LocatedModules, keep: float, hooks: Hooks) -> None:
-        if not parts.tower.packed or not parts.family.projector.startswith(f"{parts.family.encoder}."):
+    def __init__(self, modules: LocatedModules, keep: float, hooks: Hooks) -> None:
+        if not modules.tower.packed or not modules.family.projector.startswith(f"{modules.family.encoder}."):
             raise UnsupportedError(
-                f"pictures of {parts.family.model_type} cannot be made smaller inside the model, which takes "
+                f"pictures of {modules.family.model_type} cannot be made smaller inside the model, which takes "
                 "them at one size or folds them up outside its encoder; hand the processor smaller ones"
             )
-        self.parts, self.keep = parts, keep
+        self.modules, self.keep = modules, keep
         self._full: tuple[Tensor, Tensor] | None = None
-        hooks.pre(parts.encoder, self._shrink)
+        hooks.pre(modules.encoder, self._shrink)
 
     def take(self) -> tuple[Tensor, Tensor] | None:
         """(pictures, 3) the full grid, and (P,) int64 the units of it, in raster order, that stand for the
@@ -38,8 +38,8 @@ class ResizeStage:
         return full
 
     def _shrink(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        vision, side = self.parts.config.vision_config, round(self.parts.group**0.5)
-        grid = self.parts.tower.grid(vision, args, kwargs)
+        vision, side = self.modules.config.vision_config, round(self.modules.group**0.5)
+        grid = self.modules.tower.grid(vision, args, kwargs)
         small, places, first = [], [], 0
         for frames, rows, columns in grid.tolist():
             down, across = coarse_shape(rows // side, columns // side, self.keep)

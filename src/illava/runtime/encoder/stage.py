@@ -31,23 +31,23 @@ class EncoderStage:
     """Hooks on the image encoder; ``run`` is the call under way, until its features are made."""
 
     def __init__(
-        self, parts: LocatedModules, plan: Plan, calls: Calls, hooks: Hooks, *, trace: bool = False
+        self, modules: LocatedModules, plan: Plan, calls: Calls, hooks: Hooks, *, trace: bool = False
     ) -> None:
         self.trace = trace
         steps: dict[int, EncoderStep] = plan.encoder
-        self.parts, self.merges = parts, bool(steps)
+        self.modules, self.merges = modules, bool(steps)
         self.reads = self.merges or (plan.projector is not None and plan.projector.observes)
         self.run: EncoderRun | None = None
         self._merging: list[_MergingBlock] = []
-        self.checkpoints = Checkpoints(self, "run", parts.blocks, hooks, EncoderRun.forget)
-        self.features = FeatureCalls(parts.base, calls, hooks, self._end)
-        self.resize = None if plan.pixels is None else ResizeStage(parts, plan.pixels, hooks)
-        hooks.pre(parts.encoder, self._start)
-        first = min(steps, default=len(parts.blocks))
-        if not parts.tower.packed:
-            hooks.pre(parts.blocks[0], self._enter_batched)
-        for index, block in enumerate(parts.blocks):
-            if parts.tower.packed:
+        self.checkpoints = Checkpoints(self, "run", modules.blocks, hooks, EncoderRun.forget)
+        self.features = FeatureCalls(modules.base, calls, hooks, self._end)
+        self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels, hooks)
+        hooks.pre(modules.encoder, self._start)
+        first = min(steps, default=len(modules.blocks))
+        if not modules.tower.packed:
+            hooks.pre(modules.blocks[0], self._enter_batched)
+        for index, block in enumerate(modules.blocks):
+            if modules.tower.packed:
                 hooks.pre(block, _bind(self._enter_block, index, index > first))
             if index in steps:
                 self._merging.append(_MergingBlock(self, index, block, steps[index], hooks))
@@ -55,25 +55,25 @@ class EncoderStage:
                 self._weigh(index, block, hooks)
         if plan.projector is not None and plan.projector.observes:
             self._watch(plan.projector, hooks)
-        hooks.post(parts.encoder, self._leave, always=True)
+        hooks.post(modules.encoder, self._leave, always=True)
 
     def _weigh(self, index: int, block: nn.Module, hooks: Hooks) -> None:
         """Add the logarithm of sizes to the attention of a block behind a step that counts them."""
         bias = SizeBias(lambda: None if self.run is None else self.run.token_sizes(index))
-        hooks.tap(block.get_submodule(self.parts.tower.attention), bias=bias)
+        hooks.tap(block.get_submodule(self.modules.tower.attention), bias=bias)
         hooks.pre(block, lambda *_: bias.clear())
 
     def _watch(self, step: ProjectorStep, hooks: Hooks) -> None:
         """Note what a step behind the encoder wants to know of a block's attention."""
-        index = len(self.parts.blocks) - 1 if step.last_block else feature_block(self.parts)
-        block = self.parts.blocks[index]
-        watch = AttentionObserver(step, lambda: self.sequences(index), self.parts.tower.prefix)
+        index = len(self.modules.blocks) - 1 if step.last_block else feature_block(self.modules)
+        block = self.modules.blocks[index]
+        watch = AttentionObserver(step, lambda: self.sequences(index), self.modules.tower.prefix)
 
         def note(*_: Any) -> None:
-            if self.run is not None and watch.parts and not self.checkpoints.again:
+            if self.run is not None and watch.collected and not self.checkpoints.again:
                 self.run.seen, self.run.seen_at = self.run.by_unit(watch.take(), index), index
 
-        hooks.tap(block.get_submodule(self.parts.tower.attention), watch)
+        hooks.tap(block.get_submodule(self.modules.tower.attention), watch)
         hooks.pre(block, lambda *_: watch.clear())
         hooks.post(block, note)
 
@@ -96,25 +96,25 @@ class EncoderStage:
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.run = None
         self.checkpoints.prepare(reentrant=not self.merges)
-        if self.parts.tower.packed:
-            vision = self.parts.config.vision_config
-            grid, resized = self.parts.tower.grid(vision, args, kwargs), self.resize and self.resize.take()
+        if self.modules.tower.packed:
+            vision = self.modules.config.vision_config
+            grid, resized = self.modules.tower.grid(vision, args, kwargs), self.resize and self.resize.take()
             if not resized:
                 self.begin(frames_of(grid), grid)
                 return
             full, places = resized
             self.begin(frames_of(full), full)
             assert self.run is not None
-            order = self.parts.tower.unit_order(vision, full)
+            order = self.modules.tower.unit_order(vision, full)
             if order is not None:
                 places = order.cpu().argsort()[places].sort().values
-            self.run.shrink(places, tuple(n // self.parts.group for n in frames_of(grid)), resized[1])
-            self.run.full_windows = self.parts.tower.windows(vision, full)
-            self.run.full_blocks = self.parts.tower.full_attention_blocks(vision) or ()
+            self.run.shrink(places, tuple(n // self.modules.group for n in frames_of(grid)), resized[1])
+            self.run.full_windows = self.modules.tower.windows(vision, full)
+            self.run.full_blocks = self.modules.tower.full_attention_blocks(vision) or ()
 
     def begin(self, tokens: tuple[int, ...], grid: Tensor | None = None) -> None:
         """Note a call over segments of that many tokens each, class tokens included."""
-        tower, g = self.parts.tower, self.parts.group
+        tower, g = self.modules.tower, self.modules.group
         lengths = tuple((n - tower.prefix) // g for n in tokens)
         order = None
         if tower.spatial and g > 1:
@@ -139,7 +139,7 @@ class EncoderStage:
             )
         if self.reads and any(isinstance(part, BlockMask) for part in rest):
             raise UnsupportedError(
-                f"{self.parts.family.model_type} masks its patches under flex attention, which the encoder "
+                f"{self.modules.family.model_type} masks its patches under flex attention, which the encoder "
                 "stage does not support: load it with attn_implementation={'vision_config': 'sdpa', "
                 "'text_config': 'flex_attention'}, or use encoder_layers=()"
             )
@@ -197,7 +197,7 @@ class _MergingBlock:
     def __init__(
         self, stage: EncoderStage, index: int, block: nn.Module, step: EncoderStep, hooks: Hooks
     ) -> None:
-        names = stage.parts.tower
+        names = stage.modules.tower
         self.stage, self.index, self.step = stage, index, step
         self.watch = AttentionObserver(step, lambda: stage.sequences(index), names.prefix)
         self.shape = torch.Size()
@@ -244,7 +244,7 @@ class _MergingBlock:
     ) -> Any:
         if self.merged is None:
             return None
-        scale = self.stage.parts.tower.scale
+        scale = self.stage.modules.tower.scale
         # Here, not when the block is left: an offloaded block has its weights only while it runs.
         self.output = y if scale is None else scale(block, y)
         return y.new_zeros(()).expand(self.shape)

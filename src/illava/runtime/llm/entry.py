@@ -35,8 +35,8 @@ def sequence_of(prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) 
 class LlmEntry:
     """Shortens what the language model is called with."""
 
-    def __init__(self, parts: LocatedModules, plan: Plan, masks: LlmMasks, *, trace: bool = False) -> None:
-        self.parts, self.masks, self.trace = parts, masks, trace
+    def __init__(self, modules: LocatedModules, plan: Plan, masks: LlmMasks, *, trace: bool = False) -> None:
+        self.modules, self.masks, self.trace = modules, masks, trace
         self.steps: dict[int, LlmStep] = plan.llm
         self.compact = plan.positions == "compact" and not plan.empty
 
@@ -121,7 +121,7 @@ class LlmEntry:
             )
         if start and self.masks.outer:
             raise UnsupportedError(
-                f"pictures on top of a filled cache are not supported for {self.parts.family.model_type}, "
+                f"pictures on top of a filled cache are not supported for {self.modules.family.model_type}, "
                 "whose pictures see themselves whole; pass the whole chat at once with a fresh cache"
             )
 

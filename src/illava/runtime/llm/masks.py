@@ -21,10 +21,14 @@ from ..cache.merged import MergedLayer
 
 
 class LlmMasks:
-    """Makes masks for the language model of ``parts``."""
+    """Makes masks for the language model of ``modules``."""
 
-    def __init__(self, parts: LocatedModules) -> None:
-        self.config, self.windows, self.outer = parts.llm.config, parts.windows, parts.family.outer_masks
+    def __init__(self, modules: LocatedModules) -> None:
+        self.config, self.windows, self.outer = (
+            modules.llm.config,
+            modules.windows,
+            modules.family.outer_masks,
+        )
 
     @property
     def backend(self) -> str:
@@ -103,14 +107,14 @@ class LlmMasks:
         return {kind: made[window] for kind, window in zip(self._types, self.windows, strict=True)}
 
 
-def check_masks(parts: LocatedModules, flash: bool | None = None) -> None:
+def check_masks(modules: LocatedModules, flash: bool | None = None) -> None:
     """Raise UnsupportedError where the chosen attention backend cannot be given the masks that are needed.
 
     ``flash`` is whether it was flash attention when the model was accelerated, if that was before.
     """
-    masks = LlmMasks(parts)
+    masks = LlmMasks(modules)
     refuse_another(masks.config, masks.flash if flash is None else flash)
-    name = parts.family.model_type
+    name = modules.family.model_type
     if masks.outer and (masks.flash or masks.flex):
         raise UnsupportedError(
             f"{name} with {masks.backend!r} is not supported: its pictures see themselves whole, for which "
@@ -123,9 +127,9 @@ def check_masks(parts: LocatedModules, flash: bool | None = None) -> None:
         )
 
 
-def check_biases(parts: LocatedModules, plan: Plan) -> None:
+def check_biases(modules: LocatedModules, plan: Plan) -> None:
     """Raise UnsupportedError where a plan wants what this model's attention or rotary tables cannot give."""
-    backend = parts.config.vision_config._attn_implementation
+    backend = modules.config.vision_config._attn_implementation
     if any(step.proportional_attention for step in plan.encoder.values()) and backend not in (
         "sdpa",
         "eager",
@@ -136,10 +140,10 @@ def check_biases(parts: LocatedModules, plan: Plan) -> None:
             "none"
         )
     if plan.positions == "compact" and plan.pixels is None and not plan.empty:
-        rotary = getattr(parts.llm, "rotary_emb", None)
+        rotary = getattr(modules.llm, "rotary_emb", None)
         if rotary is None or "layer_type" in inspect.signature(rotary.forward).parameters:
             raise UnsupportedError(
-                f"renumbered positions are not supported for {parts.family.model_type}, whose layers have "
+                f"renumbered positions are not supported for {modules.family.model_type}, whose layers have "
                 "rotary tables of different kinds; use a method that leaves positions as they are"
             )
 

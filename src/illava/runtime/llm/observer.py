@@ -22,21 +22,21 @@ class LlmObserver:
 
     def __init__(
         self,
-        parts: LocatedModules,
+        modules: LocatedModules,
         steps: dict[int, LlmStep],
         masks: LlmMasks,
         reader: PromptReader,
         state: Callable[[], Any],
         hooks: Hooks,
     ) -> None:
-        self.parts, self.steps, self.masks, self.reader, self.state = parts, steps, masks, reader, state
+        self.modules, self.steps, self.masks, self.reader, self.state = modules, steps, masks, reader, state
         self.peeks: dict[int, Callable[..., None]] = {}
-        for index, layer in enumerate(parts.layers):
+        for index, layer in enumerate(modules.layers):
             if index + 1 in steps and steps[index + 1].asks == "before":
-                attention = layer.get_submodule(parts.family.llm_attention)
+                attention = layer.get_submodule(modules.family.llm_attention)
                 hooks.tap(attention, partial(self._observe, index))
             if index and index in steps and steps[index].asks == "itself":
-                self.peeks[index] = hooks.tap(layer.get_submodule(parts.family.llm_attention)).recompute_qk
+                self.peeks[index] = hooks.tap(layer.get_submodule(modules.family.llm_attention)).recompute_qk
 
     def _observe(
         self, index: int, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
@@ -54,8 +54,8 @@ class LlmObserver:
         self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...]
     ) -> Tensor:
         """What the step before ``index`` observes of that layer's own attention, on what enters it."""
-        layer, step, found = self.parts.layers[index], self.steps[index], list[Tensor]()
-        norm, given = layer.get_submodule(self.parts.family.llm_norm), hidden.device
+        layer, step, found = self.modules.layers[index], self.steps[index], list[Tensor]()
+        norm, given = layer.get_submodule(self.modules.family.llm_norm), hidden.device
         # Inputs go where a layer lies only once it is called.
         here = _device_of(norm, layer)
         hidden, tables = hidden.to(here), tuple(table.to(here) for table in tables)

@@ -49,24 +49,24 @@ class PromptReader:
     """Hooks on the outer model that see token ids; ``take`` hands out what they saw, once."""
 
     def __init__(
-        self, parts: LocatedModules, calls: Calls, features: FeatureCalls, hooks: Hooks, *, active: bool
+        self, modules: LocatedModules, calls: Calls, features: FeatureCalls, hooks: Hooks, *, active: bool
     ) -> None:
-        self.parts, self.calls, self.features, self.active = parts, calls, features, active
+        self.modules, self.calls, self.features, self.active = modules, calls, features, active
         self.refusal: str | None = None
-        self.image = getattr(parts.config, "image_token_id", None)
-        self.video = getattr(parts.config, "video_token_id", None)
+        self.image = getattr(modules.config, "image_token_id", None)
+        self.video = getattr(modules.config, "video_token_id", None)
         self.prompt: Prompt | None = None
         self.padding: Tensor | None = None
         """(B, L) the mask of padding that the model was last handed, or None."""
-        self._types = "mm_token_type_ids" in argument_names(parts.base)
+        self._types = "mm_token_type_ids" in argument_names(modules.base)
         self._warned = False
         self._made: tuple[list[EncoderRun], bool] | None = None
         """The runs that made the features handed to the outer model, and whether all are known."""
-        Generating(parts, calls, hooks, active=active)
-        hooks.pre(parts.model, self._note_options)
-        hooks.pre(parts.base, self._read)
-        hooks.post(parts.base, self._forget, always=True)
-        hooks.post(parts.model, self._forget, always=True)
+        Generating(modules, calls, hooks, active=active)
+        hooks.pre(modules.model, self._note_options)
+        hooks.pre(modules.base, self._read)
+        hooks.post(modules.base, self._forget, always=True)
+        hooks.post(modules.model, self._forget, always=True)
 
     def take(self) -> Prompt | None:
         prompt, self.prompt = self.prompt, None
@@ -93,7 +93,7 @@ class PromptReader:
             self.refusal = "logits_to_keep as a tensor of positions"
         router_logits = given.get("output_router_logits")
         if router_logits is None:
-            router_logits = getattr(self.parts.llm.config, "output_router_logits", False)
+            router_logits = getattr(self.modules.llm.config, "output_router_logits", False)
         if router_logits:
             # The auxiliary loss lays the prompt's mask over them.
             self.refusal = "output_router_logits"
@@ -174,7 +174,7 @@ class PromptReader:
             return torch.zeros(found.shape[:2], dtype=torch.bool, device=found.device)
         if not found.is_floating_point():
             return found == token
-        embedding = self.parts.base.get_input_embeddings()  # type: ignore[operator]
+        embedding = self.modules.base.get_input_embeddings()  # type: ignore[operator]
         return (found == embedding(torch.tensor(token, device=found.device))).all(-1)
 
     def _last(

@@ -46,7 +46,7 @@ class LlmStage:
 
     def __init__(
         self,
-        parts: LocatedModules,
+        modules: LocatedModules,
         plan: Plan,
         calls: Calls,
         features: FeatureCalls,
@@ -55,7 +55,7 @@ class LlmStage:
         *,
         trace: bool = False,
     ) -> None:
-        self.parts, self.marks = parts, plan.before_llm
+        self.modules, self.marks = modules, plan.before_llm
         self.steps: dict[int, LlmStep] = plan.llm
         self.encoder_steps = frozenset(plan.encoder)
         self.on_prefill, self.features = on_prefill, features
@@ -63,21 +63,21 @@ class LlmStage:
         """The pass under way, to be published when the LLM has come to its end."""
         self.owner = hooks.owner
         # Read once, since compiled code cannot.
-        self.cache_name = cache_name(parts.llm)
-        self.masks = LlmMasks(parts)
+        self.cache_name = cache_name(modules.llm)
+        self.masks = LlmMasks(modules)
         self.flash = self.masks.flash
         self.state: Prefill | CachedMasks | StaticMasks | None = None
-        self.entry = LlmEntry(parts, plan, self.masks, trace=trace)
-        self.reader = PromptReader(parts, calls, features, hooks, active=not plan.empty)
-        self.checkpoints = Checkpoints(self, "state", parts.layers, hooks)
-        hooks.pre(parts.llm, self._enter)
-        hooks.post(parts.llm, self._leave, always=True)
-        self.watch = LlmObserver(parts, plan.llm, self.masks, self.reader, lambda: self.state, hooks)
-        for index, layer in enumerate(parts.layers):
+        self.entry = LlmEntry(modules, plan, self.masks, trace=trace)
+        self.reader = PromptReader(modules, calls, features, hooks, active=not plan.empty)
+        self.checkpoints = Checkpoints(self, "state", modules.layers, hooks)
+        hooks.pre(modules.llm, self._enter)
+        hooks.post(modules.llm, self._leave, always=True)
+        self.watch = LlmObserver(modules, plan.llm, self.masks, self.reader, lambda: self.state, hooks)
+        for index, layer in enumerate(modules.layers):
             # Before layer 0 tokens go at the entry.
-            first = min((at for at in self.steps if at), default=len(parts.layers))
+            first = min((at for at in self.steps if at), default=len(modules.layers))
             wanted = index >= first or self.masks.outer or (self.flash and (self.marks or 0 in self.steps))
-            if wanted and not parts.recurrent[index]:
+            if wanted and not modules.recurrent[index]:
                 hooks.pre(layer, self._layer_hook(index), prepend=True)
 
     # -- before the LLM ---------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class LlmStage:
         prompt = self.reader.take()
         self.checkpoints.prepare()
         if self.steps or self.marks:
-            check_masks(self.parts, flash=self.flash)
+            check_masks(self.modules, flash=self.flash)
         # Checkpointed layers are handed none.
         cache = None if self.checkpoints.without_cache else cache_of(kwargs)
         embeds = kwargs.get("inputs_embeds")
@@ -110,13 +110,13 @@ class LlmStage:
             return None
         refusal = None
         if cache is not None:
-            refusal = static_refusal(self.masks, self.parts.recurrent, cache)
+            refusal = static_refusal(self.masks, self.modules.recurrent, cache)
             refuse_filled(cache, refusal)
         self.entry.refuse(prompt, kwargs.get("attention_mask"), start)
         kwargs = dict(kwargs)
         layers = None
         if cache is None and self._uses_cache(kwargs):
-            cache = DynamicCache(config=self.parts.llm.config)
+            cache = DynamicCache(config=self.modules.llm.config)
             kwargs = with_cache(self.cache_name, kwargs, cache)
         if cache is not None:
             layers = prepare_for_merging(cache, self.masks.windows, self.owner, refusal)
@@ -128,7 +128,7 @@ class LlmStage:
         prefill.cache_layers, sequence = layers, prefill.entry
         if self.masks.by_window:
             kwargs["attention_mask"] = self.masks.of_windows(sequence.columns, embeds.dtype)
-        self._note_cache(prefill, range(len(self.parts.layers)), 0)
+        self._note_cache(prefill, range(len(self.modules.layers)), 0)
         if start:
             prefill.cached = CachedMasks(
                 self.masks, self.reader.padding, embeds.dtype, sequence.columns.shape[1]
@@ -138,7 +138,7 @@ class LlmStage:
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         wanted = False if self.checkpoints.without_cache else kwargs.get("use_cache")
-        return bool(self.parts.llm.config.use_cache if wanted is None else wanted)
+        return bool(self.modules.llm.config.use_cache if wanted is None else wanted)
 
     def _enter_decoding(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], cache: Any, embeds: Tensor
@@ -167,7 +167,7 @@ class LlmStage:
         # A pass that failed has no output.
         if done is not None and output is not None:
             if done is state:
-                depth = self.parts.llm.config.num_hidden_layers
+                depth = self.modules.llm.config.num_hidden_layers
                 check_output(done, output, frozenset(at for at in self.steps if 0 < at < depth))
                 check_cache(done, output_cache(output), depth)
             self.on_prefill(done, self._runs(done))
@@ -247,7 +247,7 @@ class LlmStage:
             if prefill.positions is not None:
                 left = take_positions(prefill.positions, sequence.entered)
                 places = compact(left, sequence.runs, sequence.columns).to(hidden.device)
-                made: tuple[Tensor, ...] = self.parts.llm.rotary_emb(hidden, places)  # type: ignore[operator]
+                made: tuple[Tensor, ...] = self.modules.llm.rotary_emb(hidden, places)  # type: ignore[operator]
                 return made
             return tuple(take_rows(table, sequence.entered) for table in tables)
 
@@ -282,7 +282,7 @@ class LlmStage:
             *(take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
         )
         if prefill.record(index, left):
-            self._note_cache(prefill, range(index, len(self.parts.layers)), len(prefill.history) - 1)
+            self._note_cache(prefill, range(index, len(self.modules.layers)), len(prefill.history) - 1)
         return take_rows(hidden, kept)
 
     def _note_cache(self, prefill: Prefill, layers: range, group: int) -> None:
