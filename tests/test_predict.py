@@ -58,7 +58,7 @@ IN_THE_LLM = ("pyramiddrop", "sparsevlm", "dart", "fastv", "compose")
 
 
 def refused(parts, name):
-    """Whether README lists the pair as refused."""
+    """Whether docs/support.md lists the pair as not supported."""
     kind = parts.family.model_type
     if name == "downsample":
         return not parts.tower.packed or kind in ("llava", "mistral3")
