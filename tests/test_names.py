@@ -37,7 +37,7 @@ def run(code: str, *names: str) -> None:
 
 
 def test_documented_names_resolve_after_import_illava():
-    assert {"viz", "zoo", "accelerate", "merging"} <= set(documented())
+    assert {"viz", "zoo", "accelerate", "ops"} <= set(documented())
     run(RESOLVE, *documented())
 
 
