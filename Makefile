@@ -27,7 +27,7 @@ test-lowest: $(READY)  ## the same tests on the lowest transformers release that
 test-newest:  ## the same tests on the newest published transformers, torch, gradio and peft, in .venv-newest
 	PYTHON=$(PYTHON) OMP_NUM_THREADS=1 bash scripts/test_newest.sh $(PARALLEL)
 
-support-table: $(READY)  ## run what backs README's support table, and write it
+support-table: $(READY)  ## run the tests behind the table of docs/support.md, and write it
 	@mkdir -p out
 	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PARALLEL) tests/battery tests/test_flash.py tests/test_flex.py tests/test_reference.py \
 		tests/test_reference_more.py tests/test_published.py tests/test_later_pictures.py tests/test_refusals.py \

@@ -1,13 +1,16 @@
 """Write the support table: ``python scripts/support_table.py RESULTS.xml``, or `make support-table`.
 
-RESULTS.xml is what pytest's --junitxml writes. The families are the registry's. A cell says "yes" when at
-least one test backs it and all that do have passed, "refused" when the tests of a refusal have. The table
-goes into README.md between its marks, the tests behind every cell into docs/support.md.
+RESULTS.xml is the JUnit file that pytest writes with --junitxml. The families are the registry's. A cell is
+"yes" when at least one test backs it and all of its tests passed, "refused" when the tests of a refusal
+passed, and "partly" when both kinds did. The table goes into docs/support.md between its markers; the tests
+behind every cell go into docs/support/tests.csv.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import os
 import re
 import sys
@@ -23,25 +26,26 @@ from tests.published import CONFIGS as PUBLISHED  # noqa: E402
 from tests.tiny_configs import CONFIGS, config  # noqa: E402
 
 BEGIN, END = "<!-- support table: make support-table -->", "<!-- end of support table -->"
+PAGE, TESTS = ROOT / "docs" / "support.md", ROOT / "docs" / "support" / "tests.csv"
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Tests that back a cell: a function, and what else must be in its brackets beside the variant."""
+    """Tests that back a cell: a function, and a pattern for the brackets of its id, without the family."""
 
     function: str
     rest: str = ""
     verdict: str = "yes"
     alone: bool = False
-    """Whether other rules do not count where this one finds tests."""
+    """Whether other rules are ignored where this one finds tests."""
 
 
 CELL, SELECTION = "test_battery::test_cell", "test_selection::test_the_highest_scored_stay_in_their_order"
 COLUMNS: dict[str, tuple[Rule, ...]] = {
-    "pictures": (Rule(CELL, r"(one|two)-single"), Rule(SELECTION, "two-single")),
+    "images": (Rule(CELL, r"(one|two)-single"), Rule(SELECTION, "two-single")),
     "video": (Rule(CELL, "video"), Rule("test_mixed::test_videos_and_pictures_in_a_batch")),
     "batches": (Rule(CELL, "batch"), Rule(SELECTION, "batch")),
-    "4K picture": (Rule("test_mixed::test_a_picture_of_a_4k_screen"),),
+    "4K image": (Rule("test_mixed::test_a_picture_of_a_4k_screen"),),
     "LLM stage": (
         Rule(CELL, r"one"),
         Rule(
@@ -59,17 +63,17 @@ COLUMNS: dict[str, tuple[Rule, ...]] = {
     "flex*": (
         Rule("test_flex::test_as_with_sdpa"),
         Rule("test_flex::test_masks_that_are_made_ready_are_refused", verdict="refused"),
-        # Of the encoder; the same test goes on with an encoder on SDPA.
+        # The encoder stage is refused; the same test then passes with SDPA in the encoder.
         Rule("test_flex::test_masked_patches_are_refused", verdict="refused"),
         Rule("test_flex::test_masked_patches_are_refused"),
     ),
-    "later pictures": (
+    "later turns": (
         Rule("test_later_pictures::test_a_picture_after_text"),
         Rule("test_later_pictures::test_pictures_in_every_turn"),
         Rule("test_later_pictures::test_what_cannot_be_exact_is_refused", verdict="refused"),
         Rule("test_later_pictures::test_recurrent_layers_have_seen_what_they_have_seen", verdict="refused"),
     ),
-    "loops": (
+    "naive reference": (
         Rule("test_reference::"),
         Rule("test_reference_more::"),
     ),
@@ -98,7 +102,7 @@ def read(results: Path) -> list[Outcome]:
 
 @functools.cache
 def family_of(bracket: str) -> tuple[str, str] | None:
-    """What stands in a test's brackets to the family it names and the rest."""
+    """The family named in the brackets of a test id, and the rest of the brackets."""
     if bracket in PUBLISHED:
         return str(PUBLISHED[bracket]["model_type"]), ""
     parts = [v for v in CONFIGS if re.search(rf"(^|-){re.escape(v)}(-|$)", bracket)]
@@ -125,11 +129,11 @@ def backing(outcomes: list[Outcome], family: str, rules: tuple[Rule, ...]) -> di
 
 
 def cell(found: dict[str, list[Outcome]]) -> str:
-    """A table cell: the verdict, or what is wrong."""
+    """The text of a table cell."""
     if any(not outcome.passed for tests in found.values() for outcome in tests):
         return "FAILED"
     if "refused" in found:
-        # Families with a variant or a stage of each kind.
+        # "partly": some variants or stages of the family are supported, others are refused.
         return "refused" if set(found) == {"refused"} else "partly"
     return "yes" if found else "-"
 
@@ -142,26 +146,33 @@ def write(path: Path, text: str) -> None:
 
 
 def main(results: Path) -> None:
-    """Write both files."""
+    """Write the table and the list of tests."""
     outcomes = read(results)
     lines = [f"| family | {' | '.join(COLUMNS)} |", f"| --- |{' :-: |' * len(COLUMNS)}"]
-    pages = ["# What backs the support table", "", "Written by `make support-table`.", ""]
+    tests: list[tuple[str, str, str, str]] = []
     for family in sorted(FAMILIES):
-        rows = {title: backing(outcomes, family, rules) for title, rules in COLUMNS.items()}
-        lines.append(f"| {family} | {' | '.join(cell(found) for found in rows.values())} |")
-        pages += [f"## {family}", ""]
-        for title, found in rows.items():
-            tests = [outcome.test for group in found.values() for outcome in group]
-            pages.append(f"- **{title.rstrip('*')}**: {cell(found)}")
-            pages += [f"  - `{test}`" for test in dict.fromkeys(tests)]
-        pages.append("")
-    readme = (ROOT / "README.md").read_text()
-    before, _, rest = readme.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise SystemExit(f"README.md lacks the marks {BEGIN} and {END}")
-    write(ROOT / "README.md", f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
-    write(ROOT / "docs" / "support.md", "\n".join(pages))
+        cells = []
+        for title, rules in COLUMNS.items():
+            found = backing(outcomes, family, rules)
+            cells.append(cell(found))
+            tests += [
+                (family, title.rstrip("*"), verdict, test)
+                for verdict, group in found.items()
+                for test in dict.fromkeys(outcome.test for outcome in group)
+            ]
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    text = PAGE.read_text()
+    before, _, rest = text.partition(BEGIN)
+    _, marker, after = rest.partition(END)
+    if not marker:
+        raise SystemExit(f"{PAGE} lacks the markers {BEGIN} and {END}")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("family", "column", "verdict", "test"))
+    writer.writerows(tests)
+    TESTS.parent.mkdir(exist_ok=True)
+    write(TESTS, table.getvalue())
+    write(PAGE, f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
     print("\n".join(lines))
 
 

@@ -1,14 +1,16 @@
-"""README and docs: every python block runs, page by page; every command exists and takes its options.
+"""README and docs: every python block runs, page by page; every command exists and accepts its options.
 
-Where a page names a checkpoint of the hub, the shipped zoo/S stands in; where it reads a config alone, one of
-the published size does. A block is left out only by a comment right before it:
-``<!-- not run: the reason -->``.
+A text block after a python block is the output of that block. A checkpoint of the hub is replaced by the toy
+model zoo/S, a config of the hub by one of the same published size. A block is excluded only by a comment
+right before it: ``<!-- not run: the reason -->``.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import io
 import json
 import re
 import shlex
@@ -35,13 +37,11 @@ from illava.methods import base
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-LANGUAGES = {"python", "bash", "json"}
+LANGUAGES = {"python", "bash", "json", "text"}
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 NOT_RUN = re.compile(r"<!--\s*not run(.*?)-->")
-# Pages that show lines to choose from, each on a plain model.
+# Pages with calls of accelerate() that are alternatives: each starts from the plain model.
 CHOICES = ("README.md", "methods.md")
-# Stands in README for what everyone has in their own code.
-AS_EVER = "# ... processor.apply_chat_template, model.generate: as ever ..."
 DEEP = "Qwen/Qwen2-VL-7B-Instruct"
 CONFIGS = {"Qwen/Qwen2-VL-2B-Instruct": "qwen2-vl-2b", DEEP: "qwen2-vl-7b"}
 
@@ -122,7 +122,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(base, "_METHODS", dict(base._METHODS))
     real = {kind: kind.from_pretrained for kind in (AutoModelForImageTextToText, AutoProcessor, AutoConfig)}
-    shipped = str(illava.zoo.path("zoo/S"))
+    shipped = str(illava_lab.zoo.path("zoo/S"))
 
     def named(kind: Any) -> Any:
         def from_pretrained(name: Any, *args: Any, **options: Any) -> Any:
@@ -174,6 +174,7 @@ def test_python(page: Path, stand_ins: None, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "shown", types.ModuleType("shown"))
     names = namespace(page)
     left: list[illava.Handle] = []
+    shown = blocks(page.read_text())
     if page.name in CHOICES:
         accelerate = handles.accelerate
 
@@ -184,13 +185,16 @@ def test_python(page: Path, stand_ins: None, monkeypatch: pytest.MonkeyPatch) ->
             return left[-1]
 
         monkeypatch.setattr(illava, "accelerate", alone, raising=False)
-    for block in blocks(page.read_text()):
+    for block, following in zip(shown, [*shown[1:], None], strict=True):
         if block.language != "python" or block.reason:
             continue
-        text = block.text.replace(AS_EVER, "model.generate(**inputs, max_new_tokens=2)")
         # Line numbers in an error are those of the page.
-        tree = ast.increment_lineno(ast.parse(text, str(page)), block.line - 1)
-        exec(compile(tree, str(page), "exec"), names)
+        tree = ast.increment_lineno(ast.parse(block.text, str(page)), block.line - 1)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(tree, str(page), "exec"), names)
+        if following is not None and following.language == "text":
+            assert printed.getvalue().strip() == following.text.strip(), f"{page.name}:{following.line}"
 
 
 def commands(text: str) -> list[list[str]]:
@@ -230,12 +234,43 @@ def test_commands(page: Path) -> None:
                     assert importlib.util.find_spec(module), where
                 case ["python", script, *_]:
                     assert (ROOT / script).is_file(), where
+                case ["pip", "install", "./lab"]:
+                    assert (ROOT / "lab" / "pyproject.toml").is_file(), where
                 case ["pip", "install", what]:
                     extra = re.fullmatch(r"\.(?:\[(\w+)\])?", what)
                     assert extra, where
                     assert extra[1] is None or extra[1] in extras, where
                 case _:
                     pytest.fail(f"{where}: nobody checks this command")
+
+
+def test_commands_behind_the_figures_exist() -> None:
+    """Commands in running text, such as those named beside a table."""
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    found = 0
+    for page in PAGES:
+        for words in map(str.split, re.findall(r"`((?:python|make) [^`\n]+)`", page.read_text())):
+            where = f"{page.name}: {' '.join(words)}"
+            match words:
+                case ["make", target, *_]:
+                    assert target in targets, where
+                case ["python", "-m", module, *_]:
+                    assert importlib.util.find_spec(module), where
+                case ["python", script, *_]:
+                    assert (ROOT / script).is_file(), where
+            found += 1
+    assert found > 10
+
+
+def test_the_map_of_the_code_leads_to_definitions() -> None:
+    """Every row of the table "Where is it": the module exists and defines the name."""
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    rows = re.findall(r"^\|.*\| `(illava/[\w/]+\.py)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert len(rows) > 20
+    for module, name in rows:
+        body = ast.parse((ROOT / "src" / module).read_text()).body
+        defined = {getattr(node, "name", None) for node in body}
+        assert name in defined, f"{module}: {name}"
 
 
 @pytest.mark.parametrize(
@@ -286,5 +321,15 @@ def test_links_of_readme_and_docs_lead_somewhere() -> None:
     for page in PAGES:
         text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
-            if "://" not in target and not target.startswith("#"):
-                assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            there = page.parent / path if path else page
+            assert there.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(there.read_text()), f"{page.name}: {target}"
+
+
+def anchors(text: str) -> set[str]:
+    """Those of the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}

@@ -58,7 +58,7 @@ IN_THE_LLM = ("pyramiddrop", "sparsevlm", "dart", "fastv", "compose")
 
 
 def refused(modules, name):
-    """Whether README lists the pair as refused."""
+    """Whether docs/support.md lists the pair as not supported."""
     kind = modules.family.model_type
     if name == "downsample":
         return not modules.tower.packed or kind in ("llava", "mistral3")
