@@ -122,7 +122,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(base, "_METHODS", dict(base._METHODS))
     real = {kind: kind.from_pretrained for kind in (AutoModelForImageTextToText, AutoProcessor, AutoConfig)}
-    shipped = str(illava_lab.zoo.path("zoo/S"))
+    shipped = str(illava.zoo.path("zoo/S"))
 
     def named(kind: Any) -> Any:
         def from_pretrained(name: Any, *args: Any, **options: Any) -> Any:

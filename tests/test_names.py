@@ -42,7 +42,7 @@ def test_documented_names_resolve_after_import_illava():
 
 
 def test_documented_examples_of_modules():
-    run("import illava; illava.viz.draw_steps; illava_lab.zoo.path('zoo/S'); illava.planning")
+    run("import illava; illava.viz.draw_steps; illava.zoo.path('zoo/S'); illava.planning")
 
 
 def test_importing_the_package_imports_neither_torch_nor_transformers():
