@@ -82,7 +82,7 @@ train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it 
 	$(BIN)/python -m illava_lab.zoo.train L
 
 docs: $(READY)  ## build the documentation site into out/site
-	@$(BIN)/python -c "import material, mkdocstrings_handlers.python" 2>/dev/null || $(BIN)/python -m pip install --quiet -e ".[docs]"
+	@$(BIN)/python -c "import material, mkdocstrings_handlers.python" 2>/dev/null || $(BIN)/python -m pip install --quiet -e ".[docs]" "mkdocs-material<10"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
 $(READY): pyproject.toml lab/pyproject.toml

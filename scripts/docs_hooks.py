@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """MergeWeights to folders, and to files outside of docs/; what leads nowhere is left to the strict check."""
+    """Links to folders, and to files outside of docs/; what leads nowhere is left to the strict check."""
     here = Path(page.file.abs_src_path).parent
     docs = Path(config["docs_dir"])
 

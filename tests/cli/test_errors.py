@@ -167,7 +167,7 @@ def test_weights_that_do_not_fit(copy, cut):
     if cut:
         weights[name] = kept[:3].clone()
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    # Cached as a process: transformers' report on the weights must not show up.
+    # Once as a process: transformers' report on the weights must not show up.
     result = (invoke if cut else call)("ask", "demo/word.png", QUESTION, "--model", copy)
     assert_error(result, "1 are missing or of another shape", "gate_proj")
 

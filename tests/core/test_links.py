@@ -1,4 +1,4 @@
-"""MergeWeights: survivors are the sums of their sources, each times its weight, whatever merged them."""
+"""Merge weights: survivors are the sums of their sources, each times its weight, whatever merged them."""
 
 from __future__ import annotations
 

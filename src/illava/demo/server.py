@@ -96,7 +96,7 @@ class Server:
                 raise InputError(f"method {method}: {error}") from error
             for plain in streamed(model, processor, inputs):
                 yield merged, plain, None, given
-            # Cached more for the trace, which takes time of its own.
+            # Once more for the trace, which takes time of its own.
             with accelerate(model, chosen, trace=True) as handle, torch.no_grad():
                 model.generate(**inputs, max_new_tokens=1, do_sample=False)
                 report = handle.report

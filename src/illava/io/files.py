@@ -61,7 +61,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` to write to; it takes the place of ``path`` when all went well.
 
-    The folder must exist; OSError otherwise. MergeWeights go on pointing where they did. Raises InputError as
+    The folder must exist; OSError otherwise. Links go on pointing where they did. Raises InputError as
     :func:`check_free` does.
     """
     check_free(path)

@@ -114,7 +114,7 @@ def _step(one: Shown, report: Report, step: int, frame: int) -> dict[str, Any]:
         ranks = (order[here] + 1).tolist()
 
     def told(near: Tensor, far: Tensor) -> list[list[Any]]:
-        """MergeWeights between this frame and elsewhere."""
+        """Links between this frame and elsewhere."""
         ends = (near[here[near] & ~here[far]], far[here[near] & ~here[far]], weight[here[near] & ~here[far]])
         return [
             [int(place[a]), _where(trace, int(b)), round(float(w), 4)] for a, b, w in zip(*ends, strict=True)
