@@ -13,7 +13,6 @@ import typer
 from rich.table import Table
 
 from ..io.tables import new_table
-from ..methods.presets import make_method
 from .bench import bench
 from .compare import compare
 from .console import (
@@ -118,6 +117,7 @@ def ask(
             check_writable(save_overlay)
         hush()
         from .. import ask as work
+        from ..methods.presets import make_method
 
         chosen = make_method(method or ("illava" if share is None else "illava-best"), share)
         loaded, processor = work.load(model, device, dtype, trust_remote_code)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..methods.presets import make_method
 from .console import (
     DeviceOption,
     TrustOption,
@@ -145,6 +144,7 @@ def make_variants(methods: list[str], keeps: list[str]) -> list[Variant]:
     """A variant for each method at each budget, with illava's published schedule. Raises InputError."""
     from ..bench.run import Variant
     from ..evaluation.rows import merged_row
+    from ..methods.presets import make_method
 
     shares = [parse_keep(text) for text in keeps]
     saved = {name.rstrip("/"): _read(name) for name in methods if is_saved(name)}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..io.tables import new_table
-from ..methods.presets import make_method
 from .console import (
     DeviceOption,
     DtypeOption,
@@ -105,6 +104,7 @@ def evaluate(
 def make_rows(methods: list[str], keeps: list[str]) -> list[Row]:
     """A row for every method at every budget. Raises InputError."""
     from ..evaluation.rows import merged_row
+    from ..methods.presets import make_method
 
     shares = [None if keep == PUBLISHED else parse_keep(keep) for keep in keeps]
     rows = [merged_row(make_method(name, share), share, name) for name in methods for share in shares]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..methods.presets import make_method
 from .console import (
     DeviceOption,
     DtypeOption,
@@ -50,6 +49,8 @@ def look(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
 ) -> None:
     """Show what stays of a picture, step by step: a PNG, or WebP for videos, and a page to explore."""
+    from ..methods.presets import make_method
+
     with one_line_errors():
         from ..io.files import check_free, replacing
         from ..io.pictures import InputError, open_picture, save_png
