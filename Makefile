@@ -87,7 +87,7 @@ docs: $(READY)  ## build the documentation site into out/site
 
 $(READY): pyproject.toml lab/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev]" -e "lab[train]"
+	$(BIN)/python -m pip install --quiet -e ".[dev]" -e "./lab[train]"
 	@touch $(READY)
 
 clean:

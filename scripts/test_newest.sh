@@ -9,7 +9,7 @@ python=$venv/bin/python
 # Brought up to date every time: that is what the target is for.
 "$python" scripts/unbounded.py > "$venv/requirements.txt"
 "$python" -m pip install --quiet --upgrade --upgrade-strategy eager -r "$venv/requirements.txt"
-"$python" -m pip install --quiet --no-deps -e . -e lab
+"$python" -m pip install --quiet --no-deps -e . -e ./lab
 "$python" - <<'END'
 from importlib.metadata import version
 
