@@ -170,8 +170,9 @@ def model_folders(output: Path, names: list[str]) -> dict[str, Path]:
 
 def print_comparison(figures: Mapping[str, Any]) -> None:
     """Print what every row keeps, costs and takes, model by model."""
-    from .evaluation.comparison_page import difference, ordered
+    from .evaluation.comparison_page import ordered
     from .evaluation.summary import number
+    from .evaluation.verdict import difference
 
     for name, model in figures["models"].items():
         table = new_table("", "above blank %", "tokens", "FLOPs", "TTFT", f"against {figures['reference']}")
