@@ -10,7 +10,6 @@ point is on disk as soon as it is measured; a second start goes on where the fir
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 
 import illava
+from benchmarks import common
 from illava.bench import prompts, published, random_weights
 from illava.bench.machine import machine
 from illava.bench.memory import gigabytes, peak_bytes
@@ -69,18 +69,12 @@ SERIES: dict[str, dict[int, Point]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2, help="a slice of so many layers of each")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = common.parser(__doc__, rounds=2, layers=2)
     parser.add_argument("--limit-tokens", type=int, help="measure no point of more patches than this")
-    parser.add_argument("--output", type=Path, default=Path("docs/performance"))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = common.parse(parser, arguments)
     settings = {"shape": SHAPE, "weights": "random", "dtype": "float32", "text_tokens": TEXT_TOKENS}
     settings |= {"layers": options.layers, "rounds": options.rounds, "machine": machine()}
     settings["methods"] = {name: method.to_dict() for name, method in METHODS.items()}
-    options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "growth.json"
     try:
         done = read(path, settings)

@@ -11,13 +11,11 @@ shipped models, whose 576 patches a picture are more than those rows.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -27,6 +25,7 @@ from rich.table import Table
 from torch import nn
 
 import illava
+from benchmarks import common
 from benchmarks.bookkeeping import own_seconds
 from illava import scoring
 from illava.ask import load
@@ -34,7 +33,6 @@ from illava.bench import prompts, published, random_weights
 from illava.bench.machine import machine
 from illava.evaluation import tasks
 from illava.evaluation.prompts import build_batch
-from illava.files import replacing
 from illava.parts import find_parts
 
 SHAPE, LAYERS = "qwen2-vl-2b", 10
@@ -116,7 +114,7 @@ def decode_costs(rounds: int, new_tokens: int = 12) -> list[dict[str, Any]]:
                 cpu_seconds(parts.llm) as llm,
             ):
                 length = [0]
-                # What comes behind the prefill belongs to decoding.
+                # All that follows the prefill belongs to decoding.
                 mark = parts.llm.register_forward_hook(lambda *_, own=own, length=length: _first(own, length))
                 model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
                 mark.remove()
@@ -161,7 +159,7 @@ def _agreement(size: str, count: int, sampled: int) -> list[dict[str, Any]]:
 
 
 def units_kept(model: nn.Module, method: illava.Illava, inputs: Any) -> set[int]:
-    """The units left behind the encoder's first step, before which both scores see the same."""
+    """The units kept by the encoder's first step, up to which both scores see the same."""
     with torch.no_grad(), illava.accelerate(model, method) as handle:
         model(**inputs, logits_to_keep=1)
         runs, _ = handle._last or ([], None)
@@ -179,16 +177,10 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=672, help="pixels a side")
+    parser = common.parser(__doc__, rounds=5, size=672)
     parser.add_argument("--pictures", type=int, default=12, help="of each task, for sampled scores")
     parser.add_argument("--only", choices=["own", "agreement"], help="measure that anew, keep the other")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("docs/performance"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.output.mkdir(parents=True, exist_ok=True)
+    options = common.parse(parser)
     known = options.output / "overhead.json"
     result: dict[str, Any] = json.loads(known.read_text()) if options.only else {}
     if options.only != "agreement":
@@ -208,8 +200,7 @@ def main() -> None:
             for size in ("S", "L")
             for row in agreement(size, options.pictures, sampled)
         ]
-    with replacing(options.output / "overhead.json") as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+    common.write(options.output / "overhead.json", result)
     table = Table("what", "median", "range")
     for row in result["own"]:
         s = row["share"]
