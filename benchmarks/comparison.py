@@ -35,6 +35,9 @@ def publish(source: Path, docs: Path) -> list[Path]:
     Raises FileNotFoundError, and ValueError where the plots cannot be drawn.
     """
     found = json.loads((source / FIGURES).read_text(encoding="utf-8"))
+    for figures in found["models"].values():
+        # Every row has its options; here they stand once more.
+        figures["settings"].pop("rows", None)
     folder = docs / PLOTS
     folder.mkdir(parents=True, exist_ok=True)
     plots, hint = draw(folder, found)

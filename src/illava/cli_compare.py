@@ -105,7 +105,8 @@ def compare(
         if hint:
             typer.echo(hint, err=True)
         print_comparison(figures)
-        typer.echo(f"All figures: {output / comparison_page.PAGE}")
+        page, table = output / comparison_page.PAGE, output / comparison_page.TABLE
+        typer.echo(f"Verdict: {page}; all figures: {table}")
 
 
 def measure(

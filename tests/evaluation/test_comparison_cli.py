@@ -58,7 +58,8 @@ def test_whole_command(tmp_path, dropping):
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert "dropping 1/9" in result.stdout
-    assert f"All figures: {out / 'comparison.md'}" in result.stdout
+    said = f"Verdict: {out / 'comparison.md'}; all figures: {out / 'comparison.csv'}"
+    assert said in result.stdout
     figures = json.loads((out / "comparison.json").read_text())
     rows = {row["label"]: row for row in figures["models"]["zoo/S"]["rows"]}
     labels = [f"{name} {keep}" for name in ("illava", "dropping") for keep in ("1/3", "1/9")]
