@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from benchmarks import bigger, growth
+from illava_lab.benchmarks import bigger, growth
 
 from illava.bench import published
 

@@ -1,4 +1,4 @@
-"""Arrows point down: a folder of src/illava imports only what lies below it, and the library never the laboratory."""
+"""Arrows point down: a folder of src/illava imports only what lies below it, and never the laboratory."""
 
 from __future__ import annotations
 

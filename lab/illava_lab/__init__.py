@@ -1,3 +1,3 @@
-"""The laboratory of illava: drawn tasks, small trained models, and the measurements behind the documentation."""
+"""The laboratory of illava: drawn tasks, small trained models, and what its documentation measures."""
 
 __version__ = "0.2.0"

@@ -148,7 +148,7 @@ def test_rows_that_answer_alike_are_level():
     found = compare({"m": measured(lines)}, "illava", DRAWS)
     row = next(row for row in found["models"]["m"]["rows"] if row["label"] == "shuffled 1/3")
     assert (row["difference"]["value"], row["p"], row["significant"], row["holds"]) == (0, 1, False, False)
-    assert "**Level with *illava*:**\n\n- m: shuffled 1/3" in comparison_page.to_markdown(found)
+    assert "**Equal or worse, not significantly:** m: shuffled 1/3 +0.0" in comparison_page.to_markdown(found)
 
 
 def test_p_values_by_hand():

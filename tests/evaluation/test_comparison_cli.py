@@ -59,7 +59,8 @@ def test_whole_command(tmp_path, dropping):
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert "dropping 1/9" in result.stdout
-    assert f"All figures: {out / 'comparison.md'}" in result.stdout
+    said = f"Verdict: {out / 'comparison.md'}; all figures: {out / 'comparison.csv'}"
+    assert said in result.stdout
     figures = json.loads((out / "comparison.json").read_text())
     rows = {row["label"]: row for row in figures["models"]["zoo/S"]["rows"]}
     labels = [f"{name} {keep}" for name in ("illava", "dropping") for keep in ("1/3", "1/9")]
@@ -152,7 +153,7 @@ def test_what_the_model_does_not_allow_is_listed(tmp_path):
     assert result.exit_code == 0, result.output
     reason = "llm_layers: this model has layers 0 to 5, got 40"
     assert f"zoo/S: deep 1/3 is left out: {reason}" in result.stderr
-    assert f"| deep 1/9 | not run: {reason} | - |" in (out / "comparison.md").read_text()
+    assert f"| deep 1/3, deep 1/9 | {reason} |" in (out / "comparison.md").read_text()
     table = {line["row"]: line for line in csv.DictReader((out / "comparison.csv").open(newline=""))}
     assert (table["deep 1/3"]["refused"], table["deep 1/3"]["accuracy"]) == (reason, "")
     assert "not run" in result.stdout

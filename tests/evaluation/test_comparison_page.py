@@ -1,4 +1,4 @@
-"""What is written of a comparison: the page with its verdict, table, plots, and their way into docs."""
+"""What is written of a comparison: the verdict, the tables, the plots, and the published page."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
-from illava_lab.benchmarks.comparison import publish
+from illava_lab.benchmarks import comparison as published
 
-from illava.evaluation import comparison, comparison_page
+from illava.evaluation import comparison, comparison_page, verdict
 from illava.evaluation.comparison import compare
 from illava.io.plots import HINT
 
 from .made_up import DRAWS, WRONG, answers, measured
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -23,61 +26,70 @@ def found():
     return compare({"zoo/S": measured()}, "illava", DRAWS)
 
 
+def statements(figures) -> dict[str, str]:
+    """The bullets of the verdict by their titles."""
+    return dict(re.findall(r"^- \*\*(.+?):\*\* (.+)$", comparison_page.to_markdown(figures), re.MULTILINE))
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    """The rows of all tables of a page by their first cells."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in rows}
+
+
 def test_the_verdict_follows_the_figures(found):
+    said = statements(found)
+    assert said["Better, significantly"] == "none."
+    assert said["Better, not significantly"] == "zoo/S: shuffled 1/3 +2.5."
+    assert said["Worse, significantly"] == "zoo/S: 1 of 3 rows."
+    assert said["Pareto front, FLOPs up to the first token / plain"].endswith(
+        "(1 of 2 rows of the reference)."
+    )
+    assert said["Multiple testing"].startswith("3 comparisons, about 0.2 of them")
+    assert list(said)[:2] == ["Better, significantly", "Better, not significantly"]
+    # With another reference it turns round.
+    turned = statements(compare({"zoo/S": measured()}, "worst", DRAWS))
+    assert re.match(
+        r"zoo/S: shuffled 1/3 \+47\.5 \(.*\) .*, illava 1/3 \+45\.0 \(", turned["Better, significantly"]
+    )
+    assert turned["Worse, significantly"] == "none."
+    # Tasks that are not in the means are named, too; the reference has no row at 1/9.
+    tasks = "Tasks with a better method, means over budgets, not tested"
+    assert said[tasks] == "none."
+    assert turned[tasks] == "zoo/S: a (shuffled +55.0), b (illava +40.0), weak (illava +15.0)."
+
+
+def test_long_lists_are_cut(monkeypatch):
+    found = compare({"zoo/S": measured()}, "worst", DRAWS)
+    monkeypatch.setattr(verdict, "MOST_LISTED", 1)
+    assert statements(found)["Better, significantly"].endswith(", 1 more.")
+    monkeypatch.setattr(comparison_page, "MOST_METHODS", 1)
     text = comparison_page.to_markdown(found)
-    ahead, rest = text.split("**Ahead of *illava*, but not significantly:**")
-    behind = rest.split("**Behind *illava*, significantly:**")[1]
-    assert text.startswith("# Comparison of methods\n\n## Verdict\n")
-    assert "**Ahead of *illava*, significantly:**\n\n- None." in ahead
-    assert "- zoo/S: shuffled 1/3 +2.5." in rest.split("**Behind")[0]
-    assert "- zoo/S: worst 1/3 -45.0 (" in behind
-    order = [text.index(part) for part in ("**Ahead of", "**Behind", "**On the Pareto", "How much")]
-    assert order == sorted(order)
-    assert "of *illava* 1 of 2 rows." in text
-    assert "3 comparisons were made" in text
-    assert "about 0.2 of them (5 %)" in text
-    assert "Left out of them, below 75 % plain: weak." in text
-    assert "nan" not in text.lower()
-    # From the other's point of view.
-    turned = comparison_page.to_markdown(compare({"zoo/S": measured()}, "worst", DRAWS))
-    ahead = turned.split("but not significantly")[0]
-    assert "- zoo/S: shuffled 1/3 +47.5 (" in ahead
-    assert "illava 1/3 +45.0 (" in ahead
+    assert {"illava", "worst"} <= set(cells(text)), "the best one, and the reference anyway"
+    assert "3 more methods are in `comparison.csv`." in text
 
 
 def test_marks_follow_the_tests(found):
     row = next(r for r in found["models"]["zoo/S"]["rows"] if r["label"] == "worst 1/3")
     for significant, holds, mark in ((True, True, " \\*\\*"), (True, False, " \\*"), (False, False, "")):
-        text = comparison_page.difference({**row, "significant": significant, "holds": holds})
+        text = verdict.difference({**row, "significant": significant, "holds": holds})
         assert text.split(")")[1] == mark
-    assert comparison_page.difference({**row, "holds": True}, short=True) == "-45.0 \\*\\*"
 
 
 def test_tables(found):
     text = comparison_page.to_markdown(found)
-    lines = {line.split(" | ")[0].removeprefix("| "): line for line in reversed(text.splitlines())}
-    assert "not run: not with a \\| in it" in lines["worst 1/9"]
-    assert " 49.0 \u2020 " in lines["shuffled 1/3"]
-    assert " 16.0 | 50.0 | 0.250 | 0.400 | 0.25 (0.12-0.50) |" in lines["illava 1/9"]
-    tasks = text.split("task by task")[1]
-    assert "| row | a | b | weak * |" in tasks
-    assert "| illava 1/9 | 70.0 | 60.0 | 55.0 |" in tasks
-    assert "| worst 1/9 | - | - | - |" in tasks
-    # The best of a budget comes first in it.
-    names = [line.split(" | ")[0].removeprefix("| ") for line in tasks.splitlines() if line.startswith("| ")]
-    assert names[2:] == [
-        "plain",
-        "blank",
-        "text only",
-        "shuffled 1/3",
-        "illava 1/3",
-        "worst 1/3",
-        "illava 1/9",
-        "shuffled 1/9",
-        "worst 1/9",
-        "mine as saved",
-        "yours as saved",
-    ]
+    rows = cells(text)
+    kept = {row["label"]: row["above_blank"]["value"] for row in found["models"]["zoo/S"]["rows"]}
+    assert rows["method"][:4] == ["1/3", "1/9", "own schedule", "FLOPs"]
+    assert rows["illava"][:2] == [f"{kept[label]:.1f}" for label in ("illava 1/3", "illava 1/9")]
+    assert rows["illava"][3:] == ["0.25-0.50"] * 4
+    assert rows["shuffled"][0] == f"{kept['shuffled 1/3']:.1f} \u2020", "49 tokens for a budget of 48"
+    assert rows["worst"][:2] == ["9.1 \\*\\*", "not run"]
+    assert rows["worst 1/9"] == ["not with a \\| in it"]
+    # Of 20 answers of illava 18 and 14 are right in task a, of shuffled 19 and 8.
+    assert rows["a"] == ["100.0", "80.0", "67.5 (shuffled)"]
+    assert rows["weak \\*"] == ["55.0", "55.0", "20.0 (shuffled)"]
+    assert "nan" not in text.lower()
 
 
 def test_csv_agrees_with_json(found, tmp_path):
@@ -88,13 +100,13 @@ def test_csv_agrees_with_json(found, tmp_path):
     rows = [(model, row) for model, figures in kept["models"].items() for row in figures["rows"]]
     assert len(table) == len(rows)
     for line, (model, row) in zip(table, rows, strict=True):
-        assert (line["model"], line["row"], line["method"]) == (model, row["label"], row["method"])
+        assert (line.pop("model"), line.pop("row"), line["method"]) == (model, row["label"], row["method"])
         for key, cell in line.items():
             name, _, end = key.rpartition("_")
-            if end in ("low", "high"):
+            if key.startswith("accuracy: "):
+                value = row["tasks"].get(key.removeprefix("accuracy: "))
+            elif end in ("low", "high"):
                 value = row[name][end]
-            elif key in ("model", "row"):
-                continue
             else:
                 value = row[key]["value"] if isinstance(row[key], dict) else row[key]
             if value is None or value == "":
@@ -103,21 +115,25 @@ def test_csv_agrees_with_json(found, tmp_path):
                 assert cell == str(value)
             else:
                 assert float(cell) == value
-    assert {"accuracy_low", "above_blank_high", "ttft", "difference", "p_holm", "final_tokens"} <= set(
-        table[0]
-    )
+    wanted = {
+        "accuracy_low",
+        "above_blank_high",
+        "ttft",
+        "difference",
+        "p_holm",
+        "final_tokens",
+        "accuracy: weak",
+    }
+    assert wanted <= set(table[0])
 
 
-def test_plots_and_their_alt_texts(found, tmp_path, monkeypatch):
+def test_plots(found, tmp_path, monkeypatch):
     assert comparison_page.write(tmp_path, found) is None
     text = (tmp_path / "comparison.md").read_text()
     for cost in comparison.COSTS:
         name = f"comparison/zoo-S-{cost}.png"
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-        alt = text.split(f"]({name})")[0].split("![")[-1]
-        # Better from left to right; plain and six rows have both figures, or seven where costs are computed.
-        assert alt.startswith("zoo/S: retained above blank")
-        assert "from the cheapest: shuffled 1/9 (0.20, 9.1), illava 1/9 (0.25, 54.5)" in alt
+        assert text.split(f"]({name})")[0].split("![")[-1].startswith("zoo/S: retained above blank")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert comparison_page.write(tmp_path / "no", found) == HINT
     assert "![" not in (tmp_path / "no" / "comparison.md").read_text()
@@ -126,13 +142,15 @@ def test_plots_and_their_alt_texts(found, tmp_path, monkeypatch):
 def test_without_times_and_without_tasks_that_count(tmp_path):
     untimed = compare({"m": measured(timing=False)}, "illava", DRAWS)
     assert untimed["models"]["m"]["fronts"]["ttft"] == []
-    assert "measured: not measured." in comparison_page.to_markdown(untimed)
+    assert (
+        statements(untimed)["Pareto front, time to the first token / plain, measured"] == "m: not measured."
+    )
     lines = answers({task: counts | {"plain": 9} for task, counts in WRONG.items()})
     found = compare({"m": measured(lines)}, "illava", DRAWS)
     assert comparison_page.write(tmp_path, found) is None
-    text = (tmp_path / "comparison.md").read_text()
-    assert "m: plain, it reaches 75 % at no task, so nothing can be said." in text
-    assert "0 comparisons were made" in text
+    said = statements(found)
+    assert said["No result for m"] == "plain is below 75 % at every task."
+    assert said["Multiple testing"].startswith("0 comparisons")
     assert list((tmp_path / "comparison").iterdir()) == []
 
 
@@ -149,20 +167,36 @@ def test_nothing_is_half_written(found, tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_publishing(found, tmp_path):
-    """Page, table and plots go to docs, links hold there, and plots of models that are gone go."""
+def test_publishing(found, tmp_path, monkeypatch):
+    """Page, figures and plots go to docs, links hold there, and a second time nothing changes."""
     source, docs = tmp_path / "out", tmp_path / "docs"
     source.mkdir()
-    with pytest.raises(FileNotFoundError, match=r"comparison\.md"):
-        publish(source, docs)
+    with pytest.raises(FileNotFoundError, match=r"comparison\.json"):
+        published.publish(source, docs)
     comparison_page.write(source, found)
     (docs / "comparison").mkdir(parents=True)
     (docs / "comparison" / "zoo-XL-ttft.png").touch()
-    written = publish(source, docs)
+    written = published.publish(source, docs)
     assert sorted(written) == sorted(path for path in docs.rglob("*") if path.is_file())
     text = (docs / "comparison.md").read_text()
-    assert text.startswith("# Comparison of methods\n\nWritten by ")
     links = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(links) == 3
+    assert len(links) == 4
     assert all((docs / link).is_file() for link in links)
-    assert text.split("## Verdict")[1] == (source / "comparison.md").read_text().split("## Verdict")[1]
+    assert text.split("Mean accuracy")[1] == (source / "comparison.md").read_text().split("Mean accuracy")[1]
+    before = {path: path.read_bytes() for path in written}
+    assert published.publish(docs / "comparison", docs) == written
+    assert {path: path.read_bytes() for path in written} == before
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="matplotlib is missing"):
+        published.publish(source, docs)
+
+
+def test_the_published_page_is_up_to_date():
+    folder = DOCS / "comparison"
+    found = json.loads((folder / "comparison.json").read_text())
+    plots = [path.name for path in folder.glob("*.png")]
+    assert published.page(found, DOCS, plots) == (DOCS / "comparison.md").read_text()
+    assert comparison_page.to_csv(found) == (folder / "comparison.csv").read_text()
+    assert sorted(plots) == sorted(
+        comparison_page.plot_name(model, cost) for model in found["models"] for cost in comparison.COSTS
+    )

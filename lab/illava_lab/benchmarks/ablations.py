@@ -1,9 +1,9 @@
-"""What each part of the best preset brings, and what was tried beside it and did not help.
+"""The effect of each part of the best preset, one part at a time replaced by another, all else equal.
 
-Everything is measured on the validation split, where the preset was chosen; the test split is for
-docs/comparison.md. One part at a time is put in place of the preset's, all else equal.
+Everything is measured on the validation split, on which the preset was chosen; docs/comparison.md is on the
+test split.
 
-    python -m illava_lab.benchmarks.ablations measure L --limit 24 --threads 1    # then S; goes on where it was stopped
+    python -m illava_lab.benchmarks.ablations measure L --limit 24 --threads 1    # and S; resumes where it was stopped
     python -m illava_lab.benchmarks.ablations page                                # writes docs/ablations.md
 """
 
@@ -21,14 +21,19 @@ from illava import Illava
 from illava.ask import load
 from illava.bench.machine import machine
 from illava.evaluation.compare import difference
-from illava.evaluation.rows import PLAIN, Row, fingerprint
+from illava.evaluation.metrics import LEAST_PLAIN
+from illava.evaluation.rows import BLANK, PLAIN, Row, fingerprint
 from illava.evaluation.store import write_json
-from illava.evaluation.summary import summarise
+from illava.evaluation.summary import summarise, table
 from illava.io.files import replacing
+from illava.io.plots import COLOURS, MARKERS
 from illava_lab import tasks as registry
+from illava_lab.benchmarks.evidence import artefacts
 from illava_lab.benchmarks.evidence.measure import NEW_TOKENS, PLACE, ask_all
 
 RUNS, FIGURES, PAGE = Path("runs/ablations"), Path("docs/ablations"), Path("docs/ablations.md")
+TABLE, PLOT = "ablations.csv", "points.png"
+SIZES = ("S", "L")
 KEEP = 1 / 9
 BEST = "illava-best"
 MOST_FLOPS = 0.55
@@ -130,79 +135,148 @@ def measure(size: str, limit: int) -> None:
     )
 
 
-def page() -> str:
-    """The Markdown page, from the figures of both models."""
-    found = {size: json.loads((FIGURES / f"{size}.json").read_text()) for size in ("S", "L")}
+def read() -> dict[str, Any]:
+    """The figures of both models."""
+    return {size: json.loads((FIGURES / f"{size}.json").read_text()) for size in SIZES}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The Markdown page: what is better than the preset, what is worse, and what makes no difference."""
+    signs = {label: verdict(found, label) for label in changes()}
+    kinds = ("better", "worse", "mixed", "same")
+    labels = {kind: [label for label in signs if signs[label] == kind] for kind in kinds}
+    for some in labels.values():
+        some.sort(key=lambda label: -sum(_points(found, label)))
+    ahead = [label for label in labels["same"] if min(_points(found, label)) > 0]
+    same = [label for label in labels["same"] if label not in ahead]
+    mixed = labels["mixed"]
     first = found["L"]
     place = first["machine"]
+    preset = " and ".join(f"{found[size]['rows'][BEST]['above_blank']['value']:.1f} %" for size in SIZES)
+    tasks = "; ".join(f"zoo/{size}: {', '.join(found[size]['tasks'])}" for size in SIZES)
     lines = [
         "# Ablations",
         "",
-        "Written by `python -m illava_lab.benchmarks.ablations page` from the files in [`docs/ablations`](ablations), never by "
-        "hand. Measured on the **validation** split, where the preset was chosen; how it does on the test split, "
-        "against the methods of the field, is in [comparison.md](comparison.md).",
+        f"- Significantly better than `{BEST}`: {_listed(found, labels['better'])}.",
+        f"- Better on both models, not significantly: {_listed(found, ahead, flops=True)}.",
+        f"- Significantly worse: {len(labels['worse'])} of {len(signs)} changes, see the table.",
+        *([f"- Better on one, worse on the other: {_listed(found, mixed)}."] if mixed else []),
+        f"- No significant difference otherwise: {'; '.join(same) or 'none'}.",
         "",
-        f"`illava-best` at 1/9 of the visual tokens, and what changes when one part of it is changed, all else "
-        f"equal. Two toy models of 144 visual tokens a picture, {first['limit']} questions a task, seed "
-        f"{first['seed']}, float32, {place['threads']} thread of {place['cpu']}, torch {place['torch']}, "
-        f"transformers {place['transformers']}. Accuracy is a mean over the tasks that the plain model gets right "
-        f"at least 75 % of the time (S: {', '.join(found['S']['tasks'])}; L: {', '.join(first['tasks'])}). "
-        "*points*: accuracy minus that of `illava-best`, paired, with 95 % bootstrap intervals; **bold** where "
-        "that leaves out 0. *KL*: of the first token's distribution from the plain model's, which tells more than "
-        "right or wrong. Many comparisons are made: one in twenty would leave out 0 by chance.",
+        "Written by `python -m illava_lab.benchmarks.ablations page` from [`docs/ablations`](ablations); every row: "
+        f"[{TABLE}](ablations/{TABLE}). Measured on the **validation** split, on which the preset was chosen; for the "
+        "test split see [comparison.md](comparison.md).",
         "",
-        f"The rule by which the preset was settled on, after a look at these figures for other settings: {RULE}",
+        f"![Points of accuracy of every change against {BEST}, with intervals](ablations/{PLOT})",
+        "",
+        "## Significant changes",
+        "",
+        *table(
+            [f"points against {BEST}", *(f"zoo/{size}" for size in SIZES), "KL", "FLOPs"],
+            ([label, *_cells(found, label)] for label in labels["better"] + mixed + labels["worse"]),
+        ),
+        "",
+        "## What was measured",
+        "",
+        f"`{BEST}` at 1/9 of the visual tokens ({preset} of the accuracy above "
+        f"blank), with one part changed, all else equal. {first['limit']} questions a task, seed {first['seed']}, "
+        f"float32, {place['cpu']}, torch {place['torch']}, transformers {place['transformers']}: `python -m "
+        f"illava_lab.benchmarks.ablations measure L --limit {first['limit']} --threads {place['threads']}`. Accuracy: the mean "
+        f"over tasks that plain gets right at least {100 * LEAST_PLAIN:.0f} % of the time ({tasks}), paired, with 95 % "
+        "bootstrap intervals; one comparison in twenty would be significant by chance. *KL*: of the first token's "
+        "distribution from plain, mean of both models. *FLOPs*: up to the first token / plain, on zoo/L.",
+        "",
+        f"The preset was chosen by this rule, after a look at figures of other settings: {RULE}",
+        "",
+        NOT_TRIED,
     ]
-    groups = {"The preset and the plain model": {PLAIN.label: {}, "blank": {}, BEST: {}}, **QUESTIONS}
-    for title, group in groups.items():
-        lines += [
-            "",
-            f"## {title}",
-            "",
-            "| | S: above blank % | points | KL | L: above blank % | points | KL | FLOPs L | average tokens L |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-        ]
-        lines += [f"| {label} | {_cells(found, label)} |" for label in group]
-    return "\n".join([*lines, "", *_verdict(found), "", NOT_TRIED, ""])
+    return "\n".join(lines) + "\n"
 
 
-def _cells(found: dict[str, Any], label: str) -> str:
+def changes() -> list[str]:
+    """The labels of all variants."""
+    return [label for group in QUESTIONS.values() for label in group]
+
+
+def verdict(found: dict[str, Any], label: str) -> str:
+    """What is significant on any model: "better", "worse", "mixed" (each on another one), or "same"."""
+    apart = [found[size]["rows"][label]["difference"] for size in SIZES]
+    better, worse = any(d["low"] > 0 for d in apart), any(d["high"] < 0 for d in apart)
+    return "mixed" if better and worse else "better" if better else "worse" if worse else "same"
+
+
+def _points(found: dict[str, Any], label: str) -> list[float]:
+    return [found[size]["rows"][label]["difference"]["value"] for size in SIZES]
+
+
+def _listed(found: dict[str, Any], labels: list[str], flops: bool = False) -> str:
+    """Labels with their points on each model, and their FLOPs if asked for."""
+    told = []
+    for label in labels:
+        points = ", ".join(f"{value:+.1f}" for value in _points(found, label))
+        cost = f"; FLOPs {found['L']['rows'][label]['flops']:.2f}" if flops else ""
+        told.append(f"{label} ({points}{cost})")
+    return ", ".join(told) or "none"
+
+
+def _cells(found: dict[str, Any], label: str) -> list[str]:
+    """Points on each model, bold where significant; KL, a mean; FLOPs."""
     cells = []
-    for size in ("S", "L"):
-        row = found[size]["rows"][label]
-        apart = row["difference"]
+    for size in SIZES:
+        apart = found[size]["rows"][label]["difference"]
         text = f"{apart['value']:+.1f} ({apart['low']:+.1f} to {apart['high']:+.1f})"
-        if apart["low"] > 0 or apart["high"] < 0:
-            text = f"**{text}**"
-        text = "" if label == BEST else text
-        cells += [f"{row['above_blank']['value']:.1f}", text, f"{row['kl']:.3f}"]
-    row = found["L"]["rows"][label]
-    return " | ".join([*cells, f"{row['flops']:.3f}", f"{row['average_tokens']:.1f}"])
+        cells.append(f"**{text}**" if apart["low"] > 0 or apart["high"] < 0 else text)
+    rows = [found[size]["rows"][label] for size in SIZES]
+    return [*cells, f"{sum(row['kl'] for row in rows) / len(rows):.3f}", f"{rows[-1]['flops']:.3f}"]
 
 
-def _verdict(found: dict[str, Any]) -> list[str]:
-    """What helped significantly on either model and on which; what could not be told apart."""
-    better, worse, same = [], [], []
-    for group in QUESTIONS.values():
-        for label in group:
-            apart = {size: found[size]["rows"][label]["difference"] for size in ("S", "L")}
-            signs = {size: (d["low"] > 0) - (d["high"] < 0) for size, d in apart.items()}
-            names = ", ".join(f"zoo/{size}" for size in signs if signs[size])
-            if all(sign >= 0 for sign in signs.values()) and any(signs.values()):
-                better.append(f"{label} ({names})")
-            elif all(sign <= 0 for sign in signs.values()) and any(signs.values()):
-                worse.append(f"{label} ({names})")
-            elif not any(signs.values()):
-                same.append(label)
-    return [
-        "## In short",
-        "",
-        f"Significantly better than the preset: {'; '.join(better) or 'none'}.",
-        "",
-        f"Significantly worse: {'; '.join(worse) or 'none'}.",
-        "",
-        f"Not to be told apart from it on these questions: {'; '.join(same) or 'none'}.",
-    ]
+def to_csv(found: dict[str, Any]) -> str:
+    """Every row of both models, plain, blank and the preset first."""
+    groups = {
+        "": {PLAIN.label, BLANK.label, BEST},
+        **{title: set(group) for title, group in QUESTIONS.items()},
+    }
+    rows = []
+    for size in SIZES:
+        for label, row in found[size]["rows"].items():
+            line = {"model": f"zoo/{size}", "part": next(t for t, some in groups.items() if label in some)}
+            line |= {"row": label}
+            for key, figure in row.items():
+                cells = figure if isinstance(figure, dict) else {"value": figure}
+                line |= {f"{key}_{end}".removesuffix("_value"): value for end, value in cells.items()}
+            rows.append(line)
+    return artefacts.to_csv(rows)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw the points of every change with their intervals; needs matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    labels = changes()
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, size in enumerate(SIZES):
+        apart = [found[size]["rows"][label]["difference"] for label in labels]
+        points = [d["value"] for d in apart]
+        ends = [
+            [value - d["low"] for value, d in zip(points, apart, strict=True)],
+            [d["high"] - value for value, d in zip(points, apart, strict=True)],
+        ]
+        places = [place + 0.15 * (2 * number - 1) for place in range(len(labels))]
+        look = {"color": COLOURS[number], "fmt": MARKERS[number], "markersize": 4, "elinewidth": 1}
+        axes.errorbar(points, places, xerr=ends, label=f"zoo/{size}", **look)
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.set_yticks(range(len(labels)), labels, fontsize="small")
+    axes.invert_yaxis()
+    axes.set_xlabel(f"points of accuracy against {BEST}, with 95 % intervals")
+    axes.grid(axis="x", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", frameon=False)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
 
 
 def main() -> None:
@@ -217,8 +291,11 @@ def main() -> None:
     if options.what == "measure":
         measure(options.size, options.limit)
     else:
-        with replacing(PAGE) as partial:
-            partial.write_text(page(), encoding="utf-8")
+        found = read()
+        draw(found, FIGURES / PLOT)
+        for path, text in ((FIGURES / TABLE, to_csv(found)), (PAGE, page(found))):
+            with replacing(path) as partial:
+                partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""What each method costs by itself at the published Qwen2-VL-2B shape: its own code, not what it saves.
+"""The cost of each method's own code at the published Qwen2-VL-2B shape, apart from the time it saves.
 
-Counted are all hooks on the model and whatever looks at queries and keys beside the attention; random
-weights, one picture, one prompt. The table shows the share of the plain model's prefill (the encoder not
-included) of the same round. All is CPU time, so that other programs on the machine do not count.
+Measured is the CPU time in all hooks on the model and in attention observers, as a share of the plain model's
+prefill (without the encoder) in the same round. Random weights, one picture, one prompt. CPU time, so that
+other programs on the machine do not count.
 
-    python lab/illava_lab/benchmarks/bookkeeping.py                       # all methods at 1/9, 672 x 672
-    python lab/illava_lab/benchmarks/bookkeeping.py --layers 4 --size 448  # a slice, in a minute
+    python -m illava_lab.benchmarks.bookkeeping                        # all methods at 1/9, 672 x 672
+    python -m illava_lab.benchmarks.bookkeeping --layers 4 --size 448  # a slice, in a minute
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import time
@@ -29,8 +27,8 @@ from illava.bench import prompts, random_weights
 from illava.bench.machine import machine
 from illava.bench.timing import measure
 from illava.evaluation.entrants import comparison_rows
-from illava.io.files import replacing
 from illava.runtime.attention_tap import AttentionTap
+from illava_lab.benchmarks import common
 
 SHAPE = "qwen2-vl-2b"
 MOST = 0.03
@@ -91,17 +89,11 @@ def whole(run: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", type=int, default=672, help="pixels a side, a multiple of 28")
+    folder = Path("docs/comparison")
+    parser = common.parser(__doc__, rounds=2, output=folder, threads=os.cpu_count(), size=672)
     parser.add_argument("--keep", type=float, default=1 / 9)
     parser.add_argument("--layers", type=int, help="a slice: that many layers of encoder and LLM")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument(
-        "--output", type=Path, default=Path("docs/comparison"), help="folder of the JSON file"
-    )
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = common.parse(parser)
     model = random_weights.build(SHAPE, options.layers, torch.float32, torch.device("cpu"))
     inputs = prompts.make(model.config, (options.size, options.size))
     methods = {
@@ -145,11 +137,7 @@ def main() -> None:
             if label not in refused
         },
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    target = options.output / "bookkeeping.json"
-    with replacing(target) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {target}")
+    common.write(options.output / "bookkeeping.json", result)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ A slice of Qwen2-VL-2B with random weights (speed does not depend on what a mode
 noise), plain and merged in turn, beside what the cost model says of the slice and of the whole model. Every
 point is on disk as soon as it is measured; a second start goes on where the first one stopped.
 
-    python -m illava_lab.benchmarks.growth --layers 2 --limit-tokens 6000 --rounds 2    # 20 minutes on a shared core
-    python -m illava_lab.benchmarks.growth --layers 4 --rounds 3                        # all points: an hour and more
+    python -m illava_lab.benchmarks.growth --layers 2 --limit-tokens 6000 --rounds 2  # 20 minutes
+    python -m illava_lab.benchmarks.growth --layers 4 --rounds 3  # all points: an hour and more
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -35,6 +34,7 @@ from illava.io.plots import COLOURS, MARKERS
 from illava.models.layout import Workload, workload
 from illava.models.located import LocatedModules
 from illava.planning.predict import Predictor, skeleton
+from illava_lab.benchmarks import common
 
 SHAPE = "qwen2-vl-2b"
 TEXT_TOKENS = 47
@@ -69,18 +69,12 @@ SERIES: dict[str, dict[int, Point]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--layers", type=int, default=2, help="a slice of so many layers of each")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = common.parser(__doc__, rounds=2, layers=2)
     parser.add_argument("--limit-tokens", type=int, help="measure no point of more patches than this")
-    parser.add_argument("--output", type=Path, default=Path("docs/performance"))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
+    options = common.parse(parser, arguments)
     settings = {"shape": SHAPE, "weights": "random", "dtype": "float32", "text_tokens": TEXT_TOKENS}
     settings |= {"layers": options.layers, "rounds": options.rounds, "machine": machine()}
     settings["methods"] = {name: method.to_dict() for name, method in METHODS.items()}
-    options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "growth.json"
     try:
         done = read(path, settings)

@@ -11,13 +11,11 @@ shipped models, whose 576 patches a picture are more than those rows.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -31,10 +29,10 @@ from illava.ask import load
 from illava.bench import prompts, published, random_weights
 from illava.bench.machine import machine
 from illava.evaluation.prompts import build_batch
-from illava.io.files import replacing
 from illava.models.located import locate
 from illava.ops import scoring
 from illava_lab import tasks
+from illava_lab.benchmarks import common
 from illava_lab.benchmarks.bookkeeping import own_seconds
 
 SHAPE, LAYERS = "qwen2-vl-2b", 10
@@ -60,7 +58,7 @@ def cpu_seconds(module: nn.Module) -> Iterator[list[float]]:
 def stage_costs(rounds: int, size: int) -> list[dict[str, Any]]:
     """Own seconds of each stage, as shares of the plain model's stage at its whole depth."""
     model = random_weights.build(SHAPE, LAYERS, torch.float32, torch.device("cpu"))
-    modules = locate(model)
+    parts = locate(model)
     blocks, layers = published.depths(SHAPE)
     inputs = prompts.make(model.config, size=(size, size))
     early = dict(encoder_layers=(5, 6, 7, 8), encoder_keep=0.85, llm_layers=())
@@ -83,7 +81,7 @@ def stage_costs(rounds: int, size: int) -> list[dict[str, Any]]:
     found: dict[str, list[float]] = {name: [] for name in methods}
     with torch.no_grad():
         for _ in range(rounds):
-            with cpu_seconds(modules.encoder) as encoder, cpu_seconds(modules.llm) as llm:
+            with cpu_seconds(parts.encoder) as encoder, cpu_seconds(parts.llm) as llm:
                 model(**inputs, logits_to_keep=1)
             whole = {"encoder": encoder[0] * blocks / LAYERS, "prefill": llm[0] * layers / LAYERS}
             whole["ttft"] = whole["encoder"] + whole["prefill"]
@@ -100,7 +98,7 @@ def stage_costs(rounds: int, size: int) -> list[dict[str, Any]]:
 def decode_costs(rounds: int, new_tokens: int = 12) -> list[dict[str, Any]]:
     """Own seconds of decoding steps, as shares of those steps, on a slice: the more layers, the smaller."""
     model = random_weights.build(SHAPE, LAYERS, torch.float32, torch.device("cpu"))
-    modules = locate(model)
+    parts = locate(model)
     one = prompts.make(model.config, size=(224, 224))
     padded = prompts.make(model.config, size=(224, 224), batch=2)
     # The second prompt has ten tokens of text less.
@@ -113,13 +111,11 @@ def decode_costs(rounds: int, new_tokens: int = 12) -> list[dict[str, Any]]:
             with (
                 illava.accelerate(model, method),
                 own_seconds(model) as own,
-                cpu_seconds(modules.llm) as llm,
+                cpu_seconds(parts.llm) as llm,
             ):
                 length = [0]
-                # What comes behind the prefill belongs to decoding.
-                mark = modules.llm.register_forward_hook(
-                    lambda *_, own=own, length=length: _first(own, length)
-                )
+                # All that follows the prefill belongs to decoding.
+                mark = parts.llm.register_forward_hook(lambda *_, own=own, length=length: _first(own, length))
                 model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
                 mark.remove()
             shares.append(sum(own[length[0] :]) / sum(llm[1:]))
@@ -163,7 +159,7 @@ def _agreement(size: str, count: int, sampled: int) -> list[dict[str, Any]]:
 
 
 def units_kept(model: nn.Module, method: illava.Illava, inputs: Any) -> set[int]:
-    """The units left behind the encoder's first step, before which both scores see the same."""
+    """The units kept by the encoder's first step, up to which both scores see the same."""
     with torch.no_grad(), illava.accelerate(model, method) as handle:
         model(**inputs, logits_to_keep=1)
         runs, _ = handle._last or ([], None)
@@ -181,16 +177,10 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--size", type=int, default=672, help="pixels a side")
+    parser = common.parser(__doc__, rounds=5, size=672)
     parser.add_argument("--pictures", type=int, default=12, help="of each task, for sampled scores")
     parser.add_argument("--only", choices=["own", "agreement"], help="measure that anew, keep the other")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("docs/performance"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.output.mkdir(parents=True, exist_ok=True)
+    options = common.parse(parser)
     known = options.output / "overhead.json"
     result: dict[str, Any] = json.loads(known.read_text()) if options.only else {}
     if options.only != "agreement":
@@ -210,8 +200,7 @@ def main() -> None:
             for size in ("S", "L")
             for row in agreement(size, options.pictures, sampled)
         ]
-    with replacing(options.output / "overhead.json") as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+    common.write(options.output / "overhead.json", result)
     table = Table("what", "median", "range")
     for row in result["own"]:
         s = row["share"]

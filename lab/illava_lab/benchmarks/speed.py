@@ -1,8 +1,8 @@
-"""How much sooner the first token comes at the schedules on record, against two predictions.
+"""Speed-up of encoder, prefill and first token, measured against two predictions.
 
-A published shape with random weights: speed does not depend on what a model has learnt, answers are
-noise. Plain and merged in turn, in one process. Predicted are ratios of FLOPs, and ratios of seconds from
-how fast this machine is on the parts of one layer (``illava.planning.machine_speed``), measured in the same process.
+A published shape with random weights: speed does not depend on training, and answers are noise. Plain and
+merged in turn, in one process. Predictions: ratios of FLOPs, and ratios of seconds by the speed of this
+machine on the parts of one layer (``illava.planning.machine_speed``), measured in the same process.
 
     python -m illava_lab.benchmarks.speed qwen2-vl-2b --threads 1 --rounds 3
     python -m illava_lab.benchmarks.speed llava-onevision-0.5b --size 384 --threads 1
@@ -10,11 +10,8 @@ how fast this machine is on the parts of one layer (``illava.planning.machine_sp
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,20 +22,20 @@ import illava
 from illava.bench import prompts, published, random_weights
 from illava.bench.machine import machine
 from illava.bench.timing import Timing, hook_seconds, interleave, measure, ratio
-from illava.io.files import replacing
 from illava.models.layout import workload
 from illava.models.located import locate
 from illava.planning.cost import Cost
 from illava.planning.machine_speed import Rates, measure_rates
+from illava_lab.benchmarks import common
 
 PARTS = ("encoder", "prefill", "ttft")
 PLAIN = "plain"
 TUNED = ", tuned"
-"""Behind the name of a row: with ``illava.tune``."""
+"""At the end of a row's name: with ``illava.tune``."""
 
 
 def schedules(shape: str) -> dict[str, illava.Illava]:
-    """Those on record: to a share in the encoder's blocks 5 to 8, then 0.9 a step in the LLM."""
+    """The published one (0.85 in encoder blocks 5 to 8, then 0.9 in the LLM), harder ones, and the preset."""
     depth = published.depths(shape)[1]
     late = tuple(layer * depth // 28 for layer in (15, 17, 19, 21))
 
@@ -57,38 +54,28 @@ def schedules(shape: str) -> dict[str, illava.Illava]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = common.parser(__doc__, rounds=3, size=672)
     parser.add_argument("shape", choices=[*published.SHAPES])
-    parser.add_argument("--size", type=int, default=672, help="pixels a side")
     parser.add_argument("--layers", type=int, help="a slice of so many layers of each")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("docs/performance"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = common.parse(parser)
     model = random_weights.build(options.shape, options.layers, torch.float32, torch.device("cpu"))
     inputs = prompts.make(model.config, size=(options.size, options.size))
     methods = schedules(options.shape)
     if options.layers:
-        # The steps on record lie behind a slice's end.
+        # A slice ends before the published steps.
         methods = {name: one for name, one in methods.items() if name.startswith("keep")}
-    modules = locate(model)
-    patches = max(workload(modules, options.size).segments)
-    rates = measure_rates(model, patches * modules.group, inputs["input_ids"].shape[1], repeats=2)
+    parts = locate(model)
+    patches = max(workload(parts, options.size).segments)
+    rates = measure_rates(model, patches * parts.group, inputs["input_ids"].shape[1], repeats=2)
     hardest = "to 1/9, then 0.9 x4" if "to 1/9, then 0.9 x4" in methods else "keep=1/9"
-    # Found out once, put on and taken off around every run.
-    tuned = illava.tune(model)
-    forwards = [(module, module.__dict__["forward"]) for module in tuned.modules]
-    tuned.remove()
+    forwards = common.tuned_forwards(model)
     reports: dict[str, illava.Report] = {}
     hooks: dict[str, list[float]] = {}
 
     def run(name: str) -> Timing:
         with ExitStack() as stack:
             if name.endswith(TUNED):
-                for module, forward in forwards:
-                    module.forward = forward  # type: ignore[method-assign]
-                    stack.callback(module.__dict__.pop, "forward")
+                stack.enter_context(common.applied(forwards))
             method = methods.get(name.removesuffix(TUNED))
             if method is None:
                 return measure(model, inputs, 1)
@@ -118,13 +105,9 @@ def main() -> None:
         "rows": rows,
         "rates": rates.to_dict(),
     }
-    options.output.mkdir(parents=True, exist_ok=True)
     cut = f"-{options.layers}-layers" if options.layers else ""
-    target = options.output / f"speed-{options.shape}{cut}.json"
-    with replacing(target) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+    common.write(options.output / f"speed-{options.shape}{cut}.json", result)
     show(result)
-    print(f"written to {target}")
 
 
 def row(
@@ -163,8 +146,7 @@ def show(result: dict[str, Any]) -> None:
     for made in result["rows"]:
         cells = []
         for part in PARTS:
-            m = made["measured"][part]
-            cell = f"{m['median']:.2f} ({m['low']:.2f}-{m['high']:.2f})"
+            cell = common.times(made["measured"][part])
             if "flops" in made:
                 cell += f"\nFLOPs {made['flops'][part]:.2f} rates {made['rates'][part]:.2f}"
             cells.append(cell)

@@ -1,39 +1,29 @@
-"""Answers a second of a whole published shape at a batch of eight, plain and merged in turn.
+"""Answers per second of a whole published shape at a batch of eight, plain and merged in turn.
 
-Random weights; answers of 32 tokens. The schedules are those of lab/illava_lab/benchmarks/speed.py at a third of the tokens.
+Random weights, answers of 32 tokens, the schedules of lab/illava_lab/benchmarks/speed.py that keep a third of the tokens.
 
     python -m illava_lab.benchmarks.throughput --dtype bfloat16
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from illava.bench import prompts, published, random_weights, run
+from illava.bench import prompts, random_weights, run
 from illava.bench.machine import machine
-from illava.io.files import replacing
+from illava_lab.benchmarks import common
 from illava_lab.benchmarks.speed import schedules
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--shape", choices=[*published.SHAPES], default="qwen2-vl-2b")
+    parser = common.parser(__doc__, rounds=3, shape="qwen2-vl-2b", size=672, new_tokens=32)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--size", type=int, default=672, help="pixels a side")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path("docs/performance"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = common.parse(parser)
     dtype = getattr(torch, options.dtype)
     model = random_weights.build(options.shape, None, dtype, torch.device("cpu"))
     variants = [
@@ -64,10 +54,8 @@ def main() -> None:
         "machine": machine(),
         **found[0],
     }
-    options.output.mkdir(parents=True, exist_ok=True)
-    with replacing(options.output / "throughput.json") as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-    table = Table("", "answers a second", "first token", "whole answers", "KV", "peak")
+    common.write(options.output / "throughput.json", result)
+    table = Table("", "answers per second", "first token", "whole answers", "KV", "peak")
     table.add_row("plain", f"{result['plain']['answers_per_second']['median']:.4f}")
     for row in result["variants"]:
         faster = row["faster"]

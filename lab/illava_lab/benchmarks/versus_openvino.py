@@ -1,6 +1,6 @@
 """illava on torch against OpenVINO GenAI's own visual token pruning: same CPU, weights, picture, prompt.
 
-A slice of the Qwen2-VL-2B shape with random weights, float32 on both sides. OpenVINO prunes behind the image
+A slice of the Qwen2-VL-2B shape with random weights, float32 on both sides. OpenVINO prunes after the image
 encoder (CDPruner), illava merges inside it, down to as many tokens for the LLM, give or take one. Every row
 is compared with its own plain model, and torch with OpenVINO in absolute time; the two processes take turns.
 OpenVINO's cache is float32 too, and does not carry the prompt over from one answer to the next.
@@ -31,12 +31,8 @@ Encoder, prefill and ttft come from answers of every length. A first answer of e
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,16 +48,11 @@ import illava
 from illava.bench import published
 from illava.bench.machine import machine
 from illava.bench.timing import Timing, interleave, measure, spread
-from illava.io.files import replacing
+from illava_lab.benchmarks import common
+from illava_lab.benchmarks.openvino_client import INSTALL, SHAPE, Client, build, exported
 from illava_lab.benchmarks.openvino_worker import SPECIAL, picture, prompt, tokenizer
 
 ROOT = Path(__file__).resolve().parents[3]
-WORKER = ROOT / "lab/illava_lab/benchmarks/openvino_worker.py"
-INSTALL = (
-    "python3 -m venv .venv-openvino && .venv-openvino/bin/pip install "
-    "openvino-genai==2026.4.1.0 optimum-intel==2.2.0 transformers==5.0.0"
-)
-SHAPE = "qwen2-vl-2b"
 OPENVINO = {"OpenVINO plain": 0, "OpenVINO 67 % pruned": 67, "OpenVINO 89 % pruned": 89}
 """Percent that OpenVINO prunes."""
 TORCH = {
@@ -70,18 +61,6 @@ TORCH = {
     "illava to 1/9": illava.Illava(encoder_layers=(2, 3), encoder_keep=(1 / 9) ** 0.5, llm_layers=()),
 }
 """Each with as many tokens for the LLM as the one at its place in OPENVINO."""
-
-
-def build(blocks: int, layers: int) -> Qwen2VLForConditionalGeneration:
-    torch.manual_seed(0)
-    config = published.config(SHAPE, max(blocks, layers))
-    config.vision_config.depth = blocks
-    config.text_config.num_hidden_layers = layers
-    config.text_config.layer_types = config.text_config.layer_types[:layers]
-    model = Qwen2VLForConditionalGeneration(config).eval()
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = 0
-    return model
 
 
 def torch_inputs(size: int) -> tuple[dict[str, torch.Tensor], float]:
@@ -97,47 +76,6 @@ def torch_inputs(size: int) -> tuple[dict[str, torch.Tensor], float]:
         "mm_token_type_ids": (ids == SPECIAL["<|image_pad|>"]).int(),
     }
     return {"input_ids": ids, **mask, **pixels}, taken
-
-
-def exported(python: Path, folder: Path, blocks: int, layers: int, environment: dict[str, str]) -> Path:
-    """The same weights as OpenVINO IR, from an earlier run or exported now."""
-    target = folder / f"{SHAPE}-{blocks}-{layers}-torch{torch.__version__}"
-    if target.exists():
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        source, partial = Path(scratch, "source"), Path(scratch, "exported")
-        for part in (build(blocks, layers), tokenizer(), Qwen2VLImageProcessor()):
-            part.save_pretrained(source)
-        print("exporting to OpenVINO, a few minutes ...", file=sys.stderr)
-        command = [str(python), str(WORKER), "export", str(source), str(partial)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{done.stderr[-2000:]}\nthe export failed; the environment is made by: {INSTALL}")
-        shutil.move(partial, target)
-    return target
-
-
-class Worker:
-    """The OpenVINO process, which waits while torch runs."""
-
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-        self.versions = self.read()
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"the OpenVINO process stopped; its environment is made by: {INSTALL}")
-        return json.loads(line)
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self.read()
 
 
 def seconds(timing: Timing) -> dict[str, float]:
@@ -164,17 +102,13 @@ def times(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = common.parser(__doc__, rounds=5, output=Path("out/bench"), size=616)
     parser.add_argument("--blocks", type=int, default=12, help="of the image encoder, at least 4")
     parser.add_argument("--layers", type=int, default=10, help="of the LLM")
-    parser.add_argument("--size", type=int, default=616, help="pixels a side, a multiple of 28 up to 980")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--new-tokens", type=int, nargs="+", default=[16, 128], help="lengths of answers")
     parser.add_argument("--backend", choices=["PA", "SDPA"], default="PA", help="OpenVINO's attention")
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-openvino/bin/python")
     parser.add_argument("--models", type=Path, default=Path("runs/openvino"), help="folder for exports")
-    parser.add_argument("--output", type=Path, default=Path("out/bench"), help="folder for the JSON file")
     options = parser.parse_args()
     deepest = published.depths(SHAPE)
     if not 4 <= options.blocks <= deepest[0] or not 1 <= options.layers <= deepest[1]:
@@ -191,11 +125,8 @@ def main() -> None:
     result = compare(options)
     options.output.mkdir(parents=True, exist_ok=True)
     shape = f"{options.blocks}-{options.layers}-{options.size}-{options.threads}-{options.backend}"
-    target = options.output / f"versus_openvino-{shape}.json"
-    with replacing(target) as partial:
-        partial.write_text(json.dumps(result, indent=1) + "\n")
+    common.write(options.output / f"versus_openvino-{shape}.json", result)
     show(result)
-    print(f"written to {target}")
 
 
 def compare(options: argparse.Namespace) -> dict[str, Any]:
@@ -203,8 +134,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
     folder = exported(options.python, options.models, options.blocks, options.layers, environment)
     given = {"size": options.size, "threads": options.threads, "backend": options.backend}
-    command = [str(options.python), str(WORKER), "serve", str(folder), json.dumps(given)]
-    openvino = Worker(command, environment)
+    openvino = Client(options.python, folder, given, environment)
     try:
         model = build(options.blocks, options.layers)
         inputs, preprocessing = torch_inputs(options.size)
@@ -226,7 +156,7 @@ def compare(options: argparse.Namespace) -> dict[str, Any]:
 def measured(
     model: Qwen2VLForConditionalGeneration,
     inputs: dict[str, torch.Tensor],
-    openvino: Worker,
+    openvino: Client,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     whole = inputs["input_ids"].shape[1]
@@ -295,25 +225,22 @@ def show(result: dict[str, Any]) -> None:
     parts = list(result["rows"][0]["milliseconds"])
     table = Table(
         title=f"{result['shape']}, {result['weights']} weights, {result['dtype']}, "
-        f"{result['size']} x {result['size']}:\nmilliseconds, and times faster than the own plain model"
+        f"{result['size']} x {result['size']}:\nmilliseconds, and speed-up over the same side's plain model"
     )
-    against = Table(title="Times that torch is faster than OpenVINO (below 1: slower)")
+    against = Table(title="Speed-up of torch over OpenVINO (below 1: slower)")
     for heading in ("", "LLM tokens", *parts):
         table.add_column(heading)
     for heading in ("", *parts):
         against.add_column(heading)
 
-    def cell(spread: dict[str, float]) -> str:
-        return "{median:.2f} ({low:.2f}-{high:.2f})".format(**spread)
-
     for number, row in enumerate(result["rows"]):
         faster, took = row["times_faster"], row["milliseconds"]
         cells = [f"{took[part]['median']:.0f} ms" for part in parts]
         if number % len(TORCH):
-            cells = [f"{text}\n{cell(faster[part])}" for text, part in zip(cells, parts, strict=True)]
+            cells = [f"{text}\n{common.times(faster[part])}" for text, part in zip(cells, parts, strict=True)]
         table.add_row(row["model"], "{} -> {}".format(*row["llm_tokens"]), *cells)
     for name, faster in result["torch_times_faster"].items():
-        against.add_row(name.replace(" / ", " /\n"), *(cell(faster[part]) for part in parts))
+        against.add_row(name.replace(" / ", " /\n"), *(common.times(faster[part]) for part in parts))
     console.print(table)
     console.print(against)
     console.print(f"median (lowest-highest) over {result['rounds']} interleaved rounds")

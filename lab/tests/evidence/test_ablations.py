@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import csv
+import io
 import time
 
 import pytest
 import torch
-from benchmarks import ablations
+from illava_lab.benchmarks import ablations
 from illava_lab.benchmarks.bookkeeping import own_seconds
 from illava_lab.benchmarks.comparison import bookkeeping
 from torch import nn
@@ -30,56 +32,48 @@ def test_every_variant_is_another_plan_of_the_same_budget(size):
     assert rows[0].method == illava.Illava.best(ablations.KEEP)
 
 
-def estimate(value, low, high):
-    return {"value": value, "low": low, "high": high}
+@pytest.fixture(scope="module")
+def found():
+    return ablations.read()
 
 
-@pytest.fixture
-def figures(tmp_path, monkeypatch):
-    monkeypatch.setattr(ablations, "FIGURES", tmp_path)
-    labels = ["plain", "blank", *(row.label for row in ablations.rows())]
-    for size in ("S", "L"):
-        rows = {
-            label: {
-                "accuracy": estimate(90.0, 80.0, 95.0),
-                "above_blank": estimate(95.5, 90.0, 99.0),
-                "kl": 0.125,
-                "flops": 0.5,
-                "average_tokens": 32.0,
-                "difference": estimate(0.0, -2.0, 2.0),
-            }
-            for label in labels
-        }
-        rows["dropped"]["difference"] = estimate(-4.0, -7.0, -1.0 if size == "L" else 1.0)
-        rows["compacted positions"]["difference"] = estimate(3.0, 1.0, 5.0)
-        rows["before layer 2"]["difference"] = (
-            estimate(3.0, 1.0, 5.0) if size == "S" else estimate(-3.0, -5.0, -1.0)
-        )
-        (tmp_path / f"{size}.json").write_text(
-            json.dumps(
-                {
-                    "limit": 24,
-                    "seed": 0,
-                    "tasks": ["attribute", "digits"],
-                    "rows": rows,
-                    "machine": {"cpu": "a CPU", "threads": 1, "torch": "2", "transformers": "5"},
-                }
-            )
-        )
+def test_page_and_table_are_up_to_date(found):
+    assert ablations.PAGE.read_text() == ablations.page(found)
+    assert (ablations.FIGURES / ablations.TABLE).read_text() == ablations.to_csv(found)
+    assert (ablations.FIGURES / ablations.PLOT).is_file()
 
 
-def test_the_page_says_what_helped_and_what_did_not(figures):
-    page = ablations.page()
-    better, worse, same = (line for line in page.splitlines() if line.startswith(("Significantly", "Not to")))
-    assert better == "Significantly better than the preset: compacted positions (zoo/S, zoo/L)."
-    assert worse == "Significantly worse: dropped (zoo/L)."
-    assert "highest attention" in same
-    # Better on one model and worse on the other is none of the three.
-    assert not any("before layer 2" in line for line in (better, worse, same))
-    assert "| dropped | 95.5 | -4.0 (-7.0 to +1.0) | 0.125 | 95.5 | **-4.0 (-7.0 to -1.0)** | 0.125 |" in page
-    for group in ablations.QUESTIONS.values():
-        for label in group:
-            assert f"| {label} |" in page
+def test_the_table_holds_every_row(found):
+    rows = list(csv.DictReader(io.StringIO(ablations.to_csv(found))))
+    assert len(rows) == 2 * (3 + len(ablations.changes()))
+    for row in rows:
+        figures = found[row["model"].removeprefix("zoo/")]["rows"][row["row"]]
+        assert float(row["difference_low"]) == figures["difference"]["low"]
+        assert float(row["kl"]) == figures["kl"]
+
+
+def test_the_page_says_what_helped_and_what_did_not(found):
+    changed = copy.deepcopy(found)
+    for label, *points in (
+        ("random", (3.0, 1.0, 5.0), (0.0, -1.0, 1.0)),
+        ("dropped", (2.0, -1.0, 4.0), (-4.0, -7.0, -1.0)),
+        ("before layer 2", (3.0, 1.0, 5.0), (-3.0, -5.0, -1.0)),
+        ("encoder alone", (2.0, -1.0, 4.0), (1.0, -1.0, 3.0)),
+    ):
+        for size, ends in zip(ablations.SIZES, points, strict=True):
+            figures = dict(zip(("value", "low", "high"), ends, strict=True))
+            changed[size]["rows"][label]["difference"] = figures
+    lines = ablations.page(changed).splitlines()
+    assert "- Significantly better than `illava-best`: random (+3.0, +0.0)." in lines
+    (ahead,) = (line for line in lines if line.startswith("- Better on both models, not significantly: "))
+    assert "encoder alone (+2.0, +1.0; FLOPs 0.42)" in ahead
+    assert "- Better on one, worse on the other: before layer 2 (+3.0, -3.0)." in lines
+    first, *rest = (line for line in lines if line.startswith("| ") and " to " in line)
+    assert first.startswith("| random | **+3.0 (+1.0 to +5.0)** | +0.0 (-1.0 to +1.0) |")
+    assert any(
+        line.startswith("| dropped | +2.0 (-1.0 to +4.0) | **-4.0 (-7.0 to -1.0)** |") for line in rest
+    )
+    assert not any(line.startswith("| encoder alone |") for line in rest)
 
 
 def busy(seconds):
@@ -120,6 +114,6 @@ def test_the_table_of_own_cost_names_the_costly_first():
         "refused": {"pool 1/9": "no grid"},
     }
     text = bookkeeping(found)
-    assert "Above 3 %: slow 1/9." in text
-    assert text.index("| slow 1/9 | 5.00 | 2.00 | 1.50 |") < text.index("| fastv 1/9 | 0.10 | 0.04 | 1.10 |")
+    assert "Above 3 % of the plain prefill: slow 1/9." in text
+    assert text.index("| slow 1/9 | 1.50 | 5.00 | 2.00 |") < text.index("| fastv 1/9 | 1.10 | 0.10 | 0.04 |")
     assert "| pool 1/9 | not run: no grid | - | - |" in text

@@ -1,16 +1,24 @@
 """The evidence page says what the result files say, and the rule for layers chooses as it is written."""
 
 import copy
-import re
+import csv
+import io
 
 import pytest
-from illava_lab.benchmarks.evidence import bigger, cards, claims, measure, page
-from illava_lab.benchmarks.evidence.rows import MARGIN, both, candidates, control_rows, main_rows, pick
+from illava_lab.benchmarks.evidence import artefacts, bigger, cards, claims, measure, page
+from illava_lab.benchmarks.evidence.rows import (
+    BUDGETS,
+    MARGIN,
+    both,
+    candidates,
+    control_rows,
+    main_rows,
+    pick,
+)
 
 from illava.evaluation.compare import difference
 from illava.evaluation.metrics import Estimate, resample
 from illava.evaluation.rows import BLANK, PLAIN
-from illava.evaluation.summary import summarise
 
 CHOICE = {"encoder": [1, 2], "llm": [2, 3], "share": 0.5}
 ROWS = [PLAIN, BLANK, *main_rows(CHOICE), *control_rows(CHOICE)]
@@ -55,133 +63,113 @@ def lines():
 
 
 @pytest.fixture(scope="module")
-def found(lines):
-    settings = {
-        "weights": "w",
-        "illava": "0",
-        "model": "zoo/L",
-        "dtype": "float32",
-        "device": "cpu",
-        "split": "test",
-        "seed": 0,
-        "limit": 20,
-        "batch_size": 4,
-        "tasks": {"attribute": "", "video": ""},
-        "rows": {row.label: row.to_dict() for row in ROWS},
-    }
-    test = summarise(settings, lines)
-    test |= {"machine": measure.machine(), "differences": measure.differences(lines)}
-    test["hurt"] = measure.hurt_kinds(lines)
-    figures = {label: {"above_blank": 90.0, "flops": 0.4, "average": 0.3} for label in ("a", "b")}
-    figures["dear"] = {"above_blank": 99.0, "flops": 0.9, "average": 0.3}
-    chosen = {
-        "weights": "w",
-        "limit": 48,
-        "tasks": ["attribute"],
-        "rule": "The best wins.",
-        "choice": CHOICE,
-        "stages": {"encoder": {"figures": figures, "chosen": "b"}},
-    }
-    # The smaller model is worse, so that the two cannot be mixed up.
-    worse = answers("attribute", {"plain": 2}) + answers("video", {"plain": 7})
-    small = summarise({**settings, "model": "zoo/S"}, worse)
-    small |= {"machine": measure.machine(), "differences": measure.differences(worse), "hurt": []}
-    contest = [
-        {
-            "task": task,
-            "sample": i,
-            "row": label,
-            "correct": i >= wrong,
-            "cluster": str(i),
-            "seconds": seconds,
-        }
-        for task in ("attribute", "video")
-        for label, wrong, seconds in (("S plain", 14, 0.2), ("L plain", 2, 0.4), ("L merged to 1/9", 3, 0.1))
-        for i in range(20)
-    ]
-    rows = bigger.results(contest, ["attribute"])
-    return {
-        "test-S": small,
-        "test-L": test,
-        "layers-S": copy.deepcopy(chosen),
-        "layers-L": chosen,
-        "bigger": {
-            "weights": {"S": "w", "L": "w"},
-            "each": 20,
-            "tasks": ["attribute"],
-            "contestants": rows,
-            "all_tasks": bigger.results(contest, ["attribute", "video"]),
-        },
-        "speed": {
-            "machine": {"cpu": "an abacus"},
-            "rounds": 3,
-            "size": 672,
-            "dtype": "float32",
-            "rows": [
-                {
-                    "name": "published schedule",
-                    "kv_ratio": 0.5,
-                    "measured": {
-                        part: {"median": 2.0, "low": 1.5, "high": 2.5}
-                        for part in ("encoder", "prefill", "ttft")
-                    },
-                }
-            ],
-        },
-    }
+def found():
+    return page.read()
 
 
-def test_figures_of_the_page_are_those_of_the_answers(found):
-    text = page.page(found)
-    # attribute alone counts: plain is right 20 of 20 there, at 1/9 18 of 20; blank is right half the time.
-    assert re.search(
-        r"\| L \| 1/9 \| 16\.0 \| 90\.0 \([^)]*\) \| 80\.0 \([^)]*\) \| 95 \| short by 15 \|", text
-    )
-    spread = r"(?: \([^)]*\))?"
-    assert re.search(rf"\| attribute \| 20 \| 50 % \| 90\.0{spread} \| 50\.0{spread} \| 100\.0", text)
-    assert re.search(
-        rf"\| video \| 20 \| 50 % \| 65\.0{spread} \* \| 50\.0{spread} \| 70\.0{spread} \* \|", text
-    )
-    assert re.search(r"\| L \| attribute \| 100\.0 \| -20\.0 \(", text)
-    assert re.search(r"\| S \| attribute \| 90\.0 \| -10\.0 \(", text)
-    assert "zoo/L has not learnt video well enough" in text
-    assert "The best wins." in text
-    assert "It does, at 1/9 of the tokens." in text
-    assert "| **b** | 90.0 | 0.400 | 0.300 |" in text
-    assert "| (dear) | 99.0 | 0.900 | 0.300 |" in text
-    assert "published schedule: encoder 2.00 (1.50-2.50), prefill 2.00 (1.50-2.50)" in text
-    assert "nan" not in text.lower()
+def test_everything_is_up_to_date(found):
+    """The page, the tables beside it, and the model cards."""
+    assert page.PAGE.read_text() == page.page(found)
+    for name, text in artefacts.tables(found).items():
+        assert (page.FIGURES / name).read_text() == text
+    for size in page.SIZES:
+        assert (page.FIGURES / artefacts.plot(size)).is_file()
+        assert cards.path(size).read_text() == cards.read(size, found[f"test-{size}"])
+
+
+def test_tables_hold_every_row(found):
+    rows = list(csv.DictReader(io.StringIO(artefacts.tables(found)["rows.csv"])))
+    for size in page.SIZES:
+        summary = found[f"test-{size}"]
+        mine = [row for row in rows if row["model"] == f"zoo/{size}"]
+        assert len(mine) == len(summary["mean"]) * (1 + len(summary["tasks"]))
+        for row in (row for row in mine if row["task"] == "mean"):
+            figures = summary["mean"][row["row"]]
+            assert float(row["accuracy"]) == figures["accuracy"]["value"]
+            assert float(row["above_blank_high"]) == figures["above_blank"]["high"]
+            assert float(row["kv_bytes"]) == figures["kv_bytes"]
+
+
+def test_figures_of_the_page_are_those_of_the_tables(found):
+    kept = {
+        (row["model"], row["row"]): f"{float(row['above_blank']):.1f}"
+        for row in csv.DictReader((page.FIGURES / "rows.csv").open(newline=""))
+        if row["task"] == "mean"
+    }
+    lines = [line.strip("| ").split(" | ") for line in page.PAGE.read_text().splitlines()]
+    shown = {tuple(cells[0].split(", ")): cells[1:] for cells in lines if cells[0].startswith("zoo/")}
+    for size in page.SIZES:
+        for budget in BUDGETS:
+            rows = (f"{stage} {budget}" for stage in ("both", "encoder", "llm", "published pattern"))
+            assert shown[f"zoo/{size}", budget] == [kept[f"zoo/{size}", row] for row in rows]
+        tasks = found[f"test-{size}"]["tasks"].values()
+        mean = sum(task["rows"]["plain"]["accuracy"]["value"] for task in tasks) / len(tasks)
+        assert f"| **mean** | | **{mean:.1f}** | |" in cards.path(size).read_text()
+
+
+def verdicts(found) -> dict[str, str]:
+    """The last cells of the table of claims, by claim."""
+    rows = [line.strip("| ").split(" | ") for line in claims.section(found) if line.startswith("| ")]
+    return {row[0]: row[-1] for row in rows[2:]}
+
+
+BIGGER = "a larger model merged is more accurate and faster than a smaller one plain"
+NINTH = "95 % of the accuracy stays at 1/9"
 
 
 def test_the_verdicts_follow_the_figures(found):
     changed = copy.deepcopy(found)
-    rows = changed["bigger"]["contestants"]
-    rows["L merged to 1/9"]["wins"] = "perhaps"
-    assert "ahead in both at 1/9 of the tokens, but an interval" in page.page(changed)
-    rows["L merged to 1/9"]["wins"] = "no"
-    assert "It does not: no budget" in page.page(changed)
-    text = page.page(found)
-    assert (
-        "Against drop: recycling is better in 1 of 4 cases, worse in 0, and not to be told apart in 3."
-        in text
-    )
-    nothing = {"value": None, "low": None, "high": None}
-    changed["test-L"]["differences"]["drop 1/9"]["mean"] = nothing
-    assert "Against drop: recycling is better in 0 of 3 cases" in page.page(changed)
+    for name in ("speed", "throughput"):
+        for row in changed[name].get("rows", []) + changed[name].get("variants", []):
+            row["kv_ratio"] = (
+                0.5 if row["name" if name == "speed" else "label"] == "to 1/3, then 0.9 x4" else 0.9
+            )
+            for figures in (row.get("faster"), row.get("measured")):
+                for figure in (figures or {}).values():
+                    figure["median"] = 1.9
+    changed["bigger"]["contestants"]["L merged to 1/9"]["wins"] = "yes"
+    for size, low in (("S", 95.5), ("L", 94.0)):
+        summary = changed[f"test-{size}"]
+        summary["mean"]["both 1/9"]["above_blank"] = {"value": 96.0, "low": low, "high": 97.0}
+        apart = summary["differences"]["published schedule"]
+        apart["mean"]["value"] = -0.3
+        apart["tasks"]["video"]["value"] = 6.0
+    before, after = verdicts(found), verdicts(changed)
+    assert after["throughput up to 2x"] == after["prefill up to 4x faster"] == "**not confirmed**"
+    assert after["KV cache 1.7x to 2x smaller"] == "confirmed, only by harder schedules"
+    assert (before[BIGGER], after[BIGGER]) == ("**not confirmed**", "confirmed, at 1/9")
+    assert after[NINTH] == "confirmed, reached and reached, but the interval goes below"
+    assert after["the published schedules lose 0.2 to 0.5 points"] == "confirmed"
+    assert after["video loses least"] == "confirmed"
+    assert "Of 8 claims 5 are confirmed and 3 are not:" in claims.section(changed)
+    # An advantage that is not significant confirms nothing.
+    changed["bigger"]["contestants"]["L merged to 1/9"]["wins"] = "perhaps"
+    assert verdicts(changed)[BIGGER] == "**not confirmed**, ahead at 1/9, not significantly"
+    # Nor does a task that was not learnt.
+    for size in page.SIZES:
+        changed[f"test-{size}"]["tasks"]["video"]["in_mean"] = False
+    assert verdicts(changed)["video loses least"] == "not measured"
+
+
+def test_significant_cases_are_counted():
+    apart = [
+        {"value": 0, "low": low, "high": high} for low, high in ((1, 2), (-1, 2), (-2, -1), (None, None))
+    ]
+    assert page.cases(apart) == "1 of 3, behind in 1"
+    assert page.cases(apart[:2]) == "1 of 2"
 
 
 @pytest.mark.parametrize(
     ("figure", "said"),
     [
         ((96.0, 95.0, 97.0), "reached"),
-        ((96.0, 94.0, 97.0), "reached, but the interval goes below"),
         ((96.0, None, None), "reached, but the interval goes below"),
         ((94.97, 94.0, 96.0), "short by 0.03"),
         ((None, None, None), "-"),
     ],
 )
 def test_targets_are_reached_or_not(figure, said):
-    assert claims._reached(dict(zip(("value", "low", "high"), figure, strict=True)), 95.0) == said
+    assert claims.reached(dict(zip(("value", "low", "high"), figure, strict=True)), 95.0) == said
 
 
 @pytest.mark.parametrize(
@@ -199,9 +187,9 @@ def test_winning_takes_both_and_certainty(points, faster, wins):
 
 
 def test_files_that_do_not_belong_together_are_refused(found):
-    page.check(found)
     for path, value, message in (
         (("layers-L", "weights"), "v", "different weights of zoo/L"),
+        (("comparison", "models", "zoo/L", "settings", "weights"), "v", "different weights of zoo/L"),
         (("bigger", "weights", "S"), "v", "different weights of zoo/S"),
         (("layers-S", "choice", "encoder"), [3], "not measured at the layers of layers-S"),
         (("test-S", "settings", "limit"), 5, "differ in limit"),
@@ -269,14 +257,3 @@ def test_candidates_and_rows_keep_to_their_budget():
     assert split.encoder_keep**2 == pytest.approx(1 / 3)
     labels = [row.label for row in ROWS]
     assert len(labels) == len(set(labels)) == 27
-
-
-def test_cards_say_what_was_measured(found):
-    log = [{"name": "dense-48", "step": 20, "seconds": 60}, {"name": "dense-48", "step": 400, "seconds": 600}]
-    text = cards.card("L", found["test-L"], 4_200_000, log)
-    assert "4.2 million weights" in text
-    assert "in\n10 minutes" in text
-    assert "`dense-48` (400 x 64 pictures)" in text
-    assert "| attribute | 20 | 100.0" in text
-    assert "| **mean** | | **85.0** | |" in text
-    assert "not learnt well enough to say what merging costs: video." in text

@@ -5,6 +5,7 @@ import sys
 from collections import Counter, defaultdict
 from functools import cache
 
+import eyes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,8 +17,6 @@ from illava_lab.zoo.text import build_processor
 from PIL import Image
 
 from illava.errors import UnsupportedError
-
-import eyes
 
 DRAWN = tuple(name for name in names() if name != "easy_vqa")
 SEEN_SHAPES = ("attribute", "counting", "spatial", "existence", "multi_picture", "video")

@@ -2,6 +2,7 @@
 
 import re
 
+import eyes
 import numpy as np
 import pytest
 from illava_lab.drawing.glyphs import handwriting_ids, handwritten_mask
@@ -9,8 +10,6 @@ from illava_lab.drawing.lettering import FONTS, LETTERS, TEST_WORDS, printed
 from illava_lab.drawing.streams import SPLITS
 from illava_lab.tasks import load, reading
 from scipy import ndimage
-
-import eyes
 
 N = 48
 

@@ -5,14 +5,13 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from eyes import look
 from illava_lab.drawing.canvas import COLOURS
 from illava_lab.drawing.streams import scene_rng
 from illava_lab.tasks import load
 from illava_lab.zoo.lessons import FORMS, Syllabus, _agreed, draw_lesson
 from illava_lab.zoo.questions import CLASSES, IGNORE, ask
 from illava_lab.zoo.scenes import draw_scene
-
-from eyes import look
 
 EVEN = Syllabus((1 / 6,) * 6, (0.2,) * 5 + (0.0,), most=5)
 

@@ -105,7 +105,8 @@ def compare(
         if hint:
             typer.echo(hint, err=True)
         print_comparison(figures)
-        typer.echo(f"All figures: {output / comparison_page.PAGE}")
+        page, table = output / comparison_page.PAGE, output / comparison_page.TABLE
+        typer.echo(f"Verdict: {page}; all figures: {table}")
 
 
 def measure(
@@ -171,8 +172,9 @@ def model_folders(output: Path, names: list[str]) -> dict[str, Path]:
 
 def print_comparison(figures: Mapping[str, Any]) -> None:
     """Print what every row keeps, costs and takes, model by model."""
-    from ..evaluation.comparison_page import difference, ordered
+    from ..evaluation.comparison_page import ordered
     from ..evaluation.summary import number
+    from ..evaluation.verdict import difference
 
     for name, model in figures["models"].items():
         table = new_table("", "above blank %", "tokens", "FLOPs", "TTFT", f"against {figures['reference']}")

@@ -12,17 +12,20 @@ from ..io.files import replacing
 from ..io.texts import slug
 from . import pareto
 from .comparison import COSTS, OFF_BUDGET, TIMES, Figures, points_of
-from .metrics import LEAST_PLAIN, LEVEL
+from .metrics import LEAST_PLAIN
 from .rows import BLANK, PLAIN, TEXT_ONLY
 from .store import write_json
-from .summary import ESTIMATES, MEANS, escape, interval, number
+from .summary import ESTIMATES, MEANS, escape, interval, number, table
+from .verdict import AXES, best_by_task, mark, verdict
 
 PAGE, TABLE, FIGURES, PLOTS = "comparison.md", "comparison.csv", "comparison.json", "comparison"
 QUALITY = "retained above blank, % of the plain model"
-AXES = {"ttft": "time to the first token / plain, measured", "flops": "FLOPs up to the first token / plain"}
-COLUMNS = ("accuracy %", "retained %", "above blank %", "final tokens", "average tokens", "FLOPs", "KV bytes")
 FEW = 20
 """Pictures of a task; a bootstrap of fewer takes what it has not seen for impossible."""
+MOST_METHODS = 20
+"""Methods in a table; the CSV file has all."""
+OWN_SCHEDULE = "own schedule"
+"""The column of methods that were saved with a schedule, and take no budget."""
 SPREADS = (*ESTIMATES, *TIMES, "difference")
 TESTS = ("p", "p_holm", "significant", "holds")
 
@@ -30,16 +33,7 @@ TESTS = ("p", "p_holm", "significant", "holds")
 def write(folder: Path, found: Figures) -> str | None:
     """Write page, CSV, JSON and plots, each all at once. Returns None, or one line on missing plots."""
     (folder / PLOTS).mkdir(parents=True, exist_ok=True)
-    hint, drawn = None, []
-    for model, figures in found["models"].items():
-        for cost in COSTS:
-            points = points_of(figures["rows"], cost)
-            if len(points) > 1:
-                name = plot_name(model, cost)
-                axes = AXES[cost], QUALITY
-                said = pareto.draw(points, folder / PLOTS / name, model, *axes, found["reference"])
-                drawn += [] if said else [name]
-                hint = hint or said
+    drawn, hint = draw(folder / PLOTS, found)
     write_json(folder / FIGURES, found)
     for name, text in ((TABLE, to_csv(found)), (PAGE, to_markdown(found, drawn))):
         with replacing(folder / name) as partial:
@@ -48,189 +42,175 @@ def write(folder: Path, found: Figures) -> str | None:
     return hint
 
 
+def draw(folder: Path, found: Figures) -> tuple[list[str], str | None]:
+    """Draw quality against each cost. Returns the names of the files, and one line where one is missing."""
+    hint, drawn = None, []
+    for model, figures in found["models"].items():
+        for cost in COSTS:
+            points = points_of(figures["rows"], cost)
+            if len(points) > 1:
+                name = plot_name(model, cost)
+                axes = AXES[cost], QUALITY
+                missing = pareto.draw(points, folder / name, model, *axes, found["reference"])
+                drawn += [] if missing else [name]
+                hint = hint or missing
+    return drawn, hint
+
+
 def plot_name(model: str, cost: str) -> str:
     """The file of one plot, e.g. "zoo-S-ttft.png"."""
     return f"{slug(model)}-{cost}.png"
 
 
 def to_csv(found: Figures) -> str:
-    """One line a model and row, numbers in full; empty where there is no figure."""
+    """One line a model and row, numbers in full, accuracies by task last; empty where there is no figure."""
     fields = ["model", "row", "method", "budget", "keep", "refused"]
     for key in (*SPREADS[:3], *MEANS, "off_budget", *SPREADS[3:], *TESTS):
         fields += [key, f"{key}_low", f"{key}_high"] if key in SPREADS else [key]
+    tasks = dict.fromkeys(name for figures in found["models"].values() for name in figures["tasks"])
     out = io.StringIO()
-    table = csv.DictWriter(out, fields, lineterminator="\n")
-    table.writeheader()
+    lines = csv.DictWriter(out, [*fields, *map(_task_column, tasks)], lineterminator="\n")
+    lines.writeheader()
     for model, figures in found["models"].items():
         for row in figures["rows"]:
             cells = {"model": model, "row": row["label"]}
             for key in set(fields) & set(row):
                 figure = row[key] if key in SPREADS else {"value": row[key]}
                 cells |= {f"{key}_{end}".removesuffix("_value"): what for end, what in figure.items()}
-            table.writerow(cells)
+            cells |= {_task_column(name): accuracy for name, accuracy in row["tasks"].items()}
+            lines.writerow(cells)
     return out.getvalue()
 
 
+def _task_column(name: str) -> str:
+    return f"accuracy: {name}"
+
+
 def to_markdown(found: Figures, plots: Sequence[str] = ()) -> str:
-    """The page: the verdict first, then how it came about, then all figures, model by model."""
-    lines = ["# Comparison of methods", "", *verdict(found), "", *_how(found)]
+    """The page: the verdict, a summary of each model, and how it was measured."""
+    lines = ["# Comparison of methods", "", *verdict(found)]
     for model, figures in found["models"].items():
-        lines += [
-            "",
-            f"## {escape(model)}",
-            "",
-            *_circumstances(figures),
-            "",
-            *_table(figures, found["reference"]),
-        ]
+        lines += ["", f"## {escape(model)}", "", *_methods(figures, found["reference"])]
         for cost in COSTS:
             if plot_name(model, cost) in plots:
-                lines += ["", f"![{_alt(model, figures, cost)}]({PLOTS}/{plot_name(model, cost)})"]
-        lines += ["", "Accuracy in %, task by task (\\*: not in the means):", "", *_tasks(figures)]
-    return "\n".join(lines) + "\n"
+                alt = escape(re.sub(r"[\[\]]", "", f"{model}: {QUALITY}, against {AXES[cost]}"))
+                lines += ["", f"![{alt}]({PLOTS}/{plot_name(model, cost)})"]
+        lines += ["", *_tasks(figures, found["reference"]), "", *_settings(figures)]
+    return "\n".join([*lines, "", *_how(found)]) + "\n"
 
 
-# -- in words --------------------------------------------------------------------------------------
+# -- one model -------------------------------------------------------------------------------------
 
 
-def verdict(found: Figures) -> list[str]:
-    """What the figures say, in words: first who is ahead of the reference, then the rest."""
-    reference, made = f"*{found['reference']}*", found["comparisons"]
-    lines = [
-        "## Verdict",
-        "",
-        f"Mean accuracy over tasks against {reference} at the same budget, in points. Where significant,",
-        f"with its {100 * LEVEL:g} % interval and \\*, or \\*\\* if it is after Holm's correction, too.",
+def _methods(figures: Figures, reference: str) -> list[str]:
+    """A line a method, the best first: what it retains at each budget, and what it costs."""
+    rows = [row for row in figures["rows"] if row["options"] is not None]
+    budgets = {row["keep"]: row["budget"] or OWN_SCHEDULE for row in rows}
+    budgets = {keep: budgets[keep] for keep in sorted(budgets, key=lambda keep: -(keep or 0))}
+    methods: dict[str, dict[float | None, Figures]] = {}
+    for row in rows:
+        methods.setdefault(row["method"], {})[row["keep"]] = row
+
+    def place(name: str) -> float:
+        kept = [row["above_blank"]["value"] for row in methods[name].values()]
+        kept = [value for value in kept if value is not None]
+        return -sum(kept) / len(kept) if kept else float("inf")
+
+    ranked = sorted(methods, key=place)
+    shown = [name for i, name in enumerate(ranked) if i < MOST_METHODS or name == reference]
+    lines = table(
+        ["method", *budgets.values(), "FLOPs", *TIMES[:-1], "first token"],
+        (
+            [
+                escape(name),
+                *(_retained(methods[name].get(keep)) for keep in budgets),
+                *(_range(methods[name].values(), cost) for cost in ("flops", *TIMES)),
+            ]
+            for name in shown
+        ),
+    )
+    plain = {row["label"]: row for row in figures["rows"] if row["options"] is None}
+    about = [
+        f"{label} {interval(plain[label]['accuracy'])} %"
+        for label in (PLAIN.label, BLANK.label, TEXT_ONLY.label)
+        if label in plain
     ]
-    for model, figures in found["models"].items():
-        if not any(task["in_mean"] for task in figures["tasks"].values()):
-            least = f"{100 * LEAST_PLAIN:g} %"
-            lines += ["", f"{escape(model)}: plain, it reaches {least} at no task, so nothing can be said."]
-    for title, sign, significant in (
-        (f"Ahead of {reference}, significantly", 1, True),
-        (f"Ahead of {reference}, but not significantly", 1, False),
-        (f"Behind {reference}, significantly", -1, True),
-        (f"Behind {reference}, but not significantly", -1, False),
-        (f"Level with {reference}", 0, False),
-    ):
-        lines += ["", f"**{title}:**", "", *_listed(found, sign, significant)]
-    lines += ["", "**On the Pareto front**, where no other row costs less and retains more:", ""]
-    for model, figures in found["models"].items():
-        lines += [f"- {escape(model)}, {AXES[cost]}: {_front(figures, cost, found)}." for cost in COSTS]
-    by_chance = (1 - LEVEL) * made["made"]
-    return [
-        *lines,
-        "",
-        f"**How much of this is chance.** {made['made']} comparisons were made. If no two methods differed",
-        f"at all, about {by_chance:.1f} of them ({100 * (1 - LEVEL):.0f} %) would look significant anyway.",
-        f"{made['significant']} do; after Holm's correction {made['hold']} do.",
-    ]
+    lines += ["", f"Accuracy: {', '.join(about)}."]
+    if len(shown) < len(ranked):
+        lines.append(f"{len(ranked) - len(shown)} more methods are in `{TABLE}`.")
+    refused: dict[str, list[str]] = {}
+    for row in rows:
+        if row["refused"] is not None:
+            refused.setdefault(row["refused"], []).append(row["label"])
+    if refused:
+        cells = ([escape(", ".join(labels)), escape(reason)] for reason, labels in refused.items())
+        lines += ["", *table(["not run", "reason"], cells, 2)]
+    return lines
 
 
-def _listed(found: Figures, sign: int, significant: bool) -> list[str]:
-    """A line a model: the rows whose difference to the reference has this sign and significance."""
+def _retained(row: Figures | None) -> str:
+    """Accuracy retained above blank, with marks for its test against the reference and for its budget."""
+    if row is None:
+        return ""
+    if row["refused"] is not None:
+        return "not run"
+    return number(row["above_blank"]["value"], ".1f") + (" \u2020" if row["off_budget"] else "") + mark(row)
+
+
+def _range(rows: Iterable[Figures], cost: str) -> str:
+    """Lowest and highest share of the plain model's cost over the budgets."""
+    values = [row[cost] if cost == "flops" else row[cost]["value"] for row in rows]
+    values = [value for value in values if value is not None]
+    ends = dict.fromkeys(f"{end:.2f}" for end in (min(values), max(values))) if values else ["-"]
+    return "-".join(ends)
+
+
+def _tasks(figures: Figures, reference: str) -> list[str]:
+    plain = next(row for row in figures["rows"] if row["label"] == PLAIN.label)
     lines = []
-    for model, figures in found["models"].items():
-        rows = [row for row in figures["rows"] if row["p"] is not None]
-        rows = [row for row in rows if _sign(row["difference"]["value"]) == sign]
-        rows = [row for row in rows if row["significant"] == significant or not sign]
-        rows.sort(key=lambda row: -abs(row["difference"]["value"]))
-        if rows:
-            told = (f"{_name(row)} {difference(row, short=not significant)}" for row in rows)
-            lines.append(f"- {escape(model)}: {'; '.join(told)}.")
-    return lines or ["- None."]
+    for name, (ours, best, value) in best_by_task(figures, reference).items():
+        excluded = "" if figures["tasks"][name]["in_mean"] else " \\*"
+        other = "-" if best is None else f"{value:.1f} ({escape(best)})"
+        lines.append(
+            [escape(name) + excluded, number(plain["tasks"][name], ".1f"), number(ours, ".1f"), other]
+        )
+    head = ["accuracy %, mean over budgets", PLAIN.label, escape(reference), "best other method"]
+    return table(head, lines)
 
 
-def _front(figures: Figures, cost: str, found: Figures) -> str:
-    """Who is on a front, and how much of it is the reference's."""
-    best = figures["fronts"][cost]
-    if not best:
-        return "not measured"
-    ours = [row["label"] for row in figures["rows"] if row["method"] == found["reference"]]
-    on = sum(label in best for label in ours)
-    return f"{', '.join(map(escape, best))}; of *{found['reference']}* {on} of {len(ours)} rows"
-
-
-def _how(found: Figures) -> list[str]:
-    return f"""## How this was measured
-
-Every row answers the same questions through the same code, in the same batches, greedily. *plain*: the model
-as it is. *blank*: on grey pictures of the same sizes. *text only*: with all pictures and videos taken out of
-the prompt. *above blank*: (accuracy - blank) / (plain - blank), of the means over tasks. *final*, *average
-tokens*: visual tokens of a prompt after the last step and on average over the LLM's layers. FLOPs up to the
-first token, KV bytes after prefill, and the times measured of encoder, prefill and first token (TTFT) are
-shares of the plain model's: less is better. Brackets: 95 % intervals; of accuracies from a bootstrap of whole
-pictures, the same draws for all rows, {found["draws"]} of them for differences, whose p-values are two-sided;
-of times from the sign test over prompts. \u2020: the final tokens miss the budget by more than
-{100 * OFF_BUDGET:g} %. -: there is no such figure.""".splitlines()
-
-
-def _circumstances(figures: Figures) -> list[str]:
+def _settings(figures: Figures) -> list[str]:
     settings, timing = figures["settings"], figures["timing"]
-    counted = [escape(name) for name, task in figures["tasks"].items() if task["in_mean"]]
     left_out = [escape(name) for name, task in figures["tasks"].items() if not task["in_mean"]]
     lines = [
-        f"{settings['dtype']} on {settings['device']}, split {settings['split']}, seed {settings['seed']},",
+        f"{settings['dtype']} on {settings['device']}, split {settings['split']}, seed {settings['seed']}, "
         f"at most {settings['limit']} questions a task, batches of {settings['batch_size']}, illava "
-        f"{settings['illava']}.",
-        f"Means are over {', '.join(counted) or 'no task'}, each weighing the same.",
+        f"{settings['illava']}."
     ]
     if left_out:
-        lines.append(f"Left out of them, below {100 * LEAST_PLAIN:g} % plain: {', '.join(left_out)}.")
+        lines.append(f"\\*: not in the means, as plain is below {100 * LEAST_PLAIN:g} %.")
     if any(task["pictures"] < FEW for task in figures["tasks"].values() if task["in_mean"]):
         lines.append(
             f"**Some tasks have fewer than {FEW} pictures: their intervals and tests promise too much.**"
         )
     if timing is not None:
         count, threads = len(timing["prompts"]), timing["threads"]
-        lines.append(
-            f"Times: medians of {count} prompts, one at a time, all rows in turn, threads: {threads}."
-        )
+        lines.append(f"Times: medians of {count} prompts, one at a time, rows in turn, threads: {threads}.")
         if (place := timing.get("machine")) is not None:
             lines.append(f"On {place['cpu']}, torch {place['torch']}, transformers {place['transformers']}.")
     return lines
 
 
-def _alt(model: str, figures: Figures, cost: str) -> str:
-    points = {point.label: point for point in points_of(figures["rows"], cost)}
-    best = (
-        f"{label} ({points[label].cost:.2f}, {points[label].quality:.1f})"
-        for label in figures["fronts"][cost]
-    )
-    text = (
-        f"{model}: {QUALITY}, against {AXES[cost]}, of {len(points)} rows. "
-        f"On the front, from the cheapest: {', '.join(best)}."
-    )
-    return escape(re.sub(r"[\[\]]", "", text))
+def _how(found: Figures) -> list[str]:
+    return f"""## How this was measured
 
-
-# -- tables ----------------------------------------------------------------------------------------
-
-
-def _table(figures: Figures, reference: str) -> list[str]:
-    head = [*COLUMNS, "encoder", "prefill", "TTFT", f"points against {escape(reference)}"]
-    lines = ["| row | " + " | ".join(head) + " |", "| --- |" + " ---: |" * len(head)]
-    for row in ordered(figures["rows"]):
-        if row["refused"] is not None:
-            cells = [f"not run: {escape(row['refused'])}", *["-"] * (len(head) - 1)]
-        else:
-            cells = [interval(row[key]) for key in ESTIMATES]
-            cells.append(number(row["final_tokens"], ".1f") + (" \u2020" if row["off_budget"] else ""))
-            cells.append(number(row["average_tokens"], ".1f"))
-            cells += [number(row[key], ".3f") for key in ("flops", "kv_bytes")]
-            cells += [share(row[part]) for part in TIMES]
-            cells.append("-" if row["p"] is None else difference(row))
-        lines.append(f"| {_name(row)} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def _tasks(figures: Figures) -> list[str]:
-    names = [f"{escape(name)}{'' if task['in_mean'] else ' *'}" for name, task in figures["tasks"].items()]
-    lines = ["| row | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
-    for row in ordered(figures["rows"]):
-        cells = (number(row["tasks"].get(name), ".1f") for name in figures["tasks"])
-        lines.append(f"| {_name(row)} | " + " | ".join(cells) + " |")
-    return lines
+All rows answer the same questions in the same batches, greedily. *blank*: the plain model on grey pictures;
+*text only*: without pictures. Columns of budgets: accuracy retained above blank, in %: (accuracy - blank) /
+(plain - blank) of the means over tasks. \\*: significantly different from the reference at that budget;
+\\*\\*: after Holm's correction, too (paired bootstrap by picture, {found["draws"]} draws, two-sided).
+\u2020: the final tokens miss the budget by more than {100 * OFF_BUDGET:g} %. Costs: shares of the plain
+model's, lowest to highest over budgets; FLOPs are those up to the first token; encoder, prefill and first
+token are measured times. `{TABLE}` has every row, with 95 % intervals, tokens, KV bytes and accuracy by
+task.""".splitlines()
 
 
 def ordered(rows: Iterable[Figures]) -> list[Figures]:
@@ -240,30 +220,7 @@ def ordered(rows: Iterable[Figures]) -> list[Figures]:
         if row["options"] is None:
             return (0, [PLAIN.label, BLANK.label, TEXT_ONLY.label].index(row["label"]))
         kept = row["above_blank"]["value"]
-        # Schedules of their own and what has no figure come last.
+        # Schedules of their own and rows without a figure come last.
         return (1, -(row["keep"] or 0), kept is None, -(kept or 0))
 
     return sorted(rows, key=place)
-
-
-def _name(row: Figures) -> str:
-    return escape(row["label"])
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
-
-
-def difference(row: Figures, short: bool = False) -> str:
-    """Points that a row is ahead of the reference, with interval, unless ``short``, and marks."""
-    figure = row["difference"]
-    interval = "" if short else f" ({figure['low']:+.1f} to {figure['high']:+.1f})"
-    mark = " \\*\\*" if row["holds"] else " \\*" if row["significant"] else ""
-    return f"{figure['value']:+.1f}{interval}{mark}"
-
-
-def share(figure: Figures) -> str:
-    """A share of the plain model's time, with its interval."""
-    if figure["low"] is None:
-        return number(figure["value"], ".2f")
-    return f"{figure['value']:.2f} ({figure['low']:.2f}-{figure['high']:.2f})"

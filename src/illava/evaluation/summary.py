@@ -165,12 +165,12 @@ def to_markdown(summary: Summary) -> str:
             f"Medians (lowest-highest) of {len(timing['prompts'])} prompts, one at a time, rows in turn, "
             f"equal answer lengths, {timing['threads']} threads.",
             "",
-            "| row | " + " | ".join(TIMES.values()) + " |",
-            "| --- |" + " ---: |" * len(TIMES),
         ]
-        for label, figures in timing["rows"].items():
-            cells = [_range(figures["faster"][part]) for part in TIMES]
-            lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        rows = timing["rows"].items()
+        lines += table(
+            ["row", *TIMES.values()],
+            ([label, *(_range(figures["faster"][part]) for part in TIMES)] for label, figures in rows),
+        )
         lines.append("")
     for name, task in summary["tasks"].items():
         mark = "" if task["in_mean"] else ": not in the mean"
@@ -185,14 +185,14 @@ def to_markdown(summary: Summary) -> str:
 
 
 def _markdown_table(rows: dict[str, Summary]) -> list[str]:
-    out = ["| row | " + " | ".join(COLUMNS.values()) + " |", "| --- |" + " ---: |" * len(COLUMNS)]
+    out = []
     for label, figures in rows.items():
         cells = [interval(figures[key]) for key in ESTIMATES]
         cells += [number(figures["agrees"], ".1f", 100), number(figures["kl"], ".3f")]
         cells += [number(figures[key], ".1f") for key in ("final_tokens", "average_tokens")]
         cells += [number(figures[key], ".3f") for key in ("kv_bytes", "flops")]
-        out.append(f"| {label} | " + " | ".join(cells) + " |")
-    return out
+        out.append([label, *cells])
+    return table(["row", *COLUMNS.values()], out)
 
 
 def number(value: float | None, form: str, factor: float = 1) -> str:
@@ -212,6 +212,12 @@ def _range(figure: Summary) -> str:
     if figure["median"] is None or figure["median"] != figure["median"]:
         return "-"
     return f"{figure['median']:.2f} ({figure['low']:.2f}-{figure['high']:.2f})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
+    """The lines of a Markdown table; all columns but the first ``left`` are numbers."""
+    ruler = ["---"] * left + ["---:"] * (len(head) - left)
+    return [f"| {' | '.join(cells)} |" for cells in (head, ruler, *rows)]
 
 
 def escape(name: str) -> str:

@@ -20,7 +20,7 @@ from .tome import ToMe as ToMe
 from .visionzip import VisionZip as VisionZip
 from .vispruner import VisPruner as VisPruner
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     name for name, value in list(globals().items()) if isinstance(value, type) and issubclass(value, Method)
 ]
 __all__ += ["make_method", "method_from_dict", "methods", "presets"]

@@ -1,4 +1,4 @@
-"""Write docs/evidence.md from the result files beside it: ``python -m illava_lab.benchmarks.evidence.page``."""
+"""Write docs/evidence.md, its tables and plots, and the model cards: ``python -m illava_lab.benchmarks.evidence.page``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from illava.evaluation.metrics import LEAST_PLAIN
-from illava.evaluation.summary import interval, number
+from illava.evaluation.summary import number, table
 from illava.io.files import replacing
-from illava_lab.benchmarks.evidence import cards, claims
-from illava_lab.benchmarks.evidence.rows import BUDGETS, CHOSEN_AT, STAGES, allowed
+from illava_lab.benchmarks.evidence import artefacts, cards, claims
+from illava_lab.benchmarks.evidence.rows import BUDGETS, CHOSEN_AT, STAGES
 
 FIGURES, PAGE = Path("docs/evidence"), Path("docs/evidence.md")
-SPEED = Path("docs/performance/speed-qwen2-vl-2b.json")
-SIZES = ("S", "L")
+SPEED, THROUGHPUT = Path("docs/performance/speed-qwen2-vl-2b.json"), Path("docs/performance/throughput.json")
+COMPARISON = Path("docs/comparison/comparison.json")
+SIZES = claims.SIZES
+BEST = "illava-best"
 Results = dict[str, Any]
 
 
@@ -23,7 +25,8 @@ def read() -> Results:
     files = {
         f"{kind}-{size}": FIGURES / f"{kind}-{size}.json" for kind in ("layers", "test") for size in SIZES
     }
-    files |= {"bigger": FIGURES / "bigger.json", "speed": SPEED}
+    files |= {"bigger": FIGURES / "bigger.json", "speed": SPEED, "throughput": THROUGHPUT}
+    files |= {"comparison": COMPARISON}
     found = {name: json.loads(path.read_text()) for name, path in files.items()}
     check(found)
     return found
@@ -36,6 +39,7 @@ def check(found: Results) -> None:
             f"test-{size}": found[f"test-{size}"]["settings"]["weights"],
             f"layers-{size}": found[f"layers-{size}"]["weights"],
             "bigger": found["bigger"]["weights"][size],
+            "comparison": found["comparison"]["models"][f"zoo/{size}"]["settings"]["weights"],
         }
         if len(set(weights.values())) > 1:
             raise ValueError(f"result files are about different weights of zoo/{size}: {weights}")
@@ -50,226 +54,185 @@ def check(found: Results) -> None:
 
 def page(found: Results) -> str:
     """The whole page, as Markdown."""
-    parts = [
-        head(found),
-        plain(found),
-        claims.section(found),
-        budgets(found),
+    parts = (
+        ["# Evidence", "", better(found), "", *claims.section(found)],
+        measured(found),
+        stages(found),
+        tasks(found),
+        claims.contest(found),
         controls(found),
         layers(found),
         losses(found),
-    ]
-    return "\n\n".join(parts) + "\n"
+    )
+    return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
-def head(found: Results) -> str:
-    machine, settings = found["test-L"]["machine"], found["test-L"]["settings"]
-    return f"""# Evidence
-
-Written by `make evidence` from the result files in [`docs/evidence`](evidence), never by hand. `make evidence-runs`
-measures everything anew, which takes about an hour on one core for every 40 questions a task; all but the contest of the two models goes on where it was stopped.
-
-**What was measured, and what that is worth.** Two toy models that ship with the project, `zoo/S` and `zoo/L`, trained
-from scratch on drawn pictures and on easy-VQA, on nine tasks whose test material they have never seen
-([`illava_lab.tasks`](../lab/illava_lab/tasks)). They show what the method does to a model that looks
-closely, on pictures with small things in them, 144 visual tokens a picture; they say nothing about photographs. Unless
-said otherwise numbers are from split `test`, {settings["limit"]} questions a task, seed {settings["seed"]},
-{settings["dtype"]} on a CPU ({machine["cpu"]}, {machine["threads"]} thread), torch {machine["torch"]}, transformers
-{machine["transformers"]}, illava {machine["illava"]}. Brackets are 95 % bootstrap intervals, paired and clustered by
-picture. *Retained* is accuracy as a share of the plain model's, its mean over tasks that of the shares; *above blank* is
-(accuracy - blank) / (plain - blank), over tasks that of the mean accuracies, where blank is the plain model on grey
-pictures: what the questions alone give away. Tasks that the plain model gets
-right less than {100 * LEAST_PLAIN:.0f} % of the time are shown and left out of every mean."""
-
-
-def plain(found: Results) -> str:
-    lines = [
-        "## The two models, plain",
-        "",
-        "| task | questions | small | " + " | ".join(f"{s} | {s}, blank" for s in SIZES) + " |",
-        "| --- | ---: | ---: |" + " ---: | ---: |" * len(SIZES),
-    ]
-    for task, entry in found["test-L"]["tasks"].items():
-        cells = []
-        for size in SIZES:
-            rows = found[f"test-{size}"]["tasks"][task]
-            mark = "" if rows["in_mean"] else " *"
-            cells += [
-                interval(rows["rows"][name]["accuracy"]) + (mark if name == "plain" else "")
-                for name in ("plain", "blank")
-            ]
-        small = f"{100 * entry['small_samples'] / max(1, entry['samples']):.0f} %"
-        lines.append(f"| {task} | {entry['samples']} | {small} | " + " | ".join(cells) + " |")
-    cells = []
+def better(found: Results) -> str:
+    """What does better than the schedule on this page."""
+    preset = []
     for size in SIZES:
-        tasks = found[f"test-{size}"]["tasks"].values()
-        mean = sum(entry["rows"]["plain"]["accuracy"]["value"] for entry in tasks) / len(tasks)
-        blank = sum(entry["rows"]["blank"]["accuracy"]["value"] for entry in tasks) / len(tasks)
-        cells += [f"**{mean:.1f}**", f"{blank:.1f}"]
-    lines += [
-        "| mean of all nine | | | " + " | ".join(cells) + " |",
-        "",
-        "% right. *small*: questions that hinge on something under 3 % of its picture. \\*: below "
-        f"{100 * LEAST_PLAIN:.0f} %, not in that model's means below.",
+        rows = found["comparison"]["models"][f"zoo/{size}"]["rows"]
+        kept = next(row["above_blank"] for row in rows if row["label"] == f"{BEST} {CHOSEN_AT}")
+        preset.append(f"{number(kept['value'], '.1f')} % (zoo/{size})")
+    kept = [
+        {
+            stage: found[f"test-{size}"]["mean"][f"{stage} {budget}"]["above_blank"]["value"]
+            for stage in STAGES
+        }
+        for size in SIZES
+        for budget in BUDGETS
     ]
-    return "\n".join(lines)
-
-
-def budgets(found: Results) -> str:
-    lines = [
-        "## What stays, by stage and budget",
-        "",
-        "*both*, *encoder*, *llm*: both stages, the encoder's alone, the LLM's alone, at the layers chosen below. *published "
-        "pattern*: the published schedule made harsher until that share is left.",
-        "",
-    ]
-    for size in SIZES:
-        summary = found[f"test-{size}"]
-        counted = [name for name, task in summary["tasks"].items() if task["in_mean"]]
-        lines += [
-            f"### zoo/{size}: mean over {len(counted)} tasks",
-            "",
-            f"{', '.join(counted) or 'no task'}.",
-            "",
-            "| row | accuracy % | retained % | above blank % | agrees with plain % | KL | final tokens | average tokens "
-            "| KV bytes | FLOPs |",
-            "| --- |" + " ---: |" * 9,
-        ]
-        wanted = ["plain", "blank", "published schedule"]
-        wanted += [f"{name} {budget}" for budget in BUDGETS for name in (*STAGES, "published pattern")]
-        for label in wanted:
-            row = summary["mean"][label]
-            lines.append(
-                f"| {label} | {interval(row['accuracy'])} | {interval(row['retained'])} | {interval(row['above_blank'])} "
-                f"| {number(row['agrees'], '.1f', 100)} | {number(row['kl'], '.3f')} "
-                f"| {number(row['final_tokens'], '.1f')} | {number(row['average_tokens'], '.1f')} "
-                f"| {number(row['kv_bytes'], '.3f')} | {number(row['flops'], '.3f')} |"
-            )
-        lines += ["", *_by_task(summary, size), ""]
-    return "\n".join(lines).rstrip()
-
-
-def _by_task(summary: Results, size: str) -> list[str]:
-    columns = [f"{name} {budget}" for budget in BUDGETS for name in STAGES]
-    lines = [
-        f"zoo/{size}, accuracy % by task (\\*: not in the mean):",
-        "",
-        "| task | plain | blank | " + " | ".join(columns) + " |",
-        "| --- |" + " ---: |" * (2 + len(columns)),
-    ]
-    for task, entry in summary["tasks"].items():
-        values = [
-            number(entry["rows"][label]["accuracy"]["value"], ".1f") for label in ("plain", "blank", *columns)
-        ]
-        lines.append(f"| {task}{'' if entry['in_mean'] else ' *'} | " + " | ".join(values) + " |")
-    return lines
-
-
-def controls(found: Results) -> str:
-    lines = [
-        "## Recycling against dropping, weighted means, random and the lowest scores",
-        "",
-        "Same layers and budgets as *both*. Points of accuracy that recycling is ahead, mean over tasks: an interval that "
-        "holds 0 means no difference was found. *random*: the mean of three seeds, each of which keeps the same places in every picture; the "
-        "intervals do not cover the choice of seeds. *inverse*: the lowest-scored stay.",
-        "",
-        "| against | "
-        + " | ".join(f"{size}, {budget}" for size in SIZES for budget in ("1/3", "1/9"))
-        + " |",
-        "| --- |" + " ---: |" * 4,
-    ]
-    for other in ("drop", "weighted", "random", "inverse"):
-        cells = [
-            interval(found[f"test-{size}"]["differences"][f"{other} {budget}"]["mean"])
-            for size in SIZES
-            for budget in ("1/3", "1/9")
-        ]
-        lines.append(f"| {other} | " + " | ".join(cells) + " |")
-    lines += ["", *(_verdict(found, other) for other in ("drop", "weighted", "random", "inverse"))]
-    return "\n".join(lines)
-
-
-def _verdict(found: Results, other: str) -> str:
-    """One plain sentence on what the four intervals say."""
-    signs = []
-    for size in SIZES:
-        for budget in ("1/3", "1/9"):
-            figure = found[f"test-{size}"]["differences"][f"{other} {budget}"]["mean"]
-            if figure["low"] is None:
-                continue
-            signs.append(1 if figure["low"] > 0 else -1 if figure["high"] < 0 else 0)
-    if not signs:
-        return f"- Against {other}: nothing was measured."
-    better, worse = signs.count(1), signs.count(-1)
+    ahead = {
+        stage: sum((row[stage] or 0) > (row["both"] or 0) for row in kept)
+        for stage in STAGES
+        if stage != "both"
+    }
+    single = " and ".join(f"{STAGES[stage]} in {count}" for stage, count in ahead.items())
     return (
-        f"- Against {other}: recycling is better in {better} of {len(signs)} cases, worse in {worse}, and not to be told "
-        f"apart in {len(signs) - better - worse}."
+        f"Better than the schedule tested here: the preset `{BEST}`, which retains {' and '.join(preset)} above blank at "
+        f"{CHOSEN_AT} ([comparison.md](comparison.md)). Of {len(kept)} cases below, one stage alone is better: {single}."
     )
 
 
-def layers(found: Results) -> str:
-    lines = [
-        "## How the layers were chosen",
+def measured(found: Results) -> list[str]:
+    machine, settings = found["test-L"]["machine"], found["test-L"]["settings"]
+    return [
+        "## What was measured",
         "",
-        f"The rule, stated beforehand. {found['layers-L']['rule']}",
-        "",
+        "Written by `make evidence` from the files in [`docs/evidence`](evidence), measured by `make evidence-runs`. "
+        "Speed and memory: random weights of Qwen2-VL-2B ([performance.md](performance.md)). Accuracy: two toy models, "
+        "`zoo/S` and `zoo/L`, trained on drawn pictures and easy-VQA; they say nothing about photographs. Unseen test "
+        f"material, {settings['limit']} questions a task, {settings['dtype']}, {machine['cpu']}, torch "
+        f"{machine['torch']}, transformers {machine['transformers']}: `python -m illava_lab.benchmarks.evidence.measure test L "
+        f"--limit {settings['limit']} --threads 1`. Brackets: 95 % bootstrap intervals by picture, paired. *Above "
+        "blank*: (accuracy - blank) / (plain - blank); blank: plain on grey pictures. "
+        f"\\*: plain is below {100 * LEAST_PLAIN:.0f} %, not in means.",
     ]
-    lines += [
-        f"`python -m illava_lab.benchmarks.evidence.measure choose L --limit {found['layers-L']['limit']} --threads 1`. Chosen ones in bold, those too dear in brackets.",
+
+
+def stages(found: Results) -> list[str]:
+    rows = []
+    names = {**STAGES, "published pattern": "published pattern"}
+    for size in SIZES:
+        mean = found[f"test-{size}"]["mean"]
+        for budget in BUDGETS:
+            kept = (number(mean[f"{stage} {budget}"]["above_blank"]["value"], ".1f") for stage in names)
+            rows.append([f"zoo/{size}, {budget}", *kept])
+    return [
+        "## By stage and budget",
         "",
+        "Accuracy retained above blank, in %. *published pattern*: the published schedule, harsher. All figures and "
+        "intervals: [rows.csv](evidence/rows.csv).",
+        "",
+        *table(["", *names.values()], rows),
+        "",
+        *(
+            f"![zoo/{size}: retained above blank against FLOPs, by stage](evidence/{artefacts.plot(size)})"
+            for size in SIZES
+        ),
     ]
+
+
+def tasks(found: Results) -> list[str]:
+    rows = []
+    for task in found["test-L"]["tasks"]:
+        cells = []
+        for size in SIZES:
+            entry = found[f"test-{size}"]["tasks"][task]
+            cells += [
+                number(entry["rows"][row]["accuracy"]["value"], ".1f")
+                for row in ("plain", f"both {CHOSEN_AT}")
+            ]
+            cells[-2] += "" if entry["in_mean"] else " \\*"
+        rows.append([task, *cells])
+    head = [f"zoo/{size}, {what}" for size in SIZES for what in ("plain", CHOSEN_AT)]
+    return ["## By task", "", "Accuracy in %, both stages.", "", *table(["task", *head], rows)]
+
+
+def controls(found: Results) -> list[str]:
+    places = [(size, budget) for size in SIZES for budget in ("1/3", "1/9")]
+    rows = []
+    for other in ("drop", "weighted", "random", "inverse"):
+        figures = [
+            found[f"test-{size}"]["differences"][f"{other} {budget}"]["mean"] for size, budget in places
+        ]
+        rows.append([other, *(number(figure["value"], "+.1f") for figure in figures), cases(figures)])
+    return [
+        "## Recycling against other reductions and selections",
+        "",
+        "Points of accuracy that recycling is ahead, at the same layers and budgets; intervals: "
+        "[differences.csv](evidence/differences.csv). *random*: the mean of three seeds, whose choice the intervals do "
+        "not cover; *inverse*: the lowest scores are kept.",
+        "",
+        *table(
+            ["against", *(f"zoo/{size}, {budget}" for size, budget in places), "ahead significantly"], rows
+        ),
+    ]
+
+
+def cases(figures: list[Results]) -> str:
+    """In how many cases the interval is above 0, and in how many below."""
+    known = [figure for figure in figures if figure["low"] is not None]
+    better = sum(figure["low"] > 0 for figure in known)
+    worse = sum(figure["high"] < 0 for figure in known)
+    return f"{better} of {len(known)}" + (f", behind in {worse}" if worse else "")
+
+
+def layers(found: Results) -> list[str]:
+    rows = []
     for size in SIZES:
         entry = found[f"layers-{size}"]
-        lines += [
-            f"zoo/{size}, {entry['limit']} validation questions a task, mean over {', '.join(entry['tasks'])}:",
-            "",
-            "| candidate | retained above blank % | FLOPs / plain | average tokens / plain |",
-            "| --- | ---: | ---: | ---: |",
-        ]
-        for stage, offered in entry["stages"].items():
-            for label, row in offered["figures"].items():
-                name = label if allowed(stage, row) else f"({label})"
-                name = f"**{label}**" if label == offered["chosen"] else name
-                lines.append(
-                    f"| {name} | {row['above_blank']:.1f} | {row['flops']:.3f} | {row['average']:.3f} |"
-                )
-        lines.append("")
-    return "\n".join(lines).rstrip()
+        choice, last = entry["choice"], entry["stages"]["both"]
+        figures = last["figures"][last["chosen"]]
+        rows.append(
+            [
+                f"zoo/{size}",
+                str(choice["encoder"]),
+                str(choice["llm"]),
+                str(choice["share"]),
+                f"{figures['above_blank']:.1f}",
+                f"{figures['flops']:.3f}",
+            ]
+        )
+    limit = found["layers-L"]["limit"]
+    return [
+        "## Choice of the layers",
+        "",
+        f"On {limit} validation questions a task, at {CHOSEN_AT}: the cheapest of the candidates that retain most, by "
+        "the rule in [layers-L.json](evidence/layers-L.json); all candidates: [layers.csv](evidence/layers.csv). "
+        f"`python -m illava_lab.benchmarks.evidence.measure choose L --limit {limit} --threads 1`",
+        "",
+        *table(
+            ["", "encoder blocks", "LLM layers", "encoder's share", "above blank %", "FLOPs / plain"], rows
+        ),
+    ]
 
 
-def losses(found: Results) -> str:
+def losses(found: Results) -> list[str]:
     lines = [
-        "## Where it loses",
+        "## Largest losses",
         "",
-        f"The kinds of question that zoo/L loses most on at {CHOSEN_AT} of the tokens, both stages, five at most:",
-        "",
-        "| task | kind | questions | plain % | merged % | points lost |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        f"Kinds of question that zoo/L loses most on at {CHOSEN_AT}: accuracy plain and merged, and an example, with "
+        "dropped parts faded.",
     ]
     for entry in found["test-L"]["hurt"]:
-        lines.append(
-            f"| {entry['task']} | {entry['kind']} | {entry['samples']} | {entry['plain']:.1f} | {entry['merged']:.1f} | "
-            f"{entry['lost']:.1f} |"
-        )
-    lines += ["", "One question of each that went wrong; below each picture, faded, what was dropped:"]
-    for entry in found["test-L"]["hurt"]:
-        if entry.get("picture"):
+        kind = f"{entry['task']}, {entry['kind']}"
+        text = f"{kind}: {entry['plain']:.1f} % and {entry['merged']:.1f} % of {entry['samples']} questions"
+        if entry["examples"]:
             shown = entry["examples"][0]
-            lines += [
-                "",
-                f"**{entry['task']}, {entry['kind']}.** {shown['question']} Right: {shown['answer']}; merged: "
-                f"{shown['prediction'] or '(nothing)'}.",
-                "",
-                f"![{entry['task']}, {entry['kind']}](evidence/{entry['picture']})",
-            ]
-    return "\n".join(lines)
+            text += f"; {shown['answer']} read as {shown['prediction'] or '(nothing)'}"
+        lines += ["", f"{text}."]
+        if entry.get("picture"):
+            lines += ["", f"![{kind}](evidence/{entry['picture']})"]
+    return lines
 
 
 def main() -> None:
-    """Write the page and the cards; says in one line which file is missing or does not belong to the others."""
+    """Write page, tables, plots and cards; says in one line which file is missing or about something else."""
     try:
         found = read()
         texts = {PAGE: page(found)}
+        texts |= {FIGURES / name: text for name, text in artefacts.tables(found).items()}
         texts |= {cards.path(size): cards.read(size, found[f"test-{size}"]) for size in SIZES}
     except FileNotFoundError as error:
         raise SystemExit(f"{error.filename} is missing: run make evidence-runs first") from None
@@ -278,7 +241,8 @@ def main() -> None:
     for path, text in texts.items():
         with replacing(path) as partial:
             partial.write_text(text, encoding="utf-8")
-    print(f"wrote {', '.join(map(str, texts))}")
+    plots = artefacts.draw(found, FIGURES)
+    print(f"wrote {', '.join(map(str, [*texts, *plots]))}")
 
 
 if __name__ == "__main__":
