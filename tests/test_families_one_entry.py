@@ -62,7 +62,7 @@ def test_no_model_type_outside_of_the_entries(file):
 
 
 def test_what_families_share_names_none():
-    """What differs between families comes from the entry; only modules of transformers have a family's name."""
+    """What differs comes from the entries; only paths of modules of transformers have a family's name."""
     for file in ENTRIES.glob("*.py"):
         text = file.read_text(encoding="utf-8")
         text = re.sub(r'"transformers\.models\.\S+"|from transformers\.models\.\S+', "", text)
