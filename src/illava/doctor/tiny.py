@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from ..models.families import FAMILIES
+from ..models.families import FAMILIES, family_of
 from ..models.tiny_configs import IMAGE, PAD, VIDEO
 
 CONFIGS = {name: make for family in FAMILIES.values() for name, make in family.tiny.items()}
@@ -45,7 +45,7 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any)
     for key, value in vision.items():
         setattr(made.vision_config, key, value)
     # Expert by expert: the grouped products of a mixture of experts do not support float64.
-    experts = {"experts_implementation": "eager"} if "moe" in name else {}
+    experts = {"experts_implementation": "eager"} if family_of(made).experts else {}
     attention = made._attn_implementation or attention
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -115,6 +115,11 @@ class Family:
     tiny: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     """Configs of tiny models by name: the family's own first, then variants of it ("llava-siglip")."""
 
+    @property
+    def experts(self) -> bool:
+        """Whether the LLM is a mixture of experts."""
+        return any("output_router_logits" in names for names in self.llm_attributes.values())
+
     def tower(self, config: Any) -> Tower | None:
         """The image encoder of a model config; None for one that the family is not known with."""
         kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
