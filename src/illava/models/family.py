@@ -113,7 +113,7 @@ class Family:
 
     # -- tests ----------------------------------------------------------------------------------------------
     tiny: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
-    """Configs of tiny models by name: the family's own first, then variants of it ("llava-siglip")."""
+    """Configs of tiny models by name: the family's own first, then its variants ("FAMILY-VARIANT")."""
 
     @property
     def experts(self) -> bool:
