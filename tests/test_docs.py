@@ -160,10 +160,6 @@ def namespace(page: Path) -> dict[str, Any]:
         inputs = build_prompt(processor, [open_picture("demo/number.png")], "What colour is the heart?")
         # A page that goes on with a prompt of its own making.
         names |= {"illava": illava, "model": model, "processor": processor, "inputs": inputs}
-    if page.name == "adding-a-family.md":
-        from illava.models import families
-
-        names |= vars(families)
     return names
 
 

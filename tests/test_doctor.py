@@ -15,8 +15,7 @@ from illava.doctor.checks import PLAIN
 from illava.doctor.family import describe, examine
 from illava.doctor.inputs import pictures, prompt
 from illava.doctor.machine import gflops, look, within
-from illava.doctor.tiny import ALL, BROKEN, tiny_model, variant
-from illava.doctor.tiny_configs import CONFIGS, config
+from illava.doctor.tiny import ALL, BROKEN, CONFIGS, config, tiny_model, variant
 from illava.methods.illava import Illava as Method
 from illava.models.located import locate
 from illava.runtime.cache.merged import MergedLayer

@@ -20,9 +20,9 @@ from tests.published import CONFIGS
 from tests.test_exact import TEXTS
 from tests.tiny import (
     ALL,
-    RUNS_OF_TILES,
     WITH_VIDEO,
     config,
+    kind,
     picture,
     prompt,
     tiny_model,
@@ -108,7 +108,7 @@ def test_a_prediction_is_what_the_pass_does(family, name):
     model, method = tiny_model(family), METHODS[name]
     modules = locate(model)
     # Idefics' processor enlarges a picture to four tiles in any case.
-    some = canvases(model)[:1] if family in RUNS_OF_TILES else canvases(model)
+    some = canvases(model)[:1] if kind(model) == "marked_tiles" else canvases(model)
     for canvas in some:
         shown = picture(model, canvas.size)
         inputs = prompt(model, [(TEXTS[0], [shown])])

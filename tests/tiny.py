@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from illava.doctor.inputs import RUNS_OF_TILES, SIZES, Picture, join, kind, picture, pictures, prompt, row
+from illava.doctor.inputs import SIZES, Picture, join, kind, picture, pictures, prompt, row
 from illava.doctor.tiny import ALL, BROKEN, tiny_model
 
 from .tiny_configs import END, IMAGE, PAD, START, TEXT, VIDEO, config
@@ -22,7 +22,6 @@ __all__ = [
     "FAMILIES",
     "IMAGE",
     "PAD",
-    "RUNS_OF_TILES",
     "SIZES",
     "START",
     "TEXT",

@@ -137,7 +137,7 @@ def all_units(model: nn.Module, inputs: dict[str, Tensor], lengths: list[int]) -
     """The tokens of every unit of each segment, given their tokens; class tokens are in none."""
     if kind(model) == "grid":
         return [unit_tokens(model, n, 0) for n in lengths]
-    if kind(model) == "pixtral":
+    if kind(model) == "lines":
         sizes = (inputs["image_sizes"] // model.config.vision_config.patch_size).tolist()
         return [unit_tokens(model, rows * columns, columns) for rows, columns in sizes]
     side = math.isqrt(lengths[0])

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from tests.tiny import RUNS_OF_TILES, Picture, kind, picture
+from tests.tiny import Picture, kind, picture
 from tests.tiny_configs import TILES
 
 PLAIN = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
@@ -38,7 +38,7 @@ def canvases(model: nn.Module) -> list[Canvas]:
         case "square":
             side = 3 if family == "gemma3" else 6
             return [Canvas((1, 1), (24, 24), (side, side))] * 2
-        case "grid" | "pixtral":
+        case "grid" | "lines":
             unit = vision.patch_size * (1 if family == "llava" else 2)
             sizes = ((5, 6), (4, 3))
             return [Canvas(s, (s[0] * unit, s[1] * unit), s) for s in sizes]
@@ -73,15 +73,15 @@ def processed(model: nn.Module, canvas: Canvas, image: Tensor) -> Picture:
             processor = transformers.LlavaNextImageProcessor(
                 size={"shortest_edge": 24}, crop_size=square, image_grid_pinpoints=TILES
             )
-        case "pixtral":
+        case "lines":
             side = patch * (2 if family == "mistral3" else 1)
             processor = transformers.PixtralImageProcessor(
                 patch_size={"height": side, "width": side}, size={"longest_edge": 64}
             )
-        case "internvl":
+        case "tiles":
             processor = transformers.GotOcr2ImageProcessor(size=square)
             options = {"crop_to_patches": True, "min_patches": 1, "max_patches": 12}
-        case "idefics3" | "smolvlm":
+        case "marked_tiles":
             processor = transformers.Idefics3ImageProcessor(
                 size={"longest_edge": max(canvas.pixels)}, max_image_size={"longest_edge": 24}
             )
@@ -93,5 +93,5 @@ def processed(model: nn.Module, canvas: Canvas, image: Tensor) -> Picture:
     values = {name: torch.as_tensor(out[name]) for name in part.values}
     for name, value in part.values.items():
         assert values[name].shape == value.shape, (name, values[name].shape, value.shape)
-    assert kind(model) not in RUNS_OF_TILES or values["pixel_values"].any(-1).any()
+    assert kind(model) != "marked_tiles" or values["pixel_values"].any(-1).any()
     return replace(part, values=values)

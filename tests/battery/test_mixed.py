@@ -91,7 +91,7 @@ def test_videos_and_pictures_in_a_batch(name: str) -> None:
 def test_pictures_too_small_to_drop_anything_change_no_bit(name: str) -> None:
     model = model_of(name, "sdpa")
     # One unit, or where tiles are what they are a share that rounds to all of them.
-    units = kind(model) in ("grid", "pixtral")
+    units = kind(model) in ("grid", "lines")
     size = {"anyres": (24, 24)}.get(kind(model), (1, 1))
     keep, llm_keep = (0.3, 0.3) if units else (0.99, 0.995)
     if name == "mistral3":
@@ -111,7 +111,7 @@ def test_pictures_too_small_to_drop_anything_change_no_bit(name: str) -> None:
     assert all(len(kept) == len(report.pictures[0].all) for kept in report.pictures[0].kept[:2])
 
 
-LARGE = {"anyres": (2160, 3840), "internvl": (13, 1), "idefics3": (37, 1), "smolvlm": (37, 1)}
+LARGE = {"anyres": (2160, 3840), "tiles": (13, 1), "marked_tiles": (37, 1)}
 """3840 x 2160 pixels cut up as the processors do it: 4 x 3 tiles and the whole, 9 x 4 and the whole; else
 units of 180 pixels."""
 

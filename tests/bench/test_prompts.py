@@ -10,6 +10,7 @@ from illava.ask import load
 from illava.bench import prompts, published
 from illava.errors import UnsupportedError
 from illava.io.pictures import InputError
+from illava.models.noise import TEXT
 from tests.tiny import config, tiny_model
 
 from .conftest import FAMILIES
@@ -39,7 +40,7 @@ def test_models_take_them_plain_and_merged(family, options):
             assert ids.shape[1] - prompts.count(ids[0], model.config) == 20
         # Padding, an end, or a picture at the end would change what is measured.
         assert inputs["attention_mask"].all()
-        assert ids[0, -1] in prompts.TEXT
+        assert ids[0, -1] in TEXT
 
 
 # Shape, size (width, height), options; pixel values of one prompt and its placeholders. Worked out by hand.
@@ -100,7 +101,7 @@ def test_refusals():
         prompts.make(config("gemma3"), (40, 40))
     with pytest.raises(InputError, match="--text-tokens 6: give at least 7"):
         prompts.make(qwen, (40, 40), pictures=3, text_tokens=6)
-    assert prompts.make(qwen, (40, 40), pictures=3, text_tokens=7)["input_ids"][0, -1] in prompts.TEXT
+    assert prompts.make(qwen, (40, 40), pictures=3, text_tokens=7)["input_ids"][0, -1] in TEXT
     with pytest.raises(InputError, match="--size 9000x20"):
         prompts.make(qwen, (9000, 20))
     with pytest.raises(InputError, match="not 2 and 2"):

@@ -233,8 +233,8 @@ def test_every_family_hits_the_budget(family):
         assert torch.isfinite(model(**inputs).logits).all()
         report = handle.report
     # Segments are tiles of 6 x 6 tokens, or of 3 x 3 squares of them, or a picture of any shape.
-    units, of_tile = report.steps[0].before, {"anyres": 36, "square": 36, "internvl": 9, "idefics3": 9}
-    of = 9 if family == "gemma3" else of_tile.get(kind(model), 9 if family == "smolvlm" else units)
+    units, of_tile = report.steps[0].before, {"anyres": 36, "square": 36, "tiles": 9, "marked_tiles": 9}
+    of = 9 if family == "gemma3" else of_tile.get(kind(model), units)
     assert units % of == 0
     assert report.steps[-1].after == units // of * round(0.3 * of)
 

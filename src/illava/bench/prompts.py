@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,22 +16,14 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..io.pictures import InputError
-from ..models.layout import FRAME_TOKENS, MOST_TILES, TIME_TOKENS, UNITS, Size, resized
+from ..models.families import FAMILIES
+from ..models.noise import text_ids
+from ..models.workload import Size
 
 SIDE = 16384
 """The longest side of a picture, in pixels."""
-TEXT, HEAD = range(3, 43), 10
-"""Token ids of the text, which are words in every vocabulary, and how many stand before the pictures."""
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """Pictures, or a video, as one prompt holds them."""
-
-    values: dict[str, Tensor]
-    """What the encoder gets, all pictures behind one another."""
-    runs: list[list[int]]
-    """Token ids that stand for each picture or video, marks included."""
+HEAD = 10
+"""How many tokens of the text stand before the pictures."""
 
 
 def parse_size(text: str) -> Size:
@@ -60,7 +51,7 @@ def make(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Inputs of ``generate`` for a model of a Qwen-VL, LLaVA-OneVision or InternVL family.
+    """Inputs of ``generate`` for a model of a family whose entry makes pictures of noise.
 
     Args:
         config: of the model.
@@ -75,29 +66,33 @@ def make(
     wants beside them. Raises UnsupportedError for another family, InputError for a size that its processor
     refuses and for too few text tokens.
     """
-    makers = {"llava_onevision": _onevision, "internvl": _internvl, **dict.fromkeys(UNITS, _qwen)}
-    if config.model_type not in makers:
+    family = FAMILIES.get(config.model_type)
+    if family is None or family.noise is None:
+        known = sorted(name for name, one in FAMILIES.items() if one.noise is not None)
         raise UnsupportedError(
             f"there are no made-up prompts for model type {config.model_type!r}; there are for "
-            f"{', '.join(sorted(makers))}"
+            f"{', '.join(known)}"
         )
     if frames and pictures != 1:
         raise InputError(f"give either frames of one video or several pictures, not {frames} and {pictures}")
-    marks = 0 if config.model_type == "llava_onevision" else 2
+    marks = family.picture_marks
     words = text_tokens - marks * pictures
     if words < 1:
         raise InputError(
             f"--text-tokens {text_tokens}: give at least {marks * pictures + 1}, as every picture has "
             f"{marks} marks around it and a prompt must end with text"
         )
-    shown = makers[config.model_type](config, size, pictures, frames)
+    try:
+        shown = family.noise(config, size, pictures, frames)
+    except ValueError as error:
+        raise InputError(f"--size {size[0]}x{size[1]}: {error}") from error
     before = min(HEAD, (words - 1) // 2)
-    ids = [*_text(before), *(token for run in shown.runs for token in run), *_text(words - before)]
+    ids = [*text_ids(before), *(token for run in shown.runs for token in run), *text_ids(words - before)]
     row = torch.tensor([ids])
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
-    if config.model_type in UNITS:
-        kinds = (row == config.image_token_id).int() + 2 * (row == config.video_token_id).int()
-        inputs["mm_token_type_ids"] = kinds
+    video = getattr(config, "video_token_id", None)
+    kinds = (row == config.image_token_id).int() + 2 * (row == (-1 if video is None else video)).int()
+    inputs |= family.token_types(kinds)
     inputs |= {name: t.to(dtype) if t.is_floating_point() else t for name, t in shown.values.items()}
     return {name: rows(t, batch).to(device) for name, t in inputs.items()}
 
@@ -105,100 +100,6 @@ def make(
 def rows(values: Tensor, batch: int) -> Tensor:
     """The same prompt ``batch`` times, one behind the other along the first dimension."""
     return values.repeat(batch, *[1] * (values.dim() - 1))
-
-
-def _text(count: int) -> list[int]:
-    return [TEXT[i % len(TEXT)] for i in range(count)]
-
-
-def _noise(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def _qwen(config: Any, size: Size, pictures: int, frames: int) -> _Shown:
-    """Sides are rounded to whole merged patches; frames go in pairs."""
-    vision = config.vision_config
-    patch, merge, pair = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
-    try:
-        width, height = resized(config, size)
-    except ValueError as error:
-        raise InputError(f"--size {size[0]}x{size[1]}: {error}") from error
-    count = math.ceil(frames / pair) if frames else pictures
-    down, across = height // patch, width // patch
-    pixels = _noise(count * down * across, vision.in_channels * pair * patch**2)
-    tokens = down * across // merge**2
-    start, end = config.vision_start_token_id, config.vision_end_token_id
-    if not frames:
-        grid = torch.tensor([[1, down, across]] * pictures)
-        run = [start, *[config.image_token_id] * tokens, end]
-        return _Shown({"pixel_values": pixels, "image_grid_thw": grid}, [run] * pictures)
-    video = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[count, down, across]])}
-    placeholders = [config.video_token_id] * tokens
-    if config.model_type == "qwen3_vl":
-        frame = [*_text(TIME_TOKENS), start, *placeholders, end]
-        return _Shown(video, [frame * count])
-    return _Shown(video, [[start, *placeholders * count, end]])
-
-
-def _onevision(config: Any, size: Size, pictures: int, frames: int) -> _Shown:
-    """One picture in tiles and as a whole, where each row of the tiles ends with a mark among the features;
-    several pictures, and frames of a video, as a whole only."""
-    from transformers.image_processing_utils import select_best_resolution
-
-    vision = config.vision_config
-    tile, side = vision.image_size, vision.image_size // vision.patch_size
-    if frames:
-        # Pooled by 2, and one mark at the end.
-        tokens = frames * math.ceil(side / 2) ** 2 + 1
-        pixels = _noise(1, frames, vision.num_channels, tile, tile)
-        return _Shown({"pixel_values_videos": pixels}, [[config.video_token_id] * tokens])
-    # From here on rows come first, as in transformers.
-    shape = size[::-1]
-    image_sizes = torch.tensor([shape] * pictures)
-    if pictures > 1:
-        values = {
-            "pixel_values": _noise(pictures, 1, vision.num_channels, tile, tile),
-            "image_sizes": image_sizes,
-            "batch_num_images": torch.tensor([pictures]),
-        }
-        return _Shown(values, [[config.image_token_id] * (side**2 + 1)] * pictures)
-    best = select_best_resolution(shape, config.image_grid_pinpoints)
-    high, wide = (length // tile for length in best)
-    down, across = _unpadded(shape, high * side, wide * side)
-    # More features than that many tiles have are scaled down.
-    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-    ratio = math.sqrt(down * across / (most * side**2))
-    if ratio > 1.1:
-        down, across = int(down // ratio), int(across // ratio)
-    tokens = side**2 + down * (across + 1)
-    pixels = _noise(1, high * wide + 1, vision.num_channels, tile, tile)
-    return _Shown({"pixel_values": pixels, "image_sizes": image_sizes}, [[config.image_token_id] * tokens])
-
-
-def _unpadded(shape: Size, down: int, across: int) -> tuple[int, int]:
-    """Rows and columns of features left when those that show only the padding around a picture are gone."""
-    height, width = shape
-    if width / height > across / down:
-        return down - 2 * ((down - int(round(height * (across / width), 7))) // 2), across
-    return down, across - 2 * ((across - int(round(width * (down / height), 7))) // 2)
-
-
-def _internvl(config: Any, size: Size, pictures: int, frames: int) -> _Shown:
-    """Tiles arranged most like the picture's shape, and one that shows it whole; a frame is one tile."""
-    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
-
-    vision, token = config.vision_config, config.image_token_id
-    high, wide = vision.image_size
-    # The marks' ids are those before the placeholder's.
-    mark = [token - 2], [token - 1]
-    if frames:
-        run = [*_text(FRAME_TOKENS), *mark[0], *[token] * config.image_seq_length, *mark[1]]
-        return _Shown({"pixel_values": _noise(frames, vision.num_channels, high, wide)}, [run * frames])
-    across, down = get_optimal_tiled_canvas(size[::-1], (high, wide), 1, MOST_TILES)
-    tiles = across * down + (across * down > 1)
-    run = [*mark[0], *[token] * (config.image_seq_length * tiles), *mark[1]]
-    pixels = _noise(pictures * tiles, vision.num_channels, high, wide)
-    return _Shown({"pixel_values": pixels}, [run] * pictures)
 
 
 def from_processor(

@@ -23,7 +23,8 @@ def doctor(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL_TYPE | PATH", help="A family, such as qwen2_vl, or a model's folder or hub id."
+            metavar="MODEL_TYPE | PATH",
+            help="A family, as `illava info` lists them, or a model's folder or hub id.",
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every supported family.")] = False,

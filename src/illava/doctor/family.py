@@ -27,7 +27,7 @@ class Diagnosis:
 
     family: str
     tiny: str
-    """The key of :data:`illava.doctor.tiny_configs.CONFIGS` that was used."""
+    """The key of :data:`illava.doctor.tiny.CONFIGS` that was used."""
     verification: Verification | None
     """None where the model could not be built, or acceleration was refused."""
     refusal: str | None

@@ -5,13 +5,16 @@ Sizes and token ids are read from the model's config, so that tiny and published
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .tiny_configs import END, IMAGE, PAD, START
+from ..models.families import family_of
+from ..models.picture_layouts import anyres_tiles
+from ..models.tiny_configs import END, IMAGE, PAD, START
 
 BREAK, LAST = 96, 97  # Pixtral's line ends; any text tokens do.
 
@@ -32,45 +35,41 @@ class Picture:
         return self.ids.count(self.placeholder)
 
 
-IN_TILES = ("llava_onevision", "llava_next", "llava_next_video")
-RUNS_OF_TILES = ("idefics3", "smolvlm")
-SQUARE = ("clip_vision_model", "siglip_vision_model")
-
-
 def kind(model: nn.Module) -> str:
-    """How the processor of this model's family prepares pictures."""
-    config: Any = model.config
-    family = config.model_type
-    if family in IN_TILES:
-        return "anyres"
-    if family in (*RUNS_OF_TILES, "internvl"):
-        return str(family)
-    if config.vision_config.model_type == "pixtral":
-        return "pixtral"
-    return "square" if config.vision_config.model_type in SQUARE else "grid"
+    """How the processor of this model's family prepares pictures: a key of :data:`SIZES`."""
+    return family_of(model.config).picture_format(model.config)
 
 
 SIZES = {
-    "anyres": ((40, 30), (20, 44), (24, 24)),
-    "grid": ((5, 6), (3, 4), (4, 4)),
-    "pixtral": ((5, 6), (3, 4), (4, 4)),
     "square": ((1, 1),),
-    "internvl": ((3, 1), (1, 1), (2, 1)),
-    "idefics3": ((3, 1), (1, 1), (2, 1)),
-    "smolvlm": ((3, 1), (1, 1), (2, 1)),
+    "grid": ((5, 6), (3, 4), (4, 4)),
+    "lines": ((5, 6), (3, 4), (4, 4)),
+    "anyres": ((40, 30), (20, 44), (24, 24)),
+    "tiles": ((3, 1), (1, 1), (2, 1)),
+    "marked_tiles": ((3, 1), (1, 1), (2, 1)),
 }
-"""(rows, columns) as :func:`picture` takes them; those of anyres suit tiles of 24 pixels."""
+"""(rows, columns) as :func:`picture` takes them, by the format of pictures:
+
+- "square": one size for all;
+- "grid": patches of pictures of any size in one sequence (Qwen-VL);
+- "lines": pictures of any size, a token after each line (Pixtral);
+- "anyres": tiles and their picture's size (LLaVA-NeXT); the sizes suit tiles of 24 pixels;
+- "tiles": tiles without anything else (InternVL);
+- "marked_tiles": the same, with text between them (Idefics3).
+"""
 
 
 def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
     """A picture of noise, float32 on the CPU.
 
     Args:
-        size: (rows, columns), in pixels for anyres, in tiles for InternVL and Idefics3, otherwise in units.
+        size: (rows, columns), in pixels for "anyres", in tiles for "tiles" and "marked_tiles", otherwise in
+            units.
     """
     generator = torch.Generator().manual_seed(seed)
     config: Any = model.config
-    vision, (rows, columns), token = config.vision_config, size, config.image_token_id
+    family, vision, token = family_of(config), config.vision_config, config.image_token_id
+    rows, columns = size
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
@@ -80,33 +79,30 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
 
     match kind(model):
         case "anyres":
-            from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
-
-            side = _side(vision)
-            tiles = image_size_to_num_patches(list(size), config.image_grid_pinpoints, side)
+            side, tiles = _side(vision), anyres_tiles(config, (columns, rows))
             values = {"pixel_values": noise(1, tiles, 3, side, side), "image_sizes": torch.tensor([size])}
             with torch.no_grad():
                 features = model.model.get_image_features(**like(model, values)).pooler_output  # type: ignore[operator, union-attr]
             return made(values, [token] * sum(len(part) for part in features))
         case "square":
             side = _side(vision)
-            extra = vision.model_type == "clip_vision_model" and (
-                getattr(config, "vision_feature_select_strategy", "default") == "full"
-            )
-            tokens = getattr(config, "mm_tokens_per_image", (side // vision.patch_size) ** 2)
-            return made({"pixel_values": noise(1, 3, side, side)}, [token] * (tokens + extra))
-        case "internvl":
+            full = getattr(config, "vision_feature_select_strategy", "default") == "full"
+            tower = family.tower(config)
+            tokens = (side // vision.patch_size) ** 2 // family.group(config)
+            tokens += tower.prefix if full and tower is not None else 0
+            return made({"pixel_values": noise(1, 3, side, side)}, [token] * tokens)
+        case "tiles":
             side, tiles = _side(vision), rows * columns
             return made(
                 {"pixel_values": noise(tiles, 3, side, side)}, [token] * config.image_seq_length * tiles
             )
-        case "idefics3" | "smolvlm":
+        case "marked_tiles":
             side, tiles = _side(vision), rows * columns
-            tokens = (side // vision.patch_size) ** 2 // config.scale_factor**2
+            tokens = (side // vision.patch_size) ** 2 // family.group(config)
             ids = [i for tile in range(tiles) for i in [BREAK - tile % 2, *[token] * tokens]]
             return made({"pixel_values": noise(1, tiles, 3, side, side)}, ids[1:])
-        case "pixtral":
-            unit = vision.patch_size * (config.spatial_merge_size if config.model_type == "mistral3" else 1)
+        case "lines":
+            unit = vision.patch_size * math.isqrt(family.group(config))
             sizes = torch.tensor([[rows * unit, columns * unit]])
             ids = [*([*[token] * columns, BREAK] * rows)[:-1], LAST]
             return made({"pixel_values": noise(1, 3, *sizes[0].tolist()), "image_sizes": sizes}, ids)
@@ -144,13 +140,8 @@ def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dic
         "input_ids": torch.tensor([[PAD] * (length - len(r)) + r for r in ids]),
         "attention_mask": torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in ids]),
     }
-    prepared, image = kind(model), inputs["input_ids"] == config.image_token_id
-    if prepared == "grid":
-        inputs["mm_token_type_ids"] = image.int()
-    elif config.model_type == "gemma3":
-        inputs["token_type_ids"] = image.long()
-    elif config.model_type == "paligemma":
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    prepared = kind(model)
+    inputs |= family_of(config).token_types((inputs["input_ids"] == config.image_token_id).int())
     parts = [part for _, row_parts in rows for part in row_parts]
     if not parts:
         return inputs
@@ -160,10 +151,10 @@ def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dic
         # The processor pads to the largest number of tiles.
         most = max(tiles.shape[1] for tiles in pixels)
         pixels = [nn.functional.pad(t, (0, 0) * 3 + (0, most - t.shape[1])) for t in pixels]
-    elif prepared == "pixtral":
+    elif prepared == "lines":
         high, wide = (max(p.shape[axis] for p in pixels) for axis in (2, 3))
         pixels = [nn.functional.pad(p, (0, wide - p.shape[3], 0, high - p.shape[2])) for p in pixels]
-    elif prepared in RUNS_OF_TILES:
+    elif prepared == "marked_tiles":
         # One row of tiles a prompt, filled up with empty ones.
         by_row = [[part.values["pixel_values"][0] for part in row_parts] for _, row_parts in rows]
         most = max(sum(map(len, tiles)) for tiles in by_row)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..models.located import LocatedModules
+from ..models.tiny_configs import PAD
 from .inputs import like, marks
-from .tiny_configs import PAD
 
 STEPS = 8
 """Decoded tokens."""

@@ -12,11 +12,24 @@ import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from .tiny_configs import CONFIGS, IMAGE, PAD, VIDEO, config
+from ..models.families import FAMILIES, family_of
+from ..models.tiny_configs import IMAGE, PAD, VIDEO
 
-# That release's own VipLLaVA cannot run: it reads hidden states that it has not kept.
-BROKEN = ("vipllava",) if transformers.__version__.startswith("5.19.") else ()
+CONFIGS = {name: make for family in FAMILIES.values() for name, make in family.tiny.items()}
+"""Functions that make the config of a tiny model, by the names of families and of their variants."""
+BROKEN = tuple(
+    name
+    for name, family in FAMILIES.items()
+    if any(transformers.__version__.startswith(f"{release}.") for release in family.broken_releases)
+)
+"""Families whose implementation in the installed transformers does not run."""
 ALL = tuple(name for name in CONFIGS if name not in BROKEN)
+
+
+def config(name: str) -> transformers.PretrainedConfig:
+    """A fresh config: a family's name, or that and a variant of it."""
+    made: transformers.PretrainedConfig = CONFIGS[name]()
+    return made
 
 
 def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any) -> nn.Module:
@@ -24,7 +37,7 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any)
 
     Args:
         name: a key of ``CONFIGS``.
-        attention: the attention implementation; Gemma 2 has only "eager".
+        attention: the attention implementation, unless the config itself states one.
         seed: of the weights. The global generator is left as it is.
         vision: fields of the vision config to change.
     """
@@ -32,9 +45,8 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any)
     for key, value in vision.items():
         setattr(made.vision_config, key, value)
     # Expert by expert: the grouped products of a mixture of experts do not support float64.
-    experts = {"experts_implementation": "eager"} if "moe" in name else {}
-    # Gemma 2 has no other.
-    attention = "eager" if name == "paligemma-2" else attention
+    experts = {"experts_implementation": "eager"} if family_of(made).experts else {}
+    attention = made._attn_implementation or attention
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model: nn.Module = AutoModelForImageTextToText.from_config(
@@ -67,9 +79,8 @@ def variant(made: Any) -> str:
             made.get_text_config()
         )
 
-    names = [name for name in CONFIGS if name.partition("-")[0] == made.model_type]
     # The first of equals, which is the family's own name.
-    return max(names, key=likeness)
+    return max(FAMILIES[made.model_type].tiny, key=likeness)
 
 
 def _kind(part: Any) -> str:

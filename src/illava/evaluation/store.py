@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..errors import InputError
 from ..io.files import check_free, replacing, to_json
-from ..io.pictures import InputError
 
 SETTINGS, ANSWERS = "settings.json", "answers.jsonl"
 GROWING = ("limit", "tasks", "rows")

@@ -1,1 +1,1 @@
-"""Where things are in a model: one entry a family, its modules, its dimensions, its layout of pictures."""
+"""Where things are in a model: one entry a family, located modules, dimensions, layout of pictures."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -69,7 +69,8 @@ def llm_dimensions(config: Any) -> LlmDimensions:
         head_dim=head_dim,
         vocabulary=text.vocab_size,
         router=_router(text),
-        gated=text.model_type in ("qwen3_5_text", "qwen3_5_moe_text"),
+        # Of the supported LLMs, those that have gated delta-rule layers gate their attention too.
+        gated=hasattr(text, "linear_num_key_heads"),
         recurrent=_recurrent(text),
     )
 
@@ -91,7 +92,7 @@ def _router(text: Any) -> float:
     # Qwen3.5's shared expert has a gate of its own.
     gates = experts + int(bool(getattr(text, "shared_expert_intermediate_size", 0)))
     dense = getattr(text, "first_k_dense_replace", 0)
-    return gates * (text.num_hidden_layers - dense) / text.num_hidden_layers
+    return float(gates * (text.num_hidden_layers - dense) / text.num_hidden_layers)
 
 
 def _intermediate(text: Any) -> int:
@@ -105,91 +106,36 @@ def _intermediate(text: Any) -> int:
     dense = getattr(text, "first_k_dense_replace", 0)
     if not dense:
         return int(width)
-    return round(
-        (dense * text.intermediate_size + (text.num_hidden_layers - dense) * width) / text.num_hidden_layers
-    )
+    total = dense * text.intermediate_size + (text.num_hidden_layers - dense) * width
+    average: float = total / text.num_hidden_layers
+    return round(average)
 
 
-def qwen2_vl_encoder(config: Any) -> EncoderDimensions:
-    vision = config.vision_config
-    width = vision.embed_dim
-    return _packed_encoder(vision, width, int(width * vision.mlp_ratio), 2, vision.hidden_size)
-
-
-def qwen2_5_vl_encoder(config: Any) -> EncoderDimensions:
-    vision = config.vision_config
-    return _packed_encoder(vision, vision.hidden_size, vision.intermediate_size, 3, vision.out_hidden_size)
-
-
-def qwen3_vl_encoder(config: Any) -> EncoderDimensions:
-    """Qwen3-VL, whose LLM is fed from inside the encoder as well, and Qwen3.5, whose is not."""
-    vision = config.vision_config
-    shape = _packed_encoder(vision, vision.hidden_size, vision.intermediate_size, 2, vision.out_hidden_size)
-    return replace(shape, taps=tuple(getattr(vision, "deepstack_visual_indexes", ())))
-
-
-def glm4v_encoder(config: Any) -> EncoderDimensions:
-    vision = config.vision_config
-    out, inner = vision.out_hidden_size, vision.intermediate_size
-    shape = _packed_encoder(vision, vision.hidden_size, out, 3, out)
-    wide = vision.hidden_size * vision.spatial_merge_size**2
-    return replace(shape, projector=((wide, out), (out, out), (out, inner), (out, inner), (inner, out)))
-
-
-def _packed_encoder(
-    vision: Any, hidden: int, intermediate: int, matrices: int, out: int
+def packed_encoder(
+    vision: Any, hidden: int, intermediate: int, mlp_matrices: int, out: int
 ) -> EncoderDimensions:
-    """Qwen's encoders name their widths differently; ``out`` is the language model's."""
+    """Encoders of Qwen's kind, which name their widths differently; ``out`` is the language model's."""
     wide = hidden * vision.spatial_merge_size**2
     return EncoderDimensions(
         depth=vision.depth,
         hidden=hidden,
         intermediate=intermediate,
-        mlp_matrices=matrices,
+        mlp_matrices=mlp_matrices,
         patch_values=vision.in_channels * vision.temporal_patch_size * vision.patch_size**2,
         projector=((wide, wide), (wide, out)),
     )
 
 
-def llava_encoder(config: Any) -> EncoderDimensions:
-    """A LLaVA projector, which may read several encoder layers side by side."""
-    layers = getattr(config, "vision_feature_layer", -1)
-    read = 1 if isinstance(layers, int) else len(layers)
-    hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
-    return _tiled_encoder(config.vision_config, ((hidden * read, width), (width, width)))
-
-
-def internvl_encoder(config: Any) -> EncoderDimensions:
-    width = config.get_text_config().hidden_size
-    wide = round(config.vision_config.hidden_size / config.downsample_ratio**2)
-    return _tiled_encoder(config.vision_config, ((wide, width), (width, width)))
-
-
-def idefics3_encoder(config: Any) -> EncoderDimensions:
-    wide = config.vision_config.hidden_size * config.scale_factor**2
-    return _tiled_encoder(config.vision_config, ((wide, config.get_text_config().hidden_size),))
-
-
-def gemma_encoder(config: Any) -> EncoderDimensions:
-    """Gemma 3, which averages tokens before its one matrix, and PaliGemma."""
-    hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
-    return _tiled_encoder(config.vision_config, ((hidden, width),))
-
-
-def mistral3_encoder(config: Any) -> EncoderDimensions:
-    hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
-    wide = hidden * config.spatial_merge_size**2
-    return _tiled_encoder(config.vision_config, ((wide, hidden), (hidden, width), (width, width)))
-
-
-def _tiled_encoder(vision: Any, projector: tuple[tuple[int, int], ...]) -> EncoderDimensions:
+def tiled_encoder(
+    vision: Any, projector: tuple[tuple[int, int], ...], mlp_matrices: int = 2
+) -> EncoderDimensions:
     """CLIP, SigLIP and towers that name their sizes likewise."""
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     return EncoderDimensions(
         depth=vision.num_hidden_layers,
         hidden=vision.hidden_size,
         intermediate=vision.intermediate_size,
-        mlp_matrices=3 if vision.model_type == "pixtral" else 2,
+        mlp_matrices=mlp_matrices,
         patch_values=vision.num_channels * patch**2,
         projector=projector,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from ..errors import InputError
 from ..io.files import protect
@@ -43,9 +43,8 @@ def load(
     Raises InputError, in one line, for whatever is missing, broken or not trusted, UnsupportedError for other
     families. Warns of weights that the model has no place for.
     """
-    place, kind = parse_device(device), parse_dtype(dtype)
-    if kind is None:
-        kind = torch.float32 if place.type == "cpu" else "auto"
+    place, asked = parse_device(device), parse_dtype(dtype)
+    kind = asked or (torch.float32 if place.type == "cpu" else "auto")
     config = read_config(model, trust_remote_code)
     family_of(config)
     processor = _read_processor(model, config, trust_remote_code)
@@ -53,7 +52,8 @@ def load(
     if not trust_remote_code and (pickled := _pickled(source, getattr(config, "transformers_weights", None))):
         raise InputError(f"model {model}: {pickled} is pickled, and {PICKLES}")
     try:
-        loaded, notes = AutoModelForImageTextToText.from_pretrained(
+        # With output_loading_info it returns a pair, which its annotation leaves out.
+        read: Any = AutoModelForImageTextToText.from_pretrained(
             source,
             config=config,
             dtype=kind,
@@ -63,6 +63,7 @@ def load(
             # None: safetensors where there are any.
             use_safetensors=None if trust_remote_code else True,
         )
+        loaded, notes = read
     except Exception as error:
         raise _refusal(model, "its weights cannot be loaded", error) from error
     # transformers fills gaps with random numbers and goes on.
@@ -77,7 +78,8 @@ def load(
             f"model {model}: {len(extra)} of its weights have no place in the model, {extra[0]} for one",
             stacklevel=2,
         )
-    return loaded.to(place).eval(), processor
+    loaded.to(place).eval()
+    return loaded, processor
 
 
 def _pickled(source: str, weights: str | None) -> str | None:
@@ -159,14 +161,18 @@ def read_config(model: str, trust_remote_code: bool = False) -> Any:
 
 
 def _read_processor(model: str, config: Any, trust_remote_code: bool) -> Any:
+    reader: Any = AutoProcessor
     try:
-        processor = AutoProcessor.from_pretrained(resolve(model), trust_remote_code=trust_remote_code)
+        processor = reader.from_pretrained(resolve(model), trust_remote_code=trust_remote_code)
     except Exception as error:
         raise _refusal(model, "its processor cannot be loaded", error) from error
     # transformers makes do with a part of a processor, or with an empty tokenizer.
     image_token, tokenizer = (getattr(processor, name, None) for name in ("image_token", "tokenizer"))
-    known = tokenizer is not None and image_token in tokenizer.get_vocab()
-    if not known or tokenizer.convert_tokens_to_ids(image_token) != config.image_token_id:
+    if (
+        tokenizer is None
+        or image_token not in tokenizer.get_vocab()
+        or tokenizer.convert_tokens_to_ids(image_token) != config.image_token_id
+    ):
         raise InputError(
             f"model {model}: its processor does not fit the model; are preprocessor_config.json, "
             "tokenizer.json and tokenizer_config.json all there?"
@@ -179,9 +185,10 @@ def pixel_limits(model: str, trust_remote_code: bool = False) -> tuple[int, int]
 
     Raises InputError for a processor whose code is not trusted.
     """
+    reader: Any = AutoImageProcessor
     source = resolve(model)
     try:
-        size = AutoImageProcessor.from_pretrained(source, trust_remote_code=trust_remote_code).size
+        size = reader.from_pretrained(source, trust_remote_code=trust_remote_code).size
         return int(size["shortest_edge"]), int(size["longest_edge"])
     except Exception as error:
         if "trust_remote_code" in str(error):

@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import UnsupportedError
-from .families import ANY, Family, family_of, supported_families
+from .families import family_of, supported_families
+from .family import Family
 from .lookups import check_lookups
 from .refusals import check_adapter, check_class, check_whole
 from .towers import Tower
@@ -69,7 +70,8 @@ def locate(model: nn.Module) -> LocatedModules:
     """
     if callable(getattr(model, "get_base_model", None)):
         check_adapter(model)
-        model = model.get_base_model()
+        wrapper: Any = model
+        model = wrapper.get_base_model()
     config = getattr(model, "config", None)
     if config is None:
         raise UnsupportedError(
@@ -79,11 +81,11 @@ def locate(model: nn.Module) -> LocatedModules:
     family = family_of(config)
     check_class(model, family.model_type)
     check_whole(model)
-    base = model if hasattr(model, family.llm) and not hasattr(model, "lm_head") else model.model
+    base: Any = model if hasattr(model, family.llm) and not hasattr(model, "lm_head") else model.model
     assert isinstance(base, nn.Module)
-    kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
-    tower = family.towers.get(ANY) or family.towers.get(kind)
+    tower = family.tower(config)
     if tower is None:
+        kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
         raise UnsupportedError(
             f"{family.model_type} with a vision tower of type {kind!r} is not supported; "
             f"supported are {', '.join(family.towers)}"

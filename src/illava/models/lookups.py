@@ -11,7 +11,7 @@ from ..compat.calls import Fault, attribute_faults, refusal
 from ..compat.signatures import original
 from ..errors import UnsupportedError
 from .dimensions import llm_dimensions
-from .families import Family
+from .family import Family
 from .towers import Tower
 
 
@@ -36,62 +36,19 @@ def block_paths(tower: Tower) -> tuple[str, ...]:
     return (tower.attention, tower.second_norm, tower.mlp)
 
 
-_TILED = ("image_grid_pinpoints", "vision_config.image_size")
-_LLAVA = ("vision_feature_layer", "vision_feature_select_strategy")
-_PATCHES = (
-    "vision_config.patch_size",
-    "vision_config.spatial_merge_size",
-    "vision_config.temporal_patch_size",
-)
-CONFIG: dict[str, tuple[str, ...]] = {
-    "*": ("image_token_id", "vision_config.model_type", "vision_config._attn_implementation"),
-    "llava": _LLAVA,
-    "vipllava": ("vision_feature_layer",),
-    "llava_next": (*_LLAVA, *_TILED),
-    "llava_next_video": (*_LLAVA, *_TILED, "video_token_id"),
-    "llava_onevision": (*_LLAVA, *_TILED, "video_token_id"),
-    "qwen2_vl": (*_PATCHES, "video_token_id"),
-    "qwen2_5_vl": (
-        *_PATCHES,
-        "video_token_id",
-        "vision_config.window_size",
-        "vision_config.fullatt_block_indexes",
-    ),
-    "qwen3_vl": (*_PATCHES, "video_token_id", "vision_config.deepstack_visual_indexes"),
-    "qwen3_vl_moe": (*_PATCHES, "video_token_id", "vision_config.deepstack_visual_indexes"),
-    "qwen3_5": (*_PATCHES, "video_token_id"),
-    "qwen3_5_moe": (*_PATCHES, "video_token_id"),
-    "glm4v": (*_PATCHES, "video_token_id"),
-    "glm4v_moe": (*_PATCHES, "video_token_id"),
-    "glm46v": (*_PATCHES, "video_token_id"),
-    "internvl": (*_LLAVA, "downsample_ratio"),
-    "idefics3": ("scale_factor",),
-    "smolvlm": ("scale_factor",),
-    "mistral3": ("vision_feature_layer", "spatial_merge_size", "vision_config.patch_size"),
-    "gemma3": ("mm_tokens_per_image", "vision_config.image_size", "vision_config.patch_size"),
-    "paligemma": (),
-}
-"""Config attributes by the family's ``model_type``; "*": of all families. Many are read with a default, so
-that a new name would go unnoticed."""
+CONFIG = ("image_token_id", "vision_config.model_type", "vision_config._attn_implementation")
+"""Config attributes of all families; :attr:`.family.Family.config_attributes` has those of one."""
 
-LLM_CONFIG: dict[str, tuple[str, ...]] = {
-    "*": ("use_cache", "_attn_implementation"),
+LLM = ("use_cache", "_attn_implementation")
+LLM_BY_TYPE: dict[str, tuple[str, ...]] = {
     "llama": (),
     "gemma": (),
-    "qwen3_vl_text": (),
-    "glm4v_text": (),
     "mistral": ("sliding_window",),
     "qwen2": ("sliding_window", "layer_types"),
-    "qwen2_vl_text": ("sliding_window", "layer_types"),
-    "qwen2_5_vl_text": ("sliding_window", "layer_types"),
     "gemma2": ("sliding_window", "layer_types"),
-    "gemma3_text": ("sliding_window", "layer_types"),
-    "qwen3_5_text": ("layer_types",),
-    "qwen3_5_moe_text": ("layer_types", "output_router_logits"),
-    "qwen3_vl_moe_text": ("output_router_logits",),
-    "glm4v_moe_text": ("output_router_logits",),
 }
-"""The same of the LLM's config, by its own ``model_type``. The sizes of others are not read beforehand."""
+"""The same of the config of LLMs by their own ``model_type``; :attr:`.family.Family.llm_attributes` has those
+that come with one family alone. The sizes of others are not read beforehand."""
 
 LAYER_TYPES = ("full_attention", "sliding_attention", "linear_attention")
 """The kinds of LLM layers that illava has masks for."""
@@ -117,7 +74,7 @@ def lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) ->
     for block in [] if blocks is None else list(blocks.children())[:1]:
         for path in block_paths(tower):
             yield from path_faults(block, path)
-    for path in (*CONFIG["*"], *CONFIG.get(family.model_type, ())):
+    for path in (*CONFIG, *family.config_attributes):
         *outer, last = path.split(".")
         owner = config
         for name in outer:
@@ -125,11 +82,12 @@ def lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) ->
         if not hasattr(owner, last):
             yield Fault(type(owner if owner is not None else config).__name__, f"lost its attribute {last}")
     llm = submodule(base, family.llm)
-    if llm is not None:
-        yield from _llm_config_faults(llm.config)
     readers: list[Callable[[Any], Any]] = [family.group, family.encoder_dimensions, family.first_llm_layer]
-    if llm is not None and getattr(llm.config, "model_type", None) in LLM_CONFIG:
-        readers.append(llm_dimensions)
+    if llm is not None:
+        own = {**LLM_BY_TYPE, **family.llm_attributes}.get(getattr(llm.config, "model_type", ""))
+        yield from _llm_config_faults(llm.config, (*LLM, *(own or ())))
+        if own is not None:
+            readers.append(llm_dimensions)
     for read in readers:
         try:
             read(config)
@@ -137,8 +95,7 @@ def lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) ->
             yield Fault(type(config).__name__, f"does not give the sizes of the model: {error}")
 
 
-def _llm_config_faults(config: Any) -> Iterator[Fault]:
-    names = (*LLM_CONFIG["*"], *LLM_CONFIG.get(getattr(config, "model_type", ""), ()))
+def _llm_config_faults(config: Any, names: tuple[str, ...]) -> Iterator[Fault]:
     yield from attribute_faults(type(config).__name__, config, names)
     for kind in sorted(set(getattr(config, "layer_types", None) or ()) - set(LAYER_TYPES)):
         yield Fault(

@@ -1,4 +1,4 @@
-"""One declarative entry a kind of image encoder: what the encoder stage must know of its blocks.
+"""Kinds of image encoders: what the encoder stage must know of their blocks, and those of several families.
 
 Attribute paths are those of transformers' own classes.
 """
@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.vision_utils import get_vision_window_index
 
 
 @dataclass(frozen=True)
 class Tower:
-    """How to find the parts of one kind of image encoder."""
+    """Where the modules of one kind of image encoder are, and how it attends."""
 
     blocks: str
     """Path of the list of blocks from the encoder; the next three start at a block."""
@@ -46,22 +45,6 @@ class Tower:
     """Vision config and (images, 3) token grids to (U,) the raster index of each unit; None: raster."""
 
 
-def _window_order(vision: Any, grid: Tensor) -> Tensor:
-    """Qwen2.5-VL sorts units by window, picture by picture."""
-    index, _ = get_vision_window_index(
-        grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
-    )
-    return index
-
-
-def _window_lengths(vision: Any, grid: Tensor) -> tuple[int, ...]:
-    _, boundaries = get_vision_window_index(
-        grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
-    )
-    ends = torch.as_tensor(boundaries).unique_consecutive()
-    return tuple(ends.diff().tolist())
-
-
 def _pixtral_grid(vision: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     sizes = torch.as_tensor(kwargs["image_sizes"] if "image_sizes" in kwargs else args[1])
     return torch.cat([torch.ones_like(sizes[:, :1]), sizes // vision.patch_size], dim=1)
@@ -69,28 +52,8 @@ def _pixtral_grid(vision: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 SIGLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp")
 CLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", prefix=1)
-QWEN2_VL = Tower("blocks", "attn", "norm2", "mlp", packed=True)
-QWEN2_5_VL = Tower(
-    "blocks",
-    "attn",
-    "norm2",
-    "mlp",
-    packed=True,
-    full_attention_blocks=lambda vision: tuple(vision.fullatt_block_indexes),
-    windows=_window_lengths,
-    unit_order=_window_order,
-)
-# Qwen3-VL, Qwen3.5 and GLM-4V name the parts of a block as Qwen2-VL does.
-QWEN3_VL = GLM4V = QWEN2_VL
-INTERNVL = Tower(
-    "encoder.layer",
-    "attention",
-    "layernorm_after",
-    "mlp",
-    spatial=True,
-    prefix=1,
-    scale=lambda block, output: block.dropout(output) * (1 if block.lambda_2 is None else block.lambda_2),
-)
+QWEN_VL = Tower("blocks", "attn", "norm2", "mlp", packed=True)
+"""Of Qwen2-VL; Qwen3-VL, Qwen3.5 and GLM-4V name the modules of a block alike."""
 SIGLIP_IN_SQUARES = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", spatial=True)
 PIXTRAL = Tower(
     "transformer.layers",

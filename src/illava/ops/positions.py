@@ -27,7 +27,7 @@ def compact(positions: Tensor, runs: Tensor, columns: Tensor) -> Tensor:
         before = axes[:, row, places]
         pieces, counts = run.to(positions.device)[places].unique_consecutive(return_counts=True)
         after, at = [], 0
-        for piece, part in zip(pieces.tolist(), before.split(counts.tolist(), dim=1), strict=True):
+        for piece, part in zip(pieces.tolist(), torch.split(before, counts.tolist(), dim=1), strict=True):
             if piece < 0:
                 ranks = torch.arange(part.shape[1], device=part.device).expand_as(part)
             else:

@@ -16,8 +16,9 @@ from typing import Any
 from ..methods import Illava
 from ..methods.checks import check_share
 from ..methods.schedules import middle
-from ..models.layout import Size, Workload, workload
+from ..models.layout import workload
 from ..models.located import LocatedModules
+from ..models.workload import Size, Workload
 from .machine_speed import Rates, Seconds
 from .predict import Prediction, Predictor, modules_of
 from .sensitivity import PRESET, Where, divergence

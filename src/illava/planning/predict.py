@@ -12,8 +12,9 @@ from ..methods import Illava, Method
 from ..methods.steps import Plan
 from ..models.dimensions import llm_dimensions
 from ..models.families import family_of
-from ..models.layout import Size, Workload, workload
+from ..models.layout import workload
 from ..models.located import LocatedModules, locate
+from ..models.workload import Size, Workload
 from ..ops.grids import coarse_shape
 from .cost import Cost, cost_of
 from .counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts, shared_fields
@@ -81,14 +82,14 @@ def predict(
 
 
 def modules_of(model: Any) -> LocatedModules:
-    """The parts of a loaded model, of one that a config describes, or those that are given."""
+    """The modules of a loaded model, of one that a config describes, or those that are given."""
     if isinstance(model, LocatedModules):
         return model
     return locate(model) if isinstance(model, nn.Module) else skeleton(model)
 
 
 def skeleton(config: Any) -> LocatedModules:
-    """The parts of the model that a config describes, on the meta device: no weights, no memory.
+    """The modules of the model that a config describes, on the meta device: no weights, no memory.
 
     Raises UnsupportedError for a model illava does not know.
     """
@@ -102,7 +103,7 @@ def skeleton(config: Any) -> LocatedModules:
 def predict_on(
     modules: LocatedModules, method: Method, work: Workload, element_size: int | None = None
 ) -> Prediction:
-    """As :func:`predict`, for parts and a workload already at hand.
+    """As :func:`predict`, for modules and a workload already at hand.
 
     ``element_size``: bytes of a number; default: as the model's weights have it.
     """

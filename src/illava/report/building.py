@@ -9,6 +9,7 @@ from ..methods import Method
 from ..methods.steps import Plan
 from ..models.dimensions import llm_dimensions
 from ..models.located import LocatedModules
+from ..models.workload import first
 from ..planning.cost import cost_of
 from ..planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
 from ..runtime.encoder.run import EncoderRun
@@ -67,10 +68,7 @@ def make_report(
 
 
 def _tile_edge(modules: LocatedModules) -> int | None:
-    if modules.family.model_type not in ("internvl", "idefics3", "smolvlm"):
-        return None
-    edge = modules.config.vision_config.image_size
-    return int(edge if isinstance(edge, int) else edge[0])
+    return None if modules.family.tiles is None else first(modules.config.vision_config.image_size)
 
 
 def _traces(

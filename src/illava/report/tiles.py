@@ -12,7 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..models.layout import Size, idefics_grid, internvl_grid
+from ..models.families import FAMILIES
+from ..models.workload import Size
 from .report import PictureReport, Report
 from .traces import StepTrace
 
@@ -45,9 +46,10 @@ def untiled(report: Report, sizes: Sequence[Size]) -> Report:
 
 def _boxes(report: Report, size: Size) -> list[Box]:
     """x0, y0, x1, y1 of each tile, in the order in which the model gets them: the small whole one is last."""
+    tiles = FAMILIES[report.family].tiles
     assert report.tile_edge is not None
-    grid = internvl_grid(report.tile_edge, size) if report.family == "internvl" else idefics_grid(size)
-    rows, columns = grid
+    assert tiles is not None
+    rows, columns = tiles(report.tile_edge, size)
     if rows * columns == 1:
         return [WHOLE]
     tiles = [

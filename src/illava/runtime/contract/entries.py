@@ -179,7 +179,7 @@ LAYER = Call(
 FORWARDS: tuple[Forward, ...] = (
     Forward(_headed, HEADED),
     Forward(
-        lambda modules: _headed(modules) if "moe" in modules.family.model_type else [],
+        lambda modules: _headed(modules) if modules.family.experts else [],
         Call(names=("output_router_logits",)),
     ),
     Forward(_base, _base_call),

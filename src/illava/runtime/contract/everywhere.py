@@ -10,6 +10,7 @@ from typing import Any
 
 from ...compat.calls import Call, Fault, attribute_faults, call_faults, use_faults
 from ...compat.signatures import function, method_of
+from ...models.families import FAMILIES
 from .entries import GENERATE, GENERATION_CONFIG, MASKS, PREPARE_INPUTS
 
 CACHES, MASKING = "transformers.cache_utils", "transformers.masking_utils"
@@ -73,21 +74,11 @@ FUNCTIONS: dict[tuple[str, str], Call] = {
     (MASKING, "create_masks_for_generate"): MASKS,
 }
 HELPERS: dict[tuple[str, str], Call] = {
-    ("transformers.vision_utils", "get_vision_window_index"): Call(
-        ("grid_thw", "spatial_merge_size"), ("window_size", "patch_size"), optional=True
-    ),
     ("transformers.vision_utils", "get_vision_position_ids"): Call(("grid_thw", "spatial_merge_size")),
-    ("transformers.image_processing_utils", "select_best_resolution"): Call(
-        ("original_size", "possible_resolutions"), optional=True
-    ),
-    ("transformers.models.llava_next.modeling_llava_next", "image_size_to_num_patches"): Call(
-        ("image_size", "grid_pinpoints", "patch_size"), optional=True
-    ),
-    ("transformers.models.got_ocr2.image_processing_got_ocr2", "get_optimal_tiled_canvas"): Call(),
-    ("transformers.models.qwen2_vl.image_processing_qwen2_vl", "smart_resize"): Call(("height", "width")),
+    **{name: call for family in FAMILIES.values() for name, call in family.functions.items()},
 }
-"""Functions that reports, plans and the command line call. Those that are not imported yet are checked by
-:func:`missing_everywhere` alone, since importing them takes time."""
+"""Functions that reports, plans and the command line call, with those of all families. Those that are not
+imported yet are checked by :func:`missing_everywhere` alone, since importing them takes time."""
 
 ATTENTION = Call(("module", "query", "key", "value", "attention_mask"), ("scaling",))
 """An attention implementation: how taps call it, and are called."""

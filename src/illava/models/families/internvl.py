@@ -1,0 +1,123 @@
+"""InternVL: tiles, which the model is handed as if each were a picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import transformers
+from torch import Tensor
+
+from ...compat.calls import Call
+from .. import tiny_configs as tiny
+from ..dimensions import EncoderDimensions, tiled_encoder
+from ..family import ANY, Family
+from ..noise import NoisePictures, noise, text_ids
+from ..picture_layouts import tile_units
+from ..towers import Tower
+from ..workload import Run, Size, Workload, first
+from .llava import FEATURES, LIKE_ONEVISION
+
+if TYPE_CHECKING:
+    from ..located import LocatedModules
+
+MOST_TILES = 12
+"""Tiles of the processor, at most; with more than one a small whole picture comes on top."""
+FRAME_TOKENS = 4
+"""What the processor writes before a frame: "Frame1: ", with the end of the line before."""
+
+
+def _scaled(block: Any, output: Tensor) -> Tensor:
+    dropped: Tensor = block.dropout(output)
+    return dropped if block.lambda_2 is None else dropped * block.lambda_2
+
+
+TOWER = Tower(
+    "encoder.layer",
+    "attention",
+    "layernorm_after",
+    "mlp",
+    spatial=True,
+    prefix=1,
+    scale=_scaled,
+)
+
+
+def _dimensions(config: Any) -> EncoderDimensions:
+    width = config.get_text_config().hidden_size
+    wide = round(config.vision_config.hidden_size / config.downsample_ratio**2)
+    return tiled_encoder(config.vision_config, ((wide, width), (width, width)))
+
+
+def _tiles(edge: int, size: Size) -> Size:
+    """Tiles arranged most like the picture's shape."""
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
+
+    columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (edge, edge), 1, MOST_TILES)
+    return rows, columns
+
+
+def _count(edge: int, size: Size) -> int:
+    rows, columns = _tiles(edge, size)
+    return rows * columns + (rows * columns > 1)
+
+
+def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+    units = tile_units(modules)
+    tiles = _count(first(modules.config.vision_config.image_size), size)
+    return Workload((units,) * tiles, (Run(tuple((t, units) for t in range(tiles))),), 0)
+
+
+def _video(modules: LocatedModules, size: Size, frames: int) -> Workload:
+    """Every frame is a picture of one tile with a line of its own."""
+    units = tile_units(modules)
+    runs = tuple(Run(((t, units),)) for t in range(frames))
+    return Workload((units,) * frames, runs, (FRAME_TOKENS + 2) * frames - 2, video=True)
+
+
+def _noise(config: Any, size: Size, pictures: int, frames: int) -> NoisePictures:
+    vision, token = config.vision_config, config.image_token_id
+    high, wide = vision.image_size
+    # The marks' ids are those before the placeholder's.
+    mark = [token - 2], [token - 1]
+    if frames:
+        run = [*text_ids(FRAME_TOKENS), *mark[0], *[token] * config.image_seq_length, *mark[1]]
+        return NoisePictures({"pixel_values": noise(frames, vision.num_channels, high, wide)}, [run * frames])
+    tiles = _count(high, size)
+    run = [*mark[0], *[token] * (config.image_seq_length * tiles), *mark[1]]
+    pixels = noise(pictures * tiles, vision.num_channels, high, wide)
+    return NoisePictures({"pixel_values": pixels}, [run] * pictures)
+
+
+ENTRIES = (
+    Family(
+        "internvl",
+        LIKE_ONEVISION,
+        encoder="vision_tower",
+        projector="multi_modal_projector",
+        unfolds_after="vision_tower.layernorm",
+        compacts_before="multi_modal_projector",
+        towers={ANY: TOWER},
+        encoder_dimensions=_dimensions,
+        group=lambda config: round(1 / config.downsample_ratio) ** 2,
+        config_attributes=(*FEATURES, "downsample_ratio"),
+        functions={
+            (
+                "transformers.models.got_ocr2.image_processing_got_ocr2",
+                "get_optimal_tiled_canvas",
+            ): Call()
+        },
+        picture=_picture,
+        video=_video,
+        tiles=_tiles,
+        picture_format=lambda config: "tiles",
+        noise=_noise,
+        tiny={
+            "internvl": lambda: transformers.InternVLConfig(
+                text_config={**tiny.QWEN2, "use_sliding_window": False},
+                vision_config={**tiny.VISION, "image_size": [24, 24], "patch_size": [4, 4]},
+                image_token_id=tiny.IMAGE,
+                image_seq_length=9,
+            )
+        },
+    ),
+)

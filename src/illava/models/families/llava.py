@@ -1,0 +1,100 @@
+"""LLaVA 1.5 and its like, and ViP-LLaVA: one picture of one size, or Pixtral's encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import transformers
+
+from .. import tiny_configs as tiny
+from ..dimensions import EncoderDimensions, tiled_encoder
+from ..family import Family, Schedule
+from ..picture_layouts import picture_in_lines, whole_picture
+from ..towers import CLIP, PIXTRAL, SIGLIP
+from ..workload import Size, Workload
+
+if TYPE_CHECKING:
+    from ..located import LocatedModules
+
+# 92 of 729 tokens removed at each encoder block: 361 stay.
+ONEVISION_KEEP = (637 / 729, 545 / 637, 453 / 545, 361 / 453)
+# Where none was published. Vicuna's and Mistral's 32 layers: OneVision's layer 8 of 28 lies at 9.
+LIKE_ONEVISION = Schedule(
+    26, (5, 6, 7, 8), ONEVISION_KEEP, 28, (8,), (0.7,), "LLaVA-OneVision's, none was published for it"
+)
+CLIP_OR_SIGLIP = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
+FEATURES = ("vision_feature_layer", "vision_feature_select_strategy")
+"""Config attributes that say which features of the encoder are read."""
+
+
+def dimensions(config: Any) -> EncoderDimensions:
+    """A LLaVA projector, which may read several encoder layers side by side."""
+    layers = getattr(config, "vision_feature_layer", -1)
+    read = 1 if isinstance(layers, int) else len(layers)
+    hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
+    projector = ((hidden * read, width), (width, width))
+    return tiled_encoder(config.vision_config, projector, 3 if _in_lines(config) else 2)
+
+
+LLAVA: dict[str, Any] = {
+    "encoder": "vision_tower",
+    "projector": "multi_modal_projector",
+    "encoder_dimensions": dimensions,
+}
+
+
+def _in_lines(config: Any) -> bool:
+    return bool(config.vision_config.model_type == "pixtral")
+
+
+def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+    return (picture_in_lines if _in_lines(modules.config) else whole_picture)(modules, size, alone)
+
+
+def tiny_llava(kind: Any, vision: Any, text: Any, **more: Any) -> Any:
+    """A config of a LLaVA class."""
+    return kind(vision_config=vision, text_config=text, image_token_index=tiny.IMAGE, **more)
+
+
+_FULL: dict[str, Any] = {"vision_feature_select_strategy": "full"}
+
+ENTRIES = (
+    Family(
+        "llava",
+        LIKE_ONEVISION,
+        towers={**CLIP_OR_SIGLIP, "pixtral": PIXTRAL},
+        **LLAVA,
+        config_attributes=FEATURES,
+        picture=_picture,
+        picture_format=lambda config: "lines" if _in_lines(config) else "square",
+        tiny={
+            "llava": lambda: tiny_llava(transformers.LlavaConfig, tiny.CLIP, tiny.LLAMA),
+            "llava-siglip": lambda: tiny_llava(
+                transformers.LlavaConfig, tiny.SIGLIP, tiny.QWEN2, vision_feature_layer=-1, **_FULL
+            ),
+            "llava-full": lambda: tiny_llava(transformers.LlavaConfig, tiny.CLIP, tiny.LLAMA, **_FULL),
+            "llava-pixtral": lambda: tiny_llava(
+                transformers.LlavaConfig, tiny.PIXTRAL, tiny.MISTRAL, vision_feature_layer=-1, **_FULL
+            ),
+            "llava-windows": lambda: tiny_llava(
+                transformers.LlavaConfig, tiny.CLIP, {**tiny.MISTRAL, "sliding_window": 30}
+            ),
+        },
+    ),
+    Family(
+        "vipllava",
+        # Its LLM sees what comes out of block 5, beside later ones: nothing may merge after that.
+        replace(LIKE_ONEVISION, encoder_depth=24, encoder_layers=(2, 3, 4, 5)),
+        towers=CLIP_OR_SIGLIP,
+        **LLAVA,
+        config_attributes=("vision_feature_layer",),
+        # That release's own code reads hidden states that it has not kept.
+        broken_releases=("5.19",),
+        tiny={
+            "vipllava": lambda: tiny_llava(
+                transformers.VipLlavaConfig, tiny.CLIP, tiny.LLAMA, vision_feature_layer=[-1, -2]
+            )
+        },
+    ),
+)

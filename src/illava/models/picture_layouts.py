@@ -1,0 +1,164 @@
+"""Layouts that several families share: from the size of a picture or video to units and tokens.
+
+A layout takes the modules of a model, a size (width, height) in pixels, and whether the prompt holds a
+single picture; for videos the number of frames.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..compat.calls import Call
+from .workload import Run, Size, Workload, check_stretched, first
+
+if TYPE_CHECKING:
+    from .located import LocatedModules
+
+ANYRES_FUNCTIONS = {
+    ("transformers.models.llava_next.modeling_llava_next", "image_size_to_num_patches"): Call(
+        ("image_size", "grid_pinpoints", "patch_size"), optional=True
+    ),
+    ("transformers.image_processing_utils", "select_best_resolution"): Call(
+        ("original_size", "possible_resolutions"), optional=True
+    ),
+}
+"""Functions of transformers that layouts and reports of tiles call."""
+RESIZE_FUNCTIONS = {
+    ("transformers.models.qwen2_vl.image_processing_qwen2_vl", "smart_resize"): Call(("height", "width")),
+}
+"""The function that :func:`resize_to_units` calls."""
+TIME_TOKENS = 6
+"""What Qwen3-VL and GLM-4V write before a frame: "<0.3 seconds>"."""
+FRAME_MARKS = TIME_TOKENS + 2
+"""Those, and one mark before and one after a frame."""
+
+
+def tile_side(vision: Any) -> int:
+    """Patches along a side of the pictures of one size that an encoder takes."""
+    return first(vision.image_size) // first(vision.patch_size)
+
+
+def tile_units(modules: LocatedModules) -> int:
+    """Units of such a picture."""
+    return tile_side(modules.config.vision_config) ** 2 // modules.group
+
+
+def whole_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+    """The processor resizes every picture to one size."""
+    units = tile_units(modules)
+    full = getattr(modules.config, "vision_feature_select_strategy", "default") == "full"
+    return Workload((units,), (Run(((0, units),), modules.tower.prefix if full else 0),), 0)
+
+
+def packed_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+    """Qwen-VL and GLM-4V: the picture's own size, rounded to whole units."""
+    rows, columns = _packed_grid(modules, size)
+    units = rows * columns
+    return Workload((units,), (Run(((0, units),)),), 0, grids=((rows, columns),))
+
+
+def picture_in_lines(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+    """Pixtral: the picture's own size, rounded up to whole units, with a mark after each line of them."""
+    unit = _unit(modules)
+    width, height = size
+    rows, columns = math.ceil(height / unit), math.ceil(width / unit)
+    lines = tuple(Run(((0, columns),)) for _ in range(rows))
+    return Workload((rows * columns,), lines, rows, grids=((rows, columns),))
+
+
+def anyres_tiles(config: Any, size: Size) -> int:
+    """Tiles that LLaVA-NeXT's processor makes of a picture, the whole picture included."""
+    from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+    width, height = size
+    edge = first(config.vision_config.image_size)
+    return int(image_size_to_num_patches([height, width], config.image_grid_pinpoints, edge))
+
+
+def anyres_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+    """LLaVA-NeXT: tiles, which the model itself puts together. Each gets a number here, to see where its rows
+    end up."""
+    config, (width, height) = modules.config, size
+    side, tiles = tile_side(config.vision_config), anyres_tiles(config, size)
+    numbered = torch.arange(tiles).float()[:, None, None].expand(tiles, side**2, 1)
+    function: Any = modules.base.pack_image_features
+    options: dict[str, Any] = {
+        "vision_feature_select_strategy": getattr(config, "vision_feature_select_strategy", "default"),
+        "vision_aspect_ratio": getattr(config, "vision_aspect_ratio", "anyres_max_9"),
+    }
+    known = inspect.signature(function).parameters
+    rows, _ = function(
+        [numbered],
+        torch.tensor([[height, width]]),
+        image_newline=torch.full((1,), -1.0),
+        **{name: value for name, value in options.items() if name in known},
+    )
+    values = rows[0].flatten().round().long()
+    counts = torch.bincount(values[values >= 0], minlength=tiles).tolist()
+    run = Run(tuple(enumerate(counts)), int((values < 0).sum()))
+    return Workload((side**2,) * tiles, (run,), 0)
+
+
+def packed_video(modules: LocatedModules, size: Size, frames: int) -> Workload:
+    """A video whose frames are encoded a few at a time and follow one another in the prompt."""
+    steps, grid = _steps(modules, size, frames)
+    units = grid[0] * grid[1]
+    run = Run(tuple((t, units) for t in range(steps)))
+    return Workload((units,) * steps, (run,), 0, grids=(grid,) * steps, video=True)
+
+
+def timed_video(modules: LocatedModules, size: Size, frames: int) -> Workload:
+    """The same, with the time and a mark before each step and a mark after it."""
+    steps, grid = _steps(modules, size, frames)
+    units = grid[0] * grid[1]
+    runs = tuple(Run(((t, units),)) for t in range(steps))
+    # The prompt's text has the marks of one picture in it.
+    return Workload((units,) * steps, runs, FRAME_MARKS * steps - 2, grids=(grid,) * steps, video=True)
+
+
+def pooled_video(units: int, tokens: int, frames: int, extra: int = 0) -> Workload:
+    """A video whose frames of ``units`` are averaged to ``tokens`` each, with ``extra`` tokens at its end."""
+    return Workload(
+        (units,) * frames, (Run(tuple((t, tokens) for t in range(frames)), extra),), 0, video=True
+    )
+
+
+def resize_to_units(
+    config: Any, size: Size, pixels: tuple[int, int] | None = None, *, units: tuple[int, int]
+) -> Size:
+    """What Qwen-VL's processors make of a picture: whole units, and not too few or too many of them.
+
+    Args:
+        pixels: the fewest and the most pixels; default: those of ``units``, the fewest and the most units.
+
+    Raises ValueError for what the processors refuse.
+    """
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    unit = config.vision_config.patch_size * config.vision_config.spatial_merge_size
+    least, most = pixels or (count * unit**2 for count in units)
+    check_stretched(size)
+    width, height = size
+    height, width = smart_resize(height, width, factor=unit, min_pixels=least, max_pixels=most)
+    return width, height
+
+
+def _unit(modules: LocatedModules) -> int:
+    """Pixels of a unit's side, of a packed encoder."""
+    return first(modules.config.vision_config.patch_size) * math.isqrt(modules.group)
+
+
+def _packed_grid(modules: LocatedModules, size: Size) -> Size:
+    unit = _unit(modules)
+    width, height = size
+    check_stretched(size)
+    return max(1, round(height / unit)), max(1, round(width / unit))
+
+
+def _steps(modules: LocatedModules, size: Size, frames: int) -> tuple[int, Size]:
+    grid = _packed_grid(modules, size)
+    return math.ceil(frames / modules.config.vision_config.temporal_patch_size), grid
