@@ -95,8 +95,8 @@ def _speed() -> Iterator[str]:
                 if "flops" not in row:
                     cells.append("")
                     continue
-                courses = predict_on(parts, method_from_dict(row["method"]), work).courses
-                merged, plain = (getattr(rates.seconds(course), part) for course in courses)
+                token_counts = predict_on(parts, method_from_dict(row["method"]), work).token_counts
+                merged, plain = (getattr(rates.seconds(counts), part) for counts in token_counts)
                 cells.append(f"{row['flops'][part]:.2f}, {plain / merged:.2f}")
                 if not name.endswith("tuned"):
                     what = f"{part} of {name}"

@@ -1,4 +1,4 @@
-"""What the last prefill did: tokens, costs, and the patches that were kept."""
+"""Reports on the last prefill: token counts, costs, and the patches that were kept."""
 
 from .report import PictureReport, Report, StepReport
 from .traces import StepTrace
