@@ -15,7 +15,7 @@ from illava.io.pictures import InputError, check_writable, open_picture, save_pn
 from .conftest import assert_error, invoke
 
 SMALL = ("--max-new-tokens", "2")
-NEVER = "this was given to be read"
+NEVER = "this is an input"
 
 
 def contents(folder: Path) -> dict[str, bytes]:

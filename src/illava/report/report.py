@@ -55,10 +55,10 @@ class Report:
     """In the order of the batch: images, then videos. Empty if their geometry is unknown."""
     tile_edge: int | None = None
     """Side length of a tile in pixels if ``pictures`` are tiles (InternVL, Idefics3, SmolVLM), whose
-    processors do not pass the tiling to the model. :func:`illava.report.tiles.untiled` reassembles the images."""
+    processors do not pass the tiling to the model. :func:`illava.report.tiles.untiled` joins the tiles."""
     traces: tuple[StepTrace | None, ...] = ()
-    """For each step its input units, its survivors and what they absorbed; None for a step that makes images
-    smaller. Empty without ``accelerate(trace=True)``."""
+    """For each step its input units, its survivors and what they absorbed; None for a step that makes
+    images smaller. Empty without ``accelerate(trace=True)``."""
 
     @property
     def courses(self) -> tuple[TokenCounts, TokenCounts]:
