@@ -66,7 +66,7 @@ def test_case_where_it_makes_no_difference(picture, monkeypatch):
     monkeypatch.setattr(os, "stat", stat)
     with protecting():
         open_picture(picture)
-        with pytest.raises(InputError, match=rf"PICTURE\.PNG: {NEVER}, as .*picture\.png"):
+        with pytest.raises(InputError, match=rf"PICTURE\.PNG: {NEVER}, the same as .*picture\.png"):
             check_writable(shouted)
 
 

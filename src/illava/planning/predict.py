@@ -103,7 +103,8 @@ def skeleton(config: Any) -> LocatedModules:
 
     family_of(config)
     with torch.device("meta"):
-        return locate(AutoModelForImageTextToText.from_config(config, trust_remote_code=False))
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        return locate(model)
 
 
 def predict_on(
