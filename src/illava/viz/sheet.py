@@ -48,7 +48,7 @@ def frame_rows(
 ) -> list[list[Image.Image]]:
     """The panels of one frame: the kept patches, and below them the scores if there are any."""
     picture = sized(one.frames[frame])
-    name = f"picture {one.number + 1}" if len(one.frames) == 1 else f"frame {frame + 1}"
+    name = f"image {one.number + 1}" if len(one.frames) == 1 else f"frame {frame + 1}"
     first, second = [with_caption(picture, name, f"{len(_here(one, frame))} patches")], [None]
     for step, title in enumerate(step_titles(report)):
         seen = view_step(one, report, step, frame)
