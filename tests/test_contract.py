@@ -152,7 +152,7 @@ def test_a_renamed_argument_of_any_forward_is_refused_by_name(family, monkeypatc
             patch.setattr(kind, "forward", renamed(kind.forward, name, f"other_{name}"))
             # A layer may do without positions, but not have them by another name.
             lost = (module, name) != (layer, "position_ids")
-            what = ("lost its argument", name) if lost else (f"has an argument other_{name}",)
+            what = ("lost its argument", name) if lost else (f"has an unknown argument other_{name}",)
             refused(model, family, f"{kind.__name__}.forward {what[0]}", what[-1])
     illava.accelerate(model, method_of(family)).remove()
 
@@ -177,7 +177,9 @@ def test_a_layer_with_an_argument_that_illava_does_not_know_is_refused(family, m
         with monkeypatch.context() as patch:
             patch.setattr(type(module), "forward", made)
             refused(
-                model_of(family), family, f"{type(module).__name__}.forward has an argument per_layer_inputs"
+                model_of(family),
+                family,
+                f"{type(module).__name__}.forward has an unknown argument per_layer_inputs",
             )
 
 

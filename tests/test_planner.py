@@ -1,4 +1,4 @@
-"""The planner: wishes are granted where they can be, at the least harm, and said to be nearest where not."""
+"""The planner: reaches its targets with the lowest predicted divergence, or returns the nearest schedule."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from illava.planning import sensitivity as quality
 from illava.planning.machine_speed import Rates, at, measure_rates, rows_at
 from illava.planning.plan import plan, plan_on
 from illava.planning.predict import predict, predict_on, skeleton
-from illava.planning.sensitivity import PRESET, Where, divergence
+from illava.planning.sensitivity import PRESET, Placement, divergence
 from tests.test_exact import single
 from tests.tiny import ALL, config, tiny_model
 
@@ -46,7 +46,7 @@ def test_a_budget_alone_is_the_preset():
 
 
 @pytest.mark.parametrize("speedup", [1.5, 3, 4])
-def test_a_speedup_is_granted_as_predicted(speedup):
+def test_a_speedup_is_reached_as_predicted(speedup):
     found = plan_on(QWEN, WORK, {"speedup": speedup})
     assert found.met
     # And hardly more than asked for: no token is given away.
@@ -54,30 +54,30 @@ def test_a_speedup_is_granted_as_predicted(speedup):
     assert found.prediction == predict_on(QWEN, found.method, WORK)
 
 
-def test_harder_wishes_do_more_harm_and_mild_ones_stay_where_it_was_measured():
+def test_harder_targets_diverge_more_and_mild_ones_use_measured_placements():
     expected = [plan_on(QWEN, WORK, {"speedup": s}).chosen for s in (1.2, 2.2, 5)]
     harm = [one.divergence for one in expected]
     # Of schedules that are as good within the rule's rounding the fastest is taken.
     assert all(a <= b * 1.2 for a, b in pairwise(harm))
-    assert expected[0].where.measured
-    assert expected[1].where.measured
-    assert not expected[-1].where.measured
+    assert expected[0].placement.measured
+    assert expected[1].placement.measured
+    assert not expected[-1].placement.measured
     assert "calibrate" in plan_on(QWEN, WORK, {"speedup": 5}).reason
 
 
-def test_of_all_schedules_none_that_grants_the_wish_is_expected_to_do_less_harm():
-    wish = {"speedup": 2.0}
-    found = plan_on(QWEN, WORK, wish)
+def test_no_schedule_that_reaches_the_target_has_a_lower_predicted_divergence():
+    target = {"speedup": 2.0}
+    found = plan_on(QWEN, WORK, target)
     for keep in (1 / 2, 1 / 3, 1 / 6, 1 / 9):
         for share in (0.35, 0.5, 0.65):
             for block in (9, 12, 15):
                 method = illava.Illava(
                     keep=keep, encoder_layers=(block,), llm_layers=(14,), encoder_share=share, reduce="drop"
                 )
-                where = Where((block + 1) / 32, 0.5, share)
+                placement = Placement((block + 1) / 32, 0.5, share)
                 if predict_on(QWEN, method, WORK).speedup >= 2:
                     # Places in between are not among those that are tried.
-                    assert found.chosen.divergence <= divergence(keep, where) * 1.25
+                    assert found.chosen.divergence <= divergence(keep, placement) * 1.25
 
 
 def test_keep_and_speedup_together():
@@ -94,11 +94,11 @@ def test_key_value_bytes():
     assert found.prediction.cost.kv_bytes <= plain / 3
 
 
-def test_an_impossible_wish_gets_the_nearest_possible_and_says_so():
+def test_an_impossible_target_gives_the_nearest_schedule():
     found = plan_on(QWEN, WORK, {"speedup": 50})
     assert not found.met
     assert "not possible" in found.reason
-    assert "50x asked for" in found.reason
+    assert "(target 50x)" in found.reason
     # Nothing that is tried is faster.
     fastest = max(plan_on(QWEN, WORK, {"speedup": s}).chosen.speedup for s in (6, 7))
     assert found.chosen.speedup >= fastest
@@ -106,7 +106,7 @@ def test_an_impossible_wish_gets_the_nearest_possible_and_says_so():
     assert not plan_on(QWEN, WORK, {"kv_bytes": 1}).met
 
 
-def test_no_speed_is_wished_for():
+def test_a_speedup_of_one_needs_no_merging():
     found = plan_on(QWEN, WORK, {"speedup": 1})
     assert found.prediction.final_tokens == found.prediction.visual_tokens
     assert found.prediction.cost == found.prediction.plain_cost
@@ -129,24 +129,24 @@ def test_every_family_is_planned_and_does_what_was_planned(family):
 def test_seconds_are_sums_over_the_course():
     rates = made_up(head=0.25)
     prediction = predict_on(QWEN, illava.Illava.best(1 / 9), WORK)
-    for course, cost in zip(prediction.courses, (prediction.cost, prediction.plain_cost), strict=True):
-        (encoder,), llm = course.encoder, course.prefill
-        linear = sum(sum(s) for s in encoder.sequences) + sum(encoder.behind)
+    for counts, cost in zip(prediction.token_counts, (prediction.cost, prediction.plain_cost), strict=True):
+        (encoder,), llm = counts.encoder, counts.prefill
+        linear = sum(sum(s) for s in encoder.sequences) + sum(encoder.mlp_tokens)
         linear += encoder.embedded + encoder.projected
         square = sum(n * n for s in encoder.sequences for n in s)
-        took = rates.seconds(course)
+        took = rates.seconds(counts)
         assert took.encoder == pytest.approx(linear * 1e-6 + square * 1e-9)
         assert took.prefill == pytest.approx(sum(n * 1e-6 + n * n * 1e-9 for n in llm.tokens))
         assert took.ttft == pytest.approx(took.encoder + took.prefill + 0.25)
-        assert took.decode == pytest.approx(sum(1e-6 + (n + 1) * 1e-6 for n in llm.held) + 0.25)
-        assert cost.kv_bytes == sum(llm.held) * 2 * 2 * 128 * 4
+        assert took.decode == pytest.approx(sum(1e-6 + (n + 1) * 1e-6 for n in llm.cached) + 0.25)
+        assert cost.kv_bytes == sum(llm.cached) * 2 * 2 * 128 * 4
 
 
 def test_the_last_map_takes_a_row_of_each_prompt():
     without, with_head = made_up(), made_up(head=0.25)
-    courses, _ = predict_on(QWEN, illava.Illava.best(1 / 9), workload(QWEN, 672, batch=3)).courses
+    token_counts, _ = predict_on(QWEN, illava.Illava.best(1 / 9), workload(QWEN, 672, batch=3)).token_counts
     for part in ("ttft", "decode"):
-        more = getattr(with_head.seconds(courses), part) - getattr(without.seconds(courses), part)
+        more = getattr(with_head.seconds(token_counts), part) - getattr(without.seconds(token_counts), part)
         assert more == pytest.approx(0.75)
 
 
@@ -198,9 +198,9 @@ def test_rates_of_a_machine_are_measured_and_kept():
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("target", "message"),
     [
-        ({}, "give a wish"),
+        ({}, "give at least one target"),
         ({"keep": 0}, "keep"),
         ({"keep": 1.5}, "keep"),
         ({"speedup": 0.5}, "at least 1"),
@@ -209,9 +209,9 @@ def test_rates_of_a_machine_are_measured_and_kept():
         ({"ttft_ms": -1}, "ttft_ms"),
     ],
 )
-def test_wishes_out_of_range(wish, said):
-    with pytest.raises(ValueError, match=said):
-        plan(QWEN, **wish)
+def test_targets_out_of_range(target, message):
+    with pytest.raises(ValueError, match=message):
+        plan(QWEN, **target)
 
 
 def test_the_quality_rule_is_what_was_measured():
@@ -229,14 +229,14 @@ def test_the_quality_rule_is_what_was_measured():
 
     preset = kl("illava-best")
     expected = {
-        "encoder block 1": divergence(1 / 9, Where(1 / 3, 1 / 2, 0.5)),
-        "encoder block 3": divergence(1 / 9, Where(2 / 3, 1 / 2, 0.5)),
-        "encoder share 0.35": divergence(1 / 9, Where(1 / 2, 1 / 2, 0.35)),
-        "encoder share 0.65": divergence(1 / 9, Where(1 / 2, 1 / 2, 0.65)),
-        "encoder alone": divergence(1 / 9, Where(1 / 2, 1 / 2, 1.0)),
-        "LLM alone": divergence(1 / 9, Where(1 / 2, 1 / 2, 0.0)),
-        "before layer 2": divergence(1 / 9, Where(1 / 2, 1 / 3, 0.5)),
-        "before layer 4": divergence(1 / 9, Where(1 / 2, 2 / 3, 0.5)),
+        "encoder block 1": divergence(1 / 9, Placement(1 / 3, 1 / 2, 0.5)),
+        "encoder block 3": divergence(1 / 9, Placement(2 / 3, 1 / 2, 0.5)),
+        "encoder share 0.35": divergence(1 / 9, Placement(1 / 2, 1 / 2, 0.35)),
+        "encoder share 0.65": divergence(1 / 9, Placement(1 / 2, 1 / 2, 0.65)),
+        "encoder alone": divergence(1 / 9, Placement(1 / 2, 1 / 2, 1.0)),
+        "LLM alone": divergence(1 / 9, Placement(1 / 2, 1 / 2, 0.0)),
+        "before layer 2": divergence(1 / 9, Placement(1 / 2, 1 / 3, 0.5)),
+        "before layer 4": divergence(1 / 9, Placement(1 / 2, 2 / 3, 0.5)),
     }
     for name, value in expected.items():
         assert value / divergence(1 / 9, PRESET) == pytest.approx(kl(name) / preset, rel=0.03), name

@@ -18,7 +18,7 @@ from torch import Tensor
 import illava
 from illava.methods.steps import Step
 from illava.ops import merging, scoring
-from illava.ops.merge_weights import links
+from illava.ops.merge_weights import merge_weights
 from illava.ops.precision import full_precision
 from tests.battery.test_battery import inputs_of, model_of
 from tests.battery.test_methods import MADE, refused
@@ -84,7 +84,12 @@ def tensors_of(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
         return [result]
     if isinstance(result, merging.MergedSegments):
-        return [result.units, result.kept, *([] if result.sizes is None else [result.sizes]), *links(result)]
+        return [
+            result.units,
+            result.kept,
+            *([] if result.sizes is None else [result.sizes]),
+            *merge_weights(result),
+        ]
     return []
 
 
@@ -172,7 +177,7 @@ def test_pure_functions() -> None:
                 out += [merged.units, merged.kept]
                 flat = merging.merge_segments(units[0], scores[0], (20, 4), (9, 2), **options)
                 assert flat is not None
-                out += [flat.units, flat.kept, *links(flat)]
+                out += [flat.units, flat.kept, *merge_weights(flat)]
         return out
 
     expected = everything()

@@ -57,7 +57,7 @@ def test_survivors_are_sums_of_what_came(name, shown, rows, reduce, monkeypatch)
         came = torch.cat([before for of, before, _ in seen if of is step])
         left = torch.cat([after for of, _, after in seen if of is step])
         rebuilt = torch.zeros(len(trace.kept), came.shape[1])
-        into, source, weight = trace.links
+        into, source, weight = trace.merge_weights
         rebuilt.index_add_(0, into, weight[:, None] * came[source].float())
         torch.testing.assert_close(rebuilt, left, atol=1e-5, rtol=1e-5)
 
@@ -71,8 +71,8 @@ def test_patches_are_where_the_report_has_them(name, shown, rows) -> None:
         assert len(trace.kept) == step.after
         assert len(trace.boxes) == step.before
         assert (trace.kept.diff() > 0).all()
-        assert trace.went.min() >= -1
-        assert torch.equal(trace.went[trace.kept], trace.kept)
+        assert trace.merged_into.min() >= -1
+        assert torch.equal(trace.merged_into[trace.kept], trace.kept)
         for index, picture in enumerate(report.pictures):
             boxes = trace.boxes[trace.kept][trace.picture[trace.kept] == index]
             assert torch.equal(boxes[~boxes[:, 0].isnan()], picture.kept[number])
@@ -90,7 +90,7 @@ def test_nothing_is_computed_otherwise(name, monkeypatch) -> None:
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr("illava.runtime.traces.links", refuse)
+    monkeypatch.setattr("illava.runtime.traces.merge_weights", refuse)
     with illava.accelerate(model, method_of(name)) as handle:
         plain, _ = logits_of_steps(model, inputs)
         assert handle.report.traces == ()
@@ -125,9 +125,9 @@ def test_every_method_is_traced(method) -> None:
             assert trace is None
             continue
         assert (len(trace.boxes), len(trace.kept)) == (step.before, step.after)
-        assert set(trace.links.into.tolist()) == set(range(step.after))
+        assert set(trace.merge_weights.into.tolist()) == set(range(step.after))
         merges = method in ("visionzip", "prumerge", "pool", "tome", "sparsevlm")
-        assert bool(trace.grown.any()) == merges
+        assert bool(trace.absorbing.any()) == merges
 
 
 def test_answers_that_are_repeated_are_told_once() -> None:
@@ -140,7 +140,7 @@ def test_answers_that_are_repeated_are_told_once() -> None:
     for one, other in zip(once.traces, beams.traces, strict=True):
         assert torch.equal(one.boxes, other.boxes) or one.boxes.isnan().any()
         assert torch.equal(one.kept, other.kept)
-        assert torch.equal(one.links.source, other.links.source)
+        assert torch.equal(one.merge_weights.source, other.merge_weights.source)
 
 
 def test_nothing_goes() -> None:
@@ -151,7 +151,7 @@ def test_nothing_goes() -> None:
     assert len(report.traces) == 2
     for trace in report.traces:
         assert len(trace.kept) == len(trace.boxes) == report.visual_tokens
-        assert not trace.grown.any()
+        assert not trace.absorbing.any()
     assert traced(model, inputs, illava.Illava(keep=1.0)).traces == ()
 
 

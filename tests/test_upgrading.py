@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
+from illava.planning.plan import Candidate, Recommendation
+from illava.planning.predict import Prediction
+from illava.report import Report, StepTrace
+
 PAGE = Path(__file__).parents[1] / "docs" / "upgrading.md"
-ROWS = re.findall(r"^\| (`.+) \| (`.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+TEXT = PAGE.read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (`[^|]+`) \| (`[^|]+`) \|$", TEXT, re.MULTILINE)
+RENAMED = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", TEXT, re.MULTILINE)
+CLASSES = {kind.__name__: kind for kind in (Report, StepTrace, Prediction, Candidate, Recommendation)}
 
 
 def paths(cell: str) -> list[str]:
@@ -46,3 +53,24 @@ def test_new_paths_exist(path: str) -> None:
 def test_old_paths_are_gone(path: str) -> None:
     with pytest.raises((ImportError, AttributeError)):
         found(path)
+
+
+def test_all_renamed_attributes_are_listed() -> None:
+    deprecated = {
+        (name, old)
+        for name, kind in CLASSES.items()
+        for old, member in vars(kind).items()
+        if isinstance(member, property) and (member.__doc__ or "").startswith("Deprecated name")
+    }
+    assert deprecated == {(name, old) for name, old, _ in RENAMED}
+    assert len(deprecated) == 8
+
+
+@pytest.mark.parametrize(("name", "old", "new"), RENAMED)
+def test_old_attributes_warn_and_return_the_new_ones(name: str, old: str, new: str) -> None:
+    kind, value = CLASSES[name], object()
+    renewed = type(name, (kind,), {new: value, "__init__": lambda self: None})
+    with pytest.warns(DeprecationWarning, match=f"{name}.{old} is deprecated: use {name}.{new}") as caught:
+        assert getattr(renewed(), old) is value
+    # The line of the caller, not of the library.
+    assert caught[0].filename == __file__

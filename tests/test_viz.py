@@ -1,4 +1,4 @@
-"""Pictures of what stayed: a marked patch is drawn where it is, for every family; sheets, pages, charts."""
+"""Drawings of kept patches: a marked patch is drawn at its place, for every family; sheets, pages, charts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from illava.io.pictures import InputError
 from illava.io.prompts import as_seen
 from illava.report.tiles import untiled
 from illava.viz.charts import bars
+from illava.viz.matching import match_pictures
 from illava.viz.sheet import CIVIDIS, ORANGE, heat_map
-from illava.viz.shown import shown
 from tests.battery.shown import Canvas, canvases, processed
 from tests.battery.test_battery import RECURRENT, inputs_of
 from tests.tiny import ALL, WITH_VIDEO, kind, prompt, tiny_model, video, video_prompt
@@ -82,7 +82,7 @@ def test_a_marked_patch_is_where_the_overlay_says(name, where) -> None:
     # At two scales the coarse one may be kept a unit beside.
     assert np.abs(marked - RED).max() <= (130 if kind(model) == "anyres" else 3)
     assert marked[0] - marked[1] > 80
-    assert np.abs(far - 128).min() > 40, "what is gone is faded"
+    assert np.abs(far - 128).min() > 40, "dropped patches are faded"
     steps = viz.draw_steps([picture], report)
     assert steps.width > 2 * 384
 
@@ -125,7 +125,7 @@ def report_of(name: str, shown: str = "one", rows: str = "single", *, trace: boo
         return handle.report
 
 
-def test_a_sheet_has_a_column_for_each_step_and_marks_who_took_others_in() -> None:
+def test_a_sheet_has_a_column_for_each_step_and_marks_survivors_that_absorbed_others() -> None:
     report = report_of("llava")
     picture = Image.new("RGB", (384, 384), (200, 200, 255))
     drawn = np.asarray(viz.draw_steps([picture], report))
@@ -137,7 +137,7 @@ def test_a_sheet_has_a_column_for_each_step_and_marks_who_took_others_in() -> No
     trace = report.traces[0]
     for index, (_, x0, y0, x1, y1) in enumerate(trace.boxes[trace.kept].tolist()):
         x, y = round(first + 5 + (x0 + x1) / 2 * 384), round(8 + (y0 + y1) / 2 * 384)
-        assert orange[y - 3 : y + 3, x - 3 : x + 3].all() == bool(trace.grown[index])
+        assert orange[y - 3 : y + 3, x - 3 : x + 3].all() == bool(trace.absorbing[index])
     untraced = np.asarray(viz.draw_steps([picture], report_of("llava", trace=False)))
     assert untraced.shape == plain.shape
 
@@ -182,22 +182,22 @@ def data_of(page: str) -> dict:
 
 
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "llava_onevision", "qwen3_5"])
-def test_a_page_tells_what_the_report_does(name) -> None:
+def test_a_page_shows_what_is_in_the_report(name) -> None:
     report = report_of(name, "two")
     pictures = [Image.new("RGB", (40, 30), "grey")] * 2
     found = data_of(viz.html_page(pictures, report))
     assert [step["before"] for step in found["steps"]] == [step.before for step in report.steps]
     for number, picture in enumerate(report.pictures):
         (frame,) = found["pictures"][number]["frames"]
-        for shared_fields, trace in zip(frame["steps"], report.traces, strict=True):
-            boxes = [shared_fields["came"][i] for i in shared_fields["kept"]]
+        for step, trace in zip(frame["steps"], report.traces, strict=True):
+            boxes = [step["entered"][i] for i in step["kept"]]
             want = trace.boxes[trace.kept][trace.picture[trace.kept] == number]
             want = want[want[:, 0] == 0][:, 1:]
             torch.testing.assert_close(torch.tensor(boxes), want, atol=1e-5, rtol=0)
-            sums = torch.zeros(len(shared_fields["came"]))
-            for into, _, weight in shared_fields["links"]:
+            sums = torch.zeros(len(step["entered"]))
+            for into, _, weight in step["merges"]:
                 sums[into] += weight
-            torch.testing.assert_close(sums[shared_fields["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
+            torch.testing.assert_close(sums[step["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
         assert len(frame["all"]) == len(picture.all)
     for chart, one in zip(found["charts"], bars(report), strict=True):
         assert chart["plain"] == list(one.plain)
@@ -224,7 +224,7 @@ def test_untraced_pages_show_survivors_all_the_same() -> None:
     report = report_of("qwen2_vl", trace=False)
     found = data_of(viz.html_page([Image.new("RGB", (50, 60))], report))
     (frame,) = found["pictures"][0]["frames"]
-    assert [len(step["came"]) for step in frame["steps"]] == [step.after for step in report.steps]
+    assert [len(step["entered"]) for step in frame["steps"]] == [step.after for step in report.steps]
     assert frame["steps"][0]["kept"] is None
 
 
@@ -235,16 +235,16 @@ def test_another_number_of_pictures_is_refused() -> None:
             draw([Image.new("RGB", (9, 9))], report)
 
 
-def test_links_between_frames_are_told() -> None:
+def test_merges_between_frames_are_listed() -> None:
     report = report_of("qwen2_vl", "video")
     frames = [Image.new("RGB", (9, 9))] * 3
     (one,) = data_of(viz.html_page([frames], report))["pictures"]
     trace, last = report.traces[-1], [frame["steps"][-1] for frame in one["frames"]]
-    into, source, _ = trace.links
+    into, source, _ = trace.merge_weights
     crossing = trace.boxes[trace.kept[into], 0] != trace.boxes[source, 0]
     assert crossing.any()
     assert sum(len(step["out"]) for step in last) == sum(len(step["from"]) for step in last) == crossing.sum()
-    assert sum(len(step["grown"]) for step in last) == trace.grown.sum()
+    assert sum(len(step["absorbing"]) for step in last) == trace.absorbing.sum()
     assert all(re.fullmatch(r"a patch of frame [123]", where) for step in last for _, where, _ in step["out"])
     ranks = sorted(rank for step in last for rank in step["ranks"])
     assert ranks == list(range(1, len(trace.boxes) + 1))
@@ -262,7 +262,7 @@ def test_what_no_report_has_is_refused() -> None:
 def test_frames_of_a_video_are_spread_over_those_of_the_model() -> None:
     report = report_of("qwen2_vl", "video")
     frames = [Image.new("RGB", (9, 9), (shade, 0, 0)) for shade in range(0, 60, 10)]
-    (one,) = shown([frames], report)
+    (one,) = match_pictures([frames], report)
     assert [frame.getpixel((0, 0))[0] for frame in one.frames] == [0, 20, 40]
 
 

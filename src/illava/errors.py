@@ -1,13 +1,25 @@
-"""The exceptions and warnings of the library that are not plain ones."""
+"""Exceptions and warnings of the library, and the warning of renamed attributes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
 
 
 class UnsupportedError(NotImplementedError):
-    """A valid model, input or option that illava does not handle; the message says what it does handle."""
+    """A model, input or option is valid but not supported. The message says what is supported."""
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one line that says what would be right."""
+    """A user input cannot be used. The message is one line that says what would be valid."""
 
 
 class UntestedVersionWarning(UserWarning):
-    """The installed transformers is outside of the range that illava is tested with."""
+    """The installed transformers is outside the range of tested releases."""
+
+
+def renamed(owner: Any, old: str, new: str) -> Any:
+    """Return the attribute ``new`` of ``owner`` for a property of its old name, with a DeprecationWarning."""
+    name = type(owner).__name__
+    warnings.warn(f"{name}.{old} is deprecated: use {name}.{new}", DeprecationWarning, stacklevel=3)
+    return getattr(owner, new)

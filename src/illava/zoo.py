@@ -1,4 +1,4 @@
-"""The trained models of illava-lab, by name; where it is not installed there are none."""
+"""The trained models of illava-lab, by name. Empty if illava-lab is not installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .plugins import LAB, LAB_MODELS, models
 
 
 def names() -> list[str]:
-    """Return the names that :func:`path` accepts, sorted, for example ``["zoo/L", "zoo/S"]``."""
+    """Return the names that :func:`path` accepts, sorted; for example ``["zoo/L", "zoo/S"]``."""
     found = models().get(LAB_MODELS)
     return [] if found is None else sorted(found.names())
 
@@ -16,7 +16,7 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """Return the folder of the model ``name``, ready for ``from_pretrained``.
 
-    Raises ValueError when there is no model of that name, naming those that there are, or what to install.
+    Raises ValueError for an unknown name; the message lists the known names, or says what to install.
     """
     found = models().get(LAB_MODELS)
     if found is None:

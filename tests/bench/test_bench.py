@@ -172,7 +172,7 @@ def test_without_matplotlib_figures_are_written_and_one_line_says_what_to_instal
 ):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result, _ = bench(tmp_path, "--shape", "tiny-internvl", "--keep", "1/2", *SMALL)
-    assert result.stderr == "no plot: matplotlib is missing; pip install 'illava[eval]'\n"
+    assert result.stderr == "no plot: matplotlib is not installed; pip install 'illava[eval]'\n"
     assert not list(tmp_path.glob("*.png"))
 
 

@@ -15,7 +15,7 @@ from illava.io.pictures import InputError, check_writable, open_picture, save_pn
 from .conftest import assert_error, invoke
 
 SMALL = ("--max-new-tokens", "2")
-NEVER = "this was given to be read"
+NEVER = "this is an input"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -66,7 +66,7 @@ def test_case_where_it_makes_no_difference(picture, monkeypatch):
     monkeypatch.setattr(os, "stat", stat)
     with protecting():
         open_picture(picture)
-        with pytest.raises(InputError, match=rf"PICTURE\.PNG: {NEVER}, as .*picture\.png"):
+        with pytest.raises(InputError, match=rf"PICTURE\.PNG: {NEVER}, the same as .*picture\.png"):
             check_writable(shouted)
 
 

@@ -1,4 +1,4 @@
-"""``illava plan``: a wish on the command line, calibration, and what is refused."""
+"""``illava plan``: targets on the command line, calibration, and what is refused."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def refused(*arguments):
     return lines[0]
 
 
-def test_a_wish_is_planned_and_printed():
+def test_a_target_is_planned_and_printed():
     result = invoke(*SHAPE, "--speedup", 2)
     assert result.exit_code == 0, result.output
-    assert "schedules that grant it" in result.output
+    assert "schedules that reach the target" in result.output
     assert "first token, GFLOPs" in result.output
     assert "encoder" in result.output
 
@@ -50,7 +50,7 @@ def test_json_holds_a_method_that_can_be_saved_and_used(tmp_path):
     )
 
 
-def test_an_impossible_wish_is_no_error_but_said():
+def test_an_impossible_target_is_no_error():
     found = json.loads(invoke(*SHAPE, "--speedup", 100, "--json").stdout)
     assert not found["met"]
     assert "not possible" in found["reason"]
@@ -135,7 +135,7 @@ def test_what_cannot_be_calibrated_on(tmp_path):
     [
         (["--speedup", "2"], "--shape NAME"),
         (["zoo/S", *SHAPE, "--speedup", "2"], "--shape NAME"),
-        (SHAPE, "give a wish"),
+        (SHAPE, "give at least one target"),
         ([*SHAPE, "--speedup", "0.5"], "at least 1"),
         ([*SHAPE, "--keep", "2"], "--keep"),
         ([*SHAPE, "--kv-bytes", "many"], "--kv-bytes"),
@@ -166,5 +166,5 @@ def test_bytes_are_those_of_the_dtype_that_a_model_runs_in():
 
 def test_nothing_needs_to_merge():
     result = invoke("zoo/S", "--speedup", "1", "--size", "192")
-    assert "Nothing needs to merge" in result.stdout
+    assert "No merging needed" in result.stdout
     assert "calibrate" not in invoke("zoo/S", "--speedup", "100", "--size", "192").stdout

@@ -96,7 +96,7 @@ def test_diverse_ranking_equals_the_loop(n, data, paired):
     p = data.draw(st.integers(1, n))
     units = normal_units(2, n, 5, seed=n + 1000 * p, dtype=torch.float32)
     scores = torch.rand(2, n, generator=torch.Generator().manual_seed(n))
-    with mock.patch.object(scoring, "MOST_PAIRED", 4096 if paired else 0):
+    with mock.patch.object(scoring, "MAX_PAIRWISE_UNITS", 4096 if paired else 0):
         rank = diverse_ranking(units, scores, p)
     for segment in range(2):
         want = diverse_loop(units[segment].double().tolist(), scores[segment].double().tolist(), p)

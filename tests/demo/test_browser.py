@@ -184,7 +184,7 @@ def test_uploads_go_with_their_visitor(browser, demo, tmp_path) -> None:
     assert not list(demo[1].rglob("mine-alone.png"))
 
 
-def test_the_page_of_look_tells_where_a_patch_went(browser, tmp_path) -> None:
+def test_the_page_of_look_shows_what_a_patch_was_merged_into(browser, tmp_path) -> None:
     model, processor = load("zoo/S")
     told = ask(model, processor, [NUMBER], "What?", illava.Illava.best(1 / 9), 4, True, 1, trace=True)
     with Image.open(NUMBER) as picture:
@@ -197,23 +197,23 @@ def test_the_page_of_look_tells_where_a_patch_went(browser, tmp_path) -> None:
     page.locator("#step").fill("1")
     assert "encoder block" in page.inner_text("#step-name")
     trace = told.report.traces[0]
-    into, source, weight = trace.links
-    # A patch that went, and the one that took it in.
-    gone = next(i for i in range(len(trace.boxes)) if i not in trace.kept.tolist())
-    at = (source == gone).nonzero().flatten()
-    _, x0, y0, x1, y1 = trace.boxes[gone].tolist()
+    into, source, weight = trace.merge_weights
+    # A dropped patch, and the survivor that absorbed it.
+    dropped = next(i for i in range(len(trace.boxes)) if i not in trace.kept.tolist())
+    at = (source == dropped).nonzero().flatten()
+    _, x0, y0, x1, y1 = trace.boxes[dropped].tolist()
     frame = page.locator("#canvas").bounding_box()
     page.mouse.move(frame["x"] + frame["width"] * (x0 + x1) / 2, frame["y"] + frame["height"] * (y0 + y1) / 2)
     _, a0, b0, a1, b1 = trace.boxes[trace.kept[into[at[0]]]].tolist()
-    page.wait_for_function("document.querySelector('#told').innerText.includes('It goes')")
-    said = page.inner_text("#told")
+    page.wait_for_function("document.querySelector('#details').innerText.includes('Merged into')")
+    said = page.inner_text("#details")
     share = f"{100 * float(weight[at[0]]):.{1 if weight[at[0]] < 0.1 else 0}f} %"
     place = f"{round(50 * (a0 + a1))} % across, {round(50 * (b0 + b1))} % down"
-    assert said.endswith(f"{share} of the patch at {place} is made of it.")
+    assert said.endswith(f"Merged into the patch at {place} with weight {share}.")
     # By keyboard as well.
     page.locator("#canvas").focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("old => document.querySelector('#told').innerText !== old", arg=said)
+    page.wait_for_function("old => document.querySelector('#details').innerText !== old", arg=said)
     assert page.locator("#charts svg").count() == 4
     assert all(page.locator("#charts svg").nth(i).get_attribute("aria-label") for i in range(4))
     assert not wrong

@@ -95,7 +95,7 @@ def test_boxes_of_what_is_left_are_spread_evenly():
         assert handle.report.average_tokens == 6
         (step,) = handle.report.steps
         assert (step.stage, step.layer, step.before, step.after) == ("pixels", -1, 24, 6)
-        assert "smaller picture: 24 -> 6" in str(handle.report)
+        assert "smaller image: 24 -> 6" in str(handle.report)
     (kept,) = seen.kept
     # Of 4 rows and 6 columns every other one, from the first on.
     rows = [(float(x0) * 6, float(y0) * 4) for _, x0, y0, _, _ in kept]

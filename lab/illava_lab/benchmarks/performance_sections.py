@@ -81,7 +81,9 @@ def deviations(found: Found) -> dict[str, list[tuple[float, str]]]:
     for row in found["rows"]:
         if "flops" not in row or row["name"].endswith("tuned"):
             continue
-        merged, plain = map(rates.seconds, predict_on(parts, method_from_dict(row["method"]), work).courses)
+        merged, plain = map(
+            rates.seconds, predict_on(parts, method_from_dict(row["method"]), work).token_counts
+        )
         for part in PARTS:
             measured, what = row["measured"][part]["median"], f"{name(part)}, {row['name']}"
             ratios["FLOPs"].append((measured / row["flops"][part] - 1, what))

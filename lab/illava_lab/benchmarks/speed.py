@@ -121,7 +121,7 @@ def row(
     }
     if report is None:
         return made
-    merged, plain = (rates.seconds(course) for course in report.courses)
+    merged, plain = (rates.seconds(counts) for counts in report.token_counts)
     flops, full = stages(report.cost), stages(report.plain_cost)
     return made | {
         "method": report.method,

@@ -94,14 +94,15 @@ def plan(
         from ..bench.prompts import parse_size
         from ..models.layout import resized, workload
         from ..models.loading import parse_device, parse_dtype, pixel_limits
-        from ..planning.plan import plan_on, wishes_of
+        from ..planning.plan import plan_on
         from ..planning.predict import skeleton
+        from ..planning.targets import collect_targets
 
         share = None if keep is None else parse_keep(keep)
         held = None if kv_bytes is None else parse_bytes(kv_bytes, "--kv-bytes")
         asked_for = parse_size(size)
         try:
-            wishes = wishes_of(share, speedup, held, ttft_ms)
+            targets = collect_targets(share, speedup, held, ttft_ms)
         except ValueError as error:
             raise InputError(str(error)) from error
         asked: list[Any] = []
@@ -129,9 +130,9 @@ def plan(
         if kind is None and model is not None and parse_device(device).type == "cpu":
             # As the other commands load it.
             kind = torch.float32
-        found = plan_on(modules, work, wishes, rates, None if kind is None else kind.itemsize)
+        found = plan_on(modules, work, targets, rates, None if kind is None else kind.itemsize)
         divergences: list[float] = []
-        tried = [found.chosen, *sorted(found.equals, key=lambda one: one.divergence)[: MOST_EQUALS - 1]]
+        tried = [found.chosen, *sorted(found.alternatives, key=lambda one: one.divergence)[: MOST_EQUALS - 1]]
         if calibrate is not None and len(tried) == 1:
             raise InputError(f"--calibrate: there is nothing to choose from. {found.reason}")
         if calibrate is not None and model is not None:

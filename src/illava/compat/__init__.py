@@ -1,6 +1,6 @@
-"""Everything in which the transformers releases that illava supports differ from one another.
+"""Handles the differences between the supported releases of transformers.
 
-No version is compared where a signature can be read: see :mod:`.signatures`.
+Differences are detected from signatures (:mod:`.signatures`) wherever possible, not from version numbers.
 """
 
 from __future__ import annotations

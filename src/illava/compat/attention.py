@@ -1,4 +1,4 @@
-"""Eager attention, of which every modelling file of transformers has a function of its own."""
+"""Finds the eager attention function; every modeling file of transformers defines its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 def eager_attention(module: nn.Module) -> Callable[..., Any] | None:
-    """The eager attention function beside an attention module's class, or beside one that it derives from."""
+    """The eager attention function in the file of an attention module's class, or in that of a base class."""
     for kind in type(module).__mro__:
         found: Callable[..., Any] | None = getattr(
             sys.modules.get(kind.__module__), "eager_attention_forward", None

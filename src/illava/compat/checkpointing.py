@@ -1,4 +1,4 @@
-"""When transformers checkpoints a layer, which then gets no key/value cache."""
+"""Detects when transformers applies gradient checkpointing to a layer, which then gets no KV cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .signatures import method_of
 
 @lru_cache(maxsize=1)
 def checkpoints_need_grad() -> bool:
-    """Whether layers in training mode are checkpointed only with gradients enabled, as from 5.24 on."""
+    """Whether layers in training mode are checkpointed only if gradients are enabled, as since 5.24."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     methods = (method_of(GradientCheckpointingLayer, name) for name in ("__call__", "__init_subclass__"))

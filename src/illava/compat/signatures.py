@@ -1,4 +1,4 @@
-"""What a function of transformers offers, read off the function itself, whatever is wrapped around it."""
+"""Reads the signature of a function, and the names that its code uses, through any wrappers."""
 
 from __future__ import annotations
 
@@ -19,45 +19,46 @@ class Signature:
     """The arguments of a function, without ``self``, and the names that its code uses."""
 
     positional: tuple[str, ...]
-    """Arguments that can be given by position, in their order."""
+    """Arguments that can be passed by position, in order."""
     names: frozenset[str]
     """All named arguments."""
     required: frozenset[str]
-    """Those without a default."""
+    """Arguments without a default."""
     opaque: bool
-    """Whether it passes on ``*args`` and ``**kwargs``, so that its own arguments say nothing."""
+    """Whether it takes ``*args`` and ``**kwargs``, so that its real arguments are unknown."""
     uses: frozenset[str] | None
-    """Attributes, globals, keywords and one-word strings in its code; None where there is no Python code."""
+    """Attributes, globals, keywords and one-word strings in its code; None if it has no Python code."""
     keywords: bool = False
     """Whether it takes ``**kwargs``."""
     home: str = ""
-    """The package that it comes from."""
+    """The package that defines it."""
 
 
 def original(module: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` wrapped, or the module itself."""
+    """The module inside a wrapper of ``torch.compile``, or the module itself."""
     while isinstance(getattr(module, "_orig_mod", None), nn.Module):
         module = module._orig_mod  # type: ignore[assignment]
     return module
 
 
 def method_of(owner: Any, name: str) -> Signature | None:
-    """The signature of a method, by its owner: an instance, or a class. None where there is no such method.
+    """The signature of a method of an instance or a class; None if there is no such method.
 
-    A method that was replaced on the instance, as the hooks of accelerate do, is read instead of the class's.
+    A method that was replaced on the instance, as the hooks of the library accelerate do, takes precedence
+    over that of the class.
     """
     kind = owner if isinstance(owner, type) else type(owner)
     own = vars(owner).get(name) if not isinstance(owner, type) else None
     inherited = _inherited(kind.__mro__, name)
     if own is None:
         return inherited
-    # Bound already. Not kept: it leads to the module that it belongs to.
+    # A bound method. It is not cached, since it refers to its module.
     read = _read(own, bound=True)
     return inherited if read.opaque and inherited is not None else _with_inherited(read, inherited)
 
 
 def _inherited(mro: tuple[type, ...], name: str) -> Signature | None:
-    """The signature of a method by the classes that may have it."""
+    """The signature of a method, given the classes that may define it in resolution order."""
     for number, kind in enumerate(mro):
         found = vars(kind).get(name)
         if found is None:
@@ -70,7 +71,7 @@ def _inherited(mro: tuple[type, ...], name: str) -> Signature | None:
 
 
 def _with_inherited(read: Signature, inherited: Signature | None) -> Signature:
-    """What a method takes that hands ``**kwargs`` to the one that it overrides, as users' subclasses do."""
+    """The signature of a method combined with the one it overrides, if it passes ``**kwargs`` on to it."""
     if inherited is None or not read.keywords or read.home in ("transformers", "torch"):
         return read
     return Signature(
@@ -85,22 +86,22 @@ def _with_inherited(read: Signature, inherited: Signature | None) -> Signature:
 
 
 def argument_names(module: nn.Module) -> tuple[str, ...]:
-    """Names of the arguments of a module's forward that can be given by position, in their order."""
+    """The arguments of a module's forward that can be passed by position, in order."""
     signature = method_of(original(module), "forward")
     return () if signature is None else signature.positional
 
 
 def named(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """All arguments of a call of ``module`` by name, to be read only."""
+    """All arguments of a call of ``module`` by name, as a read-only mapping."""
     return {**dict(zip(argument_names(module), args, strict=False)), **kwargs} if args else kwargs
 
 
 def function(found: Callable[..., Any]) -> Signature:
-    """The signature of a function of a module."""
+    """The signature of a plain function."""
     return _of_class(found, True)
 
 
-# By the function itself: one that takes its place is another.
+# Cached per function object: a function that replaces another has its own entry.
 @lru_cache(maxsize=2048)
 def _of_class(found: Callable[..., Any], bound: bool) -> Signature:
     return _read(found, bound=bound)
@@ -143,12 +144,12 @@ def _names_in(code: CodeType) -> frozenset[str]:
         elif isinstance(constant, tuple):
             left += constant
         elif isinstance(constant, CodeType):
-            # Functions and comprehensions inside.
+            # Nested functions and comprehensions.
             found |= _names_in(constant)
     return frozenset(found)
 
 
 def forget() -> None:
-    """Read every signature anew; for measurements."""
+    """Clear the caches of signatures; for measurements."""
     _of_class.cache_clear()
     _names_in.cache_clear()

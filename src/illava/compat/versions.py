@@ -1,4 +1,4 @@
-"""Which releases of transformers illava is tested with, and which one is installed."""
+"""The releases of transformers that illava is tested with, and the installed one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import warnings
 from ..errors import UntestedVersionWarning
 
 TESTED = ("5.19", "5.24")
-"""The oldest and the newest minor release that the tests are run with; ``pyproject.toml`` bounds the
-dependency by them."""
+"""The oldest and the newest minor release that the tests run with, which ``pyproject.toml`` requires too."""
 
 _warned: set[str] = set()
 
@@ -22,24 +21,24 @@ def installed() -> str:
 
 
 def tested_range() -> str:
-    """The tested releases in words."""
+    """The range of tested releases in words."""
     return f"{TESTED[0]} to {TESTED[1]}"
 
 
 def is_tested(version: str) -> bool:
-    """Whether a version lies in the tested range, by its first two numbers."""
+    """Whether the minor release of a version lies in the tested range."""
     return _minor(TESTED[0]) <= _minor(version) <= _minor(TESTED[1])
 
 
 def warn_untested() -> None:
-    """Warn, once for each version, that the installed transformers is outside of the tested range."""
+    """Warn once per version if the installed transformers is outside the tested range."""
     version = installed()
     if version in _warned or is_tested(version):
         return
     _warned.add(version)
     warnings.warn(
-        f"illava was tested with transformers {tested_range()}, not with {version}; all that it relies on is "
-        "there, but compare results, run `illava doctor --all`, or install a tested release",
+        f"illava is tested with transformers {tested_range()}, not with {version}, which has all that illava "
+        "relies on; check results with `illava doctor --all`, or install a tested release",
         UntestedVersionWarning,
         stacklevel=2,
     )

@@ -1,1 +1,1 @@
-"""Reading and writing: files, text, pictures, videos, prompts, plots and warnings. Knows no model."""
+"""Input and output: files, texts, images, videos, prompts, plots and warnings. Independent of any model."""

@@ -1,4 +1,4 @@
-"""Writing files so that readers see the old one or the new one, never a half; never what was given."""
+"""Writes files atomically, and never over an input file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..errors import InputError
 from .texts import is_broken
 
 _given: ContextVar[dict[tuple[int, int], str] | None] = ContextVar("given", default=None)
-"""What was given to the command under way, by device and inode: links and other spellings are the same."""
+"""The inputs of the current command by device and inode, so that links and other spellings match too."""
 
 
 @contextmanager
 def protecting() -> Iterator[None]:
-    """Within the block, what :func:`protect` was called with is not written over."""
+    """Within the block, files that :func:`protect` was called with cannot be overwritten."""
     token = _given.set({})
     try:
         yield
@@ -28,7 +28,7 @@ def protecting() -> Iterator[None]:
 
 
 def protect(*paths: str | os.PathLike[str]) -> None:
-    """Within :func:`protecting`, note files and folders that the user gave; elsewhere, do nothing."""
+    """Within :func:`protecting`, register input files and folders; otherwise do nothing."""
     given = _given.get()
     for path in paths if given is not None else ():
         try:
@@ -39,7 +39,7 @@ def protect(*paths: str | os.PathLike[str]) -> None:
 
 
 def check_free(path: str | os.PathLike[str]) -> None:
-    """Raise InputError where a file to write, or a folder to write into, is one that the user gave."""
+    """Raise InputError if an output file or folder is an input of the current command."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -47,21 +47,21 @@ def check_free(path: str | os.PathLike[str]) -> None:
     found = (_given.get() or {}).get((status.st_dev, status.st_ino))
     if found is not None:
         name = os.fspath(path)
-        same = "" if found == name else f", as {found}"
-        raise InputError(f"{name}: this was given to be read{same}, and is not overwritten; give another")
+        same = "" if found == name else f", the same as {found}"
+        raise InputError(f"{name}: this is an input{same}, and is not overwritten; give another path")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON that any file takes: readable, or in ASCII alone where a text holds a lone surrogate."""
+    """JSON that can be written to any file: ASCII only if a text contains a lone surrogate."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return json.dumps(value, indent=indent) if is_broken(text) else text
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` to write to; it takes the place of ``path`` when all went well.
+    """A temporary path to write to, in the folder of ``path``; it replaces ``path`` if the block succeeds.
 
-    The folder must exist; OSError otherwise. Links go on pointing where they did. Raises InputError as
+    Symbolic links are preserved. Raises OSError if the folder does not exist, and InputError as
     :func:`check_free` does.
     """
     check_free(path)

@@ -1,4 +1,4 @@
-"""Opening pictures of any kind as plain RGB, saving them, and the one error of bad input."""
+"""Reads images of any format as 8-bit RGB, and writes PNG files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import IO
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import InputError
+from ..errors import InputError as InputError
 from .containers import is_video_file
 from .files import check_free, protect, replacing
 from .texts import check_path
@@ -19,18 +19,18 @@ _DEMO = Path(__file__).parent / "data"
 
 
 def demo_names() -> list[str]:
-    """Names of the shipped pictures, as :func:`open_picture` takes them."""
+    """Names of the shipped images, as :func:`open_picture` accepts them."""
     return sorted(f"demo/{file.name}" for file in _DEMO.glob("*.png"))
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Read a picture file, or a shipped picture ``demo/NAME``, as an upright 8-bit RGB picture.
+    """Read an image file, or a shipped image ``demo/NAME``, as an 8-bit RGB image.
 
-    The first frame of animations, transparency on white, 16-bit greyscale scaled down, EXIF rotation done.
+    Applies the EXIF rotation, puts transparent images on white, scales 16-bit greyscale to 8 bits, and reads
+    the first frame of an animation. The format is detected from the content, not from the file name.
 
-    What it is, the content decides, not the file's name. Raises InputError when the file is missing, not a
-    file, unreadable, empty, truncated, not a picture, or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels,
-    and for URLs.
+    Raises InputError if the file is missing, not a regular file, unreadable, empty, truncated, not an image,
+    or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; also for URLs.
     """
     check_path(path, "a picture")
     path = _DEMO / Path(path).name if str(path) in demo_names() else Path(path)
@@ -38,7 +38,7 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
         size = path.stat().st_size
         if path.is_dir():
             raise InputError(f"{path}: this is a folder; give a picture file")
-        # Opening a pipe would wait for ever.
+        # Opening a pipe would block.
         if not path.is_file():
             raise InputError(f"{path}: this is not a regular file; give a picture file")
         if size == 0:
@@ -54,32 +54,32 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
         raise InputError(f"{path}: the file cannot be read: {reason}") from error
     protect(path)
     if is_video_file(path):
-        raise InputError(f"{path}: this is a video; give a picture, or the video where one may stand")
+        raise InputError(f"{path}: this is a video; give a picture file")
     return decode(path)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file holds a single picture that Pillow knows, going by its content; animations are none."""
+    """Whether Pillow recognises the content of a file as a single image, not an animation."""
     if is_video_file(path):
         return False
     try:
         with warnings.catch_warnings(), Image.open(path, formats=_formats()) as picture:
             return not getattr(picture, "is_animated", False)
     except Exception:
-        # Broken files make Pillow raise anything.
+        # Pillow raises arbitrary exceptions on broken files.
         return False
 
 
 def _formats() -> list[str]:
     Image.init()
-    # Reading EPS means running Ghostscript on it: a picture viewer should not execute programs.
+    # Reading EPS would run Ghostscript: opening an image must not execute programs.
     return [name for name in Image.ID if name != "EPS"]
 
 
 def decode(source: Path | IO[bytes], path: object = None) -> Image.Image:
-    """A picture from an open file or a path, as :func:`open_picture` gives it; ``path``: its name in errors.
+    """Decode an open file or a path as :func:`open_picture` does. ``path`` is its name in error messages.
 
-    Raises InputError for what is no picture, broken, truncated or too large.
+    Raises InputError for a file that is not an image, broken, truncated or too large.
     """
     path = source if path is None else path
     try:
@@ -99,15 +99,15 @@ def decode(source: Path | IO[bytes], path: object = None) -> Image.Image:
     except MemoryError:
         raise InputError(f"{path}: the picture does not fit into memory; give a smaller one") from None
     except Exception as error:
-        # Broken files make Pillow's decoders raise anything from SyntaxError to struct.error.
+        # The decoders of Pillow raise arbitrary exceptions on broken files, from SyntaxError to struct.error.
         raise InputError(f"{path}: the picture is broken or truncated: {error}") from error
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Any Pillow picture as 8-bit RGB: transparency on white, deep greyscale scaled to 0..255."""
+    """Convert a Pillow image to 8-bit RGB: transparency on white, high-depth greyscale scaled to 0..255."""
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         deep = picture.convert("F")
-        # I and F do not say which number is white: the smallest usual one that covers the picture.
+        # The modes I and F do not define white: use the smallest usual value that covers the image.
         usual = {"I": (255, 65535), "F": (1, 255, 65535)}.get(picture.mode, (65535,))
         brightest = deep.getextrema()[1]
         white = next((top for top in usual if brightest <= top), brightest)
@@ -122,21 +122,21 @@ def _upright(picture: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(picture)
     except Exception:
-        # The pixels are fine, only the note on how to turn them is not: show them as they are.
+        # The EXIF data are broken, the pixels are not: return the image without rotation.
         return picture
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
-    """Raise InputError unless ``path`` is a ``.png`` file that can be written, without writing it."""
+    """Raise InputError unless ``path`` is a ``.png`` file that can be written. Writes nothing."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: the file name must end in .png")
     check_free(path)
-    # os.path: unlike pathlib it never raises, whatever the name.
+    # Unlike pathlib, os.path never raises, whatever the name.
     if os.path.isdir(path):
         raise InputError(f"{path}: this is a folder; give the name of a PNG file to write")
     if not os.path.isdir(path.parent):
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+        raise InputError(f"{path}: there is no folder {path.parent}; create it first")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
@@ -148,7 +148,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def save_png(picture: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a PNG file all at once: readers see the old file or the new one. Raises InputError."""
+    """Write a PNG file atomically. Raises InputError if it cannot be written."""
     try:
         with replacing(path) as partial:
             picture.save(partial, format="PNG")

@@ -1,9 +1,9 @@
-"""What plots have in common."""
+"""Colours, markers and messages that all plots share."""
 
 from __future__ import annotations
 
-HINT = "no plot: matplotlib is missing; pip install 'illava[eval]'"
+HINT = "no plot: matplotlib is not installed; pip install 'illava[eval]'"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which people with any kind of colour vision tell apart; without yellow, pale on white."""
+"""The colours of Okabe and Ito, which suit colour blindness, without yellow, which is pale on white."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-"""As their number and that of the colours have no common divisor, 66 methods look different."""
+"""Their number and that of the colours are coprime, so that 66 methods look different."""

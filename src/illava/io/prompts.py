@@ -1,4 +1,4 @@
-"""From pictures and a question to a model's inputs, by its processor's chat template."""
+"""Builds the inputs of a model from images and a question, with the chat template of its processor."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from .texts import check_text
 def build_prompt(
     processor: Any, pictures: Sequence[Image.Image], question: str, video: Sequence[Image.Image] = ()
 ) -> Any:
-    """The model's inputs for a user turn of pictures, or the frames of a video, and then text, as the
-    processor's chat template has it.
+    """Build the inputs for one user turn: images, or the frames of a video, and then the question.
 
-    Raises InputError when there is no picture or no question, or the processor refuses them.
+    Raises InputError without images or a question, and if the processor rejects them.
     """
     if bool(pictures) == bool(video) or not question.strip():
-        raise InputError("give at least one picture, or one video, and a question")
+        raise InputError("give a question, and either pictures or one video")
     check_text("question", question)
     content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
-    # The frames given are the frames used.
+    # Use all given frames.
     options = {"processor_kwargs": {"do_sample_frames": False}} if video else {}
     content += [{"type": "video", "video": list(video)}] if video else []
     chat = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
@@ -32,13 +31,15 @@ def build_prompt(
             chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **options
         )
     except ValueError as error:
-        # No chat template, or a picture whose shape the model cannot take.
-        raise InputError(f"the model's processor cannot make a prompt of this: {error}") from error
+        # No chat template, or an image of a shape that the processor does not support.
+        raise InputError(f"the processor of the model cannot build this prompt: {error}") from error
 
 
 def as_seen(processor: Any, picture: Image.Image) -> Image.Image:
-    """What a processor leaves of a picture where it cuts a square out of its middle (LLaVA-1.5), in fractions
-    of which patches then lie."""
+    """The part of an image that the model sees, of which patch coordinates are fractions.
+
+    It is the centre crop if the processor makes one (LLaVA-1.5), otherwise the whole image.
+    """
     images = getattr(processor, "image_processor", None)
     crop = getattr(images, "crop_size", None)
     if not getattr(images, "do_center_crop", False) or crop is None:

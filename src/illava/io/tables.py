@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""Tables in the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 
 def new_table(*columns: str) -> Table:
-    """A plain table; all columns but the first are aligned to the right."""
+    """A plain table; all columns except the first are right-aligned."""
     table = Table(box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right")

@@ -1,4 +1,4 @@
-"""Checks of what users give as text: lone surrogates, URLs, nothing at all."""
+"""Checks text inputs for lone surrogates, URLs and empty paths."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def is_broken(text: str) -> bool:
-    """Whether a text holds a lone surrogate, as half an emoji or a byte that is not UTF-8 leaves behind: no
-    tokenizer takes it, and no file."""
+    """Whether a text contains a lone surrogate, which neither tokenizers nor UTF-8 files accept.
+
+    Half an emoji, or a byte that is not UTF-8, becomes a lone surrogate.
+    """
     return _SURROGATE.search(text) is not None
 
 
 def check_text(name: str, text: str) -> None:
-    """Raise InputError, naming the text ``name``, where it holds a lone surrogate."""
+    """Raise InputError if a text contains a lone surrogate. ``name`` is its name in the message."""
     if found := _SURROGATE.search(text):
         raise InputError(
             f"{name}: character {found.start() + 1} is half an emoji or a byte that is not UTF-8; give whole "
@@ -26,18 +28,18 @@ def check_text(name: str, text: str) -> None:
 
 
 def is_url(text: str | os.PathLike[str]) -> bool:
-    """Whether this is an address such as "https://..." or "data:image/...", not a path."""
+    """Whether this is a URL such as "https://..." or "data:image/...", not a path."""
     return re.match(r"[a-z][a-z0-9+.-]+://|data:[\w/+.-]*[;,]", os.fspath(text), re.IGNORECASE) is not None
 
 
 def check_path(path: str | os.PathLike[str], what: str) -> None:
-    """Raise InputError for an empty path and for a URL; ``what``: what the path should lead to."""
+    """Raise InputError for an empty path or a URL. ``what`` is the expected kind of file in the message."""
     if not os.fspath(path).strip():
         raise InputError(f"the path is empty; give the path of {what}")
     if is_url(path):
-        raise InputError(f"{os.fspath(path)}: URLs are not read; download it, and give the path of {what}")
+        raise InputError(f"{os.fspath(path)}: URLs are not read; download it and give the path of {what}")
 
 
 def slug(model: str) -> str:
-    """A model's name as that of a file: "zoo-S" for "zoo/S"."""
+    """The name of a model as a file name: "zoo-S" for "zoo/S"."""
     return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"

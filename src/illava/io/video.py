@@ -1,4 +1,4 @@
-"""Reading a short clip as pictures: from a folder of frames, or from a video file with PyAV."""
+"""Reads the frames of a short video from a folder, or from a file with PyAV."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ VIDEOS = (
     *(".mp4", ".m4v", ".mkv", ".webm", ".mov", ".qt", ".avi", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"),
     *(".wmv", ".asf", ".flv", ".ogv", ".3gp", ".3g2", ".mxf"),
 )
-"""Usual endings of the names of video files. What a file is, its content decides where that is known."""
+"""Common extensions of video files, used only if the content of a file is not recognised."""
 HINT = "reading video files needs PyAV: pip install 'illava[eval]'; or give a folder of frames"
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether this is a folder of frames or a video file, whatever its name ends in.
+    """Whether this is a folder of frames or a video file.
 
-    Only a file that begins neither as known videos nor as pictures do is taken by its ending.
+    The extension decides only if the content is neither a known video format nor an image.
     """
     if os.path.isdir(path) or is_video_file(path):
         return True
@@ -35,14 +35,14 @@ def is_video(path: str | os.PathLike[str]) -> bool:
 
 
 def read_video(path: str | os.PathLike[str]) -> tuple[Image.Image, ...]:
-    """The frames of a clip, oldest first: all of them, or ``MAX_FRAMES`` evenly spaced ones.
+    """Read the frames of a video in order: all of them, or ``MAX_FRAMES`` evenly spaced ones.
 
     Args:
-        path: a video file, or a folder of pictures that are frames in the order of their names, numbers
-            in names counting as numbers.
+        path: a video file, or a folder of images. Images are sorted by name, with numbers in names compared
+            as numbers.
 
-    Raises InputError when there are no frames, one cannot be read or differs in size from the first, they
-    have too many pixels together, or PyAV is missing for a file; for URLs, and for files that hold a picture.
+    Raises InputError if there are no frames, if a frame cannot be read or has another size than the first, if
+    the frames have too many pixels in total, or if PyAV is missing for a file; also for URLs and image files.
     """
     check_path(path, "a video, or of a folder of frames")
     path = Path(path)
@@ -51,14 +51,14 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Image.Image, ...]:
         raise InputError(f"{path}: no such file; give the path of a video, or a folder of frames")
     frames = _from_folder(path) if path.is_dir() else _from_file(path)
     if not frames:
-        raise InputError(f"{path}: there are no frames in it")
+        raise InputError(f"{path}: there are no frames in it; give a video, or a folder of images")
     if len({frame.size for frame in frames}) > 1:
-        raise InputError(f"{path}: its frames differ in size")
+        raise InputError(f"{path}: its frames differ in size; give frames of one size")
     return frames
 
 
 def spaced(count: int, most: int) -> list[int]:
-    """Up to ``most`` evenly spaced whole numbers from 0 to ``count`` - 1."""
+    """Up to ``most`` evenly spaced integers from 0 to ``count`` - 1."""
     picked = min(count, most)
     return [(2 * i + 1) * count // (2 * picked) for i in range(picked)]
 
@@ -85,7 +85,7 @@ def _from_file(path: Path) -> tuple[Image.Image, ...]:
     kept: list[Image.Image] = []
     every = 1
     try:
-        # A playlist must not open other files or addresses.
+        # A playlist must not open other files or URLs.
         options = {"protocol_whitelist": "none"}
         with path.open("rb") as file, av.open(_Nameless(file), options=options) as container:
             for number, frame in enumerate(container.decode(video=0)):
@@ -93,18 +93,18 @@ def _from_file(path: Path) -> tuple[Image.Image, ...]:
                 if number % every == 0:
                     kept.append(frame.to_image().convert("RGB"))
                 if len(kept) == 4 * MAX_FRAMES:
-                    # The length of a file is known at its end only; memory stays bounded.
+                    # The number of frames is unknown until the end: halve the kept ones to bound memory.
                     kept, every = kept[::2], 2 * every
     except InputError:
         raise
     except Exception as error:
-        # Broken files make the decoders raise anything.
+        # Decoders raise arbitrary exceptions on broken files.
         raise InputError(f"{path}: the video cannot be read: {error}") from error
     return tuple(kept[i] for i in spaced(len(kept), MAX_FRAMES))
 
 
 class _Nameless:
-    """A file of which PyAV sees no name, as it would judge by the ending."""
+    """A file without a name, so that PyAV does not guess its format from the extension."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
@@ -119,6 +119,6 @@ def _check_pixels(path: Path, width: int, height: int, frames: int) -> None:
 
 
 def _natural(name: str) -> list[str | int]:
-    # Every second piece is a run of digits.
+    # Every second piece is a sequence of digits.
     pieces = re.split(r"([0-9]+)", name)
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)]

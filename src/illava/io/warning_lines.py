@@ -1,7 +1,7 @@
-"""Warnings of Python and of the libraries below, on the command line: each text once, as one line on stderr.
+"""Shows warnings of Python and of other libraries on the command line: each once, as one line on stderr.
 
-Level and filters stay the user's (``PYTHONWARNINGS``, ``TRANSFORMERS_VERBOSITY``); what is filtered here as
-well is in :data:`HARMLESS`, with the reason.
+Levels and filters are those of the user (``PYTHONWARNINGS``, ``TRANSFORMERS_VERBOSITY``). Only the warnings
+in :data:`HARMLESS` are left out in addition.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 import typer
 
 LIBRARIES = ("transformers", "huggingface_hub")
-"""Whose loggers have handlers of their own, which would write several lines."""
+"""Libraries whose loggers have their own handlers, which would write several lines."""
 HARMLESS = {
-    # A table of missing, mismatched and unexpected weights: illava.models.loading refuses the first two and warns of
-    # the third, in one line each.
+    # A table of missing, mismatched and unexpected weights. illava.models.loading refuses the first two and
+    # warns about the third, in one line each.
     "transformers.modeling_utils": re.compile(r"\w+ LOAD REPORT"),
 }
-"""Warnings that are left out: the logger, or the category of a Python warning, and how the text begins."""
+"""Warnings that are left out: the logger or warning category, and a pattern for the start of the text."""
 
 
 def one_line(text: object) -> str:
-    """Any text on one line that a terminal can show: spaces single, what cannot be printed as "?"."""
+    """A text as one printable line: whitespace as single spaces, unprintable characters as "?"."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
 
 
 class _Lines(logging.Handler):
-    """Writes what is logged from the level WARNING on."""
+    """Writes log records of level WARNING and above."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -50,7 +50,7 @@ class _Lines(logging.Handler):
         typer.echo(f"illava: {kind}: {line}", err=True)
 
     def take_over(self) -> None:
-        """Stand in for the libraries' own handlers. Those must have been imported already."""
+        """Replace the handlers of libraries that are already imported."""
         for logger in map(logging.getLogger, LIBRARIES):
             if self not in logger.handlers:
                 self.replaced.append((logger, logger.handlers[:]))
@@ -66,7 +66,7 @@ _current: list[_Lines] = []
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Within the block, warnings and records from WARNING on are lines ``illava: warning: ...`` of stderr."""
+    """Within the block, warnings and log records become lines ``illava: warning: ...`` on stderr."""
     lines, root, before = _Lines(), logging.getLogger(), warnings.showwarning
 
     def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -85,6 +85,6 @@ def one_line_warnings() -> Iterator[None]:
 
 
 def take_over() -> None:
-    """Within :func:`one_line_warnings`: let libraries that have been imported by now write such lines too."""
+    """Within :func:`one_line_warnings`, apply it to the libraries that have been imported meanwhile."""
     if _current:
         _current[-1].take_over()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..ops.merging import Merged, Mix
+from ..ops.merging import LinearMap, Merged
 from .steps import EncoderAttention, ProjectorStep
 
 
@@ -64,7 +64,7 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     return normalize(a.detach().float(), dim=-1) @ normalize(b.detach().float(), dim=-1).transpose(1, 2)
 
 
-def survivors(units: Tensor, unchanged: Tensor, changed: Tensor, change: Mix | None = None) -> Merged:
+def survivors(units: Tensor, unchanged: Tensor, changed: Tensor, change: LinearMap | None = None) -> Merged:
     """What stays of (S, n, D) units: those at ``unchanged``, and at ``changed``, (S, c), what ``change``
     makes of all, (S, c, D), back in the dtype of the units. Indices in any order."""
     kept, order = torch.cat([unchanged, changed], dim=1).sort(dim=1)

@@ -1,1 +1,1 @@
-"""The method's arithmetic on tensors: scoring, merging, masks. Knows neither models nor transformers."""
+"""Tensor operations: scoring, merging and masks. They depend on neither models nor transformers."""

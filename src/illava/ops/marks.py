@@ -1,4 +1,4 @@
-"""Marks of dropped rows among features: NaN, which whatever handles rows one by one carries along."""
+"""Dropped rows among features are marked with NaN, which every operation on single rows preserves."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from torch import Tensor
 
 
 def marked(features: Tensor) -> Tensor:
-    """(..., d) features to (...) bool: which rows the encoder stage dropped."""
+    """(...) bool: which rows of (..., d) features the encoder stage dropped."""
     return features[..., 0].isnan()
 
 
 def unmarked(features: Tensor) -> Tensor:
-    """(..., d) features without marks: a NaN of the model's own becomes infinite where a mark would be.
+    """(..., d) features without marks: a NaN that the model itself computed is replaced with infinity.
 
-    Norms turn it into NaN again. Otherwise overflow would look like a dropped token.
+    Only the first channel is replaced, since only it holds marks; norms turn the infinity into NaN again.
+    Without this, numerical overflow would look like a dropped token.
     """
     first = features[..., :1]
     return torch.cat([first.masked_fill(first.isnan(), torch.inf), features[..., 1:]], -1)
 
 
 def count_marked(features: Any) -> int:
-    """Marked rows of what a function that arranges features returned."""
+    """Number of marked rows in the features that a packing or pooling function returned."""
     parts = (
         [features]
         if isinstance(features, Tensor)
@@ -36,11 +37,11 @@ def count_marked(features: Any) -> int:
 
 
 def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a function that may average feature rows respect marked ones.
+    """Wrap a function that may average feature rows so that it ignores marked rows.
 
-    Every row it returns becomes the average over survivors only, by the weights the function itself uses
-    (found by running it on a one-channel indicator), and is marked when survivors make up less than half
-    of those weights. Rows that are copied come out as they went in, bit for bit.
+    Every returned row is the average over survivors only, with the weights of the function itself; they are
+    measured by applying the function to a one-channel indicator. A row is marked if survivors have less than
+    half of its weight. Rows that the function copies are returned unchanged, bit for bit.
     """
 
     def run(features: Any, *args: Any, **kwargs: Any) -> Any:
@@ -66,20 +67,20 @@ def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _average(values: Tensor, shares: Tensor) -> Tensor:
-    # What is not finite must not go unseen with the units around it.
+    # A row that is not finite must not be hidden by marking it as dropped.
     dropped = (shares < 0.5) & finite(values)[..., None]
-    # Weights add up to one within rounding: a row whose sources all live stays what it is, bit for bit.
+    # The weights sum to one within rounding: a row whose sources all survive is unchanged, bit for bit.
     whole = (shares - 1).abs() < 1e-5
     rows = torch.where(whole, values, values / shares.masked_fill(dropped | whole, 1).to(values.dtype))
     return unmarked(rows).masked_fill(dropped, float("nan"))
 
 
 def finite(rows: Tensor) -> Tensor:
-    """(..., d) rows to (...) bool: which hold neither NaN nor infinity."""
-    # Summed in float32, which finite float16 cannot overflow.
+    """(...) bool: which of (..., d) rows contain neither NaN nor infinity."""
+    # Sum in float32, which sums of finite float16 numbers cannot overflow.
     return rows.detach().sum(-1, dtype=torch.promote_types(rows.dtype, torch.float32)).isfinite()
 
 
 def zero_or_nan(sound: Tensor) -> Tensor:
-    """(...) bool to fp32: zero where it is True, NaN elsewhere, to be added to what must not look sound."""
+    """(...) fp32: zero where ``sound`` is True, NaN elsewhere. Adding it makes values at other places NaN."""
     return torch.zeros_like(sound, dtype=torch.float32).masked_fill(~sound, float("nan"))

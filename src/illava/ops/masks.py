@@ -1,4 +1,4 @@
-"""Attention masks and index tables for sequences that became shorter, row by row."""
+"""Attention masks and index tables for shortened sequences, whose rows may lose different tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
 def left_pad(rows: list[Tensor]) -> Tensor:
-    """1-D int64 tensors of unequal length to (B, longest), filled on the left with -1."""
+    """Stack 1-D int64 tensors of different lengths to (B, longest), padded on the left with -1."""
     longest = max(len(row) for row in rows)
     out = rows[0].new_full((len(rows), longest), -1)
     for row, target in zip(rows, out, strict=True):
@@ -16,30 +16,30 @@ def left_pad(rows: list[Tensor]) -> Tensor:
     return out
 
 
-def compact_rows(stays: Tensor, columns: Tensor) -> Tensor:
-    """Which tokens are left of rows of unequal length, with those of padding behind a row still behind it.
+def compact_rows(kept: Tensor, columns: Tensor) -> Tensor:
+    """Indices of the kept tokens of each row, padded to equal length.
 
     Args:
-        stays: (B, L) bool: the tokens that are left.
+        kept: (B, L) bool: the tokens to keep.
         columns: (B, L) int64: column of each token in the full prompt, -1 for padding and filler.
 
-    Returns (B, n) int64 indices into L, -1 for filler: in front of the shorter rows, and in the place of
-    padding that followed a row, so that the last logits stand where the plain model has them.
+    Returns (B, n) int64 indices into L, -1 for filler. Filler stands before the shorter rows, and in place of
+    padding after a row, so that the last logits stand where the plain model has them.
     """
-    behind = (columns >= 0).int().flip(1).argmax(1).tolist()
-    rows = [row.nonzero().flatten() for row in stays]
+    padded_after = (columns >= 0).int().flip(1).argmax(1).tolist()
+    rows = [row.nonzero().flatten() for row in kept]
     return left_pad(
         [
             torch.nn.functional.pad(row, (0, n), value=-1) if n else row
-            for row, n in zip(rows, behind, strict=True)
+            for row, n in zip(rows, padded_after, strict=True)
         ]
     )
 
 
 def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
-    """Rows of a (B or 1, L, ...) tensor at (B, n) columns to (B, n, ...); filler (-1) becomes zero.
+    """Select from a (B or 1, L, ...) tensor at (B, n) columns: (B, n, ...), with zeros for filler (-1).
 
-    Zero, because whatever filler holds must not reach a sum as NaN, even with weight zero.
+    Filler must not be NaN: it would reach sums even with weight zero.
     """
     tensor = tensor.expand(len(columns), *tensor.shape[1:])
     batch = torch.arange(len(columns), device=tensor.device)[:, None]
@@ -49,27 +49,28 @@ def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
 
 
 def take_positions(positions: Tensor, columns: Tensor) -> Tensor:
-    """(B, L) or (axes, B, L) positions at (B, n) columns."""
+    """Select from (B, L) or (axes, B, L) positions at (B, n) columns."""
     if positions.dim() == 2:
         return take_rows(positions, columns)
     return torch.stack([take_rows(axis, columns) for axis in positions])
 
 
 def take(table: Tensor, columns: Tensor) -> Tensor:
-    """(B, L) int table at (B, n) columns; filler stays -1."""
+    """Select from a (B, L) int table at (B, n) columns; filler stays -1."""
     return table.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)
 
 
-def among(columns: Tensor, length: int) -> Tensor:
-    """(B, n) columns, -1 for filler, to (B, length) bool: which columns are there."""
+def occurring(columns: Tensor, length: int) -> Tensor:
+    """(B, length) bool: which columns occur in ``columns``, (B, n) with -1 for filler."""
     out = torch.zeros(len(columns), length + 1, dtype=torch.bool, device=columns.device)
     return out.scatter_(1, columns.where(columns >= 0, length), True)[:, :length]
 
 
 def take_mask(mask: Tensor, columns: Tensor) -> Tensor:
-    """A (B or 1, H or 1, L, L) prefill mask, boolean or additive, at (B, n) columns to (B, H or 1, n, n).
+    """Select from a (B or 1, H or 1, L, L) prefill mask at (B, n) columns: (B, H or 1, n, n).
 
-    Filler keys are hidden from every query but their own, so that no row of the softmax is empty.
+    The mask may be boolean or additive. Filler keys are masked for every query but their own, so that no row
+    of the softmax is empty.
     """
     index = columns.clamp(min=0).to(mask.device)
     filler = (columns < 0).to(mask.device)
@@ -80,10 +81,10 @@ def take_mask(mask: Tensor, columns: Tensor) -> Tensor:
 
 
 def causal_mask(real: Tensor, queries: int, dtype: torch.dtype, *, additive: bool) -> Tensor:
-    """(B, k) key validity to the (B, 1, q, k) causal mask of the last ``queries`` positions.
+    """The (B, 1, q, k) causal mask of the last ``queries`` positions, given which keys are real, (B, k) bool.
 
-    Boolean (True = may attend), or additive in ``dtype`` for eager attention. Invalid positions see
-    themselves and nobody else sees them.
+    The mask is boolean (True = may attend), or additive in ``dtype`` for eager attention. A position that is
+    not real attends to itself only, and no other position attends to it.
     """
     length = real.shape[1]
     keys = torch.arange(length, device=real.device)
@@ -95,18 +96,23 @@ def causal_mask(real: Tensor, queries: int, dtype: torch.dtype, *, additive: boo
 
 
 def as_additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """A boolean mask (True = may attend) of any shape as what eager attention adds, in ``dtype``."""
+    """A boolean mask (True = may attend) as an additive mask in ``dtype``, for eager attention."""
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
 def column_mask(
     keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype, *, additive: bool
 ) -> Tensor:
-    """The causal mask by columns of the full sequence: (B, k) and (B, q) int64 to (B, 1, q, k).
+    """The (B, 1, q, k) causal mask of keys and queries given by their columns in the full sequence.
 
-    Keys at -1 are seen by nobody; a query sees the columns up to its own, of those the last ``window`` if it
-    is given. A query that sees nothing is filler or padding, and sees every key, so that its softmax is
-    not empty. Boolean, or additive in ``dtype``.
+    Args:
+        keys: (B, k) int64, -1 for keys that no query may attend to.
+        queries: (B, q) int64. A query attends to the columns up to its own.
+        window: number of columns, the query's own included, that it may attend to; None for all.
+        dtype: of an additive mask.
+        additive: whether to return an additive mask rather than a boolean one.
+
+    A query without any key is filler or padding. It attends to every key, so that its softmax is not empty.
     """
     near, far = keys[:, None, :], queries[:, :, None].to(keys.device)
     seen = (near <= far) & (near >= 0)
@@ -117,10 +123,10 @@ def column_mask(
 
 
 def block_mask(keys: Tensor, queries: Tensor, window: int | None) -> BlockMask:
-    """As :func:`column_mask`, for flex attention; a query that sees nothing gets zeros there."""
+    """As :func:`column_mask`, for flex attention, whose output is zero for a query without any key."""
     batch, (count, held) = len(keys), (queries.shape[1], keys.shape[1])
     if window is None and bool((keys >= 0).all()):
-        # Columns rise from key to key, and the queries are the last of them.
+        # Columns are ascending, and the queries are the last keys.
         before = held - count
 
         def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -137,7 +143,7 @@ def block_mask(keys: Tensor, queries: Tensor, window: int | None) -> BlockMask:
 
 
 def _seal(mask: Tensor, filler: Tensor) -> Tensor:
-    """Close filler rows and columns of a (B, H, n, n) mask except for the diagonal."""
+    """Mask the rows and columns of filler in a (B, H, n, n) mask, except for the diagonal."""
     closed, opened = (False, True) if mask.dtype == torch.bool else (torch.finfo(mask.dtype).min, 0)
     filler = filler[:, None]
     mask = mask.masked_fill(filler[..., None, :] | filler[..., :, None], closed)

@@ -1,7 +1,8 @@
-"""What went where in a merge step, and with what weight: read off the very functions that merged.
+"""The merge weights of a step: which survivor absorbed which unit, and with what weight.
 
-Cached a step has chosen, its survivors are a linear map of what was handed in. The map is asked what it makes
-of unit vectors, so that what is told of a step is what it did. Nothing of this is computed unless asked for.
+Once a step has chosen which units to combine, its survivors are a linear map of the input units. The map is
+applied to one-hot vectors, so that the weights describe exactly what the step computed. Weights are computed
+only for ``accelerate(trace=True)``.
 """
 
 from __future__ import annotations
@@ -14,33 +15,33 @@ from torch import Tensor
 from .merging import Block, MergedSegments
 from .precision import full_precision
 
-MOST = 2**24
-"""Numbers that one question takes, about."""
+MAX_ELEMENTS = 2**24
+"""Number of elements of the one-hot vectors in one call of the map, approximately."""
 
 
 class MergeWeights(NamedTuple):
-    """Which units a step's survivors are made of: K pairs, sorted by survivor, then by source."""
+    """Which units each survivor of a step is made of: K pairs, sorted by survivor, then by source."""
 
     into: Tensor
     """(K,) int64: index among the survivors."""
     source: Tensor
-    """(K,) int64: index among the units that were handed in."""
+    """(K,) int64: index among the input units."""
     weight: Tensor
     """(K,) fp32: the survivor is the sum of its sources, each times its weight."""
 
 
 @full_precision
-def links(merged: MergedSegments) -> MergeWeights:
-    """All pairs of survivors and sources of a step; a survivor that stays what it is has itself, at 1."""
+def merge_weights(merged: MergedSegments) -> MergeWeights:
+    """All pairs of survivors and sources of a step. The source of an unchanged survivor is itself."""
     if not merged.blocks:
-        return _stay(merged.kept)
+        return _unchanged(merged.kept)
     found = [part for block in merged.blocks for part in _of_block(block, merged.kept)]
-    into, source, weight = (torch.cat(modules) for modules in zip(*found, strict=True))
+    into, source, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
     order = (into * (int(source.max()) + 1) + source).argsort()
     return MergeWeights(into[order], source[order], weight[order])
 
 
-def _stay(kept: Tensor) -> MergeWeights:
+def _unchanged(kept: Tensor) -> MergeWeights:
     return MergeWeights(
         torch.arange(len(kept), device=kept.device), kept, torch.ones_like(kept, dtype=torch.float32)
     )
@@ -52,18 +53,18 @@ def _of_block(block: Block, kept: Tensor) -> list[MergeWeights]:
         into = block.survivors.flatten()
         return [MergeWeights(into, kept[into], torch.ones_like(into, dtype=torch.float32))]
     out = []
-    width = max(1, MOST // (segments * n))
+    width = max(1, MAX_ELEMENTS // (segments * n))
     with torch.no_grad():
         for first in range(0, n, width):
-            asked = torch.arange(first, min(n, first + width), device=kept.device)
-            unit = (torch.arange(n, device=kept.device)[:, None] == asked).float()
-            answer = block.linear_map(unit.expand(segments, -1, -1))
-            segment, survivor, source = answer.nonzero(as_tuple=True)
+            sources = torch.arange(first, min(n, first + width), device=kept.device)
+            one_hot = (torch.arange(n, device=kept.device)[:, None] == sources).float()
+            weights = block.linear_map(one_hot.expand(segments, -1, -1))
+            segment, survivor, source = weights.nonzero(as_tuple=True)
             out.append(
                 MergeWeights(
                     block.survivors[segment, survivor],
                     block.rows[segment, source + first],
-                    answer[segment, survivor, source],
+                    weights[segment, survivor, source],
                 )
             )
     return out

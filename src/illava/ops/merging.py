@@ -1,10 +1,14 @@
-"""One merge step: which units of a segment stay, and what the dropped ones leave behind.
+"""One merge step: which units of a segment are kept, and what the survivors absorb of the dropped ones.
 
-Pure tensor functions, no model in sight. Vocabulary as in the paper's method (arXiv 2412.06263):
-a *unit* is what is kept or dropped as a whole (one token, or the g neighbouring tokens that a later
-layer folds into one), a *segment* is the set of units among which a choice is made, a *score* says how
-much a unit is worth keeping (higher = keep). Similarities, softmax and scores are fp32 whatever the
-dtype of the units, under autocast and TF32 too; the result returns to that dtype.
+Pure tensor functions that know no model. The terms follow the paper (arXiv 2412.06263):
+
+- A *unit* is kept or dropped as a whole: one token, or the g neighbouring tokens that a later layer merges
+  into one.
+- A *segment* is the set of units among which a step chooses.
+- A *score* ranks the units of a segment; the highest-scored are kept.
+
+Similarities, softmax and scores are computed in fp32 whatever the dtype of the units, also under autocast and
+TF32. The result has the dtype of the units. The rules for dropped units are in :mod:`illava.ops.reductions`.
 """
 
 from __future__ import annotations
@@ -17,60 +21,58 @@ import torch
 from torch import Tensor
 
 from .precision import full_precision
+from .reductions import SIMILARITIES as SIMILARITIES
+from .reductions import LinearMap as LinearMap
+from .reductions import Similarity as Similarity
+from .reductions import fold, gather_units, rank_weighted_mean, recycling, row_index
 
 Reduce = Literal["recycle", "drop", "weighted", "fold"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
-Similarity = Literal["dot", "cosine"]
-SIMILARITIES: tuple[str, ...] = get_args(Similarity)
-
-
-Mix = Callable[[Tensor], Tensor]
-"""(S, n, E) fp32, a row for each unit, to (S, p, E), one for each survivor: a linear map, chosen already."""
 
 
 class Merged(NamedTuple):
-    """What a merge step leaves of S segments of equal size."""
+    """The result of a merge step on S segments of equal size."""
 
     units: Tensor
-    """(S, p, D), dtype of the input: the surviving units in their original order."""
+    """(S, p, D), dtype of the input: the survivors in their original order."""
     kept: Tensor
     """(S, p) int64: index of each survivor in its segment, ascending."""
     sizes: Tensor | None = None
-    """(S, p) fp32: how many units each of them now stands for, where that was counted."""
-    linear_map: Mix | None = None
-    """How ``units`` came of those that were handed in; None where survivors stay what they are."""
+    """(S, p) fp32: how many units each survivor stands for; None where sizes are not tracked."""
+    linear_map: LinearMap | None = None
+    """The map from the input units to ``units``; None where survivors are unchanged."""
 
 
 class MergedSegments(NamedTuple):
-    """What a merge step leaves of consecutive segments of any size."""
+    """The result of a merge step on consecutive segments of any size."""
 
     units: Tensor
     """(P, D), dtype of the input: the survivors of all segments, in their original order."""
     kept: Tensor
-    """(P,) int64: index of each survivor among all units handed in, ascending."""
+    """(P,) int64: index of each survivor among all input units, ascending."""
     lengths: tuple[int, ...]
     """Number of survivors of each segment."""
     sizes: Tensor | None = None
-    """(P,) fp32: how many units each of them now stands for, where that was counted."""
+    """(P,) fp32: how many units each survivor stands for; None where sizes are not tracked."""
     blocks: tuple[Block, ...] = ()
-    """How they came of those that were handed in, for :func:`illava.ops.merge_weights.links`."""
+    """How the survivors were made of the input units; see :func:`illava.ops.merge_weights.merge_weights`."""
 
 
 class Block(NamedTuple):
     """Segments of equal size that were merged together."""
 
     rows: Tensor
-    """(S, n) int64: their units among all that were handed in."""
+    """(S, n) int64: index of each of their units among all input units."""
     survivors: Tensor
-    """(S, p) int64: theirs among all survivors."""
-    linear_map: Mix | None
+    """(S, p) int64: index of each of their survivors among all survivors."""
+    linear_map: LinearMap | None
     """As in :class:`Merged`."""
 
 
 def keep_count(n: int, keep: float) -> int:
-    """Units that survive of ``n`` at keep ratio ``keep``: max(1, round(keep * n)), never more than n.
+    """Number of survivors of ``n`` units at keep ratio ``keep``: max(1, round(keep * n)), at most n.
 
-    ``round`` is Python's, half to even. Raises ValueError for n < 1 or keep outside (0, 1].
+    ``round`` is Python's, which rounds half to even. Raises ValueError for n < 1 or keep outside (0, 1].
     """
     if n < 1:
         raise ValueError(f"a segment needs at least one unit, got n={n}")
@@ -80,7 +82,7 @@ def keep_count(n: int, keep: float) -> int:
 
 
 def recycler_count(p: int, recycle: float) -> int:
-    """How many of ``p`` survivors recycle: min(p, max(1, round(recycle * p)))."""
+    """Number of the ``p`` survivors that recycle: min(p, max(1, round(recycle * p)))."""
     return min(p, max(1, round(recycle * p)))
 
 
@@ -100,19 +102,21 @@ def merge(
 
     Args:
         units: (S, n, D), any floating dtype. D is g * d for units of g tokens.
-        scores: (S, n), higher = keep. Equal scores keep their order (the earlier unit ranks higher).
-        p: units that survive, 1 <= p < n.
-        reduce: ``"recycle"``: the c lowest-scored survivors each take the mean of themselves and a
-            softmax(<x_j, x_i> / sqrt(D))-weighted sum of the ``neighbours`` dropped units most similar
-            to them. ``"weighted"``: the n - p + 1 lowest-scored units become one, at the place of the
-            highest-scored of them, weights falling with rank. ``"drop"``: the p highest-scored stay as
-            they are. ``"fold"``: every dropped unit joins the survivor it is most similar to, which becomes
-            the mean of all that it stands for, weighted by size.
+        scores: (S, n), higher = keep. Of equal scores the earlier unit ranks higher.
+        p: number of survivors of each segment, 1 <= p < n.
+        reduce: what happens to the other units.
+            ``"recycle"``: each of the c lowest-scored survivors becomes the mean of itself and a
+            softmax(<x_j, x_i> / sqrt(D))-weighted sum of the ``neighbours`` dropped units most similar to it.
+            ``"weighted"``: the n - p + 1 lowest-scored units become one, at the place of the highest-scored
+            of them, with weights that grow from the highest-scored to the lowest-scored.
+            ``"drop"``: they are lost.
+            ``"fold"``: every dropped unit is merged into its most similar survivor, which becomes the mean
+            of itself and the units merged into it, weighted by size.
         recycle: share of the survivors that recycle (at least one does).
-        neighbours: how many dropped units a recycler takes in, at most.
-        similarity: ``"dot"`` products, or ``"cosine"``, by which softmax weights hardly differ.
-        sizes: (S, n) fp32, how many units each stands for already; then those of the survivors come back.
-            Only ``"fold"`` changes them.
+        neighbours: number of dropped units that a recycler absorbs, at most.
+        similarity: ``"dot"`` products, or ``"cosine"``, whose softmax weights are nearly uniform.
+        sizes: (S, n) fp32, how many units each unit already stands for. If given, the sizes of the survivors
+            are returned. Only ``"fold"`` changes them.
 
     Raises ValueError for shapes that do not fit, p outside [1, n), neighbours < 1 or an unknown
     ``reduce``.
@@ -128,28 +132,28 @@ def merge(
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     order = scores.float().argsort(dim=1, descending=True, stable=True)
     if reduce == "fold":
-        return _fold(units, order, p, similarity, sizes)
+        return Merged(*fold(units, order, p, similarity, sizes))
     kept = order[:, :p].sort(dim=1).values
-    counted = None if sizes is None else sizes.gather(1, kept)
+    kept_sizes = None if sizes is None else sizes.gather(1, kept)
     if reduce == "drop":
-        return Merged(_gather(units, kept), kept, counted)
+        return Merged(gather_units(units, kept), kept, kept_sizes)
     if reduce == "recycle":
         changed = order[:, p - recycler_count(p, recycle) : p]
-        change = _recycling(units.float(), changed, order[:, p:], neighbours, similarity)
+        change = recycling(units.float(), changed, order[:, p:], neighbours, similarity)
     elif reduce == "weighted":
         changed, lowest = order[:, p - 1 : p], order[:, p - 1 :]
 
         def change(x: Tensor) -> Tensor:
-            return _rank_weighted_mean(_gather(x, lowest))
+            return rank_weighted_mean(gather_units(x, lowest))
 
     else:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
-    survivors = units.scatter(1, _rows(changed, units), change(units.float()).to(units.dtype))
+    survivors = units.scatter(1, row_index(changed, units), change(units.float()).to(units.dtype))
 
     def linear_map(x: Tensor) -> Tensor:
-        return _gather(x.scatter(1, _rows(changed, x), change(x)), kept)
+        return gather_units(x.scatter(1, row_index(changed, x), change(x)), kept)
 
-    return Merged(_gather(survivors, kept), kept, counted, linear_map)
+    return Merged(gather_units(survivors, kept), kept, kept_sizes, linear_map)
 
 
 @full_precision
@@ -172,11 +176,11 @@ def merge_segments(
         scores: (T,), higher = keep; compared within a segment only.
         lengths: number of units of each segment, summing to T. Segments of equal length are merged
             together in one call.
-        counts: units that survive of each segment, by :func:`keep_count`; 0 only for empty segments.
+        counts: number of survivors of each segment, see :func:`keep_count`; 0 only for empty segments.
         reduce, recycle, neighbours, similarity: as in :func:`merge`.
-        sizes: (T,) fp32, how many units each stands for already, where that is counted.
+        sizes: (T,) fp32, how many units each unit already stands for; None where sizes are not tracked.
 
-    Returns None when every segment keeps all of its units: then nothing may change, not one bit.
+    Returns None when every segment keeps all of its units, so that the caller changes nothing.
     """
 
     def reducer(p: int, units: Tensor, scores: Tensor, sizes: Tensor | None = None) -> Merged:
@@ -192,7 +196,9 @@ def merge_segments(
         )
 
     if scores.shape != units.shape[:1]:
-        raise ValueError(f"need one score a unit, got {tuple(units.shape)} and {tuple(scores.shape)}")
+        raise ValueError(
+            f"scores must be (T,), one per unit, got {tuple(scores.shape)} for units {tuple(units.shape)}"
+        )
     return reduce_segments(reducer, lengths, counts, units, scores, sizes=sizes)
 
 
@@ -205,27 +211,27 @@ def reduce_segments(
     *more: Tensor,
     sizes: Tensor | None = None,
 ) -> MergedSegments | None:
-    """Apply ``reducer`` to each of several consecutive segments, those of equal size together.
+    """Apply ``reducer`` to each of several consecutive segments, once for all segments of equal size.
 
     Args:
         reducer: ``reducer(p, units, *more)`` with units (S, n, D), the others (S, n, ...) and 1 <= p < n.
         lengths: number of units of each segment, summing to T.
-        counts: units that survive of each segment, 0 only for empty ones.
+        counts: number of survivors of each segment; 0 only for empty segments.
         units: (T, D), the segments one after the other.
-        more: (T, ...), whatever else is known of each unit.
-        sizes: (T,) fp32, how many units each already stands for; the reducer is handed theirs as
-            ``sizes=`` and returns those of the survivors.
+        more: (T, ...), further tensors with one entry per unit, passed on to the reducer.
+        sizes: (T,) fp32, how many units each unit already stands for. The reducer gets them as ``sizes=``
+            and returns the sizes of the survivors.
 
-    Returns None when every segment keeps all of its units. Raises ValueError for sizes that do not fit.
+    Returns None when every segment keeps all of its units. Raises ValueError for shapes that do not match.
     """
     if units.dim() != 2 or sum(lengths) != len(units):
         raise ValueError(
-            f"units must be (T, D) and lengths sum to T, got {tuple(units.shape)} and a sum of {sum(lengths)}"
+            f"units must be (T, D) and lengths sum to T, got {tuple(units.shape)} and the sum {sum(lengths)}"
         )
     if len(counts) != len(lengths) or any(
         min(n, 1) > p or p > n for n, p in zip(lengths, counts, strict=True)
     ):
-        raise ValueError(f"counts must lie between 1 and the segments' {tuple(lengths)}, got {tuple(counts)}")
+        raise ValueError(f"counts must lie between 1 and the lengths {tuple(lengths)}, got {tuple(counts)}")
     if tuple(counts) == tuple(lengths):
         return None
     starts = [0]
@@ -233,7 +239,7 @@ def reduce_segments(
         starts.append(starts[-1] + n)
     values: list[Tensor] = [units[:0]] * len(lengths)
     kept: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=units.device)] * len(lengths)
-    counted: list[Tensor] = [units.new_empty(0, dtype=torch.float32)] * len(lengths)
+    kept_sizes: list[Tensor] = [units.new_empty(0, dtype=torch.float32)] * len(lengths)
     ends = [0, *accumulate(counts)]
     blocks = []
     for n, p in sorted(set(zip(lengths, counts, strict=True))):
@@ -245,84 +251,19 @@ def reduce_segments(
         if p == n:
             block = Merged(units[rows], rows - offsets[:, None], None if sizes is None else sizes[rows])
         else:
-            held = {} if sizes is None else {"sizes": sizes[rows]}
-            block = reducer(p, units[rows], *(part[rows] for part in more), **held)
+            sized = {} if sizes is None else {"sizes": sizes[rows]}
+            block = reducer(p, units[rows], *(part[rows] for part in more), **sized)
         places = torch.tensor([ends[i] for i in members], device=units.device)
         blocks.append(Block(rows, places[:, None] + torch.arange(p, device=units.device), block.linear_map))
         for position, i in enumerate(members):
             values[i] = block.units[position]
             kept[i] = block.kept[position] + starts[i]
             if block.sizes is not None:
-                counted[i] = block.sizes[position]
+                kept_sizes[i] = block.sizes[position]
     return MergedSegments(
         torch.cat(values),
         torch.cat(kept),
         tuple(counts),
-        None if sizes is None else torch.cat(counted),
+        None if sizes is None else torch.cat(kept_sizes),
         tuple(blocks),
     )
-
-
-def _recycling(
-    units: Tensor, recyclers: Tensor, redundant: Tensor, neighbours: int, similarity: Similarity
-) -> Mix:
-    """What becomes of the ``recyclers`` (S, c) among (S, n, D) fp32 units, which take in ``redundant`` ones
-    (S, m): a map from (S, n, E) to (S, c, E)."""
-    x, y = _gather(units, recyclers), _gather(units, redundant)
-    products = _measured(x, similarity) @ _measured(y, similarity).transpose(1, 2)
-    # A stable sort rather than topk: among equal similarities the choice must not depend on the kernel.
-    top, nearest = products.sort(dim=2, descending=True, stable=True)
-    m = min(neighbours, y.shape[1])
-    weights = (top[..., :m] / x.shape[-1] ** 0.5).softmax(-1).unsqueeze(-1)
-    segment = torch.arange(len(y), device=y.device)[:, None, None]
-    taken = redundant[segment, nearest[..., :m]]
-
-    def change(x: Tensor) -> Tensor:
-        recycled: Tensor = (_gather(x, recyclers) + (weights * x[segment, taken]).sum(2)) / 2
-        return recycled
-
-    return change
-
-
-def _measured(units: Tensor, similarity: Similarity) -> Tensor:
-    """(S, n, D) fp32 to vectors whose products are the similarity."""
-    return torch.nn.functional.normalize(units, dim=-1) if similarity == "cosine" else units
-
-
-def _fold(units: Tensor, order: Tensor, p: int, similarity: Similarity, sizes: Tensor | None) -> Merged:
-    """The first p of ``order``, each the size-weighted mean of itself and the dropped ones nearest to it."""
-    kept, gone = order[:, :p].sort(dim=1).values, order[:, p:]
-    x = units.float()
-    weights = torch.ones_like(x[..., 0]) if sizes is None else sizes
-    # Similarity chooses alone: no gradient goes through it.
-    measured = _measured(x.detach(), similarity)
-    products = _gather(measured, gone) @ _gather(measured, kept).transpose(1, 2)
-    # The first of equally near survivors, whatever the kernel.
-    nearest = products.sort(dim=2, descending=True, stable=True).indices[..., 0]
-    size = weights.gather(1, kept).scatter_add(1, nearest, weights.gather(1, gone))
-
-    def linear_map(x: Tensor) -> Tensor:
-        total = _gather(x, kept) * weights.gather(1, kept)[..., None]
-        joining = _gather(x, gone) * weights.gather(1, gone)[..., None]
-        mean: Tensor = total.scatter_add(1, _rows(nearest, x), joining) / size[..., None]
-        return mean
-
-    # Who took in nobody stays what it is, bit for bit.
-    alone = (size == weights.gather(1, kept))[..., None]
-    values = torch.where(alone, _gather(units, kept), linear_map(x).to(units.dtype))
-    return Merged(values, kept, None if sizes is None else size, linear_map)
-
-
-def _rank_weighted_mean(lowest: Tensor) -> Tensor:
-    """(S, m, D) units, highest-scored first, to (S, 1, D) fp32: weight 1 for the first, m for the last."""
-    ranks = torch.arange(1, lowest.shape[1] + 1, device=lowest.device, dtype=torch.float32)
-    return ((ranks / ranks.sum())[None, :, None] * lowest.float()).sum(1, keepdim=True)
-
-
-def _rows(index: Tensor, units: Tensor) -> Tensor:
-    return index.unsqueeze(-1).expand(-1, -1, units.shape[-1])
-
-
-def _gather(units: Tensor, index: Tensor) -> Tensor:
-    taken: Tensor = units.gather(1, _rows(index, units))
-    return taken

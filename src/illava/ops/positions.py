@@ -1,4 +1,4 @@
-"""Positions of a shortened prompt renumbered without gaps, as if what is gone had never been there."""
+"""Position ids of a shortened prompt, renumbered without gaps as if dropped tokens had never existed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def compact(positions: Tensor, runs: Tensor, columns: Tensor) -> Tensor:
-    """Close the gaps in the positions of tokens that are left.
+    """Renumber the positions of the remaining tokens without gaps.
 
-    Text counts on one by one. Within a picture rows and columns are ranked, so that those of a grid of which
-    every other one is left become those of a smaller grid; time, the first of three axes, keeps its
-    distances. The text behind goes on after the longer of rows and columns, as M-RoPE counts. All are
-    shifted so that the last token keeps its position: rotary embeddings know differences alone, and what is
-    decoded afterwards goes on from there.
+    Text tokens get consecutive positions. Within an image, rows and columns are replaced with their ranks, so
+    that a grid of which every other row is left gets the positions of a smaller grid. Time, the first of
+    three axes, keeps its distances. The text after an image continues after the larger of its extents, as in
+    M-RoPE. Finally all positions are shifted so that the last token keeps its position, from which decoding
+    continues. The shift itself changes nothing, since rotary embeddings depend on differences only.
 
     Args:
         positions: (B or 1, n) or (axes, B or 1, n) int64.
-        runs: (B, n) int64, run of placeholders a token belongs to, -1 for text.
-        columns: (B, n) int64, -1 for padding and filler, whose positions stay what they are.
+        runs: (B, n) int64, the run of placeholders that each token belongs to; -1 for text.
+        columns: (B, n) int64, -1 for padding and filler, whose positions do not change.
     """
     axes = (positions if positions.dim() == 3 else positions[None]).expand(-1, len(runs), -1)
     out = axes.clone()

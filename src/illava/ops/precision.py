@@ -1,8 +1,8 @@
-"""Full precision for scores, selection and merging, whatever the caller has set for the model.
+"""Full precision for scores, selection and merging, whatever precision the caller has set for the model.
 
 Under autocast a product of fp32 tensors is computed in bfloat16 or float16; with TF32, or
 ``torch.set_float32_matmul_precision("medium")``, it keeps 10 or 7 bits of the mantissa. Both move scores by
-more than the gap between neighbouring tokens, so other tokens would be kept.
+more than the difference between neighbouring tokens, so that other tokens would be kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Since torch 2.9 each backend has a setting of its own; before, one setting served all.
+# Since torch 2.9 each backend has its own setting; before, one setting applied to all.
 _MATMULS: tuple[Any, ...] = tuple(
     matmul
     for matmul in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
@@ -38,10 +38,10 @@ _DEVICE_TYPES = _device_types()
 
 
 class _ExactMatmul:
-    """Keeps fp32 matrix products exact while any thread is inside.
+    """Context manager that keeps fp32 matrix products exact while any thread is inside it.
 
-    The setting belongs to the process: the first thread in changes it and the last one out restores it, so
-    that threads that overlap do not restore each other's.
+    The setting belongs to the process. The first thread to enter changes it and the last one to leave
+    restores it, so that overlapping threads do not restore each other's setting.
     """
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ def _is_reduced() -> bool:
 
 def _set_exact() -> None:
     if _global_setting() is not None:
-        # Sets the backends too. Setting them alone would make the global getter raise.
+        # This sets the backends too. Setting only the backends would make the global getter raise.
         torch.set_float32_matmul_precision("highest")
         return
     for matmul in _MATMULS:
@@ -96,7 +96,7 @@ def _restore(overall: str | None, settings: list[str]) -> None:
     if overall is not None:
         torch.set_float32_matmul_precision(overall)
     for matmul, setting in zip(_MATMULS, settings, strict=True):
-        # "none" inherits from ``torch.backends.fp32_precision``: a backend that inherited does so again.
+        # "none" inherits from ``torch.backends.fp32_precision``, as the backend may have done before.
         matmul.fp32_precision = "none"
         if matmul.fp32_precision != setting:
             matmul.fp32_precision = setting
@@ -106,12 +106,12 @@ _EXACT_MATMUL = _ExactMatmul()
 
 
 def full_precision(function: F) -> F:
-    """Decorator: autocast is off and fp32 matrix products are exact while ``function`` runs.
+    """Decorator that disables autocast and makes fp32 matrix products exact while ``function`` runs.
 
-    Both are restored afterwards, after an error too. Autocast is switched off for the CPU and the
-    accelerator, in this thread; the precision of products belongs to the process, so those of other threads
-    are exact meanwhile as well. Changes nothing where neither is set. ``torch.compile`` leaves the function
-    uncompiled, since compiled code cannot change these settings.
+    Both settings are restored afterwards, also after an error. Autocast is disabled for the CPU and the
+    accelerator in this thread only. The precision of matrix products belongs to the process, so products in
+    other threads are exact meanwhile too. ``torch.compile`` does not compile the function, since compiled
+    code cannot change these settings.
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -126,7 +126,7 @@ def full_precision(function: F) -> F:
 
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        # Importing the compiler takes a second; where nobody has, nothing is compiled.
+        # Importing the compiler takes a second. If it is not imported, nothing is being compiled.
         if not uncompiled and "torch._dynamo" in sys.modules:
             uncompiled.append(torch.compiler.disable(run))  # type: ignore[no-untyped-call]
         return (uncompiled or [run])[0](*args, **kwargs)

@@ -1,1 +1,1 @@
-"""What a schedule costs and which one to choose, from a model's config alone."""
+"""Predicts the cost of a schedule and chooses one, given the config of a model."""

@@ -1,9 +1,9 @@
-"""What a pass through a vision-language model costs: FLOPs, key/value bytes and memory, from sizes alone.
+"""The cost of a forward pass of a vision-language model, computed from dimensions and token counts.
 
-Pure integer functions. A multiply-add counts as two operations; attention counts every query-key pair it
-is handed, the masked half of causal attention included, as torch.utils.flop_counter does. Norms,
-activations, softmax and the merging itself are left out. A *course* says how many tokens a stage works on,
-layer by layer; :func:`cost_of` turns courses into a :class:`Cost`.
+Costs are FLOPs, bytes of the KV cache and peak memory. All functions are pure integer arithmetic. As in
+``torch.utils.flop_counter``, a multiply-add counts as two operations, and attention counts every query-key
+pair, including the masked half of causal attention. Norms, activations, softmax and the merging itself are
+not counted. :func:`cost_of` turns :class:`~illava.planning.counts.TokenCounts` into a :class:`Cost`.
 """
 
 from __future__ import annotations
@@ -17,66 +17,73 @@ from .counts import TokenCounts
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of encoder, projector and prefill (with one position of the head), and KV bytes after prefill."""
+    """FLOPs of the encoder, the projector and the prefill, and KV cache bytes after the prefill.
+
+    The prefill includes the language-model head at one position.
+    """
 
     encoder: int
     projector: int
     prefill: int
     kv_bytes: int
     blocks: tuple[int, ...] = ()
-    """FLOPs of every encoder block; with the patch embedding they make up ``encoder``."""
+    """FLOPs of every encoder block. Together with the patch embedding they sum to ``encoder``."""
     layers: tuple[int, ...] = ()
-    """FLOPs of every LLM layer; with the head they make up ``prefill``."""
+    """FLOPs of every LLM layer. Together with the head they sum to ``prefill``."""
     layer_kv_bytes: tuple[int, ...] = ()
-    """KV bytes of every LLM layer."""
+    """KV cache bytes of every LLM layer."""
     decode: int = 0
-    """FLOPs of the first new token that is fed back, over all rows."""
+    """FLOPs of the first decoding step, over all rows."""
     peak_bytes: int = 0
-    """Bytes of activations at the most expensive moment of a pass without gradients, estimated."""
+    """Estimated peak memory of the activations, in bytes, for a forward pass without gradients."""
 
     @property
     def total(self) -> int:
-        """FLOPs up to the first token."""
+        """FLOPs to the first token."""
         return self.encoder + self.projector + self.prefill
 
 
 def cost_of(
     encoder: EncoderDimensions,
     llm: LlmDimensions,
-    courses: TokenCounts,
+    token_counts: TokenCounts,
     element_size: int,
 ) -> Cost:
-    """What a prompt costs; ``element_size``: bytes of a number, in the cache and between layers."""
-    calls, prefill = courses.encoder, courses.prefill
+    """The cost of a forward pass.
+
+    Args:
+        element_size: bytes per element of the KV cache and of the activations.
+    """
+    calls, prefill = token_counts.encoder, token_counts.prefill
     blocks = [0] * encoder.depth
     embedding = projector = peak = 0
     for call in calls:
         embedding += patch_embedding_flops(encoder, call.embedded)
         projector += projector_flops(encoder, call.projected)
         projector += sum(projector_flops(encoder, units) for units in call.tapped)
-        beside = call.embedded * encoder.patch_values
-        for block, (segments, behind) in enumerate(zip(call.sequences, call.behind, strict=True)):
-            blocks[block] += encoder_block_flops(encoder, segments, behind)
-            peak = max(peak, beside + encoder_block_numbers(encoder, sum(segments), behind))
-    # Beside the LLM's own: the picture, what the encoder gave, and what became of that.
-    held = sum(
+        pixels = call.embedded * encoder.patch_values
+        for block, (segments, mlp_tokens) in enumerate(zip(call.sequences, call.mlp_tokens, strict=True)):
+            blocks[block] += encoder_block_flops(encoder, segments, mlp_tokens)
+            peak = max(peak, pixels + encoder_block_elements(encoder, sum(segments), mlp_tokens))
+    # Held during the prefill: pixels, the output of the encoder, and features at the width of the LLM.
+    resident = sum(
         call.embedded * encoder.patch_values
-        + 2 * call.behind[-1] * encoder.hidden
+        + 2 * call.mlp_tokens[-1] * encoder.hidden
         + 2 * call.projected * llm.hidden
         for call in calls
     )
     rows, layers = prefill.rows, list[int]()
     size = 2 * llm.kv_heads * llm.head_dim
-    for tokens, attends, left in zip(prefill.tokens, prefill.attends, prefill.held, strict=True):
+    for tokens, attends, left in zip(prefill.tokens, prefill.attends, prefill.cached, strict=True):
         layers.append(
             rows * (llm_layer_flops(llm, tokens) if attends else recurrent_layer_flops(llm, tokens))
         )
-        held += rows * left * size
-        peak = max(peak, held + rows * llm_layer_numbers(llm, tokens))
-    kept = [rows * kv_bytes(llm, [left], element_size) for left in prefill.held]
+        resident += rows * left * size
+        peak = max(peak, resident + rows * llm_layer_elements(llm, tokens))
+    kept = [rows * kv_bytes(llm, [left], element_size) for left in prefill.cached]
     decode = sum(
         rows * (llm_layer_flops(llm, 1, left + 1) if attends else recurrent_layer_flops(llm, 1))
-        for left, attends in zip(prefill.held, prefill.attends, strict=True)
+        for left, attends in zip(prefill.cached, prefill.attends, strict=True)
     )
     return Cost(
         encoder=embedding + sum(blocks),
@@ -97,8 +104,8 @@ def encoder_block_flops(
     """FLOPs of one encoder block.
 
     Args:
-        segments: tokens of each attention sequence (picture, tile, frame or window).
-        mlp_tokens: tokens that reach the MLP, fewer than the sum of ``segments`` where the block merges.
+        segments: tokens of each attention sequence (image, tile, frame or window).
+        mlp_tokens: tokens that enter the MLP, fewer than the sum of ``segments`` if the block merges.
     """
     tokens = sum(segments)
     mlp_tokens = tokens if mlp_tokens is None else mlp_tokens
@@ -109,28 +116,29 @@ def encoder_block_flops(
 
 
 def patch_embedding_flops(shape: EncoderDimensions, tokens: int) -> int:
-    """FLOPs of turning ``tokens`` patches into embeddings."""
+    """FLOPs of the embedding of ``tokens`` patches."""
     return 2 * tokens * shape.patch_values * shape.hidden
 
 
 def projector_flops(shape: EncoderDimensions, features: int) -> int:
-    """FLOPs of projecting ``features`` encoder units into the LLM's width."""
+    """FLOPs of projecting ``features`` encoder units to the width of the LLM."""
     return 2 * features * sum(a * b for a, b in shape.projector)
 
 
-def encoder_block_numbers(shape: EncoderDimensions, tokens: int, behind: int) -> int:
-    """Numbers held at once in an encoder block without gradients, estimated; the picture's own left out.
+def encoder_block_elements(shape: EncoderDimensions, tokens: int, mlp_tokens: int) -> int:
+    """Estimated number of elements held at once in an encoder block without gradients, pixels not included.
 
-    What entered the block, the residual stream and its norm, beside either queries, keys and values and four
-    more of their size while they are rotated, or what goes into, through and out of the activation.
+    These are the input of the block, the residual stream and its norm, and the larger of two sets: queries,
+    keys and values with four temporaries of their size for rotary embeddings; or the input, intermediate and
+    output of the activation.
     """
     attention = tokens * 10 * shape.hidden
-    mlp = behind * (3 * shape.hidden + 3 * shape.intermediate)
+    mlp = mlp_tokens * (3 * shape.hidden + 3 * shape.intermediate)
     return max(attention, mlp)
 
 
-def llm_layer_numbers(shape: LlmDimensions, tokens: int) -> int:
-    """Likewise of a decoder layer, the cache left out."""
+def llm_layer_elements(shape: LlmDimensions, tokens: int) -> int:
+    """The same for an LLM layer, the KV cache not included."""
     width, narrow = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention = tokens * (3 * shape.hidden + 4 * width + 4 * narrow)
     mlp = tokens * (3 * shape.hidden + 3 * shape.intermediate)
@@ -138,7 +146,7 @@ def llm_layer_numbers(shape: LlmDimensions, tokens: int) -> int:
 
 
 def llm_layer_flops(shape: LlmDimensions, tokens: int, keys: int | None = None) -> int:
-    """FLOPs of one decoder layer on ``tokens`` new tokens and ``keys`` keys (default: those tokens)."""
+    """FLOPs of one LLM layer on ``tokens`` new tokens and ``keys`` keys (default: as many as tokens)."""
     keys = tokens if keys is None else keys
     width = shape.heads * shape.head_dim
     queries = (2 if shape.gated else 1) * width
@@ -152,8 +160,10 @@ def _mlp_flops(shape: LlmDimensions, tokens: int) -> int:
 
 
 def recurrent_layer_flops(shape: LlmDimensions, tokens: int) -> int:
-    """FLOPs of one recurrent layer on ``tokens`` new tokens, of one of which products with its state are none
-    that torch counts: they are done number by number.
+    """FLOPs of one recurrent layer on ``tokens`` new tokens.
+
+    For a single token, products with the state are not counted: they are elementwise operations, which
+    ``torch.utils.flop_counter`` does not count either.
     """
     r = shape.recurrent
     assert r is not None
@@ -161,7 +171,7 @@ def recurrent_layer_flops(shape: LlmDimensions, tokens: int) -> int:
     mixed = 2 * keys + values
     projections = 2 * tokens * shape.hidden * (mixed + 2 * values + 2 * r.value_heads)
     if tokens == 1:
-        # The convolution goes over what it saw last, and makes one output too many.
+        # The convolution also reads its last inputs and computes one output that is not used.
         return projections + 2 * 2 * mixed * r.kernel + _mlp_flops(shape, 1)
     padded = -(-tokens // r.chunk) * r.chunk
     inside = r.chunk * (2 * r.key_dim + r.value_dim)
@@ -172,10 +182,10 @@ def recurrent_layer_flops(shape: LlmDimensions, tokens: int) -> int:
 
 
 def head_flops(shape: LlmDimensions, positions: int = 1) -> int:
-    """FLOPs of the language-model head; ``generate`` asks for one position a sequence."""
+    """FLOPs of the language-model head; ``generate`` needs one position per sequence."""
     return 2 * positions * shape.hidden * shape.vocabulary
 
 
 def kv_bytes(shape: LlmDimensions, tokens_per_layer: Sequence[int], element_size: int) -> int:
-    """Bytes of keys and values held after prefill, given the tokens each layer holds."""
+    """Bytes of the KV cache, given the number of tokens in the cache of each layer."""
     return sum(tokens_per_layer) * 2 * shape.kv_heads * shape.head_dim * element_size

@@ -1,4 +1,4 @@
-"""How many tokens every part of a model works on, and what predictions and reports say of them alike."""
+"""Token counts of every part of a model, and the fields that predictions and reports share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 PLACES = {
-    "pixels": "smaller picture",
+    "pixels": "smaller image",
     "encoder": "encoder block {}",
-    "projector": "behind the encoder",
+    "projector": "after the encoder",
     "llm": "LLM layer {}",
 }
 
@@ -18,68 +18,68 @@ class EncoderCounts:
     """The tokens of one call of an image encoder."""
 
     embedded: int
-    """Tokens that are made of patches."""
+    """Tokens that the patch embedding produces."""
     sequences: tuple[tuple[int, ...], ...]
-    """Of every block, the tokens of each attention sequence (picture, tile, frame or window)."""
-    behind: tuple[int, ...]
-    """Of every block, the tokens that reach its MLP."""
+    """For every block, the tokens of each attention sequence (image, tile, frame or window)."""
+    mlp_tokens: tuple[int, ...]
+    """For every block, the tokens that enter its MLP."""
     projected: int
-    """Units that the projector turns into features of the LLM."""
+    """Units that the projector maps to the width of the LLM."""
     tapped: tuple[int, ...] = ()
-    """Likewise for each of :attr:`EncoderDimensions.taps`."""
+    """The same for each of :attr:`EncoderDimensions.taps`."""
 
 
 @dataclass(frozen=True)
 class PrefillCounts:
-    """The tokens of one prefill of the LLM: of one row, all rows being padded to the longest."""
+    """The tokens of one prefill of the LLM, for a single row: all rows are padded to the longest."""
 
     rows: int
     tokens: tuple[int, ...]
-    """Of every layer."""
-    held: tuple[int, ...]
-    """Of every layer, the tokens whose keys and values stay in the cache; 0 for recurrent layers."""
+    """For every layer."""
+    cached: tuple[int, ...]
+    """For every layer, the tokens whose keys and values remain in the KV cache; 0 for recurrent layers."""
     attends: tuple[bool, ...]
-    """Of every layer, whether it attends at all, or is a recurrent one."""
+    """For every layer, True if it has attention, False if it is recurrent."""
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """The tokens that a pass works on."""
+    """The tokens that each part of a model processes in one forward pass."""
 
     encoder: tuple[EncoderCounts, ...]
-    """One for each call: a prompt with pictures and videos makes two."""
+    """One for each call of the encoder. A prompt with images and videos needs two."""
     prefill: PrefillCounts
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """One merge step, over all pictures of the batch."""
+    """One merge step, over all images of the batch."""
 
     stage: str
-    """"pixels" (a smaller picture), "encoder", "projector" or "llm"."""
+    """"pixels" (a smaller image), "encoder", "projector" or "llm"."""
     layer: int
-    """Encoder block after whose attention, or LLM layer before which, tokens go; at the projector the number
-    of encoder blocks, of pixels -1."""
+    """The encoder block after whose attention tokens are merged, or the LLM layer before which they are. The
+    number of encoder blocks for the stage "projector", -1 for "pixels"."""
     before: int
-    """Visual tokens in the LLM, before it units of g tokens each."""
+    """Visual tokens in the LLM; units of g tokens each in the earlier stages."""
     after: int
 
     @property
     def place(self) -> str:
-        """Where it is, for people."""
+        """The place of the step in words, such as "encoder block 2"."""
         return PLACES[self.stage].format(self.layer)
 
 
-def shared_fields(one: Any) -> dict[str, Any]:
-    """What a report and a prediction have in common, JSON-ready."""
+def shared_fields(source: Any) -> dict[str, Any]:
+    """The fields that a report and a prediction have in common, as JSON-ready values."""
     return {
-        "family": one.family,
-        "method": one.method,
-        "visual_tokens": one.visual_tokens,
-        "final_tokens": one.final_tokens,
-        "average_tokens": one.average_tokens,
-        "steps": [vars(step) for step in one.steps],
-        "llm_tokens": list(one.llm_tokens),
-        "cost": {**vars(one.cost), "total": one.cost.total},
-        "plain_cost": {**vars(one.plain_cost), "total": one.plain_cost.total},
+        "family": source.family,
+        "method": source.method,
+        "visual_tokens": source.visual_tokens,
+        "final_tokens": source.final_tokens,
+        "average_tokens": source.average_tokens,
+        "steps": [vars(step) for step in source.steps],
+        "llm_tokens": list(source.llm_tokens),
+        "cost": {**vars(source.cost), "total": source.cost.total},
+        "plain_cost": {**vars(source.plain_cost), "total": source.plain_cost.total},
     }

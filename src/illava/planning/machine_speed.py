@@ -1,8 +1,9 @@
-"""How fast a machine does what a model is made of: from which seconds are predicted.
+"""Measures how fast a machine runs the parts of a model, and predicts the time of a forward pass from that.
 
-FLOPs are not seconds: products of few rows are slower per row than those of many, and attention is slower
-than products of its FLOPs. So the parts of one block of each stage are run on random numbers of the model's
-own widths, at some lengths, and what lies between is interpolated.
+FLOPs do not determine seconds: matrix products of few rows are slower per row than those of many rows, and
+attention is slower than matrix products of the same FLOPs. Therefore the parts of one encoder block and one
+LLM layer are timed on random inputs of the model's dimensions at several lengths. Times at other lengths are
+interpolated.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from .counts import TokenCounts
 from .layer_timing import Curve
 from .predict import modules_of
 
-MOST_ROWS = 32
-"""Rows of a batch up to which the last map is timed; more go on as these do."""
-FEW = 8
-"""Rows from which the time of products is taken to grow by the row."""
+MAX_HEAD_ROWS = 32
+"""Largest batch for which the language-model head is timed; larger ones are extrapolated."""
+MIN_LINEAR_ROWS = 8
+"""Number of rows from which the time of matrix products is assumed to grow linearly."""
 
 
 @dataclass(frozen=True)
@@ -34,62 +35,67 @@ class Seconds:
     """Predicted seconds of one ``generate``."""
 
     encoder: float
-    """Projector included."""
+    """Including the projector."""
     prefill: float
     ttft: float
+    """Time to the first token."""
     decode: float
-    """Of one new token, the first one."""
+    """Of the first decoding step."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of the parts of a model on one machine, in one dtype."""
+    """Measured seconds of the parts of a model on one machine, in one dtype."""
 
     encoder_rows: Curve
-    """What an encoder block does row by row in front of its MLP, by tokens."""
+    """Norm and projections of the attention in an encoder block, by tokens."""
     encoder_mlp: Curve
     encoder_attention: Curve
-    """Of one sequence, by its tokens."""
+    """Attention over one sequence, by its tokens."""
     projector: Curve
     """By units."""
     embedding: Curve
     llm_rows: Curve
     llm_attention: Curve
     decode_attention: Curve
-    """Of one query, by keys."""
+    """Attention of one query, by keys."""
     head: Curve
-    """Of the language model's last map, by rows."""
+    """The language-model head, by rows."""
 
-    def seconds(self, courses: TokenCounts) -> Seconds:
-        """What a pass takes."""
-        prefill, encoder, llm, decode = courses.prefill, 0.0, 0.0, 0.0
+    def seconds(self, token_counts: TokenCounts) -> Seconds:
+        """Predicted seconds of a pass with these token counts."""
+        prefill, encoder, llm, decode = token_counts.prefill, 0.0, 0.0, 0.0
         head = rows_at(self.head, prefill.rows)
-        for call in courses.encoder:
+        for call in token_counts.encoder:
             encoder += rows_at(self.embedding, call.embedded) + rows_at(self.projector, call.projected)
             encoder += sum(rows_at(self.projector, units) for units in call.tapped)
-            for segments, behind in zip(call.sequences, call.behind, strict=True):
-                encoder += rows_at(self.encoder_rows, sum(segments)) + rows_at(self.encoder_mlp, behind)
+            for segments, mlp_tokens in zip(call.sequences, call.mlp_tokens, strict=True):
+                encoder += rows_at(self.encoder_rows, sum(segments)) + rows_at(self.encoder_mlp, mlp_tokens)
                 encoder += sum(at(self.encoder_attention, n) for n in segments)
-        for tokens, held, attends in zip(prefill.tokens, prefill.held, prefill.attends, strict=True):
+        for tokens, cached, attends in zip(prefill.tokens, prefill.cached, prefill.attends, strict=True):
             llm += rows_at(self.llm_rows, prefill.rows * tokens)
             decode += rows_at(self.llm_rows, prefill.rows)
             if attends:
                 llm += prefill.rows * at(self.llm_attention, tokens)
-                decode += prefill.rows * at(self.decode_attention, held + 1)
+                decode += prefill.rows * at(self.decode_attention, cached + 1)
         return Seconds(encoder, llm, encoder + llm + head, decode + head)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; :meth:`from_dict` reads it."""
+        """All curves as JSON-ready values, for :meth:`from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Rates:
-        """What :meth:`to_dict` wrote."""
+        """Read the result of :meth:`to_dict`."""
         return cls(**{name: tuple((int(n), float(s)) for n, s in curve) for name, curve in values.items()})
 
 
 def at(curve: Curve, tokens: int) -> float:
-    """Seconds at ``tokens``: straight lines between logarithms; beyond the ends as the nearest two go on."""
+    """Seconds at ``tokens``.
+
+    Interpolates linearly between the logarithms of tokens and seconds. Beyond the ends of the curve it
+    extrapolates from the two nearest points.
+    """
     if not tokens:
         return 0.0
     if len(curve) == 1:
@@ -101,12 +107,12 @@ def at(curve: Curve, tokens: int) -> float:
 
 
 def rows_at(curve: Curve, rows: int) -> float:
-    """Seconds of products of ``rows`` rows: a constant, for reading the weights, and so much a row.
+    """Seconds of matrix products of ``rows`` rows: a constant for reading the weights, plus a time per row.
 
-    Fitted to all that was measured from eight rows on, so that no single measurement that the machine
-    disturbed decides; fewer rows go by the curve itself.
+    The line is fitted to all points from eight rows on, so that a single disturbed measurement has no effect.
+    For fewer rows the curve itself is used.
     """
-    if rows < FEW or sum(n >= FEW for n, _ in curve) < 2:
+    if rows < MIN_LINEAR_ROWS or sum(n >= MIN_LINEAR_ROWS for n, _ in curve) < 2:
         return at(curve, rows)
     constant, each = _line(curve)
     return constant + each * rows
@@ -114,15 +120,15 @@ def rows_at(curve: Curve, rows: int) -> float:
 
 @lru_cache(maxsize=64)
 def _line(curve: Curve) -> tuple[float, float]:
-    """The line through two of the points that is off by the least share in sum; neither part is negative."""
-    points = [(n, s) for n, s in curve if n >= FEW]
+    """The line through two of the points with the smallest sum of relative errors, without negative terms."""
+    points = [(n, s) for n, s in curve if n >= MIN_LINEAR_ROWS]
     best = (math.inf, 0.0, points[-1][1] / points[-1][0])
     for (a, low), (b, high) in combinations(points, 2):
         each = (high - low) / (b - a)
         constant = low - each * a
         if each > 0 and constant >= 0:
-            off = sum(abs((constant + each * n) / s - 1) for n, s in points)
-            best = min(best, (off, constant, each))
+            error = sum(abs((constant + each * n) / s - 1) for n, s in points)
+            best = min(best, (error, constant, each))
     return best[1:]
 
 
@@ -136,15 +142,18 @@ def measure_rates(
     repeats: int = 3,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Rates:
-    """Run the parts of one encoder block and one LLM layer on random numbers, and take the fastest of each.
+    """Time the parts of one encoder block and one LLM layer on random inputs; the fastest run of each counts.
 
-    Seconds to a minute for models of 2B on a CPU. Recurrent layers and experts are taken to be as fast as
-    attention and plain layers of the same FLOPs.
+    Takes up to a minute for a model of 2B parameters on a CPU. Recurrent layers and experts are assumed to be
+    as fast as attention and dense layers of the same FLOPs.
 
     Args:
-        model: a transformers VLM, or its config alone.
-        most_tokens: the longest sequence that the encoder will see, and ``most_prompt`` the LLM.
+        model: a transformers VLM, or its config.
+        most_tokens: the longest sequence of the encoder, in tokens.
+        most_prompt: the longest prompt of the LLM, in tokens.
         dtype, device: default: those of the model's weights, or float32 on the CPU for a config.
+        repeats: runs of each part.
+        advance: called with the number of parts that were timed since the last call.
     """
     modules = modules_of(model)
     weight = next(modules.llm.parameters())
@@ -172,5 +181,5 @@ def measure_rates(
                 lambda: layers.attention(timer, llm.heads, llm.kv_heads, llm.head_dim, True), most_prompt
             ),
             decode_attention=timer.curve(lambda: layers.decode_attention(timer, llm), most_prompt),
-            head=timer.curve(lambda: layers.chain(timer, ((llm.hidden, llm.vocabulary),)), MOST_ROWS),
+            head=timer.curve(lambda: layers.chain(timer, ((llm.hidden, llm.vocabulary),)), MAX_HEAD_ROWS),
         )

@@ -1,53 +1,58 @@
-"""From a wish to a schedule: a budget of tokens or bytes, a speed-up or a time to the first token.
+"""Chooses a schedule for a target: a budget of tokens or bytes, a speed-up, or a time to the first token.
 
-The planner knows what every schedule of one step in each stage costs on the model at hand
-(:mod:`illava.planning.predict`), and what going early and hard has cost in quality (:mod:`illava.planning.sensitivity`). Of all
-schedules that grant the wish it takes the one that the rule expects least harm of.
+Candidates have one step in each stage. For every candidate the planner predicts the cost on the given model
+(:mod:`illava.planning.predict`) and the divergence from the plain model (:mod:`illava.planning.sensitivity`).
+Of all candidates that reach the target it chooses the schedule with the lowest predicted divergence.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..errors import renamed
 from ..methods import Illava
-from ..methods.checks import check_share
 from ..methods.schedules import middle
 from ..models.layout import workload
 from ..models.located import LocatedModules
 from ..models.workload import Size, Workload
 from .machine_speed import Rates, Seconds
 from .predict import Prediction, Predictor, modules_of
-from .sensitivity import PRESET, Where, divergence
+from .sensitivity import PRESET, Placement, divergence
+from .targets import TOLERANCE, collect_targets, describe, shortfall
 
 THOUSANDTHS = range(28, 1000)
-"""Budgets that are tried where none is given, from 1/36 on; what harm is expected below 1/18 is a guess."""
-ENCODER_PLACES = (2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
-LLM_PLACES = (2 / 3, 1 / 2)
-"""No earlier: that costs seventeen times the divergence, and saves least."""
+"""Budgets to try if ``keep`` is no target, from 1/36 on. Below 1/18 the divergence is extrapolated."""
+ENCODER_DEPTHS = (2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
+LLM_DEPTHS = (2 / 3, 1 / 2)
+"""An earlier step has seventeen times the divergence and saves little."""
 ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.8, 1.0)
-ENOUGH = 1 + 1e-9
-"""Up to this :func:`_shortfall` all wishes are granted."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A schedule, what it will cost and what the rule expects of it."""
+    """A schedule with its predicted cost and divergence."""
 
     method: Illava
-    where: Where
+    placement: Placement
     prediction: Prediction
     divergence: float
-    """Expected, in nats of the first token; see :mod:`illava.planning.sensitivity`."""
+    """Predicted, in nats of the first token; see :mod:`illava.planning.sensitivity`."""
     seconds: tuple[Seconds, Seconds] | None = None
-    """Of the schedule and of the plain model, where the machine was measured."""
+    """Of the schedule and of the plain model; None if ``rates`` is not given."""
+
+    @property
+    def where(self) -> Placement:
+        """Deprecated name of :attr:`placement`."""
+        placement: Placement = renamed(self, "where", "placement")
+        return placement
 
     @property
     def speedup(self) -> float:
-        """How many times sooner the first token comes: in seconds where they are known, else in FLOPs."""
+        """Speed-up to the first token, in seconds if these are known, otherwise in FLOPs."""
         if self.seconds is None:
             return self.prediction.speedup
         merged, plain = self.seconds
@@ -56,24 +61,37 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The schedule that the planner settled on."""
+    """The result of :func:`plan`: the chosen schedule, and why it was chosen."""
 
     chosen: Candidate
-    wishes: dict[str, float]
+    targets: dict[str, float]
     met: bool
-    """Whether all wishes are granted; otherwise this is the nearest that is possible."""
+    """Whether all targets are reached. If not, ``chosen`` is the schedule nearest to them."""
     reason: str
-    equals: tuple[Candidate, ...] = ()
-    """Others that grant as much and cost within 5 % as much, for :mod:`illava.evaluation.calibrate` to choose from."""
+    alternatives: tuple[Candidate, ...] = ()
+    """Other candidates that reach the targets at a cost within 5 % of the chosen one, from which
+    :mod:`illava.evaluation.calibrate` can choose."""
+
+    @property
+    def wishes(self) -> dict[str, float]:
+        """Deprecated name of :attr:`targets`."""
+        targets: dict[str, float] = renamed(self, "wishes", "targets")
+        return targets
+
+    @property
+    def equals(self) -> tuple[Candidate, ...]:
+        """Deprecated name of :attr:`alternatives`."""
+        alternatives: tuple[Candidate, ...] = renamed(self, "equals", "alternatives")
+        return alternatives
 
     @property
     def method(self) -> Illava:
-        """What to hand to :func:`illava.accelerate`."""
+        """The method to pass to :func:`illava.accelerate`."""
         return self.chosen.method
 
     @property
     def prediction(self) -> Prediction:
-        """What it will bring."""
+        """Its predicted token counts and costs."""
         return self.chosen.prediction
 
     def __str__(self) -> str:
@@ -83,18 +101,18 @@ class Recommendation:
             [
                 self.reason,
                 f"{p.final_tokens} of {p.visual_tokens} visual tokens left at the end, "
-                f"{p.average_tokens:.1f} on average; {p.speedup:.2f}x fewer FLOPs up to the first token, "
-                f"{p.plain_cost.kv_bytes / p.cost.kv_bytes:.2f}x fewer KV bytes",
+                f"{p.average_tokens:.1f} on average; {p.speedup:.2f}x fewer FLOPs to the first token, "
+                f"{p.plain_cost.kv_bytes / p.cost.kv_bytes:.2f}x fewer KV cache bytes",
                 *steps,
             ]
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """All fields as JSON-ready values."""
         seconds = self.chosen.seconds
         return {
             "method": self.method.to_dict(),
-            "wishes": self.wishes,
+            "targets": self.targets,
             "met": self.met,
             "reason": self.reason,
             "speedup": self.chosen.speedup,
@@ -118,109 +136,95 @@ def plan(
     batch: int = 1,
     rates: Rates | None = None,
 ) -> Recommendation:
-    """Find the schedule that grants a wish at the least harm; several wishes are all to be granted.
+    """Find the schedule with the lowest predicted divergence that reaches all given targets.
 
     Args:
-        model: a transformers VLM, or its config alone.
-        keep: final visual tokens / all, in (0, 1]. On its own: what ``accelerate(model, keep=...)`` does.
-        speedup: how many times sooner the first token is to come, at least: in FLOPs, or in seconds with
-            ``rates``.
-        kv_bytes: bytes of keys and values after the prefill, over the batch, at most.
-        ttft_ms: milliseconds to the first token, at most; needs ``rates``.
+        model: a transformers VLM, or its config.
+        keep: share of all visual tokens that is left at the end, in (0, 1]. As the only target it gives the
+            schedule of ``accelerate(model, keep=...)``.
+        speedup: minimum speed-up to the first token, in FLOPs, or in seconds if ``rates`` is given.
+        kv_bytes: maximum size of the KV cache after the prefill, over the batch, in bytes.
+        ttft_ms: maximum time to the first token, in milliseconds; needs ``rates``.
         picture_size, pictures, frames, prompt_tokens, batch: the prompt; see
             :func:`illava.models.layout.workload`.
-        rates: how fast this machine is on this model, from :func:`illava.planning.machine_speed.measure_rates`.
+        rates: the speed of this machine on this model, see
+            :func:`illava.planning.machine_speed.measure_rates`.
 
-    Raises ValueError for no wish or one out of range, UnsupportedError for a model illava does not know.
+    Raises ValueError if no target is given or one is out of range, UnsupportedError for an unsupported model.
     """
-    wishes = wishes_of(keep, speedup, kv_bytes, ttft_ms)
+    targets = collect_targets(keep, speedup, kv_bytes, ttft_ms)
     if ttft_ms is not None and rates is None:
-        raise ValueError("ttft_ms needs rates, the speed of this machine: rates=measure_rates(model)")
+        raise ValueError("ttft_ms needs the speed of this machine: pass rates=measure_rates(model)")
     modules = modules_of(model)
     work = workload(modules, picture_size, pictures, frames, prompt_tokens, batch)
-    return plan_on(modules, work, wishes, rates)
-
-
-def wishes_of(
-    keep: float | None, speedup: float | None, kv_bytes: int | None, ttft_ms: float | None
-) -> dict[str, float]:
-    """Those that are given, by name. Raises ValueError for none and for one out of range."""
-    given = {"keep": keep, "speedup": speedup, "kv_bytes": kv_bytes, "ttft_ms": ttft_ms}
-    wishes = {name: float(value) for name, value in given.items() if value is not None}
-    if not wishes:
-        raise ValueError("give a wish: keep, speedup, kv_bytes or ttft_ms")
-    if keep is not None:
-        check_share("keep", keep)
-    for name, value in wishes.items():
-        if not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}")
-        if value <= 0 or (name == "speedup" and value < 1):
-            least = "at least 1" if name == "speedup" else "above 0"
-            raise ValueError(f"{name} must be {least}, got {value:g}")
-    return wishes
+    return plan_on(modules, work, targets, rates)
 
 
 def plan_on(
     modules: LocatedModules,
     work: Workload,
-    wishes: dict[str, float],
+    targets: dict[str, float],
     rates: Rates | None = None,
     element_size: int | None = None,
 ) -> Recommendation:
-    """As :func:`plan`, for parts and a workload already at hand and wishes that were checked.
+    """As :func:`plan`, for located modules, a workload and targets from :func:`collect_targets`.
 
-    ``element_size``: bytes of a number; default: as the model's weights have it.
+    ``element_size``: bytes per element; default: that of the model's weights.
     """
     predictor = Predictor(modules, work, element_size)
-    if set(wishes) == {"keep"}:
-        chosen = _candidate(predictor, wishes["keep"], PRESET, rates)
-        reason = "the preset illava-best: halfway through both stages, the best of what was measured"
-        found = [
-            _candidate(predictor, wishes["keep"], where, rates) for where in _places(modules, wishes["keep"])
-        ]
-        return Recommendation(
-            chosen, wishes, True, _with_note(reason, chosen, modules), _equals(chosen, found)
-        )
-    if "keep" in wishes:
-        keep = wishes["keep"]
-        found = [_candidate(predictor, keep, where, rates) for where in _places(modules, keep)]
+    if set(targets) == {"keep"}:
+        chosen = _candidate(predictor, targets["keep"], PRESET, rates)
+        reason = "the preset illava-best: halfway through both stages, the best schedule measured"
+        keep = targets["keep"]
+        found = [_candidate(predictor, keep, placement, rates) for placement in _placements(modules, keep)]
+        reason = _with_note(reason, chosen, modules)
+        return Recommendation(chosen, targets, True, reason, _alternatives(chosen, found))
+    if "keep" in targets:
+        keep = targets["keep"]
+        found = [_candidate(predictor, keep, placement, rates) for placement in _placements(modules, keep)]
     else:
         found = [_candidate(predictor, 1.0, PRESET, rates)]
-        if _shortfall(found[0], wishes) > ENOUGH:
-            found = [_mildest(predictor, where, wishes, rates) for where in _places(modules, 0.5)]
-    granted = [one for one in found if _shortfall(one, wishes) <= ENOUGH]
-    if not granted:
-        chosen = min(found, key=lambda one: (_shortfall(one, wishes), one.divergence))
-        reason = f"not possible: {_said(chosen, wishes)}; this is the nearest"
-        return Recommendation(chosen, wishes, False, reason)
-    if found[0].method.keep == 1 and granted == found:
-        reason = f"nothing needs to merge: {_said(found[0], wishes)}"
-        return Recommendation(found[0], wishes, True, reason)
-    # Of schedules that are as good by the rule the fastest.
-    chosen = min(granted, key=lambda one: (round(math.log(one.divergence + 1e-9), 1), -one.speedup))
-    plural = "s that grant" if len(granted) != 1 else " that grants"
-    reason = f"of {len(granted)} schedule{plural} it, the least harmful by the rule: {_said(chosen, wishes)}"
-    return Recommendation(chosen, wishes, True, _with_note(reason, chosen, modules), _equals(chosen, granted))
+        if shortfall(found[0], targets) > TOLERANCE:
+            found = [_largest_budget(predictor, at, targets, rates) for at in _placements(modules, 0.5)]
+    reaching = [one for one in found if shortfall(one, targets) <= TOLERANCE]
+    if not reaching:
+        chosen = min(found, key=lambda one: (shortfall(one, targets), one.divergence))
+        reason = f"not possible; the nearest schedule has: {describe(chosen, targets)}"
+        return Recommendation(chosen, targets, False, reason)
+    if found[0].method.keep == 1 and reaching == found:
+        reason = f"no merging needed: {describe(found[0], targets)}"
+        return Recommendation(found[0], targets, True, reason)
+    # Of schedules with the same divergence after rounding, the fastest.
+    chosen = min(reaching, key=lambda one: (round(math.log(one.divergence + 1e-9), 1), -one.speedup))
+    plural = "s that reach" if len(reaching) != 1 else " that reaches"
+    reason = (
+        f"of {len(reaching)} schedule{plural} the target, the one with the lowest predicted divergence: "
+        f"{describe(chosen, targets)}"
+    )
+    reason = _with_note(reason, chosen, modules)
+    return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching))
 
 
-def _mildest(predictor: Predictor, where: Where, wishes: dict[str, float], rates: Rates | None) -> Candidate:
-    """What keeps most of all that grants the wishes at a place; the hardest where none does."""
+def _largest_budget(
+    predictor: Predictor, placement: Placement, targets: dict[str, float], rates: Rates | None
+) -> Candidate:
+    """The candidate with the largest budget that reaches the targets; if none does, the smallest budget."""
     tried: dict[int, Candidate] = {}
 
-    def grants(thousandths: int) -> bool:
-        tried[thousandths] = _candidate(predictor, thousandths / 1000, where, rates)
-        return _shortfall(tried[thousandths], wishes) <= ENOUGH
+    def reaches(thousandths: int) -> bool:
+        tried[thousandths] = _candidate(predictor, thousandths / 1000, placement, rates)
+        return shortfall(tried[thousandths], targets) <= TOLERANCE
 
-    # The first that does not: what keeps more costs more.
+    # Costs rise with the budget: search for the first budget that misses the targets.
     least = THOUSANDTHS[0]
-    if not grants(least):
+    if not reaches(least):
         return tried[least]
-    first = bisect_left(THOUSANDTHS, True, key=lambda thousandths: not grants(thousandths))
+    first = bisect_left(THOUSANDTHS, True, key=lambda thousandths: not reaches(thousandths))
     return tried[THOUSANDTHS[first - 1]]
 
 
-def _equals(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]:
-    """Those that cost within 5 % as much to the first token."""
+def _alternatives(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates whose cost to the first token is within 5 % of the chosen one."""
     total = chosen.prediction.cost.total
     return tuple(
         one
@@ -229,81 +233,53 @@ def _equals(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]
     )
 
 
-def _places(modules: LocatedModules, keep: float) -> Iterator[Where]:
-    """Places to try, without those that come to the same."""
+def _placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
+    """The placements to try, without those that give the same layers."""
     if keep == 1:
         yield PRESET
         return
     seen = set()
-    for llm in LLM_PLACES:
-        for encoder in ENCODER_PLACES:
+    for llm in LLM_DEPTHS:
+        for encoder in ENCODER_DEPTHS:
             blocks, layers = middle(modules, encoder, llm)
             shares = ENCODER_SHARES if layers else (1.0,)
             for share in shares:
                 key = (tuple(blocks) if share else (), tuple(layers) if share < 1 else (), share)
                 if key not in seen:
                     seen.add(key)
-                    yield Where(encoder, llm, share)
+                    yield Placement(encoder, llm, share)
 
 
-def _candidate(predictor: Predictor, keep: float, where: Where, rates: Rates | None) -> Candidate:
+def _candidate(predictor: Predictor, keep: float, placement: Placement, rates: Rates | None) -> Candidate:
     modules = predictor.modules
     method = Illava.best(keep)
-    blocks, layers = middle(modules, where.encoder, where.llm)
-    if where != PRESET and keep < 1:
+    blocks, layers = middle(modules, placement.encoder, placement.llm)
+    if placement != PRESET and keep < 1:
         method = replace(
             method,
-            encoder_layers=tuple(blocks) if where.encoder_share else (),
-            llm_layers=tuple(layers) if where.encoder_share < 1 else (),
-            encoder_share=where.encoder_share,
+            encoder_layers=tuple(blocks) if placement.encoder_share else (),
+            llm_layers=tuple(layers) if placement.encoder_share < 1 else (),
+            encoder_share=placement.encoder_share,
         )
     if not layers:
-        # What the preset comes to where the LLM has no layer to merge before.
-        where = replace(where, encoder_share=1.0)
+        # Without an LLM layer to merge before, the encoder does the whole reduction.
+        placement = replace(placement, encoder_share=1.0)
     prediction = predictor.of(method)
-    seconds = None if rates is None else tuple(rates.seconds(course) for course in prediction.courses)
-    return Candidate(method, where, prediction, divergence(keep, where), seconds)  # type: ignore[arg-type]
-
-
-_MEASURES: dict[str, Callable[[Candidate], float]] = {
-    "speedup": lambda one: one.speedup,
-    "kv_bytes": lambda one: one.prediction.cost.kv_bytes,
-    "ttft_ms": lambda one: 1e3 * one.seconds[0].ttft if one.seconds else math.inf,
-}
-
-
-def _shortfall(one: Candidate, wishes: dict[str, float]) -> float:
-    """How far the wish that is granted least is off, as a ratio; up to 1 all are granted."""
-    worst = 0.0
-    for name, measure in _MEASURES.items():
-        if name in wishes:
-            value, wish = measure(one), wishes[name]
-            worst = max(worst, wish / value if name == "speedup" else value / wish)
-    return worst
-
-
-def _said(one: Candidate, wishes: dict[str, float]) -> str:
-    said = []
-    if "speedup" in wishes:
-        unit = "by this machine's rates" if one.seconds else "by FLOPs"
-        said.append(f"the first token {one.speedup:.2f}x sooner {unit}, {wishes['speedup']:g}x asked for")
-    if "kv_bytes" in wishes:
-        said.append(f"{one.prediction.cost.kv_bytes:,} KV bytes, {wishes['kv_bytes']:,.0f} asked for")
-    if "ttft_ms" in wishes and one.seconds:
-        said.append(f"{1e3 * one.seconds[0].ttft:.0f} ms to the first token, {wishes['ttft_ms']:g} asked for")
-    return "; ".join(said)
+    seconds = None if rates is None else tuple(rates.seconds(counts) for counts in prediction.token_counts)
+    return Candidate(method, placement, prediction, divergence(keep, placement), seconds)  # type: ignore[arg-type]
 
 
 def _with_note(reason: str, one: Candidate, modules: LocatedModules) -> str:
     if one.seconds is not None:
-        # Rates are those of products and attention, without calls in between and merging itself.
-        reason += "; small models are further off than large ones: measure it with illava bench"
-    if one.where.measured or not one.prediction.steps:
+        # Rates cover matrix products and attention, not the overhead between them or the merging itself.
+        reason += "; predictions are less accurate for small models: measure with illava bench"
+    if one.placement.measured or not one.prediction.steps:
         return reason
     if not middle(modules)[1]:
-        return f"{reason}; the encoder does all of it, since this LLM has no layer to merge before"
-    early = f"after {one.where.encoder:.0%} of the encoder, which does {one.where.encoder_share:.0%} of it"
+        return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"
+    placement = one.placement
     return (
-        f"{reason}. It merges {early}: earlier or harder than what the shipped models took without "
-        "significant loss; calibrate it on pictures of your own"
+        f"{reason}. The encoder merges after {placement.encoder:.0%} of its blocks and does "
+        f"{placement.encoder_share:.0%} of the reduction: earlier, or more, than the toy models tolerated "
+        "without a significant loss; calibrate on your own images"
     )

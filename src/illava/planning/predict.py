@@ -1,4 +1,4 @@
-"""What a method will bring on a model, before anything is run: from its config and sizes alone."""
+"""Predicts token counts and costs of a method on a model from its config, without running it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import renamed
 from ..methods import Illava, Method
 from ..methods.steps import Plan
 from ..models.dimensions import llm_dimensions
@@ -22,17 +23,17 @@ from .counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts, share
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method does to a prompt, as far as sizes tell.
+    """Predicted token counts and costs of a method for one prompt.
 
-    Counts of units and tokens are those that will be. Where it depends on the picture which units stay
-    (attention windows, lines of Pixtral, pooled and padded pictures, sliding windows of the LLM), they are
-    taken to stay evenly, so that costs are a little off.
+    Unit and token counts are exact. Some costs depend on which units an image keeps: those of attention
+    windows, of Pixtral's lines, of pooled and padded images, and of the LLM's sliding windows. There the
+    kept units are assumed to be spread evenly, and costs are approximate.
     """
 
     family: str
     method: dict[str, Any]
     visual_tokens: int
-    """Over the batch, as all counts here."""
+    """Over the batch, as all counts of this class."""
     final_tokens: int
     average_tokens: float
     """Visual tokens averaged over the LLM's layers."""
@@ -42,17 +43,23 @@ class Prediction:
     cost: Cost
     plain_cost: Cost
     weight_bytes: int
-    """Of the whole model, which merging leaves as it is."""
-    courses: tuple[TokenCounts, TokenCounts]
+    """Of the whole model; merging does not change it."""
+    token_counts: tuple[TokenCounts, TokenCounts]
     """Of the method, and of the plain model."""
 
     @property
+    def courses(self) -> tuple[TokenCounts, TokenCounts]:
+        """Deprecated name of :attr:`token_counts`."""
+        counts: tuple[TokenCounts, TokenCounts] = renamed(self, "courses", "token_counts")
+        return counts
+
+    @property
     def speedup(self) -> float:
-        """How many times fewer FLOPs it takes to the first token."""
+        """FLOPs to the first token, plain / merged."""
         return self.plain_cost.total / self.cost.total
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """All fields as JSON-ready values."""
         return {**shared_fields(self), "weight_bytes": self.weight_bytes}
 
 
@@ -66,15 +73,15 @@ def predict(
     prompt_tokens: int = 47,
     batch: int = 1,
 ) -> Prediction:
-    """Tokens, FLOPs and bytes of a method on a model, beside the plain model's, without running it.
+    """Predict token counts, FLOPs and bytes of a method and of the plain model, without running either.
 
     Args:
-        model: a transformers VLM, or its config alone: then no weights are made.
+        model: a transformers VLM, or its config, for which no weights are created.
         method: default: iLLaVA at the schedule published for the model's family.
         picture_size, pictures, frames, prompt_tokens, batch: see :func:`illava.models.layout.workload`.
 
-    Raises UnsupportedError for families that illava does not know, ValueError for values out of range and for
-    a method that does not fit the model.
+    Raises UnsupportedError for an unsupported model, ValueError for values out of range and for a method that
+    does not fit the model.
     """
     modules = modules_of(model)
     work = workload(modules, picture_size, pictures, frames, prompt_tokens, batch)
@@ -82,36 +89,37 @@ def predict(
 
 
 def modules_of(model: Any) -> LocatedModules:
-    """The modules of a loaded model, of one that a config describes, or those that are given."""
+    """The located modules of a model or of a config. Located modules are returned unchanged."""
     if isinstance(model, LocatedModules):
         return model
     return locate(model) if isinstance(model, nn.Module) else skeleton(model)
 
 
 def skeleton(config: Any) -> LocatedModules:
-    """The modules of the model that a config describes, on the meta device: no weights, no memory.
+    """The located modules of the model of a config, on the meta device, so that weights take no memory.
 
-    Raises UnsupportedError for a model illava does not know.
+    Raises UnsupportedError for an unsupported model.
     """
     from transformers import AutoModelForImageTextToText
 
     family_of(config)
     with torch.device("meta"):
-        return locate(AutoModelForImageTextToText.from_config(config, trust_remote_code=False))
+        model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        return locate(model)
 
 
 def predict_on(
     modules: LocatedModules, method: Method, work: Workload, element_size: int | None = None
 ) -> Prediction:
-    """As :func:`predict`, for modules and a workload already at hand.
+    """As :func:`predict`, for located modules and a workload.
 
-    ``element_size``: bytes of a number; default: as the model's weights have it.
+    ``element_size``: bytes per element; default: that of the model's weights.
     """
     return Predictor(modules, work, element_size).of(method)
 
 
 class Predictor:
-    """Predictions of many methods on one model and prompt; the arguments are those of :func:`predict_on`."""
+    """Predicts many methods on one model and prompt; the arguments are those of :func:`predict_on`."""
 
     def __init__(self, modules: LocatedModules, work: Workload, element_size: int | None = None) -> None:
         self.modules, self.work = modules, work
@@ -121,12 +129,12 @@ class Predictor:
             llm_dimensions(modules.config),
         )
         self.weight_bytes = self.size * sum(weight.numel() for weight in set(modules.model.parameters()))
-        self.plain, *_ = self._courses(Plan())
+        self.plain, *_ = self._token_counts(Plan())
         self.plain_cost = self._cost(self.plain)
 
     def of(self, method: Method) -> Prediction:
-        """What ``method`` will do."""
-        courses, steps, llm_tokens = self._courses(method.plan(self.modules))
+        """The prediction for ``method``."""
+        token_counts, steps, llm_tokens = self._token_counts(method.plan(self.modules))
         return Prediction(
             family=self.modules.family.model_type,
             method=method.to_dict(),
@@ -135,25 +143,25 @@ class Predictor:
             average_tokens=sum(llm_tokens) / len(llm_tokens),
             steps=steps,
             llm_tokens=llm_tokens,
-            cost=self._cost(courses),
+            cost=self._cost(token_counts),
             plain_cost=self.plain_cost,
             weight_bytes=self.weight_bytes,
-            courses=(courses, self.plain),
+            token_counts=(token_counts, self.plain),
         )
 
-    def _courses(self, plan: Plan) -> tuple[TokenCounts, tuple[StepReport, ...], tuple[int, ...]]:
+    def _token_counts(self, plan: Plan) -> tuple[TokenCounts, tuple[StepReport, ...], tuple[int, ...]]:
         encoder, steps, entering = _encoder(self.modules, plan, self.work)
         prefill, llm_steps, llm_tokens = _prefill(self.modules, plan, self.work, entering)
         return TokenCounts((encoder,), prefill), (*steps, *llm_steps), llm_tokens
 
-    def _cost(self, courses: TokenCounts) -> Cost:
-        return cost_of(self.shape, self.llm, courses, self.size)
+    def _cost(self, token_counts: TokenCounts) -> Cost:
+        return cost_of(self.shape, self.llm, token_counts, self.size)
 
 
 def _encoder(
     modules: LocatedModules, plan: Plan, work: Workload
 ) -> tuple[EncoderCounts, list[StepReport], list[int]]:
-    """One call of the encoder, its steps, and the visual tokens of each run of a prompt that it leaves."""
+    """One call of the encoder, its steps, and the visual tokens left in each run of placeholders."""
     g, prefix, batch = modules.group, modules.tower.prefix, work.batch
     full, grids = list(work.segments), work.grids
     left, steps = full, list[StepReport]()
@@ -165,7 +173,7 @@ def _encoder(
     first = left
     windows = _windows(modules, work, grids)
     whole = modules.tower.full_attention_blocks(modules.config.vision_config) or ()
-    sequences, behind, alive = [], [], []
+    sequences, mlp_tokens, alive = [], [], []
     for block in range(len(modules.blocks)):
         here = [prefix + g * n for n in left]
         if windows is not None and block not in whole:
@@ -174,7 +182,7 @@ def _encoder(
         if block in plan.encoder:
             before, left = left, _counts(plan.encoder[block], left, full, None)
             steps.append(StepReport("encoder", block, batch * sum(before), batch * sum(left)))
-        behind.append(batch * sum(prefix + g * n for n in left))
+        mlp_tokens.append(batch * sum(prefix + g * n for n in left))
         alive.append(batch * sum(left))
     entered = sum(left)
     if plan.projector is not None:
@@ -182,14 +190,14 @@ def _encoder(
         steps.append(StepReport("projector", len(modules.blocks), batch * sum(before), batch * sum(left)))
     projected = plan.projector is not None and plan.projector.projected
     taps = modules.family.encoder_dimensions(modules.config).taps
-    course = EncoderCounts(
+    counts = EncoderCounts(
         batch * g * sum(first),
         tuple(sequences),
-        tuple(behind),
+        tuple(mlp_tokens),
         batch * (entered if projected else sum(left)),
         tuple(alive[tap] for tap in taps),
     )
-    return course, steps, _entering(work, left)
+    return counts, steps, _entering(work, left)
 
 
 def _counts(step: Any, left: list[int], full: list[int], grids: tuple[Size, ...] | None) -> list[int]:
@@ -198,7 +206,7 @@ def _counts(step: Any, left: list[int], full: list[int], grids: tuple[Size, ...]
 
 
 def _raster(modules: LocatedModules, work: Workload, left: list[int]) -> tuple[Size, ...] | None:
-    """Rows and columns of each segment whose units are all there."""
+    """Rows and columns of each segment; None if units were dropped before."""
     if left != list(work.segments):
         return None
     if work.grids is not None:
@@ -209,7 +217,7 @@ def _raster(modules: LocatedModules, work: Workload, left: list[int]) -> tuple[S
 def _windows(
     modules: LocatedModules, work: Workload, grids: tuple[Size, ...] | None
 ) -> list[list[int]] | None:
-    """Tokens of each attention window, segment by segment, in blocks that have windows."""
+    """Tokens of each attention window, segment by segment; None for encoders without windows."""
     if grids is None:
         return None
     side = round(modules.group**0.5)
@@ -228,7 +236,7 @@ def _windows(
 
 
 def _even(windows: list[int], left: int, of: int) -> list[int]:
-    """Tokens of each window when ``left`` of ``of`` units are left, spread evenly."""
+    """Tokens of each window if ``left`` of ``of`` units are left, spread evenly over the windows."""
     out, done, total = [], 0, 0
     for window in windows:
         total += window
@@ -239,7 +247,7 @@ def _even(windows: list[int], left: int, of: int) -> list[int]:
 
 
 def _entering(work: Workload, left: list[int]) -> list[int]:
-    """Visual tokens of each run that enter the LLM when ``left`` units of each segment do."""
+    """Visual tokens of each run that enter the LLM if ``left`` units of each segment do."""
     out = []
     seen = [0] * len(left)
     for run in work.runs:
@@ -247,7 +255,7 @@ def _entering(work: Workload, left: list[int]) -> list[int]:
         for segment, count in run.shown:
             share = left[segment] / work.segments[segment]
             before, seen[segment] = seen[segment], seen[segment] + count
-            # Lines of one picture get what is left of it evenly.
+            # The units left of an image are spread evenly over its lines.
             tokens += round(seen[segment] * share) - round(before * share)
         out.append(tokens)
     return out
@@ -256,16 +264,16 @@ def _entering(work: Workload, left: list[int]) -> list[int]:
 def _prefill(
     modules: LocatedModules, plan: Plan, work: Workload, entering: list[int]
 ) -> tuple[PrefillCounts, list[StepReport], tuple[int, ...]]:
-    """The LLM's prefill, its steps, and the visual tokens of each layer over the batch."""
+    """The prefill of the LLM, its steps, and the visual tokens of each layer over the batch."""
     full, left = [run.tokens for run in work.runs], entering
-    tokens, held, visual, steps = [], [], [], []
+    tokens, cached, visual, steps = [], [], [], []
     for layer, (window, recurrent) in enumerate(zip(modules.windows, modules.recurrent, strict=True)):
         if layer in plan.llm:
             before, left = left, _counts(plan.llm[layer], left, full, None)
             steps.append(StepReport("llm", layer, work.batch * sum(before), work.batch * sum(left)))
         here = work.text + sum(left)
         tokens.append(here)
-        held.append(0 if recurrent else here if window is None else min(here, window - 1))
+        cached.append(0 if recurrent else here if window is None else min(here, window - 1))
         visual.append(work.batch * sum(left))
     attends = tuple(not recurrent for recurrent in modules.recurrent)
-    return PrefillCounts(work.batch, tuple(tokens), tuple(held), attends), steps, tuple(visual)
+    return PrefillCounts(work.batch, tuple(tokens), tuple(cached), attends), steps, tuple(visual)

@@ -1,6 +1,7 @@
-"""What the last prefill did: tokens, costs, and the patches that were kept."""
+"""Reports on the last prefill: token counts, costs, and the patches that were kept."""
 
-from .report import PictureReport, Report, StepReport
+from ..planning.counts import StepReport
+from .report import PictureReport, Report
 from .traces import StepTrace
 
 __all__ = ["PictureReport", "Report", "StepReport", "StepTrace"]

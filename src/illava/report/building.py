@@ -1,4 +1,4 @@
-"""Putting a report together from what the stages noted about one prefill."""
+"""Builds the report of a prefill from the records of its stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..planning.cost import cost_of
 from ..planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
 from ..runtime.encoder.run import EncoderRun
 from ..runtime.llm.prefill import Prefill, Sequence
-from . import traces as trace
+from . import traces as step_traces
 from .patches import Layout, layouts
 from .report import PictureReport, Report
 from .traces import StepTrace
@@ -23,16 +23,16 @@ from .traces import StepTrace
 def make_report(
     modules: LocatedModules, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
 ) -> Report:
-    """Put together what the stages noted about one prefill."""
+    """Build the report of a prefill from the records of its stages."""
     prompt = prefill.prompt
     videos = prompt.runs[prompt.video & (prompt.runs >= 0)]
     video_tokens = int((videos == videos[0]).sum()) if len(videos) else None
     pictures = [(run, layout) for run in runs for layout in layouts(modules, run, video_tokens)]
     pictures.sort(key=lambda pair: pair[1].kind)
-    shown = sum(len(layout.tokens) for _, layout in pictures)
+    in_pictures = sum(len(layout.tokens) for _, layout in pictures)
     visual = sum(prompt.lengths)
-    # Beams and several answers a prompt repeat every row of the batch.
-    repeats = visual // shown if shown and visual % shown == 0 else 1
+    # Beams and multiple return sequences repeat every row of the batch.
+    repeats = visual // in_pictures if in_pictures and visual % in_pictures == 0 else 1
     depth = len(modules.layers)
     stages = [prefill.at(layer) for layer in range(depth)]
     llm_tokens = tuple(sum(stage.lengths) // repeats for stage in stages)
@@ -45,8 +45,8 @@ def make_report(
         StepReport("llm", layer, llm_tokens[layer - 1] if layer else entering, llm_tokens[layer])
         for layer in plan.llm
     ]
-    known = shown * repeats == visual
-    merged, plain = courses = _courses(modules, runs, prefill, stages, plan)
+    known = in_pictures * repeats == visual
+    merged, plain = token_counts = _token_counts(modules, runs, prefill, stages, plan)
     shape, llm = modules.family.encoder_dimensions(modules.config), llm_dimensions(modules.config)
     size = next(modules.llm.parameters()).element_size()
     return Report(
@@ -60,7 +60,7 @@ def make_report(
         row_tokens=tuple(zip(*((stage.runs >= 0).sum(1).tolist() for stage in stages), strict=True)),
         cost=cost_of(shape, llm, merged, size),
         plain_cost=cost_of(shape, llm, plain, size),
-        courses=courses,
+        token_counts=token_counts,
         pictures=_pictures(modules, plan, pictures, prefill, repeats) if known else (),
         tile_edge=_tile_edge(modules),
         traces=_traces(modules, plan, pictures, prefill, repeats) if known else (),
@@ -81,52 +81,54 @@ def _traces(
     if not pictures or any(run.traces is None for run, _ in pictures) or prefill.traces is None:
         return ()
     first = [
-        None if stage == "pixels" else trace.before_llm(stage, block, pictures)
+        None if stage == "pixels" else step_traces.before_llm(stage, block, pictures)
         for stage, block in _before_llm(modules, plan)
     ]
-    return (*first, *(trace.in_llm(layer, pictures, prefill, repeats) for layer in plan.llm))
+    return (*first, *(step_traces.in_llm(layer, pictures, prefill, repeats) for layer in plan.llm))
 
 
 def _before_llm(modules: LocatedModules, plan: Plan) -> list[tuple[str, int]]:
-    """Stage and block of every step before the LLM."""
+    """The stage and block of every step before the LLM."""
     first = [] if plan.pixels is None else [("pixels", -1)]
-    behind = [] if plan.projector is None else [("projector", len(modules.blocks))]
-    return [*first, *(("encoder", block) for block in plan.encoder), *behind]
+    last = [] if plan.projector is None else [("projector", len(modules.blocks))]
+    return [*first, *(("encoder", block) for block in plan.encoder), *last]
 
 
 def _around(runs: list[EncoderRun], block: int) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    """Units of each segment, run by run, before and after the step at ``block``."""
+    """Units of each segment before and after the step at ``block``, for each encoder run."""
     return [run.lengths_before(block) for run in runs], [run.lengths_before(block + 1) for run in runs]
 
 
-def _courses(
+def _token_counts(
     modules: LocatedModules, runs: list[EncoderRun], prefill: Prefill, stages: list[Sequence], plan: Plan
 ) -> tuple[TokenCounts, TokenCounts]:
-    """Of the pass as it was, and of the plain model's."""
+    """Token counts of the pass, and those of the plain model."""
     taps = modules.family.encoder_dimensions(modules.config).taps
     batch, length = prefill.prompt.runs.shape
     attends = tuple(not recurrent for recurrent in modules.recurrent)
     merged = PrefillCounts(
         batch,
         tuple(stage.columns.shape[1] for stage in stages),
-        tuple(_held(modules, i, prefill, stage) for i, stage in enumerate(stages)),
+        tuple(_cached(modules, i, prefill, stage) for i, stage in enumerate(stages)),
         attends,
     )
     plain = PrefillCounts(
         batch,
         (length,) * len(stages),
-        tuple(_held(modules, i, prefill, None) for i in range(len(stages))),
+        tuple(_cached(modules, i, prefill, None) for i in range(len(stages))),
         attends,
     )
     return (
-        TokenCounts(tuple(_course(modules, taps, run, plan) for run in runs), merged),
-        TokenCounts(tuple(_plain_course(modules, taps, run) for run in runs), plain),
+        TokenCounts(tuple(_encoder_counts(modules, taps, run, plan) for run in runs), merged),
+        TokenCounts(tuple(_plain_encoder_counts(modules, taps, run) for run in runs), plain),
     )
 
 
-def _course(modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun, plan: Plan) -> EncoderCounts:
+def _encoder_counts(
+    modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun, plan: Plan
+) -> EncoderCounts:
     blocks, g = range(len(modules.blocks)), modules.group
-    # A step that chooses among projected features leaves the projector all of them.
+    # A step that chooses among projected features comes after the projector, which processes all units.
     projected = plan.projector is not None and plan.projector.projected
     return EncoderCounts(
         run.embedded,
@@ -137,7 +139,7 @@ def _course(modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun, pla
     )
 
 
-def _plain_course(modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun) -> EncoderCounts:
+def _plain_encoder_counts(modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun) -> EncoderCounts:
     units = sum(run.full_lengths)
     blocks = range(len(modules.blocks))
     sequences = tuple(modules.attending(run.sequence_lengths(block, merged=False)) for block in blocks)
@@ -146,8 +148,8 @@ def _plain_course(modules: LocatedModules, taps: tuple[int, ...], run: EncoderRu
     )
 
 
-def _held(modules: LocatedModules, layer: int, prefill: Prefill, stage: Sequence | None) -> int:
-    """Keys that a layer's cache holds after the prefill, merged or (``stage`` None) plain."""
+def _cached(modules: LocatedModules, layer: int, prefill: Prefill, stage: Sequence | None) -> int:
+    """Keys in the KV cache of a layer after the prefill; of the plain model if ``stage`` is None."""
     if modules.recurrent[layer]:
         return 0
     length, window = prefill.prompt.runs.shape[1], modules.windows[layer]
@@ -185,7 +187,7 @@ def _pictures(
 
 
 def _alive_tokens(prefill: Prefill, sequence: Sequence, repeats: int) -> dict[str, Tensor]:
-    """Per kind of picture, (T,) bool over its placeholders in prompt order: which are left."""
+    """For images and for videos, (T,) bool: which of their placeholders, in prompt order, are left."""
     columns = sequence.columns[::repeats].cpu()
     left = torch.zeros_like(prefill.prompt.runs[::repeats], dtype=torch.bool, device="cpu")
     rows = torch.arange(len(columns))[:, None].expand_as(columns)

@@ -1,4 +1,4 @@
-"""What the last prefill did: tokens before and after every step, what it cost, and which patches stayed."""
+"""The report on the last prefill: tokens before and after every step, costs, and the kept patches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor
 
+from ..errors import renamed
 from ..planning.cost import Cost
 from ..planning.counts import StepReport, TokenCounts, shared_fields
 from .traces import StepTrace
@@ -17,25 +18,25 @@ from .traces import StepTrace
 
 @dataclass(frozen=True)
 class PictureReport:
-    """The patches of one picture or video."""
+    """The patches of one image or video."""
 
     kind: str
     """"image" or "video"."""
     frames: int
     all: Tensor
-    """(U, 5) fp32 frame, x0, y0, x1, y1 of every encoder unit, as fractions of the picture."""
+    """(U, 5) fp32: frame, x0, y0, x1, y1 of every encoder unit, as fractions of the image."""
     kept: tuple[Tensor, ...]
-    """Per step of the report, (P, 5): the patches that survive it."""
+    """For every step of the report, (P, 5): the patches that survive it."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the last prefill with pictures did."""
+    """The report on the last prefill with images or videos."""
 
     family: str
     method: dict[str, Any]
     visual_tokens: int
-    """Placeholders in the prompt, over the batch."""
+    """Visual placeholder tokens in the prompt, over the batch."""
     final_tokens: int
     """Visual tokens after the last step."""
     average_tokens: float
@@ -44,28 +45,34 @@ class Report:
     llm_tokens: tuple[int, ...]
     """Visual tokens in each LLM layer."""
     row_tokens: tuple[tuple[int, ...], ...]
-    """The same for every prompt of the batch; beams and several answers repeat theirs."""
+    """The same for every row of the batch. Beams and multiple return sequences have one row each."""
     cost: Cost
     plain_cost: Cost
-    """Of the same prompt on the plain model."""
-    courses: tuple[TokenCounts, TokenCounts]
-    """The tokens that the pass worked on, and that the plain model's would have."""
+    """The cost of the plain model on the same prompt."""
+    token_counts: tuple[TokenCounts, TokenCounts]
+    """Token counts of the pass, and those of the plain model on the same prompt."""
     pictures: tuple[PictureReport, ...]
-    """In the order of the batch: images, then videos. Empty where their geometry is unknown."""
+    """In the order of the batch: images, then videos. Empty if their geometry is unknown."""
     tile_edge: int | None = None
-    """Pixels of a side of a tile, where ``pictures`` are tiles that a processor cut without telling the model
-    (InternVL, Idefics3, SmolVLM): :func:`illava.report.tiles.untiled` puts them together."""
+    """Side length of a tile in pixels if ``pictures`` are tiles (InternVL, Idefics3, SmolVLM), whose
+    processors do not pass the tiling to the model. :func:`illava.report.tiles.untiled` joins the tiles."""
     traces: tuple[StepTrace | None, ...] = ()
-    """For each step which patches came, stayed and went where, if ``accelerate(trace=True)`` asked for it;
-    None for the making of smaller pictures."""
+    """For each step its input units, its survivors and what they absorbed; None for a step that makes
+    images smaller. Empty without ``accelerate(trace=True)``."""
+
+    @property
+    def courses(self) -> tuple[TokenCounts, TokenCounts]:
+        """Deprecated name of :attr:`token_counts`."""
+        counts: tuple[TokenCounts, TokenCounts] = renamed(self, "courses", "token_counts")
+        return counts
 
     def __str__(self) -> str:
-        """A few lines for people."""
+        """A summary of a few lines."""
         lines = [
             f"{self.final_tokens} of {self.visual_tokens} visual tokens left at the end, "
             f"{self.average_tokens:.1f} on average over {len(self.llm_tokens)} LLM layers",
-            f"{self.plain_cost.total / self.cost.total:.2f}x fewer FLOPs up to the first token, "
-            f"{self.plain_cost.kv_bytes / self.cost.kv_bytes:.2f}x fewer KV bytes",
+            f"{self.plain_cost.total / self.cost.total:.2f}x fewer FLOPs to the first token, "
+            f"{self.plain_cost.kv_bytes / self.cost.kv_bytes:.2f}x fewer KV cache bytes",
         ]
         lines += [f"{step.place}: {step.before} -> {step.after}" for step in self.steps]
         return "\n".join(lines)
@@ -93,9 +100,9 @@ class Report:
         )
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
-        """A heading, every step, and the costs."""
+        """The column headings, then one row per step and per cost."""
         costs = self.plain_cost, self.cost
-        rows = [("", "before / plain", "after / merged", "times less")]
+        rows = [("", "before / plain", "after / merged", "ratio")]
         rows += [
             (s.place, str(s.before), str(s.after), f"{s.before / max(1, s.after):.2f}") for s in self.steps
         ]
@@ -114,7 +121,7 @@ class Report:
         return json.dumps(self.to_dict(), allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON-ready values."""
+        """All fields as JSON-ready values."""
         return {
             **shared_fields(self),
             "row_tokens": [list(row) for row in self.row_tokens],

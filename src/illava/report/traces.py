@@ -1,4 +1,4 @@
-"""Where patches went, step by step, in the coordinates of their pictures; see ``accelerate(trace=True)``."""
+"""Records of every step in the coordinates of the images, for ``accelerate(trace=True)``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import renamed
 from ..ops.merge_weights import MergeWeights
 from ..runtime.encoder.run import EncoderRun
 from ..runtime.llm.prefill import Prefill
@@ -18,59 +19,78 @@ from .patches import Layout
 
 @dataclass(frozen=True)
 class StepTrace:
-    """One step of a report, over all of its pictures; all tensors are on the CPU."""
+    """The record of one step of a report, over all images and videos. All tensors are on the CPU."""
 
     stage: str
     layer: int
     """As in the report's step."""
     picture: Tensor
-    """(N,) int64: of what came to the step, the index among the report's pictures."""
+    """(N,) int64: for each input unit of the step, the index of its image or video in the report."""
     boxes: Tensor
-    """(N, 5) fp32 frame, x0, y0, x1, y1 of each, as fractions of the picture; NaN for tokens that show no
-    patch, such as the ends of OneVision's lines."""
+    """(N, 5) fp32: frame, x0, y0, x1, y1 of each input unit, as fractions of the image. NaN for tokens
+    without a patch, such as the newline tokens of LLaVA-OneVision."""
     kept: Tensor
-    """(P,) int64: which of them stayed, ascending."""
-    links: MergeWeights
-    """What survivors are made of: ``into`` counts survivors, ``source`` what came, with its ``weight``."""
+    """(P,) int64: indices of the survivors among the input units, ascending."""
+    merge_weights: MergeWeights
+    """The input units that each survivor is made of: ``into`` indexes survivors, ``source`` input units."""
     scores: Tensor | None
-    """(N,) fp32: the score that the step looked at, which not all methods go by alone (diversity, pivots);
-    None where that is not one number each."""
+    """(N,) fp32: the attention score of each input unit; None if it is not a single number. Some methods
+    select by more than this score, such as diversity or pivots."""
 
     @property
-    def grown(self) -> Tensor:
-        """(P,) bool: the survivors that took others in."""
-        return torch.bincount(self.links.into, minlength=len(self.kept)) > 1
+    def absorbing(self) -> Tensor:
+        """(P,) bool: whether each survivor absorbed other units."""
+        return torch.bincount(self.merge_weights.into, minlength=len(self.kept)) > 1
 
     @property
-    def went(self) -> Tensor:
-        """(N,) int64: the survivor, counted among what came, in which each weighs most; -1 for none."""
-        into, source, weight = self.links
-        # The heaviest link of each source comes last.
+    def merged_into(self) -> Tensor:
+        """(N,) int64: for each input unit, the survivor in which it has the largest weight, as an index among
+        the input units; -1 for units that were dropped without being merged."""
+        into, source, weight = self.merge_weights
+        # Of each source, the pair with the largest weight is written last.
         order = weight.abs().argsort(stable=True)
         out = torch.full((len(self.boxes),), -1)
         out[source[order]] = self.kept[into[order]]
         out[self.kept] = self.kept
         return out
 
+    @property
+    def links(self) -> MergeWeights:
+        """Deprecated name of :attr:`merge_weights`."""
+        weights: MergeWeights = renamed(self, "links", "merge_weights")
+        return weights
+
+    @property
+    def grown(self) -> Tensor:
+        """Deprecated name of :attr:`absorbing`."""
+        absorbing: Tensor = renamed(self, "grown", "absorbing")
+        return absorbing
+
+    @property
+    def went(self) -> Tensor:
+        """Deprecated name of :attr:`merged_into`."""
+        merged_into: Tensor = renamed(self, "went", "merged_into")
+        return merged_into
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, NaN as null."""
+        """All fields as JSON-ready values, with null for NaN."""
         return {
             "stage": self.stage,
             "layer": self.layer,
             "picture": self.picture.tolist(),
             "boxes": [None if row[0] != row[0] else row for row in self.boxes.tolist()],
             "kept": self.kept.tolist(),
-            "links": {name: part.tolist() for name, part in self.links._asdict().items()},
+            "merge_weights": {name: part.tolist() for name, part in self.merge_weights._asdict().items()},
             "scores": None if self.scores is None else self.scores.tolist(),
         }
 
 
 Places = tuple[Tensor, Tensor]
-"""(U,) int64 picture and (U, 5) box of every unit or token."""
+"""(U,) int64: the index of the image, and (U, 5): the box, of every unit or token."""
 
 
 def before_llm(stage: str, block: int, pictures: Sequence[tuple[EncoderRun, Layout]]) -> StepTrace:
-    """The step at an encoder block, or behind the encoder, over all runs."""
+    """The step at an encoder block, or after the encoder, over all encoder runs."""
     runs = list({id(run): run for run, _ in pictures}.values())
     parts = []
     for run in runs:
@@ -82,7 +102,7 @@ def before_llm(stage: str, block: int, pictures: Sequence[tuple[EncoderRun, Layo
 def in_llm(
     layer: int, pictures: Sequence[tuple[EncoderRun, Layout]], prefill: Prefill, repeats: int
 ) -> StepTrace:
-    """The step before a layer of the LLM; of rows that beams repeat, the first."""
+    """The step before an LLM layer. Of rows that beams repeat, only the first is used."""
     assert prefill.traces is not None
     trace = prefill.traces.get(layer)
     if trace is None:
@@ -90,7 +110,7 @@ def in_llm(
         row, index = (sequence.runs >= 0).nonzero().T
         trace = all_stayed(row * prefill.prompt.runs.shape[1] + sequence.columns[row, index])
     if repeats > 1:
-        trace = _some(trace, trace.entered // prefill.prompt.runs.shape[1] % repeats == 0)
+        trace = _subset(trace, trace.entered // prefill.prompt.runs.shape[1] % repeats == 0)
     return _joined("llm", layer, [(trace, _tokens(prefill, pictures, repeats))])
 
 
@@ -105,7 +125,7 @@ def _units(run: EncoderRun, pictures: Sequence[tuple[EncoderRun, Layout]]) -> Pl
 
 
 def _tokens(prefill: Prefill, pictures: Sequence[tuple[EncoderRun, Layout]], repeats: int) -> Places:
-    """Of all places of the prompt; those of repeated rows stay empty."""
+    """For all positions of the prompt. Those of repeated rows have no image and no box."""
     visual, video = (prefill.prompt.runs >= 0).cpu(), prefill.prompt.video.cpu()
     owner, boxes = torch.full((visual.numel(),), -1), torch.full((visual.numel(), 5), float("nan"))
     first = (torch.arange(len(visual)) % repeats == 0)[:, None]
@@ -118,31 +138,31 @@ def _tokens(prefill: Prefill, pictures: Sequence[tuple[EncoderRun, Layout]], rep
     return owner, boxes
 
 
-def _some(trace: Trace, wanted: Tensor) -> Trace:
-    """What is left of a trace when only some of what came is looked at."""
+def _subset(trace: Trace, wanted: Tensor) -> Trace:
+    """The trace of the ``wanted`` input units alone, (N,) bool."""
     number = wanted.cumsum(0) - 1
-    staying = wanted[trace.kept]
-    into, source, weight = trace.links
-    linked = staying[into]
+    surviving = wanted[trace.kept]
+    into, source, weight = trace.merge_weights
+    chosen = surviving[into]
     return Trace(
         trace.entered[wanted],
-        number[trace.kept[staying]],
-        MergeWeights((staying.cumsum(0) - 1)[into[linked]], number[source[linked]], weight[linked]),
+        number[trace.kept[surviving]],
+        MergeWeights((surviving.cumsum(0) - 1)[into[chosen]], number[source[chosen]], weight[chosen]),
         None if trace.scores is None else trace.scores[wanted],
     )
 
 
 def _joined(stage: str, layer: int, parts: Sequence[tuple[Trace, Places]]) -> StepTrace:
-    came, stayed = 0, 0
+    entered, survived = 0, 0
     picture, boxes, kept, found, scores = [], [], [], [], []
     for trace, (owner, places) in parts:
         picture.append(owner[trace.entered])
         boxes.append(places[trace.entered])
-        kept.append(trace.kept + came)
-        into, source, weight = trace.links
-        found.append(MergeWeights(into + stayed, source + came, weight))
+        kept.append(trace.kept + entered)
+        into, source, weight = trace.merge_weights
+        found.append(MergeWeights(into + survived, source + entered, weight))
         scores.append(trace.scores)
-        came, stayed = came + len(trace.entered), stayed + len(trace.kept)
+        entered, survived = entered + len(trace.entered), survived + len(trace.kept)
     known = [part for part in scores if part is not None]
     return StepTrace(
         stage,

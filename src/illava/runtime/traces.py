@@ -1,4 +1,4 @@
-"""What one step did, kept for whoever asked to see it: nothing of this is made otherwise."""
+"""The record of a step, made only for ``accelerate(trace=True)``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..methods.steps import Units
-from ..ops.merge_weights import MergeWeights, links
+from ..ops.merge_weights import MergeWeights, merge_weights
 from ..ops.merging import MergedSegments
 
 
@@ -17,31 +17,31 @@ class Trace:
     """One step of the encoder, the projector or the LLM, on the CPU."""
 
     entered: Tensor
-    """(N,) int64: which units came to the step. Before the LLM among all units of the encoder run; in it the
-    places of visual tokens in the (B, L) prompt, row by row."""
+    """(N,) int64: the input units of the step. Before the LLM these are indices among all units of the
+    encoder run; in the LLM, flat indices of visual tokens in the (B, L) prompt."""
     kept: Tensor
-    """(P,) int64: which of those stayed."""
-    links: MergeWeights
-    """What the survivors are made of: ``into`` among the kept, ``source`` among those that came."""
+    """(P,) int64: indices of the survivors among the input units."""
+    merge_weights: MergeWeights
+    """What the survivors are made of: ``into`` indexes survivors, ``source`` input units."""
     scores: Tensor | None
-    """(N,) fp32: the score that the step looked at; None where that is not one number a unit."""
+    """(N,) fp32: the attention score of each input unit; None if it is not a single number."""
 
 
 def trace_of(merged: MergedSegments, units: Units, entered: Tensor) -> Trace:
-    """Note what became of the ``units`` that came to a step."""
-    # One number a token: in the LLM of each unit, before it of each of a unit's tokens.
+    """The record of a step on ``units``."""
+    # One number per token: in the LLM per unit, before it for each token of a unit.
     plain = units.seen is not None and units.seen.dim() == (2 if units.tokens is None else 1)
     scores = units.scores if plain else None
     return Trace(
         entered.cpu(),
         merged.kept.cpu(),
-        MergeWeights(*(part.detach().cpu() for part in links(merged))),
+        MergeWeights(*(part.detach().cpu() for part in merge_weights(merged))),
         None if scores is None else scores.detach().float().cpu(),
     )
 
 
 def all_stayed(entered: Tensor) -> Trace:
-    """Of a step at which nothing went."""
+    """The record of a step that kept every unit."""
     everything = torch.arange(len(entered))
     ones = torch.ones(len(entered))
     return Trace(entered.cpu(), everything, MergeWeights(everything, everything, ones), None)

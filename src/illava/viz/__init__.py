@@ -1,7 +1,7 @@
-"""Pictures of what stayed: overlays, sheets of all steps, animations, charts, and a page without network.
+"""Drawings of kept and merged patches: overlays, sheets of all steps, animations, charts and an HTML page.
 
-Everything takes the pictures of a prompt and ``handle.report``, and shows most with
-``accelerate(model, ..., trace=True)``.
+All functions take the images of a prompt and ``handle.report``. Merges and scores are drawn only for reports
+of ``accelerate(model, ..., trace=True)``.
 """
 
 from .animation import draw_frames, save_animation

@@ -1,4 +1,4 @@
-"""A video with what stayed of it, frame by frame, as an animated WebP."""
+"""Draws the kept patches of a video, frame by frame, as an animated WebP."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from PIL import Image
 from ..io.files import replacing
 from ..io.pictures import InputError
 from ..report.report import Report
+from .matching import match_pictures
 from .sheet import frame_rows, stacked
-from .shown import shown
 
 
 def draw_frames(frames: Sequence[Image.Image], report: Report, *, scores: bool = False) -> list[Image.Image]:
-    """One sheet of all steps for each frame that the model works with.
+    """Draw a sheet of all steps for each frame of a video that the model processes.
 
     Args:
-        frames: of the prompt's only video, all that were shown.
-        report: as for :func:`illava.viz.draw_steps`.
+        frames: all frames of the only video of the prompt.
+        report: the report of the prefill, as for :func:`illava.viz.draw_steps`.
 
-    Raises InputError where the prompt showed something else.
+    Raises InputError if the report does not describe exactly one video.
     """
-    (video,) = shown([frames], report)
+    (video,) = match_pictures([frames], report)
     return [stacked(frame_rows(video, report, number, scores=scores)) for number in range(len(video.frames))]
 
 
 def save_animation(sheets: Sequence[Image.Image], path: str | os.PathLike[str], seconds: float = 0.7) -> None:
-    """Write sheets as an animated WebP, all at once; raises InputError where that is not possible."""
+    """Write sheets to an animated WebP file, atomically. Raises InputError if this is not possible."""
     try:
         with replacing(path) as partial:
             first, *rest = sheets
@@ -46,4 +46,4 @@ def save_animation(sheets: Sequence[Image.Image], path: str | os.PathLike[str], 
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{path}: no animation can be made of this: {error}") from error
+        raise InputError(f"{path}: the sheets cannot be saved as an animation: {error}") from error

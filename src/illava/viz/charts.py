@@ -1,4 +1,4 @@
-"""Charts of a report: tokens and FLOPs in every block and layer, merged beside plain."""
+"""Bar charts of a report: tokens and FLOPs of every encoder block and LLM layer, plain and merged."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MERGED, PLAIN = "#0072B2", "#B0B0B0"
-"""Blue and grey, which differ in brightness too."""
+"""Blue and grey, which also differ in brightness."""
 
 
 @dataclass(frozen=True)
 class Bars:
-    """One number for each encoder block or LLM layer."""
+    """One chart: a value for each encoder block or LLM layer, plain and merged."""
 
     title: str
     unit: str
@@ -26,27 +26,30 @@ class Bars:
 
 
 def bars(report: Report) -> list[Bars]:
-    """Tokens and FLOPs of each encoder block, then of each LLM layer."""
-    merged, plain = report.courses
+    """The charts of tokens and FLOPs per encoder block, then per LLM layer."""
+    merged, plain = report.token_counts
     blocks = [
-        tuple(float(sum(sum(call.sequences[block]) for call in course.encoder)) for block in range(depth))
-        for course in (plain, merged)
-        for depth in [len(course.encoder[0].sequences) if course.encoder else 0]
+        tuple(float(sum(sum(call.sequences[block]) for call in counts.encoder)) for block in range(depth))
+        for counts in (plain, merged)
+        for depth in [len(counts.encoder[0].sequences) if counts.encoder else 0]
     ]
     layers = [
-        tuple(float(course.prefill.rows * n) for n in course.prefill.tokens) for course in (plain, merged)
+        tuple(float(counts.prefill.rows * n) for n in counts.prefill.tokens) for counts in (plain, merged)
     ]
     costs = report.plain_cost, report.cost
     return [
         Bars("tokens in the image encoder", "tokens", *blocks),
         Bars("FLOPs of the image encoder", "GFLOPs", *(tuple(f / 1e9 for f in c.blocks) for c in costs)),
-        Bars("tokens in the LLM, text included", "tokens", *layers),
+        Bars("tokens in the LLM, including text", "tokens", *layers),
         Bars("FLOPs of the LLM", "GFLOPs", *(tuple(f / 1e9 for f in c.layers) for c in costs)),
     ]
 
 
 def draw_charts(report: Report) -> Figure:
-    """The same as a matplotlib figure. Raises InputError without matplotlib."""
+    """Draw tokens and FLOPs of every encoder block and LLM layer as a matplotlib figure.
+
+    Raises InputError if matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -1,4 +1,4 @@
-"""Drawing which patches of a picture survived: those in its colours, the others grey, faded and striped."""
+"""Draws which patches of an image were kept: these keep their colours, the others become grey and striped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ..report.report import Report
 
 SHORT_SIDE = 384
-"""Smaller pictures are enlarged until their short side has so many pixels."""
+"""Smaller images are enlarged until their short side has at least this many pixels."""
 LONG_SIDE = 4096
-"""Larger ones are reduced, and small ones not enlarged further: an overlay must stay easy to open."""
+"""Maximum length of the long side in pixels, so that an overlay can be opened everywhere."""
 STAGES = {
-    "pixels": "of a smaller picture",
+    "pixels": "smaller image",
     "encoder": "after the image encoder",
     "projector": "after the projector",
     "llm": "after the LLM",
@@ -30,15 +30,14 @@ STAGES = {
 
 
 def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image:
-    """Draw the survivors of the last step of each stage, one panel a stage, several pictures side by side.
+    """Draw the patches kept by the last step of each stage: one panel per stage, images side by side.
 
     Args:
-        pictures: the pictures of the prompt (RGB), in its order.
-        report: ``handle.report`` of the prefill that saw them.
+        pictures: the images of the prompt, in its order.
+        report: ``handle.report`` of the prefill of this prompt.
 
-    Returns an RGB picture: panels at the pictures' own resolution (within SHORT_SIDE and LONG_SIDE), captions
-    below.
-    Raises InputError where the report has no patches for the pictures.
+    Returns an RGB image. Panels have the resolution of the images, within SHORT_SIDE and LONG_SIDE, and a
+    caption below. Raises InputError if the report has no patches for these images.
     """
     if not all(isinstance(picture, Image.Image) for picture in pictures):
         raise InputError("give pictures; videos are drawn by draw_steps and draw_frames")
@@ -50,12 +49,12 @@ def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image
         )
     last = {step.stage: index for index, step in enumerate(report.steps)}
     panels = []
-    for picture, shown in zip(pictures, report.pictures, strict=True):
-        shown_at = sized(picture.convert("RGB"))
+    for picture, patches in zip(pictures, report.pictures, strict=True):
+        at_size = sized(picture.convert("RGB"))
         for stage, index in last.items():
-            panels.append(captioned(shown_at, shown.all, shown.kept[index], STAGES[stage]))
+            panels.append(captioned(at_size, patches.all, patches.kept[index], STAGES[stage]))
         if not last:
-            panels.append(captioned(shown_at, shown.all, shown.all, "nothing was merged"))
+            panels.append(captioned(at_size, patches.all, patches.all, "no merge step"))
     gap = max(8, min(panel.width for panel in panels) // 48)
     size = (sum(panel.width + gap for panel in panels) + gap, max(panel.height for panel in panels) + gap)
     sheet, left = Image.new("RGB", size, "white"), gap
@@ -66,15 +65,15 @@ def draw_overlay(pictures: Sequence[Image.Image], report: Report) -> Image.Image
 
 
 def kept_share(size: tuple[int, int], patches: Tensor, kept: Tensor) -> np.ndarray:
-    """For every pixel, which share of the patches over it survived.
+    """For every pixel, the share of the patches covering it that were kept.
 
     Args:
-        size: width and height of the picture in pixels.
-        patches: (U, 5) frame, x0, y0, x1, y1 of all patches, in fractions of the picture.
-        kept: (P, 5), those that are left.
+        size: width and height of the image in pixels.
+        patches: (U, 5): frame, x0, y0, x1, y1 of all patches, as fractions of the image.
+        kept: (P, 5): the kept patches.
 
-    Returns (height, width) fp32 in [0, 1]; 1 where there are no patches. Only models that look at a picture
-    at several scales have more than one patch over a pixel.
+    Returns (height, width) fp32 in [0, 1]; 1 where there are no patches. A pixel has more than one patch only
+    in models that process an image at several scales.
     """
     total, left = (_count(size, boxes) for boxes in (patches, kept))
     return np.divide(left, total, out=np.ones_like(total), where=total > 0).clip(0, 1)
@@ -90,8 +89,8 @@ def _count(size: tuple[int, int], boxes: Tensor) -> np.ndarray:
 
 
 def sized(picture: Image.Image) -> Image.Image:
-    """A picture within SHORT_SIDE and LONG_SIDE."""
-    # A whole factor keeps the pixels of tiny pictures equally large.
+    """Resize an image to the limits SHORT_SIDE and LONG_SIDE."""
+    # An integer factor keeps the pixels of tiny images equally large.
     factor = min(max(1, math.ceil(SHORT_SIDE / min(picture.size))), LONG_SIDE / max(picture.size))
     size = tuple(max(1, round(edge * factor)) for edge in picture.size)
     return picture if factor == 1 else picture.resize(size, Image.Resampling.BICUBIC)
@@ -104,16 +103,16 @@ def captioned(
     title: str,
     mark: Callable[[Image.Image], None] = lambda drawn: None,
 ) -> Image.Image:
-    """One picture with its survivors and a caption of two lines; ``mark`` may draw on it before."""
+    """An image with its kept patches and a caption of two lines; ``mark`` draws on it before the caption."""
     drawn = faded(picture, kept_share(picture.size, patches, kept))
     mark(drawn)
-    return with_caption(drawn, title, f"{len(kept)} of {len(patches)} patches left")
+    return with_caption(drawn, title, f"{len(kept)} of {len(patches)} patches kept")
 
 
 def with_caption(picture: Image.Image, *lines: str) -> Image.Image:
-    """A picture on white with two lines below it, the second one fainter."""
+    """An image with two lines of text below it on white, the second one lighter."""
     draw = ImageDraw.Draw(picture)
-    # As large as fits into the panel, and never so small that it cannot be read.
+    # The largest font that fits into the panel, but not smaller than is readable.
     wanted = max(12, min(picture.width // 20, 64))
     longest = max(draw.textlength(line, font=ImageFont.load_default(wanted)) for line in lines)
     font_size = max(10, int(wanted * min(1, picture.width / longest)))
@@ -129,13 +128,13 @@ def with_caption(picture: Image.Image, *lines: str) -> Image.Image:
 
 
 def faded(picture: Image.Image, share: np.ndarray) -> Image.Image:
-    """Fade what is gone towards the far end of the picture's brightness, and outline what is left."""
+    """Fade dropped patches to a brightness unlike that of the image, and outline the kept ones."""
     pixels = np.asarray(picture, np.float32)
     grey = np.asarray(picture.convert("L"), np.float32)[..., None]
-    # Told apart by brightness, not by hue: bright pictures fade to dark, dark ones to light.
+    # Distinguished by brightness, not by hue: bright images fade to dark, dark ones to light.
     tone = 40 if ImageStat.Stat(picture.convert("L")).mean[0] > 110 else 215
     thickness = max(1, min(picture.size) // 384)
-    # Where bright and dark things meet, thin stripes still tell what is faded from what is plain.
+    # In images with both bright and dark parts, thin stripes still show which patches are faded.
     y, x = np.ogrid[: picture.height, : picture.width]
     stripes = ((x + y) % (10 * thickness) < thickness)[..., None]
     faded = 0.25 * grey + 0.75 * tone + stripes * (40 if tone < 128 else -40)
@@ -145,7 +144,7 @@ def faded(picture: Image.Image, share: np.ndarray) -> Image.Image:
 
 
 def _outline(share: np.ndarray, reach: int) -> np.ndarray:
-    """(height, width) bool: pixels of survivors within ``reach`` of a patch with a smaller share."""
+    """(height, width) bool: pixels of kept patches within ``reach`` of a patch with a smaller share."""
     padded = np.pad(share, reach, mode="edge")
     height, width = share.shape
     lowest = share

@@ -11,7 +11,7 @@ from ...errors import UnsupportedError
 from ...methods.steps import LlmStep, Plan, Tokens, Units, reduced
 from ...models.located import LocatedModules
 from ...ops.marks import finite, marked, zero_or_nan
-from ...ops.masks import among, compact_rows, take, take_positions, take_rows
+from ...ops.masks import compact_rows, occurring, take, take_positions, take_rows
 from ...ops.positions import compact
 from .masks import LlmMasks
 from .prefill import Prefill, Sequence
@@ -141,7 +141,7 @@ class LlmEntry:
         shown = kwargs.get("visual_pos_masks")
         if shown is not None and kwargs.get("deepstack_visual_embeds") is not None:
             # What was tapped early has rows of tokens that were dropped later.
-            left, row = among(columns, length)[shown], shown.nonzero()[:, 0]
+            left, row = occurring(columns, length)[shown], shown.nonzero()[:, 0]
             kwargs["deepstack_visual_embeds"] = [
                 _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch)
                 for rows in kwargs["deepstack_visual_embeds"]

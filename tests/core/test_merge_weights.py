@@ -11,7 +11,7 @@ from illava.methods.random import keep_random
 from illava.methods.sparsevlm import recycle_clusters
 from illava.methods.tome import merge_similar
 from illava.methods.visionzip import gather
-from illava.ops.merge_weights import MOST, links
+from illava.ops.merge_weights import MAX_ELEMENTS, merge_weights
 from illava.ops.merging import REDUCTIONS, MergedSegments, merge_segments, reduce_segments
 
 LENGTHS, COUNTS = (9, 0, 4, 9, 6), (4, 0, 4, 4, 2)
@@ -24,7 +24,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 def rebuilt(merged: MergedSegments, units: torch.Tensor) -> torch.Tensor:
     """(P, D): what the links say the survivors are, by a loop."""
     out = torch.zeros(len(merged.kept), units.shape[1])
-    for into, source, weight in zip(*(part.tolist() for part in links(merged)), strict=True):
+    for into, source, weight in zip(*(part.tolist() for part in merge_weights(merged)), strict=True):
         out[into] += weight * units[source]
     return out
 
@@ -62,7 +62,7 @@ STEPS = steps()
 def test_survivors_are_what_the_links_say(name: str) -> None:
     units, merged = STEPS[name]
     torch.testing.assert_close(rebuilt(merged, units), merged.units, atol=1e-5, rtol=0)
-    into, source, weight = links(merged)
+    into, source, weight = merge_weights(merged)
     assert set(into.tolist()) == set(range(len(merged.kept)))
     assert (weight != 0).all()
     order = (into * 1000 + source).tolist()
@@ -72,7 +72,7 @@ def test_survivors_are_what_the_links_say(name: str) -> None:
 @pytest.mark.parametrize("name", ["recycle", "drop", "weighted", "fold", "fold, sizes", "tome", "pool"])
 def test_means_have_weights_that_sum_to_one(name: str) -> None:
     _, merged = STEPS[name]
-    into, _, weight = links(merged)
+    into, _, weight = merge_weights(merged)
     sums = torch.zeros(len(merged.kept)).index_add(0, into, weight)
     torch.testing.assert_close(sums, torch.ones_like(sums))
 
@@ -83,14 +83,14 @@ def test_folding_by_hand() -> None:
     merged = merge_segments(
         units, torch.tensor([4.0, 3, 2, 1]), (4,), (2,), reduce="fold", similarity="cosine"
     )
-    assert [part.tolist() for part in links(merged)] == [[0, 0, 1, 1], [0, 2, 1, 3], [0.5] * 4]
+    assert [part.tolist() for part in merge_weights(merged)] == [[0, 0, 1, 1], [0, 2, 1, 3], [0.5] * 4]
 
 
 def test_recycling_by_hand() -> None:
     units = torch.tensor([[2.0], [1.0], [1.0], [0.0]])
     # The survivor of the lower score, unit 1, takes in both others, by exp(1 * 1) and exp(1 * 0).
     merged = merge_segments(units, torch.tensor([4.0, 3, 2, 1]), (4,), (2,), reduce="recycle", recycle=0.05)
-    into, source, weight = links(merged)
+    into, source, weight = merge_weights(merged)
     e = torch.e
     assert into.tolist() == [0, 1, 1, 1]
     assert source.tolist() == [0, 1, 2, 3]
@@ -99,8 +99,8 @@ def test_recycling_by_hand() -> None:
 
 def test_many_units_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     _, merged = STEPS["fold"]
-    whole = links(merged)
-    assert sum(LENGTHS) ** 2 < MOST
-    monkeypatch.setattr("illava.ops.merge_weights.MOST", 20)
-    for part, other in zip(links(merged), whole, strict=True):
+    whole = merge_weights(merged)
+    assert sum(LENGTHS) ** 2 < MAX_ELEMENTS
+    monkeypatch.setattr("illava.ops.merge_weights.MAX_ELEMENTS", 20)
+    for part, other in zip(merge_weights(merged), whole, strict=True):
         assert torch.equal(part, other)
