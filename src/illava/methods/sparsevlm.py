@@ -51,9 +51,9 @@ class SparseVLM(Method):
     """Keep the visual tokens that the telling words of the prompt attend to, and means of the others.
 
     Args:
-        layers: three decoder layers (0-based) whose attention rates; tokens are dropped
-            after each of them, that is before the next layer. None: 2, 6, 15 of 32, scaled to the LLM's depth; one too shallow for three
-            steps gets the last of them.
+        layers: three decoder layers (0-based) whose attention rates; tokens are dropped after each of them,
+            that is before the next layer. None: 2, 6, 15 of 32, scaled to the LLM's depth; one too shallow
+            for three steps gets the last of them.
         keep: visual tokens and clusters at the end, as a share of each run of visual tokens, in (0, 1].
             None: 113 / 576, published as 192 tokens on average.
 

@@ -239,7 +239,7 @@ class LlmStep(Step):
     (computed once more for that), or none."""
 
     def enter(self, tokens: Tokens) -> Any:
-        """Called once, for a plan's first step, on the embeddings; all steps get the result as ``context``."""
+        """Called once, for the first step, on the embeddings; all steps get the result as ``context``."""
         return None
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
