@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import math
 import os
+import pickle
 
 import pytest
 
@@ -45,8 +48,14 @@ from tests.tiny_configs import CONFIGS
         ({"reduce": "sum"}, "recycle, drop, weighted, fold, got 'sum'"),
         ({"score": "fast"}, "exact, sampled, got 'fast'"),
         ({"select": "best"}, "highest, diverse, lowest, random, got 'best'"),
-        ({"seed": -1}, "seed must be"),
-        ({"seed": 0.5}, "seed must be"),
+        ({"experimental": {"seed": -1}}, "seed must be"),
+        ({"experimental": {"seed": 0.5}}, "seed must be"),
+        ({"experimental": {"encoder_score": "x"}}, "encoder_score must be one of attention, rarity, norm"),
+        ({"experimental": {"llm_score": ["last"]}}, "llm_score must be one of last, text"),
+        ({"experimental": {"positions": "new"}}, "positions must be one of original, compact"),
+        ({"experimental": {"proportional": 1}}, "proportional must be True or False"),
+        ({"experimental": {"keep": 1}}, "experimental has no option keep; its options are encoder_score"),
+        ({"experimental": "compact"}, "experimental must be a mapping"),
     ],
 )
 def test_bad_values_say_what_would_be_right(values, message):
@@ -75,18 +84,34 @@ def test_a_method_is_frozen_and_compares_by_value():
         method.keep = 0.5
 
 
+def test_experimental_options_are_a_frozen_mapping_that_compares_by_value():
+    given = {"positions": "compact", "seed": 0}
+    method = illava.Illava(experimental=given)
+    given["positions"] = "original"
+    assert method.experimental == {"positions": "compact"}, "defaults are left out, and nothing is shared"
+    assert method == illava.Illava(experimental={"positions": "compact"}) != illava.Illava()
+    assert hash(method) == hash(illava.Illava(experimental={"positions": "compact"}))
+    assert illava.Illava(experimental={"seed": 0}) == illava.Illava()
+    assert (
+        copy.deepcopy(method) == pickle.loads(pickle.dumps(method)) == dataclasses.replace(method) == method
+    )
+    with pytest.raises(TypeError):
+        method.experimental["seed"] = 1
+
+
 EXAMPLES = [
     illava.Illava(),
     illava.Illava(keep=1 / 9),
     illava.Illava(encoder_layers=(), llm_layers=(8,), llm_keep=0.7, reduce="weighted"),
     illava.Illava(encoder_layers=(5, 6), encoder_keep=(0.8, 0.9), recycle=0.5, neighbours=3, score="sampled"),
+    illava.Illava(select="random", experimental={"seed": 7, "positions": "compact"}),
 ]
 
 
 @pytest.mark.parametrize("method", EXAMPLES)
 def test_dictionaries_and_files_bring_a_method_back(method, tmp_path):
     values = json.loads(json.dumps(method.to_dict()))
-    assert values["method"] == "illava"
+    assert (values["method"], values["version"]) == ("illava", 2)
     assert method_from_dict(values) == method
     assert illava.Illava.from_dict(values) == method
     path = method.save_pretrained(tmp_path / "new" / "folder")
@@ -103,6 +128,14 @@ def test_dictionaries_and_files_bring_a_method_back(method, tmp_path):
         ({}, "unknown method None"),
         ({"method": "illava", "kep": 1}, "no field kep"),
         ({"method": "illava", "keep": 7}, "keep must lie in"),
+        (
+            {"method": "illava", "version": 3},
+            "newer illava, this one reads up to 2: pip install --upgrade illava",
+        ),
+        ({"method": "illava", "version": "2"}, "version must be a whole number from 1 up"),
+        ({"method": "illava", "version": True}, "version must be a whole number from 1 up"),
+        ({"method": "illava", "version": 2, "positions": "compact"}, "no field positions"),
+        ({"method": "illava", "positions": "new"}, "positions must be one of"),
         ([], "expected a dictionary"),
     ],
 )
@@ -163,12 +196,12 @@ def test_plans_on_a_small_model(family):
     assert illava.Illava(keep=1.0).plan(modules).llm == {}
     budget = illava.Illava(keep=1 / 9).plan(modules)
     steps = [*budget.encoder.values(), *budget.llm.values()]
-    assert math.prod(step.keep for step in steps) == pytest.approx(1 / 9)
+    assert math.prod(step.share for step in steps) == pytest.approx(1 / 9)
     assert steps[-1].of_all == 1 / 9
     only_encoder = illava.Illava(keep=0.25, encoder_layers=(1, 3), llm_layers=()).plan(modules)
     assert (set(only_encoder.encoder), only_encoder.llm) == ({1, 3}, {})
     assert only_encoder.encoder[3].of_all == 0.25
-    assert [s.keep for s in only_encoder.encoder.values()] == pytest.approx([0.5, 0.5])
+    assert [s.share for s in only_encoder.encoder.values()] == pytest.approx([0.5, 0.5])
     with pytest.raises(ValueError, match="at least one layer"):
         illava.Illava(keep=0.5, encoder_layers=(), llm_layers=()).plan(modules)
     with pytest.raises(ValueError, match=r"llm_layers: this model has layers 0 to 4, got 5"):
@@ -179,6 +212,6 @@ def test_a_budget_equal_to_the_published_share_is_the_published_schedule():
     modules = locate(tiny_model("qwen2_vl"))
     published = illava.Illava().plan(modules)
     budget = illava.Illava(keep=0.84**4 * 0.9**3).plan(modules)
-    assert {k: s.keep for k, s in budget.encoder.items()} == pytest.approx(
-        {k: s.keep for k, s in published.encoder.items()}
+    assert {k: s.share for k, s in budget.encoder.items()} == pytest.approx(
+        {k: s.share for k, s in published.encoder.items()}
     )

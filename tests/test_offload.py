@@ -20,7 +20,11 @@ from tests.battery.test_methods import MADE, refused
 from tests.tiny import tiny_model
 from tests.watching import blocks, layers
 
-METHODS = {**MADE, "illava": illava.Illava(keep=0.3), "compact": illava.Illava(keep=0.3, positions="compact")}
+METHODS = {
+    **MADE,
+    "illava": illava.Illava(keep=0.3),
+    "compact": illava.Illava(keep=0.3, experimental={"positions": "compact"}),
+}
 FAMILIES = ("llava", "qwen2_vl", "internvl")
 PARTS = ("block", "encoder", "projector", "embeddings", "first layer", "layer", "LLM", "head", "all")
 

@@ -30,10 +30,12 @@ MATMULS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if BY_BACKE
 OPTIONS: dict[str, Any] = {
     **MADE,
     "illava": illava.Illava(keep=0.3),
-    "text": illava.Illava(keep=0.3, llm_score="text"),
+    "text": illava.Illava(keep=0.3, experimental={"llm_score": "text"}),
 }
-OPTIONS["rarity"] = illava.Illava(keep=0.3, encoder_score="rarity", select="diverse", similarity="cosine")
-OPTIONS["weighted"] = illava.Illava(keep=0.3, encoder_score="norm", reduce="weighted")
+OPTIONS["rarity"] = illava.Illava(
+    keep=0.3, select="diverse", similarity="cosine", experimental={"encoder_score": "rarity"}
+)
+OPTIONS["weighted"] = illava.Illava(keep=0.3, reduce="weighted", experimental={"encoder_score": "norm"})
 
 
 def settings() -> tuple[Any, ...]:

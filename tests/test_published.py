@@ -120,7 +120,7 @@ def test_a_published_size_merges_where_its_familys_schedule_says(name, tmp_path)
             expected = {(False, block) for block in at_blocks} | {(True, layer - 1) for layer in at_layers}
             assert tapped(model) == expected
             steps = [*plan.encoder.values(), *plan.llm.values()]
-            shares, published = [step.keep for step in steps], [*encoder_keep, *llm_keep]
+            shares, published = [step.share for step in steps], [*encoder_keep, *llm_keep]
             if keep is None:
                 assert shares == pytest.approx(published)
             else:

@@ -29,7 +29,11 @@ RED = (255, 40, 40)
 Corners = tuple[int, int, int, int]
 # The unit of each segment that is least like the others, and no other.
 ODD = illava.Illava(
-    encoder_layers=(0,), encoder_keep=0.01, llm_layers=(), encoder_score="rarity", reduce="drop"
+    encoder_layers=(0,),
+    encoder_keep=0.01,
+    llm_layers=(),
+    reduce="drop",
+    experimental={"encoder_score": "rarity"},
 )
 
 

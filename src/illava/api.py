@@ -1,4 +1,4 @@
-"""The one line that makes a loaded model faster, and the handle that undoes it."""
+"""``accelerate``, the entry point of the library, and the handle that undoes it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from .errors import UnsupportedError
 from .methods import Illava, Method
+from .methods.shipped import shipped_with
 from .methods.steps import Plan
 from .models.located import check_feature_layer, locate
 from .report.building import make_report
@@ -64,15 +65,15 @@ class Handle:
 
     @property
     def report(self) -> Report:
-        """What the last completed prefill with pictures did. Raises ValueError when there was none yet."""
+        """What the last completed prefill with images did. Raises ValueError before the first one."""
         if self._last is None:
             raise ValueError("there is no report yet: run the model on a prompt with a picture first")
         runs, prefill = self._last
         return make_report(self.modules, self.method, self.plan, runs, prefill)
 
     def remove(self) -> None:
-        """Take everything off again: the model is bit for bit what it was. Calling it twice does no harm."""
-        # Another thread's call comes to its end first.
+        """Remove all hooks: the model computes bit for bit what it did before. A second call does nothing."""
+        # Wait for calls of other threads.
         with self._calls.lock.block():
             self._hooks.remove()
 
@@ -101,25 +102,33 @@ def accelerate(
     Args:
         model: a transformers VLM of a supported family (:func:`illava.supported_families`), on any device,
             in any floating dtype, with SDPA, eager, flash or flex attention.
-        method: which tokens go and when, e.g. ``illava.Illava(...)``. Default: iLLaVA at the schedule
-            published for the model's family.
-        keep: final visual tokens / all, in (0, 1]; the planner picks the schedule, which for this wish alone
-            is ``illava.Illava.best(keep)``. For other wishes see :func:`illava.plan`.
-        trace: whether ``report.traces`` is to say, step by step, which patches stayed, which took others in,
-            and where those went with what weight. Costs time and memory; off, it costs nothing.
+        method: which tokens to merge and where, e.g. ``illava.Illava(...)``. Default, without ``keep``:
+
+            1. the method in ``illava_config.json`` beside the weights, in the folder or hub repository that
+               the model was loaded from, if there is one (:meth:`illava.Method.save_pretrained` writes it).
+               The hub is asked at most once for a model, and not at all with ``HF_HUB_OFFLINE``, for models
+               from a folder, or for models made from a config;
+            2. else ``illava.Illava()``, the schedule published for the model's family. Pass it to get this
+               schedule whatever lies beside the weights.
+
+            ``handle.method`` is the method in use.
+        keep: share of all visual tokens left at the end, in (0, 1]: ``illava.Illava.best(keep)``. For a
+            speed-up or a cache size see :func:`illava.plan`.
+        trace: record in ``report.traces``, step by step, which patches are kept, which are merged into
+            others, and with what weight. Costs time and memory; off, it costs nothing.
 
     Raises:
-        UnsupportedError: another model family or attention backend; names what is supported. Also where the
-            installed transformers lacks something that illava relies on; names it.
-        ValueError: the model is accelerated already, both ``method`` and ``keep`` are given, or the method
-            names a layer that the model does not have.
+        UnsupportedError: the model's family or attention backend is not supported, or the installed
+            transformers lacks something that illava relies on; the message names it.
+        ValueError: the model is accelerated already, both ``method`` and ``keep`` are given, the method
+            names a layer that the model does not have, or ``illava_config.json`` is not valid.
 
-    While accelerated, logits cover the tokens that are left, so they are shorter than ``input_ids`` and
-    ``labels`` are refused; padding that follows a row stays there, so the last logits stand where the plain
-    model has them. ``get_image_features``, and the ``image_outputs`` of a forward, keep a row for every
-    placeholder, NaN where the encoder dropped a token, and can be handed in again. With ``keep=1.0``, or
-    without pictures, logits are bit-identical to the plain model's. Threads that call one accelerated model
-    wait for each other.
+    While accelerated, logits cover the remaining tokens, so they are shorter than ``input_ids``, and
+    ``labels`` are refused; right padding stays, so the last logits are where the plain model has them.
+    ``get_image_features``, and the ``image_outputs`` of a forward, keep a row for every placeholder, NaN
+    where the encoder dropped a token, and can be passed in again. With ``keep=1.0``, or without images,
+    logits are bit-identical to the plain model's. Threads that call one accelerated model wait for each
+    other.
     """
     if method is not None and not isinstance(method, Method):
         raise ValueError(
@@ -127,6 +136,9 @@ def accelerate(
         )
     if method is not None and keep is not None:
         raise ValueError("give either a method or keep; a method has its own keep")
+    if method is None and keep is not None:
+        method = Illava.best(keep)
     if method is None:
-        method = Illava() if keep is None else Illava.best(keep)
+        shipped = shipped_with(model)
+        method = Illava() if shipped is None else shipped.method
     return Handle(model, method, trace=trace)

@@ -1,4 +1,4 @@
-"""Asking a model about pictures, with and without acceleration: what ``illava ask`` does."""
+"""Ask a model about images, with and without acceleration: what ``illava ask`` does."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .errors import InputError
 from .io.pictures import open_picture
 from .io.prompts import as_seen, build_prompt
 from .methods import Illava, Method
+from .methods.presets import DEFAULT_KEEP, make_method, presets
+from .methods.shipped import Shipped, shipped_with
 from .models.loading import load
 from .report import Report
 
@@ -27,7 +29,7 @@ PARTS = ("encoder", "prefill", "decode_per_token", "ttft", "total")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said, and what it took."""
+    """The answer of a model, with its report and timings."""
 
     question: str
     text: str
@@ -36,7 +38,7 @@ class Answer:
     report: Report
     """Of the accelerated model's prefill."""
     timings: list[Timing]
-    """One without comparing; then nothing was warmed up before."""
+    """Without comparing: one, not warmed up."""
     plain_text: str | None = None
     """The plain model's answer, when comparing; None otherwise."""
     plain_timings: list[Timing] | None = None
@@ -80,13 +82,14 @@ def ask(
 ) -> Answer:
     """Ask an accelerated model one question about one or more pictures, or a video; it answers greedily.
 
-    The model comes back as it was. With ``compare`` the plain model is asked too: both once to warm up,
-    then in turn, ``rounds`` times.
+    The model is left as it was. With ``compare`` the plain model is asked as well: after one warm-up of
+    each, both are timed in turn, ``rounds`` times.
 
     Args:
         model, processor: as from :func:`load`.
         pictures: Pillow pictures, or files to open; they stand before the question in the prompt.
-        method: default: iLLaVA at the schedule published for the model's family.
+        method: default: that of ``illava_config.json`` beside the model's weights, else ``Illava.best`` at
+            1/6 of the visual tokens.
         video: frames of a video, all of which are shown; instead of pictures.
         trace: as in :func:`illava.accelerate`.
 
@@ -95,7 +98,7 @@ def ask(
     """
     opened = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
     inputs = build_prompt(processor, opened, question, video).to(device=model.device, dtype=model.dtype)
-    method = Illava() if method is None else method
+    method = choose(model)[0] if method is None else method
     reports: list[Report] = []
 
     def accelerated() -> Timing:
@@ -117,6 +120,25 @@ def ask(
     fast, plain = timings["accelerated"], timings["plain"]
     text, plain_text = (_decode(processor, timing, length) for timing in (fast[0], plain[0]))
     return Answer(question, text, method, reports[0], fast, plain_text, plain)
+
+
+def choose(
+    model: nn.Module, name: str | None = None, keep: float | None = None
+) -> tuple[Method, Shipped | None]:
+    """The method for a name and a budget, either of which may be left out; and where it was found.
+
+    Without both: the method beside the model's weights, else ``Illava.best`` at :data:`DEFAULT_KEEP`. A name
+    alone: the method's own default, a budget alone: ``Illava.best``. Raises InputError.
+    """
+    if name is not None:
+        return make_method(name, DEFAULT_KEEP if keep is None and name in presets() else keep), None
+    if keep is not None:
+        return Illava.best(keep), None
+    try:
+        shipped = shipped_with(model)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return (Illava.best(DEFAULT_KEEP), None) if shipped is None else (shipped.method, shipped)
 
 
 def _decode(processor: Any, timing: Timing, prompt_length: int) -> str:

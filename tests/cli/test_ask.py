@@ -94,8 +94,8 @@ def test_keep(folder, picture, keep, left):
     assert (report["visual_tokens"], report["final_tokens"]) == (24, left)
 
 
-def test_published_schedule_without_keep(folder, picture):
-    result = invoke("ask", picture, "What?", "--model", folder, "--json", *SMALL)
+def test_a_method_without_keep_has_its_published_schedule(folder, picture):
+    result = invoke("ask", picture, "What?", "--model", folder, "--method", "illava", "--json", *SMALL)
     assert json.loads(result.stdout)["method"]["keep"] is None
 
 

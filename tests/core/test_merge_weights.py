@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from illava.methods.pool import pool_segments
-from illava.methods.prumerge import take_in
+from illava.methods.prumerge import absorb
 from illava.methods.random import keep_random
 from illava.methods.sparsevlm import recycle_clusters
 from illava.methods.tome import merge_similar
@@ -41,7 +41,7 @@ def steps() -> dict[str, tuple[torch.Tensor, MergedSegments | None]]:
     others = {
         "visionzip": (lambda p, u, s, k: gather(p, u, s, k, contextual=0.4, halve=True), (paid, keys)),
         "visionzip, sums": (lambda p, u, s, k: gather(p, u, s, k, contextual=0.4, halve=False), (paid, keys)),
-        "prumerge": (lambda p, u, s, k: take_in(p, u, s, k, top=0.5, neighbours=3), (paid, keys)),
+        "prumerge": (lambda p, u, s, k: absorb(p, u, s, k, top=0.5, neighbours=3), (paid, keys)),
         "sparsevlm": (recycle_clusters, (scores,)),
         "random": (lambda p, u: keep_random(p, u, 3), ()),
     }

@@ -117,7 +117,7 @@ def test_the_preset_halves_both_stages_on_every_family(name, keep):
     last = min(f % (len(modules.blocks) + 1) for f in ([read] if isinstance(read, int) else read))
     assert block < last
     assert block == 1 or model.config.model_type in ("qwen2_5_vl", "vipllava")
-    shares = [step.keep for step in (*plan.encoder.values(), *plan.llm.values())]
+    shares = [step.share for step in (*plan.encoder.values(), *plan.llm.values())]
     assert math.prod(shares) == pytest.approx(keep)
     if plan.llm:
         assert shares == pytest.approx([keep**0.5] * 2)

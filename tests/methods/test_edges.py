@@ -26,7 +26,9 @@ IN_THE_LLM = [
     illava.DART(layer=2, keep=0.4),
     illava.SparseVLM(keep=0.4),
     illava.Random(keep=0.4, stage="llm"),
-    illava.Illava(encoder_layers=(), llm_layers=(2,), llm_keep=0.4, llm_score="text", select="diverse"),
+    illava.Illava(
+        encoder_layers=(), llm_layers=(2,), llm_keep=0.4, select="diverse", experimental={"llm_score": "text"}
+    ),
 ]
 BEHIND = [illava.VisionZip(keep=0.4), illava.FasterVLM(keep=0.4)]
 RENUMBERING = [illava.PyramidDrop(keep=0.4), illava.Pool(keep=0.4), illava.Downsample(keep=0.4)]
@@ -79,7 +81,13 @@ def test_renumbering_behind_a_filled_cache_is_refused(method: Method) -> None:
         illava.FastV(layer=3, keep=0.4),
         illava.DART(layer=4, keep=0.4),
         illava.VisionZip(keep=0.4),
-        illava.Illava(encoder_layers=(), llm_layers=(4,), llm_keep=0.4, positions="compact", reduce="fold"),
+        illava.Illava(
+            encoder_layers=(),
+            llm_layers=(4,),
+            llm_keep=0.4,
+            reduce="fold",
+            experimental={"positions": "compact"},
+        ),
     ],
     ids=named,
 )

@@ -49,7 +49,7 @@ def test_scores_without_attention_choose_as_the_loop_does(family, kind, select):
         encoder_layers=(1,),
         encoder_keep=KEEP,
         llm_layers=(),
-        encoder_score=kind,
+        experimental={"encoder_score": kind},
         select=select,
         reduce="drop",
     )
@@ -73,7 +73,9 @@ def test_text_scores_are_the_mean_over_all_text_behind_the_first_picture(family)
     inputs = prompt(model, rows)
     with weights_of(attention_of(layers_of(eager)[1])) as seen:
         eager(**inputs)
-    method = illava.Illava(encoder_layers=(), llm_layers=(2,), llm_keep=KEEP, llm_score="text", reduce="drop")
+    method = illava.Illava(
+        encoder_layers=(), llm_layers=(2,), llm_keep=KEEP, reduce="drop", experimental={"llm_score": "text"}
+    )
     handed: list[Tensor] = []
     whole: list[Tensor] = []
     with entering(layers_of(model)[2], whole):
@@ -131,7 +133,11 @@ def test_compact_positions_are_those_of_a_prompt_that_never_had_the_dropped_toke
     results = {}
     for positions in ("original", "compact"):
         method = illava.Illava(
-            encoder_layers=(), llm_layers=(2,), llm_keep=KEEP, reduce="drop", positions=positions
+            encoder_layers=(),
+            llm_layers=(2,),
+            llm_keep=KEEP,
+            reduce="drop",
+            experimental={"positions": positions},
         )
         with illava.accelerate(model, method) as handle:
             made = model.generate(
@@ -188,11 +194,13 @@ def test_every_option_runs_in_batches_as_in_single_prompts_and_hits_the_budget(f
         keep=0.3,
         reduce="fold",
         similarity="cosine",
-        proportional=True,
-        encoder_score="rarity",
         select="diverse",
-        llm_score="text",
-        positions="compact",
+        experimental={
+            "proportional": True,
+            "encoder_score": "rarity",
+            "llm_score": "text",
+            "positions": "compact",
+        },
     )
     with illava.accelerate(model, method) as handle:
         together = model(**batch).logits[:, -1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from illava.methods.base import Method
 from illava.methods.fastervlm import FasterVLMStep
-from illava.methods.prumerge import PruMergePlus, PruMergePlusStep, take_in
+from illava.methods.prumerge import PruMergePlus, PruMergePlusStep, absorb
 from illava.methods.steps import EncoderAttention
 from tests.core.cases import DTYPES, assert_same_bits, bounded, normal_units, ratios
 from tests.methods.behind_encoder import Case, assert_like_loop, cases, reduced
@@ -59,7 +59,7 @@ def random_segment(n: int, width: int = 6):
 
 def test_a_single_unit_is_the_weighted_mean_at_the_place_of_the_best():
     units, scores, keys = random_segment(9)
-    merged = take_in(1, units, scores, keys, top=0.5, neighbours=32)
+    merged = absorb(1, units, scores, keys, top=0.5, neighbours=32)
     assert merged.kept.tolist() == [[int(scores.argmax())]]
     mean = (scores[0, :, None] * units[0]).sum(0) / scores.sum()
     torch.testing.assert_close(merged.units[0, 0], mean)
@@ -67,7 +67,7 @@ def test_a_single_unit_is_the_weighted_mean_at_the_place_of_the_best():
 
 def test_with_all_others_near_every_unit_adds_the_mean_without_itself():
     units, scores, keys = random_segment(12)
-    merged = take_in(7, units, scores, keys, top=0.5, neighbours=11)
+    merged = absorb(7, units, scores, keys, top=0.5, neighbours=11)
     share, kept = scores[0] / scores.sum(), merged.kept[0]
     grown = units[0, kept] + share @ units[0] - share[kept, None] * units[0, kept]
     (extra,) = [i for i in range(7) if not torch.allclose(merged.units[0, i], grown[i], atol=1e-5)]
@@ -79,9 +79,9 @@ def test_with_all_others_near_every_unit_adds_the_mean_without_itself():
 def test_half_by_score_half_at_a_stride_and_one_more():
     """The lowest scores come first: 13 14 15 are the best; of the others 0, 4, 8; then the best dropped."""
     scores = torch.arange(1.0, 17.0)[None]
-    merged = take_in(7, torch.ones(1, 16, 1), scores, torch.ones(1, 16, 2), top=0.5, neighbours=32)
+    merged = absorb(7, torch.ones(1, 16, 1), scores, torch.ones(1, 16, 2), top=0.5, neighbours=32)
     assert merged.kept.tolist() == [[0, 4, 8, 12, 13, 14, 15]]
-    merged = take_in(7, torch.ones(1, 16, 1), scores, torch.ones(1, 16, 2), top=1.0, neighbours=32)
+    merged = absorb(7, torch.ones(1, 16, 1), scores, torch.ones(1, 16, 2), top=1.0, neighbours=32)
     assert merged.kept.tolist() == [[9, 10, 11, 12, 13, 14, 15]]
 
 

@@ -59,7 +59,9 @@ def test_methods_hand_it_to_both_stages(stage):
     off = {"llm_layers" if stage == "encoder" else "encoder_layers": ()}
     kept = {}
     for select in ("highest", "lowest", "random"):
-        with illava.accelerate(model, illava.Illava(keep=0.4, select=select, seed=3, **off)) as handle:
+        with illava.accelerate(
+            model, illava.Illava(keep=0.4, select=select, experimental={"seed": 3}, **off)
+        ) as handle:
             model(**inputs)
             (seen,) = handle.report.pictures
             kept[select] = str(seen.kept[0].tolist())

@@ -5,7 +5,7 @@ import json
 import pytest
 from illava_lab import tasks as registry
 from illava_lab.benchmarks.evidence import measure
-from illava_lab.benchmarks.evidence import rows as plan
+from illava_lab.benchmarks.evidence import rows as choosing
 from illava_lab.benchmarks.evidence.rows import control_rows, main_rows
 
 from illava import ask
@@ -20,9 +20,9 @@ def test_a_whole_run_on_two_tasks(monkeypatch, tmp_path):
     monkeypatch.setattr(measure, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(measure, "FIGURES", tmp_path / "figures")
     monkeypatch.setattr(registry, "names", lambda: ("attribute", "video"))
-    monkeypatch.setattr(plan, "ENCODER", ((1,),))
-    monkeypatch.setattr(plan, "LLM", ((2,),))
-    monkeypatch.setattr(plan, "SHARES", (0.5, 0.8))
+    monkeypatch.setattr(choosing, "ENCODER", ((1,),))
+    monkeypatch.setattr(choosing, "LLM", ((2,),))
+    monkeypatch.setattr(choosing, "SHARES", (0.5, 0.8))
     # Whatever the model has learnt: here it is the machinery that is tested.
     monkeypatch.setattr(summary, "LEAST_PLAIN", 0.0)
     monkeypatch.setattr(measure, "load", lambda name, *place: ask.load("zoo/S", *place))

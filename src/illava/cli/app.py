@@ -1,4 +1,4 @@
-"""The command line: ``illava ask`` and ``illava info``; the others are in cli_eval.py and cli_compare.py."""
+"""The command line: ``illava ask`` and ``illava info``; the other commands have a file each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..io.tables import new_table
 from .bench import bench
 from .compare import compare
 from .console import (
+    DEFAULT_KEEP,
     App,
     DeviceOption,
     DtypeOption,
@@ -81,15 +82,16 @@ def ask(
     keep: Annotated[
         str | None,
         typer.Option(
-            help="Share of the visual tokens that is left at the end, such as 0.33 or 1/9. "
-            "Default: the schedule published for the model's family."
+            help="Share of all visual tokens left at the end, such as 0.33 or 1/9. Default: with --method, "
+            f"that method's own; else {DEFAULT_KEEP}, the smallest at which illava-best loses no accuracy "
+            "significantly on the shipped models (docs/comparison.md)."
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="Which tokens go: the name of a method. Default: illava, and with --keep illava-best, which "
-            "the planner picks."
+            help="Name of a method or preset; illava is the published schedule. Default: illava-best, or, "
+            "without --keep, the illava_config.json beside the model's weights."
         ),
     ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Run the plain model, too.")] = False,
@@ -119,8 +121,11 @@ def ask(
         from .. import ask as work
         from ..methods.presets import make_method
 
-        chosen = make_method(method or ("illava" if share is None else "illava-best"), share)
+        if method is not None:
+            # Before the model is loaded, which takes time.
+            make_method(method, share or 1.0)
         loaded, processor = work.load(model, device, dtype, trust_remote_code)
+        chosen, shipped = work.choose(loaded, method, share)
         answer = work.ask(
             loaded, processor, opened, question, chosen, max_new_tokens, compare=compare, rounds=rounds
         )
@@ -135,10 +140,13 @@ def ask(
                 "dtype": str(loaded.dtype).removeprefix("torch."),
                 "pictures": pictures,
                 "overlay": str(save_overlay) if save_overlay else None,
+                "method_file": str(shipped.file) if shipped else None,
             }
             typer.echo(json.dumps({**where, **answer.to_dict()}))
         else:
             print_answer(answer)
+            if shipped:
+                typer.echo(f"Method: {chosen.name}, from {shipped.file}")
 
 
 @app.command()
@@ -170,7 +178,9 @@ def print_answer(answer: Answer) -> None:
         typer.echo(answer.text)
     else:
         name = answer.report.method["method"]
-        typer.echo(f"{'plain:':{len(name) + 1}} {answer.plain_text}\n{name}: {answer.text}")
+        typer.echo(
+            f"{'plain:':{len(name) + 1}} {answer.plain_text}\n{name}: {answer.text}\n{_verdict(answer)}"
+        )
     report, rounds = answer.report, len(answer.timings)
     print_table(
         f"Visual tokens: {report.final_tokens} of {report.visual_tokens} left, "
@@ -181,6 +191,27 @@ def print_answer(answer: Answer) -> None:
         "one run, not warmed up" if answer.plain_timings is None else f"medians and ranges of {rounds} rounds"
     )
     print_table(f"Time and cost: {how}", _cost_table(answer))
+
+
+def _verdict(answer: Answer) -> str:
+    """In one line: whether the answers agree, and what was gained."""
+    from ..bench.timing import ratio
+
+    assert answer.plain_timings is not None
+    same = answer.text == answer.plain_text
+    said = "Same answer" if same else f'The answer differs: "{answer.text}", plain "{answer.plain_text}"'
+    first, whole = (ratio(answer.plain_timings, answer.timings, part) for part in ("ttft", "total"))
+    if min(first.low, whole.low) > 1:
+        gain = f"first token {first.median:.2f}x, whole answer {whole.median:.2f}x as fast"
+    elif first.low > 1:
+        gain = f"first token {first.median:.2f}x as fast, whole answer not measurably faster"
+    else:
+        gain = "not measurably faster here"
+    much, little = answer.report.plain_cost, answer.report.cost
+    return (
+        f"{said}. Measured: {gain}. Counted: {much.total / little.total:.2f}x fewer FLOPs, KV cache "
+        f"{much.kv_bytes / little.kv_bytes:.2f}x smaller."
+    )
 
 
 def _steps_table(answer: Answer) -> Table:

@@ -121,6 +121,10 @@ def values(given: list[str] | None) -> list[str]:
     return [piece.strip() for some in pieces for piece in some if piece.strip()]
 
 
+DEFAULT_KEEP = "1/6"
+"""That of :data:`illava.methods.presets.DEFAULT_KEEP`, which takes seconds to import."""
+
+
 def parse_keep(text: str) -> float:
     """A share in (0, 1] from a number or a fraction. Raises InputError."""
     try:

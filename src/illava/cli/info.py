@@ -1,7 +1,8 @@
-"""What can be told about a model from its config alone: what ``illava info`` prints."""
+"""What a config says about a model: the output of ``illava info``."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from .. import zoo
-from ..errors import UnsupportedError
+from ..errors import InputError, UnsupportedError
 from ..io.pictures import demo_names
-from ..methods import Illava
+from ..methods import Illava, Method
+from ..methods.shipped import shipped_with_config
 from ..models.families import FAMILIES, Schedule, family_of
 from ..models.loading import read_config
 from ..models.located import LocatedModules
@@ -41,8 +43,14 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
     facts.add_row("image encoder", f"{len(modules.blocks)} blocks")
     facts.add_row("LLM", f"{len(modules.layers)} layers")
     facts.add_row("published schedule", _schedule(schedule))
+    try:
+        shipped = shipped_with_config(config)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if shipped is not None:
+        facts.add_row("beside the weights", f"{brief(shipped.method)}, from {shipped.file}")
     yield model, facts
-    yield "Merge steps on this model", _steps(modules)
+    yield "Merge steps of the published schedule on this model", _steps(modules)
 
 
 def overview() -> Iterator[Titled]:
@@ -59,6 +67,17 @@ def overview() -> Iterator[Titled]:
     yield "Shipped with illava", shipped
 
 
+def brief(method: Method) -> str:
+    """A method with the fields that differ from their defaults."""
+    values = method.to_dict()
+    for field in dataclasses.fields(method):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        if getattr(method, field.name) == default:
+            values.pop(field.name, None)
+    given = [f"{name}={value}" for name, value in values.items() if name not in ("method", "version")]
+    return f"{method.name}({', '.join(given)})"
+
+
 def _facts() -> Table:
     table = Table(box=SIMPLE_HEAD, show_header=False)
     table.add_column(style="bold", no_wrap=True)
@@ -73,8 +92,8 @@ def _steps(modules: LocatedModules) -> Table:
     plan, left = Illava().plan(modules), 1.0
     for stage, steps in (("image encoder", plan.encoder), ("LLM", plan.llm)):
         for layer, step in steps.items():
-            left *= step.keep
-            table.add_row(stage, str(layer), f"{step.keep:.1%}", f"{left:.1%}")
+            left *= step.share
+            table.add_row(stage, str(layer), f"{step.share:.1%}", f"{left:.1%}")
     return table
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import (
+    DEFAULT_KEEP,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from ..ask import Answer
 
 QUESTION = "What is shown?"
-DEFAULT_KEEP = "1/9"
+PRESET = "illava-best"
 
 
 def look(
@@ -35,11 +36,19 @@ def look(
     question: Annotated[str, typer.Argument(help="A question about it, in quotes.")] = QUESTION,
     model: ModelOption = "zoo/L",
     keep: Annotated[
-        str | None, typer.Option(help="Final visual tokens / all, such as 0.33 or 1/9. Default: 1/9.")
+        str | None,
+        typer.Option(
+            help="Share of all visual tokens left at the end, such as 0.33 or 1/9. Default: with --method, "
+            f"that method's own; else {DEFAULT_KEEP}, as for illava ask."
+        ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="Which tokens go: the name of a method, or of a preset.")
-    ] = "illava-best",
+        str | None,
+        typer.Option(
+            help="Name of a method or preset. Default: illava-best, or, without --keep, the "
+            "illava_config.json beside the model's weights."
+        ),
+    ] = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the sheet and the page go, named after the picture.")
     ] = Path("out/look"),
@@ -57,10 +66,11 @@ def look(
         from ..io.texts import check_path
         from ..io.video import is_video, read_video
 
-        share = parse_keep(keep or DEFAULT_KEEP)
+        share = None if keep is None else parse_keep(keep)
         if not question.strip():
             raise InputError("give a question, or leave it out")
-        chosen = make_method(method, share)
+        if method is not None:
+            make_method(method, share or 1.0)
         check_path(shown, "a picture, a video or a folder of frames")
         path = Path(shown)
         video = is_video(path)
@@ -81,6 +91,7 @@ def look(
         from .. import viz
 
         loaded, processor = work.load(model, device, dtype, trust_remote_code)
+        chosen, shipped = work.choose(loaded, method, share)
         answer = work.ask(
             loaded,
             processor,
@@ -94,7 +105,7 @@ def look(
             trace=True,
         )
         given = [frames] if video else [work.as_seen(processor, picture)]
-        label = f"{method} at {keep or DEFAULT_KEEP}"
+        label = chosen.name if shipped else _label(method, keep)
         page = viz.html_page(
             given,
             answer.report,
@@ -109,7 +120,16 @@ def look(
             viz.save_animation(viz.draw_frames(frames, answer.report), drawn)
         else:
             save_png(viz.draw_steps(given, answer.report), drawn)
+        if shipped:
+            typer.echo(f"Method: {chosen.name}, from {shipped.file}")
         typer.echo(f"All steps: {drawn}\nTo explore in a browser: {explored}")
+
+
+def _label(method: str | None, keep: str | None) -> str:
+    """The method as the page names it."""
+    if method is not None and keep is None and method != PRESET:
+        return method
+    return f"{method or PRESET} at {keep or DEFAULT_KEEP}"
 
 
 def _facts(answer: Answer) -> list[tuple[str, str]]:

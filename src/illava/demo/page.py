@@ -18,7 +18,7 @@ from ..io.video import VIDEOS
 from ..methods import Compose, methods, presets
 from ..viz import draw_steps
 from ..viz.page import data_url
-from .server import BUDGETS, MOST_MEGABYTES, Server, table
+from .server import BUDGETS, DEFAULT_BUDGET, MOST_MEGABYTES, Server, table
 
 LINE = 32
 """Questions that may wait."""
@@ -26,7 +26,7 @@ SECONDS_KEPT = 1800
 """After which an upload that no session has let go of is deleted all the same."""
 EXPLAINED = (
     "Drop one or several pictures, or a video, and ask. Both answers come from the same model: once with all "
-    "visual tokens, once with most of them merged away. The shipped models are toys that know shapes, "
+    "visual tokens, once with most of them merged. The shipped models are toys that know shapes, "
     "colours, digits and short words."
 )
 STEPS = list(BUDGETS)
@@ -53,7 +53,7 @@ def build(server: Server) -> gr.Blocks:
             # Whatever a file or a model does, the next visitor is served.
             yield *same, f"**That failed:** {type(error).__name__}"
         else:
-            # Behind both, so that no clock runs meanwhile.
+            # After both answers, outside of what is timed.
             shown = draw_steps(given, report) if report is not None and report.pictures else None
             said = "Done. Times are of one run each, the first after a start not warmed up."
             yield *same[:3], _inline(shown), said
@@ -82,12 +82,12 @@ def build(server: Server) -> gr.Blocks:
                 keep = gr.Slider(
                     0,
                     len(STEPS) - 1,
-                    value=STEPS.index("1/9"),
+                    value=STEPS.index(DEFAULT_BUDGET),
                     step=1,
                     label="Visual tokens kept, from all to 1/18",
                     elem_id="keep",
                 )
-                kept = gr.Markdown("keeps **1/9**", elem_id="kept")
+                kept = gr.Markdown(f"keeps **{DEFAULT_BUDGET}**", elem_id="kept")
             with gr.Column(scale=2):
                 status = gr.Markdown("", elem_id="status")
                 with gr.Row():
@@ -96,7 +96,7 @@ def build(server: Server) -> gr.Blocks:
                 facts = gr.Dataframe(
                     headers=["", "plain", "merged", "times less"], interactive=False, elem_id="facts"
                 )
-                gr.Markdown("Step by step: grey is gone, an orange dot took others in.")
+                gr.Markdown("Step by step: grey patches were dropped, orange dots absorbed others.")
                 steps = gr.HTML(elem_id="steps")
         keep.change(lambda at: f"keeps **{STEPS[int(at)]}**", keep, kept, queue=False, show_progress="hidden")
         gr.on(

@@ -20,12 +20,13 @@ from ..api import accelerate
 from ..io.pictures import InputError, open_picture
 from ..io.prompts import as_seen, build_prompt
 from ..io.video import is_video, read_video
-from ..methods.presets import make_method
+from ..methods.presets import DEFAULT_KEEP, make_method
 from ..models.loading import load
 from ..report.report import Report
 
 MOST_FILES, MOST_MEGABYTES, MOST_TOKENS = 8, 20, 128
 BUDGETS = {"all": 1.0, "1/2": 1 / 2, "1/3": 1 / 3, "1/6": 1 / 6, "1/9": 1 / 9, "1/18": 1 / 18}
+DEFAULT_BUDGET = next(name for name, keep in BUDGETS.items() if keep == DEFAULT_KEEP)
 
 
 @dataclass

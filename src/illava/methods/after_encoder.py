@@ -1,4 +1,4 @@
-"""What the methods that act behind the encoder share: the step's budget, and how they choose units.
+"""Shared by the methods that act after the encoder: a step with a budget, and selection of units.
 
 Pure functions on S segments of n units each; indices are int64, ascending unless said otherwise.
 """
@@ -17,7 +17,7 @@ from .steps import EncoderAttention, ProjectorStep
 
 @dataclass(frozen=True)
 class BudgetStep(ProjectorStep):
-    """A step that leaves ``keep`` of a segment's units, looked at by the class token."""
+    """A step that keeps a share of a segment's units and observes the attention of the class token."""
 
     keep: float
 
@@ -65,7 +65,7 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def survivors(units: Tensor, unchanged: Tensor, changed: Tensor, change: LinearMap | None = None) -> Merged:
-    """What stays of (S, n, D) units: those at ``unchanged``, and at ``changed``, (S, c), what ``change``
+    """The survivors of (S, n, D) units: those at ``unchanged``, and at ``changed``, (S, c), what ``change``
     makes of all, (S, c, D), back in the dtype of the units. Indices in any order."""
     kept, order = torch.cat([unchanged, changed], dim=1).sort(dim=1)
     if change is None:

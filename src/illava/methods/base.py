@@ -1,4 +1,4 @@
-"""What every method is: a frozen dataclass that turns into a plan for one model, and into JSON."""
+"""The base of all methods: a frozen dataclass that makes a plan for one model, and converts to JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from ..models.located import LocatedModules
 from .steps import Plan
 
 FILE_NAME = "illava_config.json"
+VERSION = 2
+"""Of the dictionaries and files written here. Version 1, of illava 0.1, has no ``version``."""
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -25,7 +28,7 @@ class Method(ABC):
     """Base of all methods. Subclasses are frozen dataclasses that check their fields and make plans."""
 
     name: ClassVar[str]
-    """How the method is called on the command line and in files."""
+    """Name on the command line and in files."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -33,17 +36,16 @@ class Method(ABC):
 
     @abstractmethod
     def plan(self, modules: LocatedModules) -> Plan:
-        """The merge steps on this model. Raises ValueError where a layer does not exist on it."""
+        """The merge steps on this model. Raises ValueError for a layer that the model does not have."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-ready values, with the method's name under ``method``."""
+        """The fields as JSON-ready values, with the method's name under ``method`` and the ``version``."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        listed = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
-        return {"method": self.name, **listed}
+        return {"method": self.name, "version": VERSION, **{k: _plain(value) for k, value in fields.items()}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The method that :meth:`to_dict` described. Raises ValueError for unknown names or fields."""
+        """The inverse of :meth:`to_dict`. Raises ValueError for unknown names, fields or versions."""
         method = method_from_dict(values)
         if not isinstance(method, cls):
             raise ValueError(f"expected a {cls.name!r} method, got {method.name!r}")
@@ -51,12 +53,20 @@ class Method(ABC):
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Method:
-        """The method with these fields, lists standing for tuples."""
+        """The method with these fields, where lists stand for tuples."""
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         return cls(**given)
 
+    @classmethod
+    def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a dictionary of version 1 as those of the current version."""
+        return fields
+
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``illava_config.json`` into ``folder`` (made if missing) and return its path."""
+        """Write ``illava_config.json`` into ``folder`` (created if missing) and return its path.
+
+        In the folder of a model's weights, :func:`illava.accelerate` finds it.
+        """
         target = Path(folder) / FILE_NAME
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as partial:
@@ -65,32 +75,53 @@ class Method(ABC):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save_pretrained` wrote. Raises ValueError when it is not there or not valid."""
-        source = Path(folder) / FILE_NAME
-        try:
-            values = json.loads(source.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"cannot read {source}: {error}") from error
-        return cls.from_dict(values)
+        """Read what :meth:`save_pretrained` wrote. Raises ValueError where it is missing or not valid."""
+        return cls.from_dict(read_json(Path(folder) / FILE_NAME))
 
 
 def methods() -> dict[str, type[Method]]:
-    """Every method by name."""
+    """All methods by name."""
     return dict(_METHODS)
 
 
 def method_from_dict(values: dict[str, Any]) -> Method:
-    """The method that ``to_dict`` described. Raises ValueError for unknown names or fields."""
+    """The inverse of ``to_dict``. Raises ValueError for unknown names, fields or versions."""
     if not isinstance(values, dict):
         raise ValueError(f"expected a dictionary with a 'method', got {type(values).__name__}")
     name = values.get("method")
     if not isinstance(name, str) or name not in _METHODS:
         raise ValueError(f"unknown method {name!r}; known are {', '.join(sorted(_METHODS))}")
+    version = values.get("version", 1)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"version must be a whole number from 1 up, got {version!r}")
+    if version > VERSION:
+        raise ValueError(
+            f"version {version} was written by a newer illava, this one reads up to {VERSION}: "
+            "pip install --upgrade illava"
+        )
     kind = _METHODS[name]
+    given = {key: value for key, value in values.items() if key not in ("method", "version")}
+    if version == 1:
+        given = kind.from_version_1(given)
     fields = {field.name for field in dataclasses.fields(kind)}
-    unknown = set(values) - fields - {"method"}
+    unknown = set(given) - fields
     if unknown:
         raise ValueError(
             f"{name} has no field {', '.join(sorted(unknown))}; its fields are {', '.join(sorted(fields))}"
         )
-    return kind.from_fields({key: value for key, value in values.items() if key in fields})
+    return kind.from_fields(given)
+
+
+def read_json(file: Path) -> Any:
+    """The JSON in a file. Raises ValueError that names the file where it cannot be read."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read {file}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A field's value as JSON has it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, tuple) else value

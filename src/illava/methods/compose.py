@@ -1,4 +1,4 @@
-"""Several methods on one model, each in a stage of its own."""
+"""Several methods on one model, at most one in each stage."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..models.located import LocatedModules
-from .base import Method, method_from_dict
+from .base import VERSION, Method, method_from_dict
 from .steps import Plan, check_one_stage
 
 
 @dataclass(frozen=True)
 class Compose(Method):
-    """Methods of different stages together, such as one of the image encoder and one of the LLM.
+    """Combine methods of different stages, such as one of the image encoder and one of the LLM.
 
-    ``Compose((ToMe(keep=1/3), FastV(layer=2, keep=1/9)))`` merges in the encoder until a third of the tokens
-    is left and drops in the LLM until a ninth of all is: every ``keep`` is a share of all visual tokens.
+    ``Compose((ToMe(keep=1/3), FastV(layer=2, keep=1/9)))`` merges tokens in the encoder until a third is
+    left, and drops tokens in the LLM until a ninth of all is left: every ``keep`` is a share of all visual
+    tokens.
 
     Args:
-        methods: two or more, in any order; each stage (encoder, behind the encoder, LLM) belongs to at most
-            one of them. One may renumber positions, then they are renumbered for all.
+        methods: two or more, in any order, at most one for each stage (encoder, after the encoder, LLM).
+            If one renumbers positions, they are renumbered.
 
-    Raises ValueError for fewer than two, for anything that is no method, and, once the model is known, for
-    two methods in one stage.
+    Raises ValueError for fewer than two, for values that are not methods, and from ``plan`` for two methods
+    in one stage.
     """
 
     name: ClassVar[str] = "compose"
@@ -48,11 +49,15 @@ class Compose(Method):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {"method": self.name, "methods": [method.to_dict() for method in self.methods]}
+        return {
+            "method": self.name,
+            "version": VERSION,
+            "methods": [method.to_dict() for method in self.methods],
+        }
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Compose:
-        """From the fields of :meth:`to_dict`."""
+        """From fields as in :meth:`to_dict`."""
         given = fields.get("methods", ())
         if not isinstance(given, (list, tuple)):
             raise ValueError(f"methods must be a list of methods, got {given!r}")

@@ -1,6 +1,6 @@
 """FasterVLM: keep the tokens that the encoder's class token looks at (arXiv 2412.01818, version 1).
 
-Behind the encoder the patches of each picture, tile or frame are ranked by the class token's attention in
+After the encoder the patches of each picture, tile or frame are ranked by the class token's attention in
 the block whose output the LLM sees, the mean over heads; the best stay as they are, the others go.
 
 Where this had to go beyond the paper: an encoder without a class token is read by the mean attention that
@@ -31,7 +31,7 @@ class FasterVLM(Method):
 
     Args:
         keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds behind it (LLaVA-NeXT, OneVision) all stay.
+            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
             None: 0.25.
 
     Raises ValueError for values out of range.

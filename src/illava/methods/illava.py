@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from numbers import Real
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from ..models.located import LocatedModules
 from ..ops.merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
 from ..ops.scoring import SCORES, Score
 from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
-from .merge_step import ENCODER_SCORES, LLM_SCORES, SELECTS, EncoderScore, LlmScore, MergeStep, Select
+from .experimental import DEFAULTS, Experimental
+from .merge_step import SELECTS, MergeStep, Select
 from .schedules import Shares, middle, published, to_budget
-from .steps import Plan, Positions
+from .steps import Plan
 
 Keep = float | tuple[float, ...]
 Where = Literal["published", "middle"]
@@ -24,45 +25,39 @@ WHERE: tuple[str, ...] = get_args(Where)
 
 @dataclass(frozen=True)
 class Illava(Method):
-    """Merge at some encoder blocks and before some LLM layers, recycling what is removed.
+    """Merge visual tokens after the attention of some encoder blocks and before some LLM layers.
 
-    With no argument this is the schedule published for the model's family, carried over to its depth.
+    With no argument this is the schedule published for the model's family, scaled to its depth.
 
     Args:
-        keep: a budget instead of a schedule, in (0, 1]: final visual tokens / all. The published steps
-            are made harsher or milder, all by the same power, until exactly round(keep * n) of n tokens
-            stay (a few more where the LLM stage is off and a family adds tokens of its own to a picture's,
-            as OneVision's newlines); goes with layers, not with ``encoder_keep`` or ``llm_keep``.
+        keep: a budget instead of a schedule, in (0, 1]: the share of all visual tokens left at the end. All
+            published shares are raised to the same power, so that exactly round(keep * n) of n tokens are
+            left (a few more where the LLM stage is off and a family adds tokens of its own, such as
+            OneVision's newlines). Goes with layers, not with ``encoder_keep`` or ``llm_keep``.
         encoder_layers: encoder blocks (0-based) after whose attention tokens merge. None: the published
             ones; (): no encoder stage.
-        encoder_keep: share of a picture's units kept at each of them, in (0, 1]; one number for all or
-            one each.
+        encoder_keep: share of an image's units that one encoder step keeps of those that enter it, in (0, 1];
+            one number for all steps or one for each.
         llm_layers: decoder layers (0-based, >= 1) before which tokens merge, by the attention at the
-            layer before. None: the published ones; (): no LLM stage.
-        llm_keep: share of a run of visual tokens kept at each of them, in (0, 1].
-        recycle: share of the survivors that take in what is dropped, in [0, 1]; at least one does.
-        neighbours: dropped units a recycler takes in, at most.
-        reduce: "recycle", "weighted" (one rank-weighted mean of the lowest-scored), "drop", or, past the
-            paper, "fold": every dropped unit joins its most similar survivor, weighted by size (the LLM
-            counts anew).
-        score: "exact" column scores in the encoder, or "sampled" from 256 query rows.
-        select: "highest" scored units stay; or, past the paper, "diverse" ones: first the highest-scored,
-            then ever the one whose score times its distance to those taken is largest; "lowest" and "random"
-            are controls that a score must beat, with all else equal.
-        seed: of random units: which ones stay depends on it and on how many there are.
-        similarity: of recyclers and survivors to dropped units: "dot" as published, or "cosine".
-        encoder_score: "attention" received, as published; or, past the paper, "rarity", one minus the mean
-            cosine similarity to all units of the picture; or "norm" of a unit's hidden state.
-        llm_score: attention of the "last" prompt token, as published, or the mean over all "text" behind the
-            first picture.
-        proportional: add the logarithm of how many units a survivor stands for to the attention it gets in
-            the encoder blocks behind (with "fold"; SDPA or eager attention in the encoder).
-        positions: of tokens in the LLM, "original" as published, or "compact": renumbered without gaps.
-        where: layers that are None: the "published" ones, or "middle": one step in each stage, at block
+            previous layer. None: the published ones; (): no LLM stage.
+        llm_keep: share of a run of visual tokens that one LLM step keeps of those that enter it, in (0, 1].
+        recycle: share of the survivors that absorb dropped units, in [0, 1]; at least one does.
+        neighbours: dropped units that one recycler absorbs, at most.
+        reduce: what becomes of dropped units: "recycle" (published), "weighted" (one rank-weighted mean of
+            the lowest-scored), "drop", or "fold" (past the paper): each is merged into its most similar
+            survivor, as a mean weighted by size (the LLM counts sizes anew).
+        score: the encoder's column scores: "exact", or "sampled" from 256 query rows.
+        select: which units survive: those with the "highest" score (published), or "diverse" ones (past the
+            paper): first the highest-scored, then repeatedly the unit with the largest product of score and
+            distance to those selected. "lowest" and "random" are controls.
+        similarity: between dropped units and survivors: "dot" (published), or "cosine".
+        where: where layers are None: the "published" ones, or "middle": one step in each stage, at block
             depth // 2 - 1 of the encoder (the nearest without windows) and before layer depth // 2 of the LLM
-            (the nearest behind one that sees the whole prompt), so that half of both runs at full length.
-        encoder_share: of a budget, how much of the reduction the encoder does, in [0, 1] on a logarithmic
-            scale: at keep=1/9 a share of 0.5 leaves 1/3 behind the encoder. None: as in the schedule.
+            (the nearest after a layer that attends to the whole prompt).
+        encoder_share: the encoder's part in the reduction to a budget, in [0, 1] on a logarithmic scale: at
+            keep=1/9, 0.5 leaves 1/3 after the encoder. None: as in the schedule.
+        experimental: a mapping of options that only ablations use, see
+            :class:`~illava.methods.experimental.Experimental`: ``{"positions": "compact"}``.
 
     Raises ValueError for values out of range.
     """
@@ -79,14 +74,10 @@ class Illava(Method):
     reduce: Reduce = "recycle"
     score: Score = "exact"
     select: Select = "highest"
-    seed: int = 0
     similarity: Similarity = "dot"
-    encoder_score: EncoderScore = "attention"
-    llm_score: LlmScore = "last"
-    proportional: bool = False
-    positions: Positions = "original"
     where: Where = "published"
     encoder_share: float | None = None
+    experimental: Mapping[str, Any] = field(default_factory=Experimental)
 
     def __post_init__(self) -> None:
         for stage in ("encoder", "llm"):
@@ -117,11 +108,7 @@ class Illava(Method):
         check_choice("reduce", self.reduce, REDUCTIONS)
         check_choice("score", self.score, SCORES)
         check_choice("select", self.select, SELECTS)
-        check_count("seed", self.seed, most=2**63 - 1)
         check_choice("similarity", self.similarity, SIMILARITIES)
-        check_choice("encoder_score", self.encoder_score, ENCODER_SCORES)
-        check_choice("llm_score", self.llm_score, LLM_SCORES)
-        check_choice("positions", self.positions, ("original", "compact"))
         check_choice("where", self.where, WHERE)
         if self.encoder_share is not None:
             share = self.encoder_share
@@ -129,21 +116,27 @@ class Illava(Method):
                 raise ValueError(f"encoder_share must lie in [0, 1], got {share!r}")
             if self.keep is None:
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
-        if not isinstance(self.proportional, bool):
-            raise ValueError(f"proportional must be True or False, got {self.proportional!r}")
+        object.__setattr__(self, "experimental", Experimental(self.experimental))
+
+    @classmethod
+    def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 has the experimental options beside the other fields."""
+        moved = {name: fields[name] for name in DEFAULTS if name in fields}
+        others = {name: value for name, value in fields.items() if name not in moved}
+        return {**others, "experimental": moved} if moved else others
 
     @classmethod
     def best(cls, keep: float) -> Illava:
-        """The preset "illava-best": iLLaVA as it does best on the shipped models, past the paper.
+        """The preset "illava-best": the settings that did best on the shipped models, past the paper.
 
         One step in the middle of the encoder and one in the middle of the LLM, each with half of the
-        reduction on a logarithmic scale (1/9: to 1/3, then to 1/9). In both, units are taken one by one,
-        ever the one whose score times its distance to those taken so far is largest; scores are the
-        published ones, the encoder's from 256 query rows. Every dropped unit joins the survivor most similar
-        to it, as a mean weighted by size. docs/ablations.md says what each part of it brings.
+        reduction on a logarithmic scale (1/9: to 1/3, then to 1/9). Both select first the highest-scored
+        unit, then repeatedly the one with the largest product of score and distance to those selected.
+        Scores are the published ones, the encoder's from 256 query rows. Every dropped unit is merged into
+        its most similar survivor, as a mean weighted by size. docs/ablations.md measures each part.
 
         Args:
-            keep: final visual tokens / all, in (0, 1].
+            keep: share of all visual tokens left at the end, in (0, 1].
         """
         return cls(
             keep=keep,
@@ -163,13 +156,13 @@ class Illava(Method):
         if first < modules.family.first_llm_layer(modules.config):
             raise ValueError(
                 f"llm_layers: the first {modules.family.first_llm_layer(modules.config)} layers of "
-                f"{modules.family.model_type} take in features of the full prompt, got {first}"
+                f"{modules.family.model_type} add features of the full prompt, got {first}"
             )
         if self.keep is None:
             return Plan(
                 {k: self._step(v) for k, v in encoder.items()},
                 {k: self._step(v) for k, v in llm.items()},
-                positions=self.positions,
+                positions=self.experimental.get("positions", "original"),
             )
         return self._budget(self.keep, encoder, llm)
 
@@ -180,7 +173,7 @@ class Illava(Method):
         for layer in layers:
             check_layer_exists(f"{stage}_layers", layer, depth)
         if keep is None:
-            # A budget: the total published for the stage, spread evenly over the layers asked for.
+            # A budget: the stage's published total share, spread evenly over the given layers.
             total = math.prod(known.values())
             return dict.fromkeys(layers, total ** (1 / max(1, len(layers))))
         return dict(zip(layers, keep if isinstance(keep, tuple) else (keep,) * len(layers), strict=True))
@@ -192,27 +185,28 @@ class Illava(Method):
             steps.append(self._step(share, left))
         for number in reversed(range(len(steps))):
             if shares[number] < 1:
-                # Exactly, whatever was rounded on the way.
+                # The last step ends at the budget exactly, whatever rounding made of the product.
                 steps[number] = self._step(shares[number], keep)
                 break
         return Plan(
             dict(zip(encoder, steps[: len(encoder)], strict=True)),
             dict(zip(llm, steps[len(encoder) :], strict=True)),
-            positions=self.positions,
+            positions=self.experimental.get("positions", "original"),
         )
 
-    def _step(self, keep: float, of_all: float | None = None) -> MergeStep:
+    def _step(self, share: float, of_all: float | None = None) -> MergeStep:
+        options = {**DEFAULTS, **self.experimental}
         return MergeStep(
-            keep,
+            share,
             of_all,
             self.reduce,
             self.recycle,
             self.neighbours,
             self.similarity,
             self.score,
-            self.encoder_score,
-            self.llm_score,
+            options["encoder_score"],
+            options["llm_score"],
             self.select,
-            self.seed,
-            self.proportional,
+            options["seed"],
+            options["proportional"],
         )

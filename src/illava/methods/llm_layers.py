@@ -1,4 +1,4 @@
-"""Before which layers of an LLM tokens can leave, and a published pattern of layers carried over to them."""
+"""The layers of an LLM before which tokens can be dropped, and published patterns scaled to them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def places(modules: LocatedModules, asks: Asks) -> list[int]:
     every = list(range(first, depth))
     if not every:
         raise ValueError(
-            f"tokens can leave before layer {first} at the earliest, this LLM has {depth} layers"
+            f"tokens can be dropped before layer {first} at the earliest, this LLM has {depth} layers"
         )
     if asks == "nothing":
         return every
     return [i for i in every if modules.windows[i - (asks == "before")] is None] or every
 
 
-def check_llm_layers(name: str, layers: Sequence[int], modules: LocatedModules, behind: int = 0) -> None:
-    """Raise ValueError unless tokens can leave before each of the layers, or ``behind`` layers later."""
-    first, last = modules.family.first_llm_layer(modules.config) - behind, len(modules.layers) - 1 - behind
+def check_llm_layers(name: str, layers: Sequence[int], modules: LocatedModules, offset: int = 0) -> None:
+    """Raise ValueError unless tokens can be dropped before each layer, or before the one ``offset`` later."""
+    first, last = modules.family.first_llm_layer(modules.config) - offset, len(modules.layers) - 1 - offset
     for layer in layers:
         if not first <= layer <= last:
             raise ValueError(f"{name}: must lie in {first} to {last} on this model, got {layer}")
@@ -37,8 +37,8 @@ def check_llm_layers(name: str, layers: Sequence[int], modules: LocatedModules, 
 def carry_over(layers: Sequence[int], depth: int, to_depth: int, places: Sequence[int]) -> list[int]:
     """Ascending ``places`` for a pattern of layers that was published for an LLM of ``depth`` layers.
 
-    Layer l goes to floor(l * to_depth / depth), or to the nearest place that leaves the layers before and
-    behind it one of their own; where there are fewer places than layers, the first layers get none.
+    Layer l goes to floor(l * to_depth / depth), or to the nearest place that leaves one for each layer before
+    and after it; where there are fewer places than layers, the first layers get none.
     """
     targets = [layer * to_depth // depth for layer in layers][-len(places) :]
     out: list[int] = []

@@ -1,4 +1,4 @@
-"""The step of iLLaVA: keep the highest-scored units, let survivors take in what goes."""
+"""The step of iLLaVA: keep the highest-scored units and merge the dropped ones into survivors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ LLM_SCORES: tuple[str, ...] = get_args(LlmScore)
 
 @dataclass(frozen=True)
 class MergeStep(EncoderStep, LlmStep):
-    """One merge step, in the encoder or in the LLM. The fields are those of :class:`Illava`."""
+    """One merge step, in the encoder or in the LLM. The other fields are those of :class:`Illava`."""
 
-    keep: float
-    """Share of the units there are at this step."""
+    share: float
+    """Share of the units that enter this step which it keeps."""
     of_all: float | None = None
-    """Share of the segment's units before any step, under a budget; takes precedence over ``keep``."""
+    """Under a budget: share of the segment's original units left after this step. Takes precedence over
+    ``share``."""
     reduction: Reduce = "recycle"
     recycle: float = 0.05
     neighbours: int = 5
@@ -41,7 +42,7 @@ class MergeStep(EncoderStep, LlmStep):
 
     @property
     def keeps_all(self) -> bool:
-        return self.keep >= 1
+        return self.share >= 1
 
     @property
     def observes(self) -> bool:  # type: ignore[override]
@@ -58,8 +59,7 @@ class MergeStep(EncoderStep, LlmStep):
         if self.llm_score == "last":
             return attention.by_last()
         tokens = attention.tokens
-        # Text in front of the first picture has seen nothing of it; what was generated may follow the prompt,
-        # where there is no cache.
+        # Text before the first image does not attend to it. Without a cache, generated text follows.
         index = torch.arange(tokens.runs.shape[1], device=tokens.runs.device)
         asked = ((tokens.runs >= 0).cumsum(1) > 0) & (index <= tokens.last[:, None])
         return attention.by_rows(tokens.text & asked)
@@ -67,11 +67,11 @@ class MergeStep(EncoderStep, LlmStep):
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:
             return 0
-        return keep_count(n, self.keep) if self.of_all is None else min(n, keep_count(of, self.of_all))
+        return keep_count(n, self.share) if self.of_all is None else min(n, keep_count(of, self.of_all))
 
     def reduce(self, units: Units) -> MergedSegments | None:
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
-        # In the LLM there is always an observation.
+        # LLM steps always have scores.
         seen = [] if units.seen is None else [units.scores]
         counted = self.proportional or self.reduction == "fold"
         return reduce_segments(
@@ -100,13 +100,13 @@ class MergeStep(EncoderStep, LlmStep):
         )
 
     def _ranked(self, units: Tensor, scores: Tensor, p: int) -> Tensor:
-        """(S, n): what the units are ranked by, higher = keep."""
+        """(S, n) ranks of the units, the highest are kept."""
         if self.select == "highest":
             return scores
         if self.select == "lowest":
             return -scores
         if self.select == "diverse":
             return diverse_ranking(units, scores, p)
-        # By length and seed alone, so that a prompt's result does not depend on those beside it.
+        # Depends on length and seed alone, so a prompt's result does not depend on the rest of its batch.
         drawn = torch.rand(scores.shape[1], generator=torch.Generator().manual_seed(self.seed))
         return drawn.to(scores).expand_as(scores)

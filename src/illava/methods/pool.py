@@ -29,7 +29,7 @@ from .steps import Plan, ProjectorStep, Units
 
 @dataclass(frozen=True)
 class Pool(Method):
-    """Average pooling of the grid of visual tokens, behind the projector.
+    """Average pooling of the grid of visual tokens, after the projector.
 
     A grid of H x W becomes one of max(1, round(H * sqrt(keep))) x max(1, round(W * sqrt(keep))): that many
     tokens stay, which is near keep * H * W but seldom exactly that. Line ends and the like that a family adds

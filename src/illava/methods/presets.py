@@ -1,4 +1,4 @@
-"""Methods with settings of their own that have a name on the command line."""
+"""Methods by name, and presets: methods with given settings that have a name on the command line."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from ..errors import InputError
 from .base import Method
 from .illava import Illava
 
+DEFAULT_KEEP = 1 / 6
+"""Budget of ``illava ask``, ``illava look`` and the demo page: in docs/comparison.md the smallest at which
+``Illava.best`` is not significantly less accurate than the plain model, on either of the shipped models."""
+
 
 def presets() -> dict[str, Callable[[float], Method]]:
-    """Every preset by name: a function from the budget, final visual tokens / all, to the method."""
+    """All presets by name: functions from the budget, the share of visual tokens left at the end."""
     return {"illava-best": Illava.best}
 
 
 def make_method(name: str, keep: float | None) -> Method:
-    """A method or preset by name, at a budget or at its published schedule. Raises InputError."""
+    """A method or preset by name, at a budget, or at its own default for ``keep=None``. Raises InputError."""
     from . import Compose, methods
 
     known = sorted({*methods(), *presets()} - {Compose.name})

@@ -1,6 +1,6 @@
-"""PruMerge+: some tokens stay and take in what is near them, one more stands for the rest (arXiv 2403.15388).
+"""PruMerge+: kept tokens absorb near ones, one more token stands for the rest (arXiv 2403.15388).
 
-Behind the encoder each patch is scored by the attention that the class token's query pays its key in the
+After the encoder each patch is scored by the attention that the class token's query pays its key in the
 encoder's last block, taken as one head over the full width C: softmax(q k / sqrt(C)). Of a budget of T, one
 token is set aside and T - 1 patches stay: the best by that score, and of the others, in their order, some
 at a uniform stride. Each of them adds the score-weighted sum of the 32 other patches whose keys are nearest
@@ -41,11 +41,11 @@ class PruMergePlus(Method):
 
     Args:
         keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds behind it (LLaVA-NeXT, OneVision) all stay.
+            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
             None: 1/4.
         top: share of those kept (but for the one that stands for the dropped) that is chosen by score, in
             (0, 1], at least one; the others stand at a uniform stride.
-        neighbours: units that a kept one takes in, at most.
+        neighbours: units that a kept one absorbs, at most.
 
     Raises ValueError for values out of range.
     """
@@ -69,7 +69,7 @@ class PruMergePlus(Method):
 
 @dataclass(frozen=True)
 class PruMergePlusStep(BudgetStep):
-    """Kept units take in their neighbours, one more the dropped."""
+    """Kept units absorb their neighbours; one more unit absorbs the dropped ones."""
 
     last_block: ClassVar[bool] = True
 
@@ -84,7 +84,7 @@ class PruMergePlusStep(BudgetStep):
     def reduce(self, units: Units) -> MergedSegments | None:
         assert units.seen is not None
         seen = units.seen.mean(1)
-        reducer = partial(take_in, top=self.top, neighbours=self.neighbours)
+        reducer = partial(absorb, top=self.top, neighbours=self.neighbours)
         counts = units.counts(self.keep)
         return reduce_segments(reducer, units.lengths, counts, units.vectors, seen[:, 0], seen[:, 1:])
 
@@ -97,7 +97,7 @@ def one_head(attention: EncoderAttention) -> EncoderAttention:
     return replace(attention, query=query, key=key, scaling=query.shape[-1] ** -0.5)
 
 
-def take_in(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, top: float, neighbours: int) -> Merged:
+def absorb(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, top: float, neighbours: int) -> Merged:
     """(S, n, D) units, (S, n) scores >= 0 and (S, n, C) keys to p - 1 kept units and one more a segment."""
     n = units.shape[1]
     # Of the patches alone: a class token's attention to itself is nobody's share.

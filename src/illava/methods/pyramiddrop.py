@@ -13,6 +13,7 @@ projections run once more, in the model's dtype; scores are fp32. The report's F
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 from ..models.located import LocatedModules
@@ -65,21 +66,25 @@ class PyramidDrop(Method):
         total = PUBLISHED_KEEP if self.keep is None else self.keep
         # The last ratio is the share itself, whatever rounding makes of its powers.
         ratios = [*(total ** (i / stages) for i in range(1, stages)), total][-len(layers) :]
-        steps = [StageStep(ratio, reduction="drop", budget=self.keep) for ratio in ratios]
+        steps = [
+            StageStep(ratio / before, ratio, reduction="drop", budget=self.keep)
+            for before, ratio in pairwise([1.0, *ratios])
+        ]
         return Plan(llm=dict(zip(layers, steps, strict=True)), positions="compact")
 
 
 @dataclass(frozen=True)
 class StageStep(MergeStep):
-    """One stage: ``keep`` is its share of the tokens that a segment had before any step."""
+    """One stage: ``of_all`` of a segment's original tokens are kept, rounded down."""
 
     asks: ClassVar[Asks] = "itself"
 
     budget: float | None = None
-    """Share that is left behind the last stage, where one was asked for."""
+    """Share left after the last stage, if one was given."""
 
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:
             return 0
+        assert self.of_all is not None
         least = 1 if self.budget is None else keep_count(of, self.budget)
-        return min(n, max(least, int(of * self.keep)))
+        return min(n, max(least, int(of * self.of_all)))

@@ -1,4 +1,4 @@
-"""Which layers merge, and how much each keeps: published patterns carried over, and those of a budget."""
+"""At which layers to merge and how much each keeps: published patterns scaled to a depth, and budgets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from ..models.located import LocatedModules, feature_blocks, rescale
 
 Shares = dict[int, float]
-"""Layer -> the share it keeps of what enters it."""
+"""Layer -> share that its step keeps of the units that enter it."""
 
 
 def published(modules: LocatedModules) -> tuple[Shares, Shares]:
-    """The schedule published for the family, carried over to this model's depth: encoder and LLM."""
+    """The schedule published for the family, scaled to this model's depth: encoder and LLM."""
     schedule = modules.family.schedule
     encoder = rescale(
         schedule.encoder_layers,
@@ -25,20 +25,21 @@ def published(modules: LocatedModules) -> tuple[Shares, Shares]:
         schedule.llm_keep,
         schedule.llm_depth,
         len(modules.layers),
-        allowed=_behind_full_layers(modules),
+        allowed=_after_full_layers(modules),
         first=modules.family.first_llm_layer(modules.config),
     )
     return encoder, llm
 
 
 def middle(modules: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> tuple[Shares, Shares]:
-    """One step in each stage, each keeping half, where half of the encoder and half of the LLM are through.
+    """One step in the middle of each stage, each keeping half.
 
-    The block without windows nearest to the middle, before any whose output the LLM sees; the layer nearest
-    to the middle behind one that sees the whole prompt. No LLM step behind recurrent layers.
+    In the encoder: the block without windows nearest to the middle, no later than the first whose output the
+    projector receives. In the LLM: the layer nearest to the middle after one that attends to the whole
+    prompt; none in LLMs with recurrent layers.
 
     Args:
-        encoder, llm: other shares of the two stages in place of a half.
+        encoder, llm: relative depth of the two steps.
     """
     depth, layers = len(modules.blocks), len(modules.layers)
     last, at = max(0, int(depth * encoder) - 1), int(layers * llm)
@@ -47,17 +48,17 @@ def middle(modules: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> t
     blocks = tuple(block for block in blocks if block <= seen) or blocks[:1]
     block = min(blocks, key=lambda b: (abs(b - last), b))
     first = modules.family.first_llm_layer(modules.config)
-    behind = [k for k in _behind_full_layers(modules) or range(1, layers) if k >= first]
-    if any(modules.recurrent) or not behind:
+    after = [k for k in _after_full_layers(modules) or range(1, layers) if k >= first]
+    if any(modules.recurrent) or not after:
         return {block: 0.5}, {}
-    return {block: 0.5}, {min(behind, key=lambda k: (abs(k - at), k)): 0.5}
+    return {block: 0.5}, {min(after, key=lambda k: (abs(k - at), k)): 0.5}
 
 
 def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | None) -> list[float]:
-    """What every step keeps of what enters it, encoder first, so that their product is ``keep``.
+    """Share of each step, encoder first, so that their product is ``keep``.
 
-    All shares are raised to one power, or, with ``encoder_share``, those of each stage to one of its own.
-    Raises ValueError where there is nothing to merge at.
+    All shares are raised to the same power, or, with ``encoder_share``, to one power for each stage. Raises
+    ValueError where both stages are off.
     """
     if keep == 1:
         return [1.0] * (len(encoder) + len(llm))
@@ -74,8 +75,8 @@ def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | 
     ]
 
 
-def _behind_full_layers(modules: LocatedModules) -> tuple[int, ...] | None:
-    """The LLM layers whose predecessor sees the whole prompt, where some see a window of it alone."""
+def _after_full_layers(modules: LocatedModules) -> tuple[int, ...] | None:
+    """The LLM layers after a layer of full attention, in LLMs with sliding windows; None for others."""
     if not any(modules.windows) or all(modules.windows):
         return None
     return tuple(i + 1 for i, window in enumerate(modules.windows[:-1]) if window is None)

@@ -11,7 +11,7 @@ Decided here, where the paper and its code leave it open or a library must do ot
 * A cluster's mean takes one of the dropped tokens' places, the last ones of its run, in the order of the
   clusters' centres; so tokens that stay keep their own places, and the mean may stand before some of them.
 * ``keep`` counts tokens and clusters at the end. Published are three patterns, by the tokens that they leave
-  on average (192, 128, 64 of 576); between them, and on to nothing and to everything, the counts behind each
+  on average (192, 128, 64 of 576); between them, and on to nothing and to everything, the counts after each
   step (clusters included) are interpolated linearly in the final one. As many tokens stay as with their
   clusters make up the count; one always does, and should the clusters of the formula exceed what is left,
   there are fewer of them.
@@ -51,9 +51,9 @@ class SparseVLM(Method):
     """Keep the visual tokens that the telling words of the prompt attend to, and means of the others.
 
     Args:
-        layers: three decoder layers (0-based) whose attention rates; tokens leave behind each of them, that
-            is before the next. None: 2, 6, 15 of 32, scaled to the LLM's depth; one too shallow for three
-            steps gets the last of them.
+        layers: three decoder layers (0-based) whose attention rates; tokens are dropped after each of them,
+            that is before the next layer. None: 2, 6, 15 of 32, scaled to the LLM's depth; one too shallow
+            for three steps gets the last of them.
         keep: visual tokens and clusters at the end, as a share of each run of visual tokens, in (0, 1].
             None: 113 / 576, published as 192 tokens on average.
 
@@ -79,14 +79,14 @@ class SparseVLM(Method):
             allowed = [place - 1 for place in places(modules, "before")]
             layers = carry_over(PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(modules.layers), allowed)
         else:
-            check_llm_layers("layers", self.layers, modules, behind=1)
+            check_llm_layers("layers", self.layers, modules, offset=1)
             layers = list(self.layers)
         steps = [RatedStep(share) for share in shares(PUBLISHED_KEEP if self.keep is None else self.keep)]
         return Plan(llm={layer + 1: s for layer, s in zip(layers, steps[-len(layers) :], strict=True)})
 
 
 def shares(keep: float) -> tuple[float, float, float]:
-    """Shares of the original tokens left behind each step, clusters included, for ``keep`` at the end."""
+    """Shares of the original tokens left after each step, clusters included, for ``keep`` at the end."""
     knots = [(0, 0, 0), *PUBLISHED_COUNTS, (PUBLISHED_TOKENS,) * 3]
     final = keep * PUBLISHED_TOKENS
     below, above = next((a, b) for a, b in pairwise(knots) if final <= b[-1])
@@ -116,7 +116,7 @@ def split_count(n: int, count: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class RatedStep(LlmStep):
-    """One step: keep by the raters' attention, recycle what goes."""
+    """One step: keep tokens by the raters' attention, recycle the dropped ones."""
 
     keep: float
     """Share of the tokens that a segment had before any step, clusters included."""

@@ -1,4 +1,4 @@
-"""What a method asks of the stages: where visual tokens go, by what they are chosen, what becomes of them."""
+"""The interface between methods and stages: steps, what they observe, and the plan that holds them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Tokens:
     last: Tensor
     """(B,) int64: index of the last prompt token."""
     seen: Tensor | None = None
-    """(B, n, ...) what the step's ``observe_llm`` said of each token, text included."""
+    """(B, n, ...) output of the step's ``observe_llm`` for each token, text included."""
 
     @property
     def text(self) -> Tensor:
@@ -76,19 +76,19 @@ class LlmAttention:
     query: Tensor
     """(B, H, n, h), rotary applied."""
     key: Tensor
-    """(B, H_kv, k, h), those of a filled cache first."""
+    """(B, H_kv, k, h), cached keys first."""
     scaling: float
     mask: Tensor | None
     """None, (B, k) bool key padding, or (B, H or 1, n, k) boolean or additive."""
     softcap: float | None
     tokens: Tokens
-    """Whose queries they are; without ``hidden`` but where the step asks "itself"."""
+    """The tokens of the queries; with ``hidden`` only where the step observes its own layer ("itself")."""
 
     def by_last(self) -> Tensor:
         """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
         last = self.tokens.last
         scores = last_row_scores(self.query, self.key, self.scaling, last, self.mask, self.softcap)
-        # Of all keys, those that a cache held before included.
+        # The scores cover all keys, including those already in the cache.
         return scores[:, -self.query.shape[2] :]
 
     def by_rows(self, rows: Tensor) -> Tensor:
@@ -105,21 +105,21 @@ class LlmAttention:
 
 @dataclass(frozen=True)
 class Units:
-    """The units among which a step chooses, one segment after the other."""
+    """The units that enter a step, one segment after the other."""
 
     vectors: Tensor
     """(U, D): in the encoder units of g tokens side by side, in the LLM hidden states of visual tokens."""
     seen: Tensor | None
-    """(U, ...) what the step's ``observe_llm`` said of each visual token, or (U, g, ...) what its
-    ``observe_encoder`` said of each token of a unit; None where it observed nothing."""
+    """(U, ...) output of the step's ``observe_llm`` for each visual token, or (U, g, ...) output of its
+    ``observe_encoder`` for each token of a unit; None for a step that observes nothing."""
     lengths: tuple[int, ...]
     """Units of each segment."""
     full: tuple[int, ...]
     """Units that each segment had before any step."""
     sizes: Tensor | None = None
-    """(U,) fp32: how many units each stands for, after steps that count it."""
+    """(U,) fp32: number of original units merged into each, after steps that count it."""
     shapes: tuple[tuple[int, int], ...] | None = None
-    """Rows and columns of each segment, where all of its units are there in raster order."""
+    """Rows and columns of each segment, where it has all of its units, in raster order."""
     tokens: Tokens | None = None
     """In the LLM: all tokens; ``vectors`` are those of the visual ones, row by row."""
     context: Any = None
@@ -127,26 +127,26 @@ class Units:
 
     @property
     def scores(self) -> Tensor:
-        """(U,) fp32: what was observed as one number a unit, the mean over its tokens."""
+        """(U,) fp32: the observation as one number per unit, the mean over its tokens."""
         assert self.seen is not None
         return self.seen if self.seen.dim() == 1 else unit_scores(self.seen.flatten(), self.seen.shape[1])
 
     def counts(self, keep: float) -> tuple[int, ...]:
-        """Units of each segment to keep, for ``keep`` of those there were before any step."""
+        """Units of each segment to keep, for a share ``keep`` of the segment's original units."""
         return tuple(final_count(n, of, keep) for n, of in zip(self.lengths, self.full, strict=True))
 
     @property
     def weights(self) -> Tensor:
-        """(U,) fp32: ``sizes``, ones where nothing was counted so far."""
+        """(U,) fp32: ``sizes``, or ones where no step has counted them."""
         ones = torch.ones(len(self.vectors), device=self.vectors.device)
         return ones if self.sizes is None else self.sizes
 
 
 def reduced(step: Step, units: Units) -> MergedSegments | None:
-    """What ``step`` leaves of ``units``, with NaN and infinity kept visible; None when all of them stay.
+    """Apply ``step`` to ``units``, propagating NaN and infinity; None where all units are kept.
 
-    Attention would carry a number that is not finite to every later token. A step that drops the unit that
-    holds it must not make the answer look sound, so all survivors of its segment become NaN.
+    In the plain model attention carries a non-finite number to every later token. A step that drops the unit
+    that holds it must not hide it, so all survivors of its segment become NaN.
     """
     merged = step.reduce(units)
     if merged is None:
@@ -164,103 +164,103 @@ def reduced(step: Step, units: Units) -> MergedSegments | None:
 
 
 def final_count(n: int, of: int, keep: float) -> int:
-    """Units that stay of ``n``, in a segment that had ``of`` before any step, at a budget of ``keep``."""
+    """Units kept of ``n``, in a segment of originally ``of`` units, at a budget of ``keep``."""
     return 0 if n == 0 else min(n, keep_count(of, keep))
 
 
 class Step(ABC):
-    """One place at which units go. Steps hold no state: checkpoints run layers again.
+    """One place in the model where units are reduced. Steps hold no state: checkpointing runs layers again.
 
     What a subclass computes (``reduce``, ``enter``, ``observe_encoder``, ``observe_llm``) always runs in
     :func:`illava.ops.precision.full_precision`.
     """
 
     keep: float
-    """Share that stays, of all that were there before any step; for steps that do not say otherwise."""
+    """Share of the segment's original units left after this step, unless a subclass says otherwise."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Here rather than in every method, so that none can forget it.
+        # Wrapped here, so that no subclass has to.
         for name in ("reduce", "enter", "observe_encoder", "observe_llm"):
             if name in cls.__dict__:
                 setattr(cls, name, full_precision(cls.__dict__[name]))
 
     @property
     def keeps_all(self) -> bool:
-        """Whether nothing goes here, so that the step is left out."""
+        """Whether this step keeps all units, and is left out of the plan."""
         return False
 
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
-        """Units that will be left of ``n``, in a segment that had ``of`` before any step.
+        """Units left after this step of ``n`` that enter it, in a segment of originally ``of`` units.
 
-        Known before anything is run: what costs are predicted from. ``grid``: rows and columns of the
-        segment, where its units form one. By default ``keep`` is a share of ``of``.
+        Known before the model runs; costs are predicted from it. ``grid``: rows and columns of the segment,
+        where its units form a grid. By default round(keep * of), at most ``n``.
         """
         return final_count(n, of, self.keep)
 
     @abstractmethod
     def reduce(self, units: Units) -> MergedSegments | None:
-        """Choose among the units. None when all of them stay: then not one bit may change.
+        """Reduce the units. None where all are kept, which must change nothing, bit for bit.
 
         The stages call it through :func:`reduced`.
         """
 
 
 class EncoderStep(Step):
-    """A step between attention and MLP of an encoder block, or, as :attr:`Plan.projector`, behind it."""
+    """A step between attention and MLP of an encoder block; as :attr:`Plan.projector`, after the encoder."""
 
     observes: ClassVar[bool] = True
-    """Whether ``observe_encoder`` is to be called."""
+    """Whether the stage calls ``observe_encoder``."""
 
     @property
     def proportional_attention(self) -> bool:
-        """Whether the logarithm of a unit's size is added to the attention it gets in the blocks behind."""
+        """Whether later blocks add the logarithm of a unit's size to the attention that it receives."""
         return False
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
-        """(B, n, ...) fp32: what to know of each token, class tokens included; see :attr:`Units.seen`."""
+        """(B, n, ...) fp32: values for each token, class tokens included, which become :attr:`Units.seen`."""
         raise NotImplementedError
 
 
 class ProjectorStep(EncoderStep):
-    """A step behind the encoder. It observes the block whose output the LLM sees."""
+    """A step after the encoder. It observes the block whose output the projector receives."""
 
     last_block: ClassVar[bool] = False
-    """Whether it observes the encoder's very last block instead."""
+    """Whether it observes the encoder's last block instead."""
     projected: ClassVar[bool] = False
-    """Whether it chooses among features of the LLM, behind the projector, instead of what enters it."""
+    """Whether its units are the projector's output instead of its input."""
 
 
 class LlmStep(Step):
-    """A step before a layer of the LLM; before layer 0 it chooses among embeddings and observes nothing."""
+    """A step before a layer of the LLM; before layer 0 its units are embeddings, and it observes nothing."""
 
     asks: ClassVar[Asks] = "before"
     """Whose attention it observes: of the layer before, of the layer itself on the states that enter it
     (computed once more for that), or none."""
 
     def enter(self, tokens: Tokens) -> Any:
-        """Called for the first step of a plan alone, on the embeddings; what it returns all steps get."""
+        """Called once, for the first step, on the embeddings; all steps get the result as ``context``."""
         return None
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
-        """(B, n, ...): what to know of each token; rows of visual tokens become :attr:`Units.seen`."""
+        """(B, n, ...): values for each token; those of visual tokens become :attr:`Units.seen`."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every step of a method on one model; steps that keep everything are left out."""
+    """The schedule of a method on one model: its steps, without those that keep everything."""
 
     encoder: dict[int, Any] = field(default_factory=dict)
     """Image encoder block (0-based) -> the :class:`EncoderStep` after its attention."""
     llm: dict[int, Any] = field(default_factory=dict)
     """Decoder layer (0-based) -> the :class:`LlmStep` before it."""
     projector: ProjectorStep | None = None
-    """The step behind the image encoder."""
+    """The step after the image encoder."""
     pixels: float | None = None
-    """The share of its units that a picture is made smaller to, before the encoder sees it."""
+    """The share of its units to which an image is resized before the encoder."""
     positions: Positions = "original"
-    """Of tokens in the LLM: those they had, or renumbered without gaps."""
+    """Position ids in the LLM: the original ones, or renumbered without gaps."""
 
     def __post_init__(self) -> None:
         for name in ("encoder", "llm"):
@@ -271,12 +271,12 @@ class Plan:
 
     @property
     def before_llm(self) -> bool:
-        """Whether units go before the LLM, whose places among the features are then marked."""
+        """Whether units are reduced before the LLM, so that dropped placeholders are marked."""
         return bool(self.encoder) or self.projector is not None or self.pixels is not None
 
     @property
     def empty(self) -> bool:
-        """Whether nothing ever goes."""
+        """Whether there is no step at all."""
         return not self.before_llm and not self.llm
 
 

@@ -2,7 +2,7 @@
 
 Between attention and MLP a segment's units are split into those at even and those at odd places. Each even
 one proposes to the odd one whose keys are most like its own, and the strongest proposals are carried out:
-units become means, weighted by how many units each already stands for. In the blocks behind, a unit gets
+units become means, weighted by how many units each already stands for. In later blocks a unit gets
 attention in proportion to that size. About equally many go at every block.
 
 Where the paper leaves something open for vision-language models: a unit may be several tokens (those that
@@ -107,7 +107,7 @@ class ToMeStep(EncoderStep):
 
 @lru_cache(maxsize=4096)
 def merged_count(of: int, target: int, number: int, steps: int) -> int:
-    """Units left of ``of`` behind step ``number`` (from 1) of ``steps`` that are to leave ``target``.
+    """Units left of ``of`` after step ``number`` (from 1) of ``steps`` that are to leave ``target``.
 
     At each step r go, at most half of those there are, until ``target`` is reached; r is the smallest number
     for which it is reached, or the largest possible where none suffices.

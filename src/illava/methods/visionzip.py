@@ -1,6 +1,6 @@
 """VisionZip: dominant tokens by the class token's attention, the others gathered (arXiv 2412.04467).
 
-Behind the encoder the patches that the class token looks at most stay as they are (dominant; attention in
+After the encoder the patches that the class token looks at most stay as they are (dominant; attention in
 the block whose output the LLM sees, all heads together). Of the others, in their order, some at a uniform
 stride become targets; every further one goes to the target whose key is most similar (cosine of keys, the
 mean over heads, with the rotary embedding where the encoder has one), and a target becomes itself plus the
@@ -41,7 +41,7 @@ class VisionZip(Method):
 
     Args:
         keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds behind it (LLaVA-NeXT, OneVision) all stay.
+            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
             None: 1/3.
         contextual: share of those kept that gathers the others, in (0, 1]; at least one unit does, and at
             least one does not. A single unit left is a dominant one.

@@ -1,6 +1,6 @@
 """VisPruner: what the class token looks at, and what differs most from the rest (arXiv 2412.01818).
 
-Behind the encoder some of the budget goes to the patches that the class token looks at most (in the block
+After the encoder some of the budget goes to the patches that the class token looks at most (in the block
 whose output the LLM sees, the mean over heads). From what is left over, near-duplicates are taken out
 round by round: the units that are still there, in their order, are dealt into even and odd places, and
 those even ones go that have the most similar partner among the odd ones (cosine of the vectors that enter
@@ -40,7 +40,7 @@ class VisPruner(Method):
 
     Args:
         keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds behind it (LLaVA-NeXT, OneVision) all stay.
+            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
             None: 128/576.
         important: share of those kept that is chosen by attention, in (0, 1]; at least one unit is.
         per_round: units that one round takes out as duplicates, at most.

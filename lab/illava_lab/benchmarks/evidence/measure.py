@@ -24,7 +24,7 @@ from illava.io.pictures import InputError
 from illava_lab import tasks as registry
 from illava_lab.benchmarks.evidence import bigger as contest
 from illava_lab.benchmarks.evidence import pictures
-from illava_lab.benchmarks.evidence import rows as plan
+from illava_lab.benchmarks.evidence import rows as choosing
 
 RUNS, FIGURES = Path("runs/evidence"), Path("docs/evidence")
 PLACE = ("cpu", "float32")
@@ -60,11 +60,13 @@ def choose(size: str, limit: int) -> None:
     name = f"zoo/{size}"
     model, processor = load(name, *PLACE)
     options = {"limit": limit, "seed": 0, "split": "val", "batch_size": 12, "max_new_tokens": NEW_TOKENS}
-    choice: plan.Choice = {}
+    choice: choosing.Choice = {}
     found: dict[str, Any] = {}
     for stage in ("encoder", "llm", "both"):
-        offered = plan.candidates(stage, choice)
-        rows = [Row(label, method, plan.BUDGETS[plan.CHOSEN_AT]) for label, (_, method) in offered.items()]
+        offered = choosing.candidates(stage, choice)
+        rows = [
+            Row(label, method, choosing.BUDGETS[choosing.CHOSEN_AT]) for label, (_, method) in offered.items()
+        ]
         settings, lines = ask_all(
             name, model, processor, rows, RUNS / f"val-{size}" / stage, options, list(registry.names())
         )
@@ -81,7 +83,7 @@ def choose(size: str, limit: int) -> None:
             }
             for label in offered
         }
-        best = plan.pick(stage, figures)
+        best = choosing.pick(stage, figures)
         choice |= offered[best][0]
         found[stage] = {"figures": figures, "chosen": best}
         print(stage, best, figures[best], flush=True)
@@ -91,7 +93,7 @@ def choose(size: str, limit: int) -> None:
         frozen = read(f"layers-{size}")
         if frozen["weights"] == weights and frozen["choice"] != choice:
             raise InputError(f"{path} is frozen with another choice; move it away to choose anew")
-    written = {"model": name, "weights": weights, "rule": plan.RULE, **options}
+    written = {"model": name, "weights": weights, "rule": choosing.RULE, **options}
     write_json(path, {**written, "tasks": counted, "choice": choice, "stages": found})
 
 
@@ -108,11 +110,11 @@ def read(name: str) -> dict[str, Any]:
 def test(size: str, limit: int, tasks: list[str]) -> None:
     """Answer the test split in all rows; where all tasks are there, write the figures."""
     name, known = f"zoo/{size}", read(f"layers-{size}")
-    choice: plan.Choice = known["choice"]
+    choice: choosing.Choice = known["choice"]
     model, processor = load(name, *PLACE)
     if fingerprint(model) != known["weights"]:
         raise InputError(f"layers-{size}.json is about other weights of {name}: run choose {size} again")
-    rows = [*plan.main_rows(choice), *plan.control_rows(choice)]
+    rows = [*choosing.main_rows(choice), *choosing.control_rows(choice)]
     options = {"limit": limit, "seed": 0, "split": "test", "batch_size": 12, "max_new_tokens": NEW_TOKENS}
     settings, lines = ask_all(name, model, processor, rows, RUNS / f"test-{size}", options, tasks)
     if set(tasks) != set(registry.names()):
@@ -124,10 +126,10 @@ def test(size: str, limit: int, tasks: list[str]) -> None:
     summary["hurt"] = [entry for entry in hurt_kinds(lines)[:HURT] if entry["lost"] > 0]
     for stale in FIGURES.glob("hurt-*.png") if size == "L" else ():
         stale.unlink()
-    keep = plan.BUDGETS[plan.CHOSEN_AT]
+    keep = choosing.BUDGETS[choosing.CHOSEN_AT]
     for entry in summary["hurt"]:
         if entry["examples"] and size == "L":
-            entry["picture"] = pictures.draw(model, processor, entry, plan.both(keep, choice), FIGURES)
+            entry["picture"] = pictures.draw(model, processor, entry, choosing.both(keep, choice), FIGURES)
     write_json(FIGURES / f"test-{size}.json", summary)
 
 
@@ -156,7 +158,7 @@ def differences(lines: list[Line]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name in ("1/3", "1/9"):
         controls = {other: [f"{other} {name}"] for other in ("drop", "weighted", "inverse")}
-        controls["random"] = [f"random {seed} {name}" for seed in plan.RANDOM_SEEDS]
+        controls["random"] = [f"random {seed} {name}" for seed in choosing.RANDOM_SEEDS]
         for other, labels in controls.items():
             mean, by_task = difference(lines, [f"both {name}"], labels)
             out[f"{other} {name}"] = {
@@ -172,7 +174,7 @@ def differences(lines: list[Line]) -> dict[str, Any]:
 
 
 def hurt_kinds(
-    lines: list[Line], row: str = f"both {plan.CHOSEN_AT}", least: int = 10
+    lines: list[Line], row: str = f"both {choosing.CHOSEN_AT}", least: int = 10
 ) -> list[dict[str, Any]]:
     """Kinds of question by how many points of accuracy they lose, worst first, with samples that show it."""
     by_kind: dict[tuple[str, str], dict[int, dict[str, Line]]] = {}

@@ -105,7 +105,11 @@ def control_rows(choice: Choice) -> list[Row]:
         ]
         rows.append(Row(f"inverse {name}", both(keep, choice, select="lowest"), keep))
         rows += [
-            Row(f"random {seed} {name}", both(keep, choice, select="random", seed=seed), keep)
+            Row(
+                f"random {seed} {name}",
+                both(keep, choice, select="random", experimental={"seed": seed}),
+                keep,
+            )
             for seed in RANDOM_SEEDS
         ]
     return rows

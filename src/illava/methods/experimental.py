@@ -1,0 +1,72 @@
+"""Options of :class:`~illava.Illava` that neither its published schedules nor ``Illava.best`` set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .checks import check_choice, check_count
+from .merge_step import ENCODER_SCORES, LLM_SCORES
+
+DEFAULTS: dict[str, Any] = {
+    "encoder_score": "attention",
+    "llm_score": "last",
+    "positions": "original",
+    "proportional": False,
+    "seed": 0,
+}
+
+
+class Experimental(Mapping[str, Any]):
+    """A frozen, hashable mapping of experimental options; those at their default are left out.
+
+    Equal to any mapping with the same items.
+
+    Args:
+        values: some of
+
+            * ``encoder_score``: what encoder units are ranked by: "attention" received (default), "rarity",
+              one minus the mean cosine similarity to all units of the image, or "norm" of the hidden state.
+            * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
+              after the first image.
+            * ``positions``: of tokens in the LLM: "original" (default), or "compact": without gaps.
+            * ``proportional``: whether later encoder blocks add the logarithm of the number of merged units
+              to the attention that a unit receives (SDPA or eager attention in the encoder). Default False.
+            * ``seed``: of ``select="random"``. Default 0.
+
+    Raises ValueError for unknown names and values out of range.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        if values is not None and not isinstance(values, Mapping):
+            raise ValueError(f"experimental must be a mapping of options to values, got {values!r}")
+        given = dict(values or {})
+        if unknown := sorted(str(name) for name in given if name not in DEFAULTS):
+            raise ValueError(
+                f"experimental has no option {', '.join(unknown)}; its options are {', '.join(DEFAULTS)}"
+            )
+        made = {**DEFAULTS, **given}
+        check_choice("encoder_score", made["encoder_score"], ENCODER_SCORES)
+        check_choice("llm_score", made["llm_score"], LLM_SCORES)
+        check_choice("positions", made["positions"], ("original", "compact"))
+        if not isinstance(made["proportional"], bool):
+            raise ValueError(f"proportional must be True or False, got {made['proportional']!r}")
+        check_count("seed", made["seed"], most=2**63 - 1)
+        self._values = {name: value for name, value in made.items() if value != DEFAULTS[name]}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
