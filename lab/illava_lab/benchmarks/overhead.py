@@ -166,8 +166,8 @@ def units_kept(model: nn.Module, method: illava.Illava, inputs: Any) -> set[int]
     """The units left behind the encoder's first step, before which both scores see the same."""
     with torch.no_grad(), illava.accelerate(model, method) as handle:
         model(**inputs, logits_to_keep=1)
-        runs, _ = handle._last or ([], None)
-    return set(runs[0].history[0][1].tolist())
+        assert handle._last is not None
+    return set(handle._last.runs[0].history[0][1].tolist())
 
 
 def spread(values: list[float]) -> dict[str, float]:

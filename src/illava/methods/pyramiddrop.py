@@ -21,7 +21,7 @@ from .base import Method
 from .checks import check_layers, check_share
 from .llm_layers import carry_over, check_llm_layers, places
 from .merge_step import MergeStep
-from .steps import Asks, Plan
+from .steps import AttentionSource, Plan
 
 PUBLISHED_LAYERS, PUBLISHED_DEPTH = (8, 16, 24), 32
 PUBLISHED_KEEP = 0.125
@@ -73,7 +73,7 @@ class PyramidDrop(Method):
 class StageStep(MergeStep):
     """One stage: ``keep`` is its share of the tokens that a segment had before any step."""
 
-    asks: ClassVar[Asks] = "itself"
+    attention_source: ClassVar[AttentionSource] = "itself"
 
     budget: float | None = None
     """Share that is left behind the last stage, where one was asked for."""

@@ -16,7 +16,7 @@ from ..ops.precision import full_precision
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
 
 Positions = Literal["original", "compact"]
-Asks = Literal["before", "itself", "nothing"]
+AttentionSource = Literal["before", "itself", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class LlmAttention:
     """None, (B, k) bool key padding, or (B, H or 1, n, k) boolean or additive."""
     softcap: float | None
     tokens: Tokens
-    """Whose queries they are; without ``hidden`` but where the step asks "itself"."""
+    """Whose queries they are; without ``hidden`` but where the step's ``attention_source`` is "itself"."""
 
     def by_last(self) -> Tensor:
         """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
@@ -234,7 +234,7 @@ class ProjectorStep(EncoderStep):
 class LlmStep(Step):
     """A step before a layer of the LLM; before layer 0 it chooses among embeddings and observes nothing."""
 
-    asks: ClassVar[Asks] = "before"
+    attention_source: ClassVar[AttentionSource] = "before"
     """Whose attention it observes: of the layer before, of the layer itself on the states that enter it
     (computed once more for that), or none."""
 

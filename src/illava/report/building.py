@@ -1,4 +1,4 @@
-"""Putting a report together from what the stages noted about one prefill."""
+"""Making the report on a completed pass."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from ..planning.cost import cost_of
 from ..planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
 from ..runtime.encoder.run import EncoderRun
 from ..runtime.llm.prefill import Prefill, Sequence
+from ..runtime.passes import Pass
 from . import traces as trace
 from .patches import Layout, layouts
 from .report import PictureReport, Report
 from .traces import StepTrace
 
 
-def make_report(
-    modules: LocatedModules, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
-) -> Report:
-    """Put together what the stages noted about one prefill."""
+def make_report(modules: LocatedModules, method: Method, plan: Plan, completed: Pass) -> Report:
+    """The report on a completed pass over a prompt with pictures."""
+    runs, prefill = completed.runs, completed.prefill
+    assert prefill is not None
     prompt = prefill.prompt
     videos = prompt.runs[prompt.video & (prompt.runs >= 0)]
     video_tokens = int((videos == videos[0]).sum()) if len(videos) else None

@@ -1,4 +1,4 @@
-"""What one step did, kept for whoever asked to see it: nothing of this is made otherwise."""
+"""What one step did; made only with ``accelerate(..., trace=True)``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def trace_of(merged: MergedSegments, units: Units, entered: Tensor) -> Trace:
 
 
 def all_stayed(entered: Tensor) -> Trace:
-    """Of a step at which nothing went."""
+    """Of a step that dropped nothing."""
     everything = torch.arange(len(entered))
     ones = torch.ones(len(entered))
     return Trace(entered.cpu(), everything, MergeWeights(everything, everything, ones), None)
