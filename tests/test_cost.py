@@ -47,7 +47,7 @@ def test_flops_of_a_merged_model_are_those_torch_counts_less_the_scores(family, 
     )
     with illava.accelerate(model, method) as handle:
         merged = counted(model, inputs)
-    report, (runs, prefill) = handle.report, handle._last
+    report, runs, prefill = handle.report, handle._last.runs, handle._last.prefill
     shape = handle.modules.family.encoder_dimensions(handle.modules.config)
     # Products of queries and keys, and the product with ones that sums the columns, head by head (3).
     scores = sum(
@@ -139,7 +139,7 @@ def test_the_parts_of_a_cost_sum_up_to_it(family):
         llm_dimensions(handle.modules.config),
     )
     for made, call in ((handle.report.cost, 1), (handle.report.plain_cost, 0)):
-        run = handle._last[0][0]
+        run = handle._last.runs[0]
         embedded = run.embedded if call else run.group * sum(run.full_lengths)
         assert made.encoder == sum(made.blocks) + cost.patch_embedding_flops(shape, embedded)
         assert made.prefill == sum(made.layers) + cost.head_flops(llm, 3)

@@ -268,7 +268,7 @@ def test_prompts_of_other_lengths_use_the_same_code_and_the_same_tensors() -> No
             got, _ = generated(model, inputs, past_key_values=cache, compile_config=config)
             torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
             layer = cache.layers[0]
-            tensors = (layer.keys, layer.values, layer.real, layer.cumulative_length, layer.gone)
+            tensors = (layer.keys, layer.values, layer.real, layer.cumulative_length, layer.columns_dropped)
             places.append([tensor.data_ptr() for tensor in tensors])
             rooms.append(layer.keys.shape[2])
             cache.reset()

@@ -16,12 +16,11 @@ from .report.report import Report
 from .runtime.attention_tap import check_backend
 from .runtime.calls import Calls
 from .runtime.contract import check_contract
-from .runtime.encoder.run import EncoderRun
 from .runtime.encoder.stage import EncoderStage
 from .runtime.hooks import Hooks
 from .runtime.llm.masks import check_biases, check_masks
-from .runtime.llm.prefill import Prefill
 from .runtime.llm.stage import LlmStage
+from .runtime.passes import Pass, Passes
 from .runtime.projector import ProjectorStage
 
 _MARK = "_illava_handle"
@@ -50,14 +49,18 @@ class Handle:
                 "hold no keys and values to leave out; use a method of the image encoder, such as "
                 "Illava(llm_layers=())"
             )
-        self._last: tuple[list[EncoderRun], Prefill] | None = None
+        self._last: Pass | None = None
+        """The last completed pass over a prompt with pictures."""
         self._hooks = Hooks()
         try:
             self._hooks.attribute(self.modules.base, _MARK, self)
             self._calls = calls = Calls(self.modules, self._hooks)
-            encoder = EncoderStage(self.modules, self.plan, calls, self._hooks, trace=trace)
+            passes = Passes(self.modules.base, calls, self._hooks)
+            encoder = EncoderStage(self.modules, self.plan, passes, self._hooks, trace=trace)
             ProjectorStage(self.modules, self.plan.projector, encoder, self._hooks)
-            LlmStage(self.modules, self.plan, calls, encoder.features, self._hooks, self._note, trace=trace)
+            LlmStage(
+                self.modules, self.plan, passes, encoder.features, self._hooks, self._publish, trace=trace
+            )
             calls.close()
         except BaseException:
             self._hooks.remove()
@@ -68,8 +71,7 @@ class Handle:
         """What the last completed prefill with images did. Raises ValueError before the first one."""
         if self._last is None:
             raise ValueError("there is no report yet: run the model on a prompt with a picture first")
-        runs, prefill = self._last
-        return make_report(self.modules, self.method, self.plan, runs, prefill)
+        return make_report(self.modules, self.method, self.plan, self._last)
 
     def remove(self) -> None:
         """Remove all hooks: the model computes bit for bit what it did before. A second call does nothing."""
@@ -87,8 +89,8 @@ class Handle:
     ) -> None:
         self.remove()
 
-    def _note(self, prefill: Prefill, runs: list[EncoderRun]) -> None:
-        self._last = (runs, prefill)
+    def _publish(self, completed: Pass) -> None:
+        self._last = completed
 
 
 def accelerate(

@@ -33,7 +33,7 @@ def registry(monkeypatch):
 
 @dataclass(frozen=True)
 class FailingStep(LlmStep):
-    asks: ClassVar[str] = "nothing"
+    attention_source: ClassVar[str] = "nothing"
 
     def reduce(self, units: Units):
         raise UnsupportedError("not with a filled\ncache")

@@ -173,12 +173,12 @@ def test_nothing_large_is_kept_for_the_report() -> None:
     inputs = inputs_of(model, "two", "single")
     with illava.accelerate(model, illava.VisionZip(keep=0.4)) as handle:
         model(**inputs)
-        assert all(run.seen is None for run in handle._last[0])
+        assert all(run.seen is None for run in handle._last.runs)
     turns = turns_of(model, [[[]], [pictures(model, 1)]])
     with illava.accelerate(model, illava.FastV(keep=0.4)) as handle:
         chat(model, turns)
-        prefill = handle._last[1]
-        assert prefill.cached is None
+        prefill = handle._last.prefill
+        assert prefill.cached_masks is None
         assert prefill.seen == {}
 
 

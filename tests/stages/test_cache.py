@@ -12,6 +12,7 @@ import illava
 from illava.runtime.cache.merged import MergedLayer, is_merged
 from illava.runtime.cache.setup import prepare_for_merging
 from illava.runtime.hooks import Owner
+from illava.runtime.llm.prefill import Prefill, Prompt, Sequence
 from tests.tiny_configs import config
 
 
@@ -124,6 +125,14 @@ def test_a_lazy_cache_gets_all_its_layers():
     assert len(prepare_for_merging(cache, [None] * 3)) == 3
 
 
+def prefill_of(columns, length, cache_layers, start):
+    """A prefill of prompts of text, of which (B, n) ``columns`` are left."""
+    rows = torch.full((len(columns), length), -1)
+    prompt = Prompt(rows, (), rows >= 0, False, rows[:, 0], None, [], False)
+    sequence = Sequence(columns, columns, length - columns.shape[1], columns, ())
+    return Prefill(prompt, sequence, cache_layers, depth=len(cache_layers), start=start)
+
+
 def test_what_a_plain_cache_holds_is_taken_over():
     cache = DynamicCache()
     keys = torch.arange(2.0)[None, None, :, None].expand(2, 1, 2, 3)
@@ -131,12 +140,12 @@ def test_what_a_plain_cache_holds_is_taken_over():
     (layer,) = prepare_for_merging(cache, [None])
     assert (layer.get_seq_length(), layer.key_columns().tolist()) == (2, [[0, 1]] * 2)
     # Of a prefill of four, three and two are left.
-    layer.expect(torch.tensor([[0, 2, 3], [-1, 0, 3]]), 4, 1, padded=True)
+    prefill_of(torch.tensor([[0, 2, 3], [-1, 0, 3]]), 4, [layer], start=2).expect()
     assert layer.get_seq_length() == 2, "until they come"
     columns = [[0, 1, 2, 4, 5], [0, 1, -1, 2, 5]]
     assert layer.key_columns().tolist() == columns
     layer.update(torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 3, 3))
-    assert (layer.get_seq_length(), layer.physical_length(), layer.group) == (6, 5, (1,))
+    assert (layer.get_seq_length(), layer.physical_length(), layer.group) == (6, 5, (0,))
     assert layer.key_columns(1).tolist() == [[*row, 6] for row in columns]
 
 

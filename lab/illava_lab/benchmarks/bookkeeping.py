@@ -60,7 +60,7 @@ def own_seconds(model: nn.Module) -> Iterator[list[float]]:
         for key, hook in table.items():
             table[key] = timed(hook)
     # The handle takes its hooks off by key: nothing is left of the wrapped ones.
-    with mock.patch.object(AttentionTap, "see", timed(AttentionTap.see)):
+    with mock.patch.object(AttentionTap, "observe", timed(AttentionTap.observe)):
         yield seconds
 
 

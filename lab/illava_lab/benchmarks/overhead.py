@@ -162,8 +162,8 @@ def units_kept(model: nn.Module, method: illava.Illava, inputs: Any) -> set[int]
     """The units kept by the encoder's first step, up to which both scores see the same."""
     with torch.no_grad(), illava.accelerate(model, method) as handle:
         model(**inputs, logits_to_keep=1)
-        runs, _ = handle._last or ([], None)
-    return set(runs[0].history[0][1].tolist())
+        assert handle._last is not None
+    return set(handle._last.runs[0].history[0][1].tolist())
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from illava.bench.machine import machine
 from illava.methods import steps
 from illava.runtime import projector
 from illava.runtime.encoder import stage as encoder
+from illava.runtime.llm import merging
 from illava.runtime.llm import stage as llm
 from illava_lab.benchmarks.bookkeeping import prefill_seconds
 
@@ -80,7 +81,7 @@ def main() -> None:
 
                 for name in ("check_marks", "check_output", "check_cache"):
                     patch(llm, name, checking)
-                for module in (encoder, llm, projector):
+                for module in (encoder, merging, projector):
                     patch(module, "reduced", keeping)
                 patch(projector, "unmarked", keeping)
                 for kind in {

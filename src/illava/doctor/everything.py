@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..methods import Method
-from ..methods.steps import Asks, EncoderStep, LlmStep, Plan, Units
+from ..methods.steps import AttentionSource, EncoderStep, LlmStep, Plan, Units
 from ..models.located import LocatedModules
 from ..ops.merging import MergedSegments
 
@@ -45,7 +45,7 @@ class _EncoderStep(EncoderStep):
 
 
 class _LlmStep(LlmStep):
-    asks: ClassVar[Asks] = "nothing"
+    attention_source: ClassVar[AttentionSource] = "nothing"
     keep = 0.5
 
     def reduce(self, units: Units) -> MergedSegments | None:

@@ -22,7 +22,7 @@ from ..models.located import LocatedModules
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_share
-from .steps import Asks, LlmStep, Plan, Units
+from .steps import AttentionSource, LlmStep, Plan, Units
 
 TIE = 2.0**-20
 """Cosines no further apart than this count as equal: products of the same two vectors differ by kernel."""
@@ -56,7 +56,7 @@ class DivPrune(Method):
 class DivPruneStep(LlmStep):
     """The choice among the embeddings of visual tokens."""
 
-    asks: ClassVar[Asks] = "nothing"
+    attention_source: ClassVar[AttentionSource] = "nothing"
 
     keep: float
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..models.located import LocatedModules
-from .steps import Asks
+from .steps import AttentionSource
 
 
-def places(modules: LocatedModules, asks: Asks) -> list[int]:
+def places(modules: LocatedModules, source: AttentionSource) -> list[int]:
     """Layers before which a method may drop tokens by default.
 
     A layer whose window hides part of the prompt says nothing of what lies outside, so where some layers
-    see the whole prompt, only they are asked; ``asks`` tells which one that is, "nothing" that it does not
+    see the whole prompt, only these count; ``source`` tells which layer that is, "nothing" that it does not
     matter. Raises ValueError for an LLM without any such layer.
     """
     first, depth = modules.family.first_llm_layer(modules.config), len(modules.layers)
@@ -21,9 +21,9 @@ def places(modules: LocatedModules, asks: Asks) -> list[int]:
         raise ValueError(
             f"tokens can be dropped before layer {first} at the earliest, this LLM has {depth} layers"
         )
-    if asks == "nothing":
+    if source == "nothing":
         return every
-    return [i for i in every if modules.windows[i - (asks == "before")] is None] or every
+    return [i for i in every if modules.windows[i - (source == "before")] is None] or every
 
 
 def check_llm_layers(name: str, layers: Sequence[int], modules: LocatedModules, offset: int = 0) -> None:
@@ -50,12 +50,14 @@ def carry_over(layers: Sequence[int], depth: int, to_depth: int, places: Sequenc
     return out
 
 
-def one_layer(name: str, layer: int | None, published: int, modules: LocatedModules, asks: Asks) -> int:
+def one_layer(
+    name: str, layer: int | None, published: int, modules: LocatedModules, source: AttentionSource
+) -> int:
     """The layer that a method with one step acts before: ``layer`` if it is given, or else ``published``, or
     the nearest before which tokens can leave. Raises ValueError for a layer that the model does not have."""
     if layer is not None:
         check_llm_layers(name, (layer,), modules)
         return layer
     depth = len(modules.layers)
-    (nearest,) = carry_over((published,), depth, depth, places(modules, asks))
+    (nearest,) = carry_over((published,), depth, depth, places(modules, source))
     return nearest

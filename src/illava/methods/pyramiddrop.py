@@ -22,7 +22,7 @@ from .base import Method
 from .checks import check_layers, check_share
 from .llm_layers import carry_over, check_llm_layers, places
 from .merge_step import MergeStep
-from .steps import Asks, Plan
+from .steps import AttentionSource, Plan
 
 PUBLISHED_LAYERS, PUBLISHED_DEPTH = (8, 16, 24), 32
 PUBLISHED_KEEP = 0.125
@@ -77,7 +77,7 @@ class PyramidDrop(Method):
 class StageStep(MergeStep):
     """One stage: ``of_all`` of a segment's original tokens are kept, rounded down."""
 
-    asks: ClassVar[Asks] = "itself"
+    attention_source: ClassVar[AttentionSource] = "itself"
 
     budget: float | None = None
     """Share left after the last stage, if one was given."""

@@ -17,7 +17,7 @@ from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_choice, check_count, check_share
 from .llm_layers import one_layer
-from .steps import Asks, LlmStep, Plan, Units
+from .steps import AttentionSource, LlmStep, Plan, Units
 
 Stage = Literal["projector", "llm"]
 STAGES: tuple[str, ...] = get_args(Stage)
@@ -65,7 +65,7 @@ class Random(Method):
 class RandomStep(LlmStep):
     """A random choice, in the LLM or before it."""
 
-    asks: ClassVar[Asks] = "nothing"
+    attention_source: ClassVar[AttentionSource] = "nothing"
 
     keep: float
     seed: int = 0

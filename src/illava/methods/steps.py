@@ -16,7 +16,7 @@ from ..ops.precision import full_precision
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
 
 Positions = Literal["original", "compact"]
-Asks = Literal["before", "itself", "nothing"]
+AttentionSource = Literal["before", "itself", "nothing"]
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class ProjectorStep(EncoderStep):
 class LlmStep(Step):
     """A step before a layer of the LLM; before layer 0 its units are embeddings, and it observes nothing."""
 
-    asks: ClassVar[Asks] = "before"
+    attention_source: ClassVar[AttentionSource] = "before"
     """Whose attention it observes: of the layer before, of the layer itself on the states that enter it
     (computed once more for that), or none."""
 

@@ -14,16 +14,17 @@ from ..planning.cost import cost_of
 from ..planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
 from ..runtime.encoder.run import EncoderRun
 from ..runtime.llm.prefill import Prefill, Sequence
+from ..runtime.passes import Pass
 from . import traces as step_traces
 from .patches import Layout, layouts
 from .report import PictureReport, Report
 from .traces import StepTrace
 
 
-def make_report(
-    modules: LocatedModules, method: Method, plan: Plan, runs: list[EncoderRun], prefill: Prefill
-) -> Report:
-    """Build the report of a prefill from the records of its stages."""
+def make_report(modules: LocatedModules, method: Method, plan: Plan, completed: Pass) -> Report:
+    """Build the report of a completed pass over a prompt with pictures."""
+    runs, prefill = completed.runs, completed.prefill
+    assert prefill is not None
     prompt = prefill.prompt
     videos = prompt.runs[prompt.video & (prompt.runs >= 0)]
     video_tokens = int((videos == videos[0]).sum()) if len(videos) else None

@@ -39,7 +39,7 @@ class AttentionTap:
         self.module = module
         self.observers: list[Observer] = []
         self.bias: Bias | None = None
-        self._peeking: Observer | None = None
+        self._recomputing: Observer | None = None
         self.config: Any = module.config
         check_backend(self.config)
         tapped = copy.copy(self.config)
@@ -49,20 +49,20 @@ class AttentionTap:
 
     def recompute_qk(self, observer: Observer, **kwargs: Any) -> None:
         """Run the module with ``kwargs`` for its queries and keys alone, which ``observer`` is shown."""
-        self._peeking = observer
+        self._recomputing = observer
         try:
             self.module(**kwargs)
         finally:
-            self._peeking = None
+            self._recomputing = None
 
-    def see(
+    def observe(
         self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
     ) -> tuple[Any, bool]:
         """Show the observers; returns the mask to attend with, and whether the attention itself is wanted."""
         # Scores only choose: no gradient goes through them, and nothing of them is kept for a backward pass.
         with torch.no_grad():
-            if self._peeking is not None:
-                self._peeking(query, key, scaling, mask, softcap)
+            if self._recomputing is not None:
+                self._recomputing(query, key, scaling, mask, softcap)
                 return mask, False
             for observer in self.observers:
                 observer(query, key, scaling, mask, softcap)
@@ -128,7 +128,7 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    mask, wanted = tap.see(query, key, factor, attention_mask, kwargs.get("softcap"))
+    mask, wanted = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"))
     if not wanted:
         return value.new_zeros(()).expand(*query.transpose(1, 2).shape[:3], value.shape[-1]), None
     return tap.attend(module, query, key, value, mask, scaling=scaling, **kwargs)

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Cached:
-    """``once(source, make)`` is ``make()``, kept for later calls with the same object ``source``."""
+    """``cached(source, make)`` is ``make()``, kept for later calls with the same object ``source``."""
 
     def __init__(self) -> None:
         # The source is held beside the value: as long as it lives, no other object can have its id.

@@ -1,6 +1,7 @@
 """The calls of an accelerated model: one thread at a time, and what is known only while a call lasts.
 
-The stages keep the state of the pass under way, so a second thread waits until the first one's call is over.
+There is one pass under way (:mod:`illava.runtime.passes`), so a second thread waits until the first one's
+call is over.
 What ``generate`` knows and a forward does not (where the prompt ends) is kept in an object of that one call,
 which is dropped when it returns or fails.
 """
@@ -51,7 +52,7 @@ class ThreadLock:
         """Modules whose calls the owner is in."""
 
     @property
-    def mine(self) -> bool:
+    def held(self) -> bool:
         """Whether this thread holds it."""
         return self._owner == threading.get_ident()
 
@@ -78,15 +79,15 @@ class ThreadLock:
 
     def leave(self, module: nn.Module) -> None:
         """The call of ``module`` is over; nothing happens where this thread is in none."""
-        if self.mine and any(module is known for known in self._calls):
+        if self.held and any(module is known for known in self._calls):
             del self._calls[next(i for i, known in enumerate(self._calls) if known is module) :]
             self._release()
 
     def _acquire(self) -> None:
         with self._free:
-            while not (self._owner is None or self.mine or self._abandoned()):
+            while not (self._owner is None or self.held or self._abandoned()):
                 self._free.wait(0.2)
-            if not self.mine:
+            if not self.held:
                 self._owner = threading.get_ident()
                 self._blocks, self._calls = 0, []
 
@@ -146,9 +147,9 @@ class Calls:
         return stack[-1] if stack else None
 
     @property
-    def mine(self) -> bool:
+    def holds_lock(self) -> bool:
         """Whether this thread's call is the one under way."""
-        return torch.compiler.is_compiling() or self.lock.mine
+        return torch.compiler.is_compiling() or self.lock.held
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if _exporting():

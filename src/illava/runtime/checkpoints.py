@@ -1,7 +1,7 @@
 """Gradient checkpointing: layers run again in the backward pass, long after a stage has moved on.
 
-Every layer gets back, for the time of each later run, the state that its stage had after the first one. The
-hooks themselves do the same with the same state however often they are called.
+During each later run of a layer, the pass under way is the one of its first run, as that left it. The hooks
+do the same with the same pass however often they are called.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import nn
 from ..compat import checkpoints_need_grad
 from ..errors import UnsupportedError
 from .hooks import Hooks
+from .passes import Pass, Passes
 
 _FUNCTION = "_gradient_checkpointing_func"
 
 
 class Checkpoints:
-    """Carries the attribute ``name`` of a stage through the checkpoints of ``layers``."""
+    """Carries the pass under way through the checkpoints of ``layers``."""
 
     def __init__(
         self,
-        stage: Any,
-        name: str,
+        passes: Passes,
         layers: Sequence[nn.Module],
         hooks: Hooks,
-        after: Callable[[Any], None] = lambda state: None,
+        after: Callable[[Pass], None] = lambda _: None,
     ) -> None:
-        """``after`` is called with the state when a layer has run again."""
-        self.stage, self.name, self.layers, self.after = stage, name, layers, after
+        """``after`` is called with the pass when a layer has run again."""
+        self.passes, self.layers, self.after = passes, layers, after
         self.again = False
         """Whether a layer is running again just now."""
         # Read here, since compiled code cannot.
@@ -81,28 +81,28 @@ class Checkpoints:
 
 
 class _Carrying:
-    """A checkpoint function whose later runs of a layer all find the state that the first one left."""
+    """A checkpoint function whose later runs of a layer all find the pass that the first one left."""
 
     def __init__(self, function: Callable[..., Any], checkpoints: Checkpoints) -> None:
         self.function, self.checkpoints = function, checkpoints
 
     def __call__(self, forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        stage, name = self.checkpoints.stage, self.checkpoints.name
-        left: list[Any] = []
+        passes = self.checkpoints.passes
+        left: list[Pass | None] = []
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if not left:
                 output = forward(*args, **kwargs)
-                left.append(getattr(stage, name))
+                left.append(passes.snapshot())
                 return output
-            before = getattr(stage, name)
-            setattr(stage, name, left[0])
+            before, passes.current = passes.current, left[0]
             self.checkpoints.again = True
             try:
                 return forward(*args, **kwargs)
             finally:
-                setattr(stage, name, before)
+                passes.current = before
                 self.checkpoints.again = False
-                self.checkpoints.after(left[0])
+                if left[0] is not None:
+                    self.checkpoints.after(left[0])
 
         return self.function(run, *args, **options)

@@ -15,7 +15,7 @@ from ..compat import cache_of, generation_cache
 from ..errors import UnsupportedError
 from ..models.located import LocatedModules
 from .cache.setup import prepare_for_merging
-from .cache.static import is_static, see_padding, settle, static_refusal
+from .cache.static import is_static, settle, static_refusal, update_padding
 from .calls import Calls
 from .hooks import Hooks
 from .llm.masks import LlmMasks
@@ -56,7 +56,7 @@ class Generating:
     def _choose_compiling(
         self, ask: Callable[..., Any], model_kwargs: dict[str, Any], generation_config: Any
     ) -> Any:
-        # generate() asks this first, and compiles for static caches.
+        # generate() calls this first, and compiles for static caches.
         self._hold_dynamically(model_kwargs, generation_config)
         return ask(model_kwargs, generation_config)
 
@@ -71,13 +71,13 @@ class Generating:
     ) -> Any:
         self._hold_dynamically(model_kwargs, generation_config)
         size = getattr(generation_config, "prefill_chunk_size", None)
-        shown = self.active and picture_tensor(model_kwargs) is not None
-        if shown and size is not None and size < input_ids.shape[1]:
+        with_pictures = self.active and picture_tensor(model_kwargs) is not None
+        if with_pictures and size is not None and size < input_ids.shape[1]:
             raise UnsupportedError(
                 f"prefill_chunk_size={size}: a prompt with pictures cannot be taken in chunks, because the "
                 "attention of its last token scores the pictures; leave prefill_chunk_size unset"
             )
-        if shown and size is not None:
+        if with_pictures and size is not None:
             # One chunk is none, and the features stay the objects that they are.
             generation_config = copy.copy(generation_config)
             generation_config.prefill_chunk_size = None
@@ -94,8 +94,8 @@ class Generating:
     def _empty_static(self, model_kwargs: dict[str, Any]) -> Any:
         """The empty static cache that is to hold a merged prompt, or None."""
         cache = cache_of(model_kwargs)
-        shown = picture_tensor(model_kwargs) is not None
-        return cache if shown and self._fits(cache) and not bool(cache.get_seq_length()) else None
+        with_pictures = picture_tensor(model_kwargs) is not None
+        return cache if with_pictures and self._fits(cache) and not bool(cache.get_seq_length()) else None
 
     def _fits(self, cache: Any) -> bool:
         """Whether this is a static cache that can hold a merged prompt."""
@@ -107,7 +107,7 @@ class Generating:
         # Before a step that may be compiled, and the last to see the mask as the caller has it.
         cache, padding = cache_of(kwargs), kwargs.get("attention_mask")
         if is_static(cache) and isinstance(padding, Tensor):
-            see_padding(cache, padding)
+            update_padding(cache, padding)
         return make(*args, **kwargs)
 
     def _hold_dynamically(self, model_kwargs: dict[str, Any], generation_config: Any) -> None:

@@ -31,7 +31,7 @@ class ProjectorStage:
     def __init__(
         self, modules: LocatedModules, step: ProjectorStep | None, encoder: EncoderStage, hooks: Hooks
     ) -> None:
-        self.modules, self.step, self.encoder = modules, step, encoder
+        self.modules, self.step, self.passes = modules, step, encoder.passes
         family, module = modules.family, modules.base.get_submodule
         if family.unfolds_after is not None:
             hooks.post(module(family.unfolds_after), self._unfold_after)
@@ -57,11 +57,11 @@ class ProjectorStage:
     def _unfold_after(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Any:
-        run = self.encoder.run
+        run = self.passes.encoder_run
         return None if run is None or run.kept is None else self._tokens_in_place(run, output)
 
     def _unfold_before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        run = self.encoder.run
+        run = self.passes.encoder_run
         if run is None or run.kept is None:
             return None
         if args:
@@ -82,7 +82,7 @@ class ProjectorStage:
         return torch.cat([prefix, full.view(*tokens.shape[:-2], -1, rows.shape[-1])], dim=-2)
 
     def _compact(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        run = self.encoder.run
+        run = self.passes.encoder_run
         if run is None or run.kept is None:
             return None
         x, *rest = args
@@ -95,7 +95,7 @@ class ProjectorStage:
         through = mark_through(function)
 
         def pool(features: Tensor, *args: Any, **kwargs: Any) -> Any:
-            run = self.encoder.run
+            run = self.passes.encoder_run
             if run is None:
                 return function(features, *args, **kwargs)
             run.mixing = (str(self.modules.family.pooler), function, [], args, kwargs)
@@ -118,13 +118,13 @@ class ProjectorStage:
         through = mark_through(function)
 
         def linear_map(features: Any, *args: Any, **kwargs: Any) -> Any:
-            if self.encoder.run is not None:
-                # Sizes only: the report asks the function later where each feature comes from.
-                shapes = [len(part) for part in features]
-                self.encoder.run.mixing = (name, function, shapes, args, kwargs)
+            run = self.passes.encoder_run
+            if run is not None:
+                # Sizes only: the report applies the function later to find where each feature comes from.
+                run.mixing = (name, function, [len(part) for part in features], args, kwargs)
             mixed = through(features, *args, **kwargs)
-            if self.encoder.run is not None and self.encoder.run.marked:
-                self.encoder.run.marked = count_marked(mixed)
+            if run is not None and run.marked:
+                run.marked = count_marked(mixed)
             return mixed
 
         return linear_map
@@ -132,7 +132,7 @@ class ProjectorStage:
     def _expand(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
     ) -> Any:
-        run = self.encoder.run
+        run = self.passes.encoder_run
         if run is None or run.resized is not None:
             return None
         if self.step is not None and self.step.projected and module is self.modules.projector:
@@ -148,7 +148,7 @@ class ProjectorStage:
 
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Features of smaller pictures, in raster order whatever the order inside the encoder."""
-        run = self.encoder.run
+        run = self.passes.encoder_run
         if run is None or run.resized is None:
             return None
         output.pooler_output = self._at_places(run, unmarked(output.pooler_output))
@@ -165,10 +165,10 @@ class ProjectorStage:
         full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
         return full.index_copy(0, run.resized.to(rows.device), rows)
 
-    # -- a step behind the encoder ---------------------------------------------------------------------
+    # -- a step after the encoder ----------------------------------------------------------------------
 
     def _reduce_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        run = self.encoder.run
+        run = self.passes.encoder_run
         if run is None:
             return None
         if args:
@@ -177,7 +177,7 @@ class ProjectorStage:
         return args, {**kwargs, name: self._reduce(run, kwargs[name])}
 
     def _reduce(self, run: EncoderRun, x: Tensor) -> Tensor:
-        """Let the step behind the encoder choose among units, or among the features made of them.
+        """Let the step after the encoder choose among units, or among the features made of them.
 
         (U g, d) tokens, (U, d) units, or (tiles, n, d) units, where a class token's row in front of each
         tile, if it is there, stays.
@@ -224,7 +224,7 @@ class ProjectorStage:
         return tuple((h // side, w // side) for t, h, w in run.grid.tolist() for _ in range(t))
 
     def _rows_in_place(self, run: EncoderRun, features: Tensor) -> Tensor:
-        """Rows of survivors to as many as there are units, NaN for those that are gone.
+        """Rows of survivors to as many as there are units, NaN for dropped ones.
 
         (P, d) or (1, P, d) for packed encoders, (tiles, p, d) for batched ones, where a class token's row in
         front of each tile, if it is there, stays.

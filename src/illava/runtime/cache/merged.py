@@ -8,6 +8,7 @@ the keys it holds are the last ones, ``dropped`` columns in.
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +37,21 @@ class Merged:
         raise AttributeError("_sliding_window_tensor")
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a layer is to expect of a prefill: shared by all layers that hold the same tokens of it."""
+
+    columns: Tensor
+    """(B, n) int64: the logical column of each token that is left, counted from the cache's first one; -1 for
+    filler."""
+    length: int
+    """Tokens of the prompt, dropped ones included."""
+    group: int
+    """How many merges of this prefill come before the layer."""
+    padded: bool
+    """Whether any token of the prompt, or of what the cache held before, is padding or filler."""
+
+
 class MergedLayer(Merged, DynamicLayer):
     """A DynamicLayer some of whose tokens were dropped before they entered it."""
 
@@ -44,7 +60,7 @@ class MergedLayer(Merged, DynamicLayer):
         self.owner = owner
         self.window = window
         """Columns that a query sees, its own included, in a sliding-window layer."""
-        self.was: StaticLayer | None = None
+        self.replaced: StaticLayer | None = None
         """The static layer that this one stands for during a prefill."""
         # Mask creation takes a cache's sizes from the first layer that does not slide.
         self.is_sliding = window is not None
@@ -55,7 +71,7 @@ class MergedLayer(Merged, DynamicLayer):
         self.prompt_length = 0
         """Logical length up to the end of the last prefill."""
         self.forgotten = 0
-        """Those of the dropped ones that a sliding window has left behind."""
+        """Those of the dropped ones that a sliding window no longer covers."""
         self.ends: list[int] | None = None
         """In a sliding layer, of each key held the last column, over all rows, that must be out of the window
         before it may go; None where that is to be worked out anew."""
@@ -64,24 +80,23 @@ class MergedLayer(Merged, DynamicLayer):
         """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
         self.held = 0
         """Keys of the last prefill and of what came before it, sliding windows left aside."""
-        self.expected: tuple[Tensor, int] | None = None
-        """Columns (B, n) and logical length of the prefill that is about to enter."""
+        self.expected: Expected | None = None
+        """The prefill that is about to enter."""
         self.attended: Tensor | None = None
         """(B, k) columns of all keys that the last prefill saw, as :attr:`columns`."""
 
-    def expect(self, columns: Tensor, length: int, group: int, *, padded: bool) -> None:
-        """Next comes what is left of a prefill of ``length`` tokens: (B, n) columns of it, -1 for filler."""
-        columns = columns.where(columns < 0, columns + self.get_seq_length())
+    def expect(self, expected: Expected) -> None:
+        """What is left of a prefill enters next; a later call before that replaces the earlier one."""
         if self.expected is None:
             self._groups_held = self.group
-        self.group = (*self._groups_held, group)
-        self.expected, self.padded = (columns, length), self.padded or padded
+        self.group = (*self._groups_held, expected.group)
+        self.expected, self.padded = expected, self.padded or expected.padded
 
     def _begin(self, n: int) -> None:
-        """Note that the expected prefill of ``n`` tokens enters."""
+        """The expected prefill enters, of which ``n`` tokens are left."""
         assert self.expected is not None
-        new, length = self.expected
-        assert n == new.shape[1]
+        length = self.expected.length
+        assert n == self.expected.columns.shape[1]
         columns, end, self.ends = self.key_columns(), self.get_seq_length() + length, None
         self.columns, self.prompt_length, self.expected, self.attended = columns, end, None, columns
         self.dropped += length - n
@@ -109,12 +124,12 @@ class MergedLayer(Merged, DynamicLayer):
         columns = self.key_columns()
         # Tokens that came since follow one another.
         self.ends += range(length - (held - len(self.ends)), length)
-        gone = bisect_right(self.ends, length - self.window)
-        del self.ends[:gone]
-        self.keys, self.values = self.keys[..., gone:, :], self.values[..., gone:, :]
-        self.columns, self.prompt_length = columns[:, gone:], self.get_seq_length() + gone
-        self.dropped += gone
-        self.forgotten += gone
+        outside = bisect_right(self.ends, length - self.window)
+        del self.ends[:outside]
+        self.keys, self.values = self.keys[..., outside:, :], self.values[..., outside:, :]
+        self.columns, self.prompt_length = columns[:, outside:], self.get_seq_length() + outside
+        self.dropped += outside
+        self.forgotten += outside
 
     def physical_length(self) -> int:
         return super().get_seq_length()
@@ -133,7 +148,7 @@ class MergedLayer(Merged, DynamicLayer):
         New ones are the prefill that is expected, or else ``queries`` that follow one another.
         """
         if self.expected is not None:
-            new, _ = self.expected
+            new = self.expected.columns
             return torch.cat([self._held_columns(0), new], 1) if self.physical_length() else new
         return self._held_columns(queries)
 
@@ -203,7 +218,7 @@ def check_crop(last: Tensor, length: int, tokens_to_remove: int) -> None:
     wanted = torch.arange(length - count, length, device=last.device) if 0 < count <= length else None
     if wanted is None or last.shape[1] != count or not bool((last == wanted).all()):
         raise UnsupportedError(
-            f"a merged cache can be cropped by a number <= 0 of tokens behind the last one that was "
+            f"a merged cache can be cropped by a number <= 0 of tokens after the last one that was "
             f"dropped, got {tokens_to_remove}"
         )
 

@@ -63,7 +63,7 @@ def prepare_for_merging(
         elif isinstance(layer, MergedLayer) and layer.get_seq_length() > 0:
             layers[index] = layer
         elif isinstance(layer, MergedLayer):
-            layers[index].was = layer.was
+            layers[index].replaced = layer.replaced
         elif layer.get_seq_length() > 0:
             _take_over(layers[index], layer)
     cache.layers[:] = layers
@@ -89,13 +89,13 @@ def refuse_filled(cache: Cache, refusal: str | None = None) -> None:
 def _prepare_static(
     cache: Cache, windows: Sequence[int | None], owner: Owner | None, refusal: str | None
 ) -> list[Any]:
-    """Put layers that grow in the places of empty static ones; behind the prefill they are static again."""
+    """Put layers that grow in the places of empty static ones; after the prefill they are static again."""
     if refusal is not None:
         refuse_static(refusal)
     refuse_filled(cache)
     layers = [MergedLayer(owner, window) for window in windows]
     for layer, before in zip(layers, cache.layers, strict=True):
-        layer.was = before
+        layer.replaced = before
     cache.layers[:] = layers
     return layers
 

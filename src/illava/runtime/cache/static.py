@@ -1,10 +1,10 @@
 """What becomes of a static cache when its prompt was merged: layers of constant, shorter length.
 
-A prefill is merged in layers that grow (:mod:`illava.runtime.cache.merged`), since how much of it is left only its
-pictures tell. Behind it the layers of a static cache become static again, each as long as what is left and
-what may still come. So ``generate`` compiles decoding as it does for the plain model. What a decoding step
-reads is held in tensors that stay where they are, and no number that changes from prompt to prompt is one of
-Python's: a compiled step serves every prompt whose layers are as long.
+A prefill is merged in layers that grow (:mod:`illava.runtime.cache.merged`), since how much of it is left
+only its pictures tell. After it the layers of a static cache become static again, each as long as what is
+left and what may still come. So ``generate`` compiles decoding as it does for the plain model. What a
+decoding step reads is held in tensors that stay where they are, and no number that changes from prompt to
+prompt is one of Python's: a compiled step serves every prompt whose layers are as long.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class StaticMergedLayer(Merged, StaticLayer):
         self.real: Tensor | None = None
         """(B, room) bool: False where that is padding."""
         # As a tensor, like cumulative_length: compiled code must not depend on its value.
-        self.gone = torch.tensor(0, dtype=torch.int64)
+        self.columns_dropped = torch.tensor(0, dtype=torch.int64)
         """(), int64: logical minus physical length, counting no free places."""
 
     def fill(self, merged: MergedLayer, shared: Shared) -> StaticMergedLayer:
@@ -58,12 +58,12 @@ class StaticMergedLayer(Merged, StaticLayer):
         if not same or (self.keys.dtype, self.keys.device) != (merged.keys.dtype, merged.keys.device):
             self.max_cache_len = room
             self.lazy_initialization(merged.keys, merged.values)
-            self.gone = self.gone.to(self.keys.device)
-            torch._dynamo.mark_static_address(self.gone)
+            self.columns_dropped = self.columns_dropped.to(self.keys.device)
+            torch._dynamo.mark_static_address(self.columns_dropped)
             self.columns = self.real = None
         self.keys[:, :, :held], self.values[:, :, :held] = merged.keys, merged.values
         self.cumulative_length.fill_(held)
-        self.gone.fill_(dropped)
+        self.columns_dropped.fill_(dropped)
         if self.group not in shared:
             columns = torch.arange(room, device=self.keys.device).repeat(len(self.keys), 1) + dropped
             columns[:, :held] = merged.columns
@@ -92,14 +92,14 @@ class StaticMergedLayer(Merged, StaticLayer):
         """(), int64: the logical length."""
         if not self.group:
             return super().get_seq_length()
-        return self.cumulative_length + self.gone
+        return self.cumulative_length + self.columns_dropped
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         # As long as any mask that a model makes of it: illava's own take its place.
         return (self.max_cache_len if self.group else self.whole_room), 0
 
-    def see(self, padding: Tensor) -> None:
-        """Note which tokens the model's (B, L) mask calls real, new ones included."""
+    def update_padding(self, padding: Tensor) -> None:
+        """Read which tokens the model's (B, L) mask calls real, new ones included."""
         assert self.columns is not None
         assert self.real is not None
         padding = padding.to(self.real.device).bool()
@@ -111,10 +111,10 @@ class StaticMergedLayer(Merged, StaticLayer):
         """(B, 1, queries, room) bool: which keys the next ``queries`` tokens may attend to."""
         assert self.real is not None
         places = torch.arange(self.max_cache_len, device=self.keys.device)
-        asking = torch.arange(queries, device=self.keys.device) + self.cumulative_length
-        seen = self.real[:, None] & (places <= asking[:, None])
+        own = torch.arange(queries, device=self.keys.device) + self.cumulative_length
+        seen = self.real[:, None] & (places <= own[:, None])
         # Padding sees itself, so that its softmax is not empty.
-        return (seen | (places == asking[:, None]))[:, None]
+        return (seen | (places == own[:, None]))[:, None]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take off the last tokens, given as a number <= 0, as far as none was dropped among them."""
@@ -123,7 +123,7 @@ class StaticMergedLayer(Merged, StaticLayer):
         count, held = -tokens_to_remove, int(self.cumulative_length)
         if self.group:
             assert self.columns is not None
-            length = held + int(self.gone)
+            length = held + int(self.columns_dropped)
             check_crop(self.columns[:, max(0, held - count) : held], length, tokens_to_remove)
         # In place: compiled code reads the tensor where it is. The next tokens overwrite what is there.
         self.cumulative_length.sub_(count)
@@ -150,7 +150,7 @@ class StaticMergedLayer(Merged, StaticLayer):
 
 
 class StaticMasks:
-    """The masks of a pass on static layers behind a merged prefill, each made once for its group."""
+    """The masks of a pass on static layers after a merged prefill, each made once for its group."""
 
     def __init__(self, cache: Cache, masks: LlmMasks, queries: int, dtype: torch.dtype) -> None:
         if masks.backend not in BACKENDS:
@@ -159,9 +159,13 @@ class StaticMasks:
         self.masks, self.queries, self.dtype = masks, queries, dtype
         self._made: dict[tuple[int, ...], Tensor] = {}
 
-    def differs(self, index: int) -> bool:
-        """Whether a layer holds other tokens than the first one."""
-        return bool(self.layers[index].group != self.layers[0].group)
+    def layer_arguments(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """With its own mask, where a layer holds other tokens than the first one."""
+        if self.layers[index].group == self.layers[0].group:
+            return None
+        return args, {**kwargs, "attention_mask": self.for_layer(index)}
 
     def for_layer(self, index: int) -> Tensor:
         """(B, 1, queries, room): boolean, or additive for eager attention."""
@@ -177,11 +181,11 @@ def is_static(cache: Cache | None) -> bool:
     return isinstance(first, StaticMergedLayer) and bool(first.group)
 
 
-def see_padding(cache: Cache, padding: Tensor | None) -> None:
-    """Note which tokens the model's (B, L) mask calls real; None: all are, or nothing has changed."""
+def update_padding(cache: Cache, padding: Tensor | None) -> None:
+    """Read which tokens the model's (B, L) mask calls real; None: all are, or nothing has changed."""
     if padding is not None:
         for layer in {id(layer.real): layer for layer in cache.layers}.values():
-            layer.see(padding)
+            layer.update_padding(padding)
 
 
 def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> str | None:
@@ -197,25 +201,26 @@ def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> 
 
 @torch.compiler.disable
 def settle(cache: Cache) -> None:
-    """Behind a prefill: make what was static before it static again, in place."""
+    """After a prefill: make what was static before it static again, in place."""
     shared: Shared = {}
     for index, layer in enumerate(cache.layers):
-        if isinstance(layer, MergedLayer) and layer.was is not None:
-            was = layer.was
+        if isinstance(layer, MergedLayer) and layer.replaced is not None:
+            static = layer.replaced
             if layer.columns is None:
                 # Nothing was merged after all, or the prefill failed.
                 if layer.is_initialized and layer.keys.shape[2]:
-                    was.update(layer.keys, layer.values)
-            elif isinstance(was, StaticMergedLayer):
-                was.fill(layer, shared)
+                    static.update(layer.keys, layer.values)
+            elif isinstance(static, StaticMergedLayer):
+                static.fill(layer, shared)
             else:
-                was = StaticMergedLayer(was.max_cache_len).fill(layer, shared)
-            cache.layers[index] = was
+                static = StaticMergedLayer(static.max_cache_len).fill(layer, shared)
+            cache.layers[index] = static
 
 
 def check_room(layers: list[Any], length: int) -> None:
     """Raise UnsupportedError where a prompt of ``length`` tokens is longer than static layers are."""
-    static = [layer.was for layer in layers if isinstance(layer, MergedLayer) and layer.was is not None]
-    room = min((getattr(was, "whole_room", was.max_cache_len) for was in static), default=length)
+    merged = [layer for layer in layers if isinstance(layer, MergedLayer)]
+    static = [layer.replaced for layer in merged if layer.replaced is not None]
+    room = min((getattr(layer, "whole_room", layer.max_cache_len) for layer in static), default=length)
     if length > room:
         raise UnsupportedError(f"a static cache of {room} tokens is shorter than the prompt of {length}")

@@ -133,11 +133,11 @@ def _headed(modules: LocatedModules) -> list[nn.Module]:
 
 def observing(plan: Plan) -> bool:
     """Whether a plan reads attention of the LLM."""
-    return any(index and step.asks != "nothing" for index, step in plan.llm.items())
+    return any(index and step.attention_source != "nothing" for index, step in plan.llm.items())
 
 
 def _peeking(plan: Plan) -> bool:
-    return any(index and step.asks == "itself" for index, step in plan.llm.items())
+    return any(index and step.attention_source == "itself" for index, step in plan.llm.items())
 
 
 def encoder_steps(plan: Plan) -> bool:

@@ -165,12 +165,12 @@ def _attention_faults() -> Iterator[Fault]:
         yield Fault("ALL_ATTENTION_FUNCTIONS", "lost the implementation 'sdpa'")
     else:
         yield from call_faults("the attention implementation 'sdpa'", function(table["sdpa"]), ATTENTION)
-    asks: Callable[..., Any] | None = _find("transformers.utils.generic", "is_flash_attention_requested")
+    requested: Callable[..., Any] | None = _find("transformers.utils.generic", "is_flash_attention_requested")
     # Packed encoders ask it by the name of the implementation, which is then that of a tap.
     names = {"illava_flash": True, "illava": False}
-    if asks is None:
+    if requested is None:
         yield Fault("transformers.utils.generic", "lost its function is_flash_attention_requested")
-    elif any(asks(SimpleNamespace(_attn_implementation=name)) != flash for name, flash in names.items()):
+    elif any(requested(SimpleNamespace(_attn_implementation=name)) != flash for name, flash in names.items()):
         yield Fault("is_flash_attention_requested", "no longer goes by 'flash' in the implementation's name")
 
 

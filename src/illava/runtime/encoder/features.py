@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..calls import Calls
 from ..hooks import Hooks
+from ..passes import Passes
 from .run import EncoderRun
 
 FUNCTIONS = ("get_image_features", "get_video_features")
@@ -20,29 +20,18 @@ FUNCTIONS = ("get_image_features", "get_video_features")
 class FeatureCalls:
     """Shadows ``get_image_features`` and ``get_video_features`` on one instance.
 
-    ``generate`` encodes pictures before the prefill, and users may do so long before; ``runs_of`` finds the
-    encoder's runs again by the features that they hand in.
+    ``generate`` encodes pictures before the prefill, and users may do so long before. The encoder runs
+    therefore outlive their pass as long as the features that they made; ``runs_of`` looks them up by these.
     """
 
-    def __init__(self, base: nn.Module, calls: Calls, hooks: Hooks, end: Callable[[], None]) -> None:
-        self.calls, self.end = calls, end
-        self.video: tuple[bool, Tensor | None] = (False, None)
-        """Whether videos are being encoded, and their (videos, 3) grid where the model has one."""
-        self.runs: list[EncoderRun] = []
-        """The encoder's runs in the call or the pass under way."""
-        self._depth = 0
+    def __init__(self, base: nn.Module, passes: Passes, hooks: Hooks) -> None:
+        self.passes = passes
         self._made: dict[int, tuple[weakref.ref[Any], list[EncoderRun]]] = {}
+        """By the id of the features."""
         for name in FUNCTIONS:
             if hasattr(base, name):
                 hooks.attribute(base, name, self._wrap(getattr(base, name), name == "get_video_features"))
-        hooks.pre(base, self._begin_pass)
-        hooks.post(base, self._end_pass, always=True)
         hooks.undo(self._made.clear)
-
-    def note(self, run: EncoderRun) -> None:
-        """The encoder begins ``run``."""
-        if self._depth:
-            self.runs.append(run)
 
     def runs_of(self, outputs: Any) -> tuple[list[EncoderRun], bool]:
         """The runs that made the features in ``mm_encoder_outputs``, and whether all are known.
@@ -59,23 +48,13 @@ class FeatureCalls:
                 known = False
         return runs, known
 
-    def _begin_pass(self, *_: Any) -> None:
-        self.runs, self._depth = [], 1
-
-    def _end_pass(self, *_: Any) -> None:
-        if not self.calls.mine:
-            # A call that failed before it came in.
-            return
-        self.runs, self._depth = [], 0
-        self.end()
-
     def _wrap(self, encode: Callable[..., Any], is_video: bool) -> Callable[..., Any]:
         # generate() asks for the signature.
         @wraps(encode)
         def encode_pictures(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
                 return self._encode(encode, is_video, args, kwargs)
-            with self.calls.lock.block():
+            with self.passes.calls.lock.block():
                 return self._encode(encode, is_video, args, kwargs)
 
         return encode_pictures
@@ -83,18 +62,22 @@ class FeatureCalls:
     def _encode(
         self, encode: Callable[..., Any], is_video: bool, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        video, outer, self.runs = self.video, self.runs, []
+        current = self.passes.current
+        outermost = current is None or current.standalone
+        if outermost:
+            current = self.passes.begin()
+        assert current is not None
+        before = current.video, current.videos, len(current.encoder_runs)
         if is_video:
-            self.video = (True, kwargs.get("video_grid_thw", args[1] if len(args) > 1 else None))
-        self._depth += 1
+            current.video = True
+            current.videos = kwargs.get("video_grid_thw", args[1] if len(args) > 1 else None)
         try:
             output = encode(*args, **kwargs)
         finally:
-            self.video, made = video, self.runs
-            self._depth -= 1
-            self.runs = outer + made if self._depth else outer
-            if not self._depth:
-                self.end()
+            current.video, current.videos, first = before
+            if outermost:
+                self.passes.end()
+        made = current.encoder_runs[first:]
         rows = getattr(output, "pooler_output", None)
         if made and rows is not None:
             parts = [rows] if isinstance(rows, Tensor) else rows

@@ -1,52 +1,48 @@
-"""What a step observes of the attention of an encoder block, collected over all calls that it makes."""
+"""What a step observes of the attention of an encoder block, and the sizes that the block attends with.
+
+A block may call its attention several times, so both count in the run's :class:`BlockState`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...methods.steps import EncoderAttention, EncoderStep
+from ..passes import Passes
+from .run import Observed
 
 
 class AttentionObserver:
-    """Collects what a step says of the tokens of one block, over however many calls the block makes."""
+    """Collects what a step observes of the tokens of one block, over all calls of the block's attention."""
 
-    def __init__(self, step: EncoderStep, sequences: Callable[[], list[int] | None], prefix: int) -> None:
-        self.step, self.sequences, self.prefix = step, sequences, prefix
-        self.collected: list[Tensor] = []
-        self._lengths: list[int] | None = None
-
-    def clear(self) -> None:
-        """Forget what was collected: a block begins."""
-        self.collected.clear()
+    def __init__(self, stage: str, step: EncoderStep, index: int, passes: Passes, prefix: int) -> None:
+        self.stage, self.step, self.index, self.passes, self.prefix = stage, step, index, passes, prefix
 
     def __call__(self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
-        if not self.collected:
-            self._lengths = self.sequences()
+        run = self.passes.encoder_run
+        assert run is not None
+        observed = run.block_state().observed
+        if self.stage not in observed:
+            lengths = None if run.grid is None else run.sequence_lengths(self.index, merged=True)
+            observed[self.stage] = Observed(sequences=lengths)
+        so_far = observed[self.stage]
         # A packed encoder attends to one sequence after the other, or to all at once and keeps them apart.
         here = [query.shape[2]]
-        if self._lengths is not None:
+        if so_far.sequences is not None:
             here = []
             while sum(here) < query.shape[2]:
-                here.append(self._lengths.pop(0))
+                here.append(so_far.sequences.pop(0))
         start = 0
         for length, alike in groupby(here):
             # Those of equal length that follow one another in one go.
             count = len(list(alike))
             q, k = (_apart(t[:, :, start : start + count * length], count) for t in (query, key))
             start += count * length
-            seen = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix))
-            self.collected.append(seen.flatten(0, 1))
-
-    def take(self) -> Tensor:
-        """(N, ...) fp32 about all tokens, in the order of the calls; empties the collection."""
-        seen = torch.cat(self.collected)
-        self.collected.clear()
-        return seen
+            rows = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix))
+            so_far.tokens.append(rows.flatten(0, 1))
 
 
 def _apart(tokens: Tensor, count: int) -> Tensor:
@@ -59,22 +55,21 @@ def _apart(tokens: Tensor, count: int) -> Tensor:
 class SizeBias:
     """The logarithm of how many tokens each key stands for, call by call of one block."""
 
-    def __init__(self, sizes: Callable[[], Tensor | None]) -> None:
-        self.sizes = sizes
-        self._left: Tensor | None = None
-
-    def clear(self) -> None:
-        """A block begins."""
-        self._left = None
+    def __init__(self, index: int, passes: Passes) -> None:
+        self.index, self.passes = index, passes
 
     def __call__(self, key: Tensor) -> Tensor | None:
-        if self._left is None:
-            sizes = self.sizes()
+        run = self.passes.encoder_run
+        if run is None:
+            return None
+        state = run.block_state()
+        if state.size_bias is None:
+            sizes = run.token_sizes(self.index)
             if sizes is None:
                 return None
-            self._left = sizes.log()
+            state.size_bias = sizes.log()
         count = key.shape[0] * key.shape[2]
-        here, self._left = self._left[:count], self._left[count:]
-        if not len(self._left):
-            self._left = None
+        here, state.size_bias = state.size_bias[:count], state.size_bias[count:]
+        if not len(state.size_bias):
+            state.size_bias = None
         return here.view(key.shape[0], 1, 1, key.shape[2]).to(key.device)

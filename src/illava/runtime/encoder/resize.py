@@ -7,6 +7,7 @@ then stand at the places of the full one nearest the centres of what they show; 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,29 +16,33 @@ from torch import Tensor, nn
 from ...errors import UnsupportedError
 from ...models.located import LocatedModules
 from ...ops.grids import coarse_places, coarse_shape
-from ..hooks import Hooks
+
+
+@dataclass(frozen=True)
+class Resized:
+    """What a call of the encoder saw of pictures that were made smaller."""
+
+    full: Tensor
+    """(pictures, 3) the grid of the pictures as the model was handed them."""
+    places: Tensor
+    """(P,) int64: the units of the full grid, in raster order, that stand for those of the small one."""
 
 
 class ResizeStage:
-    """Hooks on a packed encoder; ``take`` hands out the grid of the call under way as it was, once."""
+    """Makes the pictures smaller that a packed encoder is called with."""
 
-    def __init__(self, modules: LocatedModules, keep: float, hooks: Hooks) -> None:
+    def __init__(self, modules: LocatedModules, keep: float) -> None:
         if not modules.tower.packed or not modules.family.projector.startswith(f"{modules.family.encoder}."):
             raise UnsupportedError(
-                f"pictures of {modules.family.model_type} cannot be made smaller inside the model, which takes "
-                "them at one size or folds them up outside its encoder; hand the processor smaller ones"
+                f"pictures of {modules.family.model_type} cannot be made smaller inside the model, which "
+                "takes them at one size or folds them up outside its encoder; hand the processor smaller ones"
             )
         self.modules, self.keep = modules, keep
-        self._full: tuple[Tensor, Tensor] | None = None
-        hooks.pre(modules.encoder, self._shrink)
 
-    def take(self) -> tuple[Tensor, Tensor] | None:
-        """(pictures, 3) the full grid, and (P,) int64 the units of it, in raster order, that stand for the
-        small one's; None where nothing was resized."""
-        full, self._full = self._full, None
-        return full
-
-    def _shrink(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def shrink(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Resized | None]:
+        """The encoder's arguments with smaller pictures; None at the end where none is made smaller."""
         vision, side = self.modules.config.vision_config, round(self.modules.group**0.5)
         grid = self.modules.tower.grid(vision, args, kwargs)
         small, places, first = [], [], 0
@@ -48,10 +53,9 @@ class ResizeStage:
             each = rows * columns // side**2
             places.append((first + each * torch.arange(frames)[:, None] + kept).flatten())
             first += frames * each
-        self._full = None
         if small == grid.tolist():
-            return None
-        self._full = grid, torch.cat(places)
+            return args, kwargs, None
+        resized = Resized(grid, torch.cat(places))
         shrunk = torch.tensor(small, device=grid.device, dtype=grid.dtype)
         name = next((name for name in ("hidden_states", "pixel_values") if name in kwargs), None)
         pixels = args[0] if name is None else kwargs[name]
@@ -61,8 +65,8 @@ class ResizeStage:
         else:
             kwargs = {**kwargs, name: pixels}
         if "grid_thw" in kwargs:
-            return args, {**kwargs, "grid_thw": shrunk}
-        return (args[0], shrunk, *args[2:]), kwargs
+            return args, {**kwargs, "grid_thw": shrunk}, resized
+        return (args[0], shrunk, *args[2:]), kwargs, resized
 
 
 def resize_patches(

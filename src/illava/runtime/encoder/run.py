@@ -16,6 +16,32 @@ from ..traces import Trace, trace_of
 
 
 @dataclass
+class Observed:
+    """What one step observed of a block, over the calls of its attention so far."""
+
+    tokens: list[Tensor] = field(default_factory=list)
+    """(n, ...) fp32 of each call, class tokens included."""
+    sequences: list[int] | None = None
+    """Tokens of the attention sequences that are left for later calls; None where all are alike."""
+
+
+@dataclass
+class BlockState:
+    """The state of one block while it runs."""
+
+    observed: dict[str, Observed] = field(default_factory=dict)
+    """By the stage of the step: its own in the encoder, and the one after the encoder."""
+    size_bias: Tensor | None = None
+    """(n,) fp32: the logarithms of the sizes of the tokens that are left for later calls of its attention."""
+    shape: torch.Size = field(default_factory=torch.Size)
+    """Of the tokens that entered its second norm."""
+    merged: Tensor | None = None
+    """(..., n', d) x', where a step merged."""
+    output: Tensor | None = None
+    """(..., n', d) y', what the MLP made of it."""
+
+
+@dataclass
 class EncoderRun:
     """One call of the image encoder: what went in, and what is left of it so far."""
 
@@ -36,11 +62,11 @@ class EncoderRun:
     another. From the first merge on the survivors stand in the order of units."""
     history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
     """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step; the
-    number of blocks stands for a step behind the encoder."""
+    number of blocks stands for a step after the encoder."""
     sizes: dict[int, Tensor] = field(default_factory=dict)
     """Block -> (P,) fp32 how many units each survivor of its step stands for, where the step counted it."""
     seen: Tensor | None = None
-    """(U, g, ...) what a step behind the encoder observed of the units that entered ``seen_at``."""
+    """(U, g, ...) what a step after the encoder observed of the units that entered ``seen_at``."""
     seen_at: int = 0
     resized: Tensor | None = None
     """(P,) int64 raster indices of the units at which those of smaller pictures stand, where the encoder was
@@ -61,11 +87,13 @@ class EncoderRun:
     """Features of dropped units among those that the language model is to get, once these are made."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
     """The call that arranged the projected features: name, function, tiles a picture, other arguments."""
+    block: BlockState | None = field(default=None, repr=False)
+    """The block under way, where it has a step, is observed, or attends with the sizes of tokens."""
 
     def __post_init__(self) -> None:
         self.full_lengths = self.lengths
         # By number of the merges before.
-        self._once: dict[int, Cached] = {}
+        self._cached: dict[int, Cached] = {}
 
     @property
     def kept(self) -> Tensor | None:
@@ -85,8 +113,9 @@ class EncoderRun:
             self.sizes[block] = merged.sizes
 
     def forget(self) -> None:
-        """Drop what only the blocks needed: masks and tables cut to the tokens that are left."""
-        self._once.clear()
+        """Drop what only the blocks needed: their state, masks and tables cut to the tokens that are left."""
+        self.block = None
+        self._cached.clear()
 
     def shrink(self, kept: Tensor, lengths: tuple[int, ...], places: Tensor) -> None:
         """Note that the encoder sees smaller pictures, whose units stand at ``kept``, raster ``places``."""
@@ -125,7 +154,7 @@ class EncoderRun:
         return rows.reshape(-1, self.group, *rows.shape[1:])
 
     def seen_by(self, block: int) -> Tensor | None:
-        """(U, g, ...) what was observed of the units that enter ``block``, which lies behind."""
+        """(U, g, ...) what was observed of the units that enter ``block``, a later one."""
         if self.seen is None:
             return None
         now, then = self.kept_before(block), self.kept_before(self.seen_at)
@@ -171,8 +200,20 @@ class EncoderRun:
             return self.order.to(kept.device)[kept].flatten()
         return (kept[:, None] * self.group + torch.arange(self.group, device=kept.device)).flatten()
 
+    def block_state(self) -> BlockState:
+        """The state of the block under way; a new one where gradient checkpointing runs a block again, which
+        calls no hooks of the block itself."""
+        if self.block is None:
+            self.block = BlockState()
+        return self.block
+
+    def take_observed(self, stage: str, block: int) -> Tensor | None:
+        """(U, g, ...) fp32: what the step of ``stage`` observed of the units in the ``block`` under way."""
+        observed = None if self.block is None else self.block.observed.pop(stage, None)
+        return None if observed is None else self.by_unit(torch.cat(observed.tokens), block)
+
     def _at(self, block: int) -> Cached:
-        return self._once.setdefault(sum(at < block for at, _, _ in self.history), Cached())
+        return self._cached.setdefault(sum(at < block for at, _, _ in self.history), Cached())
 
     def mask(self, mask: Tensor, block: int) -> Tensor:
         """(1, 1, N, N) attention mask of all tokens to that of those that enter ``block``."""
@@ -189,7 +230,7 @@ class EncoderRun:
         )
 
     def sequences(self, cu_seqlens: Tensor, block: int) -> Tensor:
-        """Boundaries of all tokens' attention sequences to those in ``block``, emptied ones gone."""
+        """Boundaries of all tokens' attention sequences to those in ``block``, without emptied ones."""
         return self._at(block)(cu_seqlens, lambda: self._boundaries(cu_seqlens, block))
 
     def _boundaries(self, cu_seqlens: Tensor, block: int) -> Tensor:

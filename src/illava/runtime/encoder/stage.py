@@ -18,102 +18,103 @@ from torch.nn.attention.flex_attention import BlockMask
 from ...errors import UnsupportedError
 from ...methods.steps import EncoderStep, Plan, ProjectorStep, Units, reduced
 from ...models.located import LocatedModules, feature_block
-from ..calls import Calls
 from ..checkpoints import Checkpoints
 from ..hooks import Hooks
+from ..passes import Pass, Passes
 from .features import FeatureCalls
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
-from .run import EncoderRun
+from .run import BlockState, EncoderRun
 
 
 class EncoderStage:
-    """Hooks on the image encoder; ``run`` is the call under way, until its features are made."""
+    """Hooks on the image encoder; each of its calls is an :class:`EncoderRun` of the pass under way."""
 
     def __init__(
-        self, modules: LocatedModules, plan: Plan, calls: Calls, hooks: Hooks, *, trace: bool = False
+        self, modules: LocatedModules, plan: Plan, passes: Passes, hooks: Hooks, *, trace: bool = False
     ) -> None:
-        self.trace = trace
+        self.passes, self.trace = passes, trace
         steps: dict[int, EncoderStep] = plan.encoder
         self.modules, self.merges = modules, bool(steps)
         self.reads = self.merges or (plan.projector is not None and plan.projector.observes)
-        self.run: EncoderRun | None = None
-        self._merging: list[_MergingBlock] = []
-        self.checkpoints = Checkpoints(self, "run", modules.blocks, hooks, EncoderRun.forget)
-        self.features = FeatureCalls(modules.base, calls, hooks, self._end)
-        self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels, hooks)
+        self.checkpoints = Checkpoints(passes, modules.blocks, hooks, self._forget)
+        self.features = FeatureCalls(modules.base, passes, hooks)
+        self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
         hooks.pre(modules.encoder, self._start)
         first = min(steps, default=len(modules.blocks))
+        observed = None
+        if plan.projector is not None and plan.projector.observes:
+            last = len(modules.blocks) - 1
+            observed = last if plan.projector.last_block else feature_block(modules)
         if not modules.tower.packed:
             hooks.pre(modules.blocks[0], self._enter_batched)
         for index, block in enumerate(modules.blocks):
             if modules.tower.packed:
                 hooks.pre(block, _bind(self._enter_block, index, index > first))
+            observer = plan.projector if index == observed else None
+            sized = any(step.proportional_attention for at, step in steps.items() if at < index)
+            if index in steps or observer is not None or sized:
+                hooks.pre(block, self._begin_block)
             if index in steps:
-                self._merging.append(_MergingBlock(self, index, block, steps[index], hooks))
-            if any(step.proportional_attention for at, step in steps.items() if at < index):
-                self._weigh(index, block, hooks)
-        if plan.projector is not None and plan.projector.observes:
-            self._watch(plan.projector, hooks)
+                _MergingBlock(passes, modules, index, block, steps[index], hooks)
+            if sized:
+                # Sizes are counted by a step before this block.
+                hooks.tap(block.get_submodule(modules.tower.attention), bias=SizeBias(index, passes))
+            if observer is not None:
+                self._observe_for_projector(observer, index, block, hooks)
         hooks.post(modules.encoder, self._leave, always=True)
 
-    def _weigh(self, index: int, block: nn.Module, hooks: Hooks) -> None:
-        """Add the logarithm of sizes to the attention of a block behind a step that counts them."""
-        bias = SizeBias(lambda: None if self.run is None else self.run.token_sizes(index))
-        hooks.tap(block.get_submodule(self.modules.tower.attention), bias=bias)
-        hooks.pre(block, lambda *_: bias.clear())
+    def _begin_block(self, *_: Any) -> None:
+        if (run := self.passes.encoder_run) is not None:
+            run.block = BlockState()
 
-    def _watch(self, step: ProjectorStep, hooks: Hooks) -> None:
-        """Note what a step behind the encoder wants to know of a block's attention."""
-        index = len(self.modules.blocks) - 1 if step.last_block else feature_block(self.modules)
-        block = self.modules.blocks[index]
-        watch = AttentionObserver(step, lambda: self.sequences(index), self.modules.tower.prefix)
+    def _observe_for_projector(self, step: ProjectorStep, index: int, block: nn.Module, hooks: Hooks) -> None:
+        """Show a step after the encoder the attention of a block."""
 
-        def note(*_: Any) -> None:
-            if self.run is not None and watch.collected and not self.checkpoints.again:
-                self.run.seen, self.run.seen_at = self.run.by_unit(watch.take(), index), index
+        def record(*_: Any) -> None:
+            run = self.passes.encoder_run
+            observed = None if run is None else run.take_observed("projector", index)
+            if run is not None and observed is not None and not self.checkpoints.again:
+                run.seen, run.seen_at = observed, index
 
-        hooks.tap(block.get_submodule(self.modules.tower.attention), watch)
-        hooks.pre(block, lambda *_: watch.clear())
-        hooks.post(block, note)
-
-    def sequences(self, index: int) -> list[int] | None:
-        """Tokens of each attention sequence in a block; None where all of a call are alike."""
-        assert self.run is not None
-        return None if self.run.grid is None else self.run.sequence_lengths(index, merged=True)
+        observer = AttentionObserver("projector", step, index, self.passes, self.modules.tower.prefix)
+        hooks.tap(block.get_submodule(self.modules.tower.attention), observer)
+        hooks.post(block, record)
 
     def _leave(self, *_: Any) -> None:
         """The encoder is done, or failed: what only its blocks needed goes."""
-        if self.run is not None:
-            self.run.forget()
-        for block in self._merging:
-            block.clear()
+        if self.passes.current is not None:
+            self._forget(self.passes.current)
 
-    def _end(self) -> None:
-        """The features are made."""
-        self.run = None
+    @staticmethod
+    def _forget(current: Pass) -> None:
+        if current.encoder_run is not None:
+            current.encoder_run.forget()
 
-    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.run = None
+    def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        current = self.passes.for_encoder()
+        current.encoder_run = None
         self.checkpoints.prepare(reentrant=not self.merges)
-        if self.modules.tower.packed:
-            vision = self.modules.config.vision_config
-            grid, resized = self.modules.tower.grid(vision, args, kwargs), self.resize and self.resize.take()
-            if not resized:
-                self.begin(frames_of(grid), grid)
-                return
-            full, places = resized
-            self.begin(frames_of(full), full)
-            assert self.run is not None
-            order = self.modules.tower.unit_order(vision, full)
-            if order is not None:
-                places = order.cpu().argsort()[places].sort().values
-            self.run.shrink(places, tuple(n // self.modules.group for n in frames_of(grid)), resized[1])
-            self.run.full_windows = self.modules.tower.windows(vision, full)
-            self.run.full_blocks = self.modules.tower.full_attention_blocks(vision) or ()
+        if not self.modules.tower.packed:
+            return None
+        tower, vision, resized = self.modules.tower, self.modules.config.vision_config, None
+        if self.resize is not None:
+            args, kwargs, resized = self.resize.shrink(args, kwargs)
+        grid = tower.grid(vision, args, kwargs)
+        if resized is None:
+            self._begin_run(current, frames_of(grid), grid)
+            return None
+        run = self._begin_run(current, frames_of(resized.full), resized.full)
+        order, kept = tower.unit_order(vision, resized.full), resized.places
+        if order is not None:
+            kept = order.cpu().argsort()[kept].sort().values
+        run.shrink(kept, tuple(n // self.modules.group for n in frames_of(grid)), resized.places)
+        run.full_windows = tower.windows(vision, resized.full)
+        run.full_blocks = tower.full_attention_blocks(vision) or ()
+        return args, kwargs
 
-    def begin(self, tokens: tuple[int, ...], grid: Tensor | None = None) -> None:
-        """Note a call over segments of that many tokens each, class tokens included."""
+    def _begin_run(self, current: Pass, tokens: tuple[int, ...], grid: Tensor | None = None) -> EncoderRun:
+        """Record a call over segments of that many tokens each, class tokens included."""
         tower, g = self.modules.tower, self.modules.group
         lengths = tuple((n - tower.prefix) // g for n in tokens)
         order = None
@@ -123,9 +124,11 @@ class EncoderStage:
             if grid is not None:
                 shapes = [(h * w, h, w) for t, h, w in grid.tolist() for _ in range(t)]
             order = _spatial_units(shapes, round(g**0.5))
-        self.run = EncoderRun(g, lengths, grid, *self.features.video, tower.prefix, order)
-        self.run.traces = {} if self.trace else None
-        self.features.note(self.run)
+        run = EncoderRun(g, lengths, grid, current.video, current.videos, tower.prefix, order)
+        run.traces = {} if self.trace else None
+        current.encoder_run = run
+        current.encoder_runs.append(run)
+        return run
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.checkpoints.again:
@@ -143,12 +146,13 @@ class EncoderStage:
                 "stage does not support: load it with attn_implementation={'vision_config': 'sdpa', "
                 "'text_config': 'flex_attention'}, or use encoder_layers=()"
             )
-        self.begin((x.shape[1],) * x.shape[0])
+        current = self.passes.current or self.passes.for_encoder()
+        self._begin_run(current, (x.shape[1],) * x.shape[0])
 
     def _enter_block(
         self, index: int, merged: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        run = self.run
+        run = self.passes.encoder_run
         assert run is not None
         after = merged and run.kept_before(index) is not None
         kwargs = dict(kwargs)
@@ -195,37 +199,34 @@ class _MergingBlock:
     """The hooks of one block at which tokens are merged."""
 
     def __init__(
-        self, stage: EncoderStage, index: int, block: nn.Module, step: EncoderStep, hooks: Hooks
+        self,
+        passes: Passes,
+        modules: LocatedModules,
+        index: int,
+        block: nn.Module,
+        step: EncoderStep,
+        hooks: Hooks,
     ) -> None:
-        names = stage.modules.tower
-        self.stage, self.index, self.step = stage, index, step
-        self.watch = AttentionObserver(step, lambda: stage.sequences(index), names.prefix)
-        self.shape = torch.Size()
-        self.merged: Tensor | None = None
-        self.output: Tensor | None = None
+        names = modules.tower
+        self.passes, self.scale, self.index, self.step = passes, names.scale, index, step
         if step.observes:
-            hooks.tap(block.get_submodule(names.attention), self.watch)
-        hooks.pre(block, self.clear, prepend=True)
+            observer = AttentionObserver("encoder", step, index, passes, names.prefix)
+            hooks.tap(block.get_submodule(names.attention), observer)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
         hooks.post(block.get_submodule(names.mlp), _bind(self._keep_output, block))
         # Prepended: hooks that record hidden states must see what the block really returns.
         hooks.post(block, self._leave, prepend=True)
 
-    def clear(self, *_: Any) -> None:
-        """Nothing of an earlier run may be left, should that have failed."""
-        self.merged = self.output = None
-        self.watch.clear()
-
     def _merge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         (x,) = args
-        run = self.stage.run
+        run = self.passes.encoder_run
         assert run is not None
         # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), of which all keep equally many.
         index = self.index
         run.visited.add(index)
         units = Units(
             run.by_unit(x.reshape(-1, x.shape[-1]), index).flatten(1),
-            run.by_unit(self.watch.take(), index) if self.step.observes else None,
+            run.take_observed("encoder", index),
             run.lengths_before(index),
             run.full_lengths,
             run.sizes_before(index),
@@ -235,25 +236,33 @@ class _MergingBlock:
             return None
         run.record(index, merged, units)
         survivors = merged.units.reshape(*x.shape[:-2], -1, x.shape[-1])
-        self.merged = torch.cat([x[..., : run.prefix, :], survivors], dim=-2) if run.prefix else survivors
-        self.shape = x.shape
-        return (self.merged,), kwargs
+        if run.prefix:
+            survivors = torch.cat([x[..., : run.prefix, :], survivors], dim=-2)
+        state = run.block_state()
+        state.merged, state.shape = survivors, x.shape
+        return (survivors,), kwargs
+
+    @property
+    def _state(self) -> BlockState | None:
+        run = self.passes.encoder_run
+        return None if run is None else run.block
 
     def _keep_output(
         self, block: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
     ) -> Any:
-        if self.merged is None:
+        state = self._state
+        if state is None or state.merged is None:
             return None
-        scale = self.stage.modules.tower.scale
         # Here, not when the block is left: an offloaded block has its weights only while it runs.
-        self.output = y if scale is None else scale(block, y)
-        return y.new_zeros(()).expand(self.shape)
+        state.output = y if self.scale is None else self.scale(block, y)
+        return y.new_zeros(()).expand(state.shape)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if self.merged is None or self.output is None:
+        state = self._state
+        if state is None or state.merged is None or state.output is None:
             return None
-        result = self.merged + self.output
-        self.merged = self.output = None
+        result = state.merged + state.output
+        state.merged = state.output = None
         return (result, *output[1:]) if isinstance(output, tuple) else result
 
 

@@ -14,8 +14,7 @@ from ...ops.marks import finite, marked, zero_or_nan
 from ...ops.masks import compact_rows, occurring, take, take_positions, take_rows
 from ...ops.positions import compact
 from .masks import LlmMasks
-from .prefill import Prefill, Sequence
-from .prompt import Prompt
+from .prefill import Prefill, Prompt, Sequence
 
 
 def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
@@ -51,8 +50,8 @@ class LlmEntry:
         # In one go, since an accelerator is waited for.
         *entering, marked_tokens = torch.cat([counts, dropped.sum()[None].to(counts)]).tolist()
         entering = tuple(entering)
-        prefill = Prefill(prompt, sequence, None, traces={} if self.trace else None, marked=marked_tokens)
-        prefill.context = self._note(prompt, sequence, alive, embeds)
+        prefill = Prefill(prompt, sequence, traces={} if self.trace else None, marked=marked_tokens)
+        prefill.context = self._context(prompt, sequence, alive, embeds)
         if 0 in self.steps:
             embeds, alive = self._choose(prefill, alive, embeds, entering)
         if bool((sequence.columns.ge(0) & ~alive).any()):
@@ -66,14 +65,14 @@ class LlmEntry:
             prefill.positions = self._positions(kwargs, start, sequence.columns.shape[1])
         return prefill
 
-    def _note(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Any:
-        """What the first step notes of the embeddings, marked ones left out."""
+    def _context(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Any:
+        """What the first step returns for the embeddings, without marked ones."""
         if not self.steps:
             return None
         return next(iter(self.steps.values())).enter(self._alive(prompt, sequence, alive, embeds))
 
     def _alive(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Tokens:
-        """The tokens at the entry, those that are gone marked as filler."""
+        """The tokens at the entry, dropped ones as filler."""
         alive = alive.to(embeds.device)
         return Tokens(
             embeds.masked_fill(~alive[..., None], 0),
@@ -89,7 +88,7 @@ class LlmEntry:
         embeds: Tensor,
         lengths: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
-        """Let the step before layer 0 choose; embeddings and (B, L) bool of who is left."""
+        """Let the step before layer 0 choose; embeddings and (B, L) bool of the tokens that are left."""
         tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
         visual = tokens.runs >= 0
         units = Units(tokens.hidden[visual], None, lengths, prefill.prompt.lengths, tokens=tokens)
@@ -98,10 +97,10 @@ class LlmEntry:
             return embeds, alive
         prefill.trace(0, merged, units)
         places = tuple(visual.nonzero()[merged.kept].T)
-        stays = (alive.to(visual.device) & ~visual).index_put(
+        kept = (alive.to(visual.device) & ~visual).index_put(
             places, torch.ones_like(places[0], dtype=torch.bool)
         )
-        return embeds.index_put(places, merged.units), stays.to(alive.device)
+        return embeds.index_put(places, merged.units), kept.to(alive.device)
 
     def refuse(self, prompt: Prompt, mask: Any, start: int) -> None:
         """Raise UnsupportedError for what cannot be merged, before anything is touched."""
@@ -138,15 +137,15 @@ class LlmEntry:
             kwargs["attention_mask"] = take_rows(mask, columns)
         positions = take_positions(self._positions(kwargs, start, length), columns)
         kwargs["position_ids"] = compact(positions, sequence.runs, columns) if self.compact else positions
-        shown = kwargs.get("visual_pos_masks")
-        if shown is not None and kwargs.get("deepstack_visual_embeds") is not None:
+        visual = kwargs.get("visual_pos_masks")
+        if visual is not None and kwargs.get("deepstack_visual_embeds") is not None:
             # What was tapped early has rows of tokens that were dropped later.
-            left, row = occurring(columns, length)[shown], shown.nonzero()[:, 0]
+            left, row = occurring(columns, length)[visual], visual.nonzero()[:, 0]
             kwargs["deepstack_visual_embeds"] = [
                 _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch)
                 for rows in kwargs["deepstack_visual_embeds"]
             ]
-            kwargs["visual_pos_masks"] = take_rows(shown, columns)
+            kwargs["visual_pos_masks"] = take_rows(visual, columns)
 
     def _positions(self, kwargs: dict[str, Any], start: int, length: int) -> Tensor:
         """(B or 1, L) positions, or (3, B, L) of M-RoPE."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...compat import cache_of
 from ...errors import UnsupportedError
 from ...methods.steps import Plan
 from ...models.located import LocatedModules
@@ -155,6 +156,15 @@ class CachedMasks:
         self.masks, self.padding, self.dtype, self.queries = masks, padding, dtype, queries
         self._made: dict[tuple[tuple[int, ...], int | None], Any] = {}
 
+    def layer_arguments(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """With its own mask after a merge; before any, the mask made at the entry is the right one."""
+        layer = cache_of(kwargs).layers[index]
+        if not any(layer.group):
+            return None
+        return args, {**kwargs, "attention_mask": self.for_layer(layer)}
+
     def for_layer(self, layer: MergedLayer) -> Any:
         """(B, 1, q, k), or (B, k) for flash attention; None where all that is held is to be seen."""
         if not layer.padded and (self.masks.flash or (layer.window is None and self.queries == 1)):
@@ -171,7 +181,7 @@ class CachedMasks:
         if self.padding is not None:
             keys = keys.where(layer.key_padding(self.padding, self.queries), -1)
         if layer.expected is not None:
-            queries = layer.expected[0]
+            queries = layer.expected.columns
         else:
             start = layer.get_seq_length()
             queries = torch.arange(start, start + self.queries, device=keys.device).expand(len(keys), -1)
@@ -186,7 +196,7 @@ class CachedMasks:
         if self.masks.ready_made:
             types = self.masks._types
             if types and (not self.masks.outer or isinstance(given, dict)):
-                # The first layer of a type decides: layers behind a merge get their own.
+                # The first layer of a type decides: layers after a merge get their own.
                 return {types[i]: self.for_layer(cache.layers[i]) for i in reversed(range(len(types)))}
             return self.for_layer(first)
         if first.expected is not None and not self.masks.flash:

@@ -12,41 +12,42 @@ from torch import Tensor, nn
 from ...methods.steps import LlmAttention, LlmStep
 from ...models.located import LocatedModules
 from ..hooks import Hooks
+from ..passes import Passes
 from .masks import LlmMasks
 from .prefill import Prefill
-from .prompt import PromptReader
 
 
 class LlmObserver:
-    """Shows steps the attention that they ask for; ``state`` says which pass is under way."""
+    """Shows steps the attention that they score by."""
 
     def __init__(
         self,
         modules: LocatedModules,
         steps: dict[int, LlmStep],
         masks: LlmMasks,
-        reader: PromptReader,
-        state: Callable[[], Any],
+        passes: Passes,
         hooks: Hooks,
     ) -> None:
-        self.modules, self.steps, self.masks, self.reader, self.state = modules, steps, masks, reader, state
-        self.peeks: dict[int, Callable[..., None]] = {}
+        self.modules, self.steps, self.masks, self.passes = modules, steps, masks, passes
+        self.recomputing: dict[int, Callable[..., None]] = {}
         for index, layer in enumerate(modules.layers):
-            if index + 1 in steps and steps[index + 1].asks == "before":
+            if index + 1 in steps and steps[index + 1].attention_source == "before":
                 attention = layer.get_submodule(modules.family.llm_attention)
                 hooks.tap(attention, partial(self._observe, index))
-            if index and index in steps and steps[index].asks == "itself":
-                self.peeks[index] = hooks.tap(layer.get_submodule(modules.family.llm_attention)).recompute_qk
+            if index and index in steps and steps[index].attention_source == "itself":
+                attention = layer.get_submodule(modules.family.llm_attention)
+                self.recomputing[index] = hooks.tap(attention).recompute_qk
 
     def _observe(
         self, index: int, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
     ) -> None:
-        prefill = self.state()
-        if not isinstance(prefill, Prefill) or index + 1 in prefill.seen:
+        current = self.passes.current
+        prefill = None if current is None else current.prefill
+        if current is None or prefill is None or index + 1 in prefill.seen:
             return
         tokens = prefill.tokens(index, query.new_empty(0))
         if mask is not None and not isinstance(mask, Tensor):
-            mask = self._seen(prefill, index, tokens.last)
+            mask = self._seen(prefill, current.padding, index, tokens.last)
         attention = LlmAttention(query, key, scaling, mask, softcap, tokens)
         prefill.seen[index + 1] = self.steps[index + 1].observe_llm(attention, prefill.context)
 
@@ -64,15 +65,15 @@ class LlmObserver:
         seen = (sequence.columns >= 0).to(hidden.device)
         window = self.masks.windows[index]
         if window is not None:
-            asking = tokens.columns.gather(1, tokens.last[:, None])
-            seen &= tokens.columns > asking - window
+            last_column = tokens.columns.gather(1, tokens.last[:, None])
+            seen &= tokens.columns > last_column - window
 
         def observe(query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
             attention = LlmAttention(query, key, scaling, seen, softcap, tokens)
             found.append(step.observe_llm(attention, prefill.context))
 
         with torch.no_grad():
-            self.peeks[index](
+            self.recomputing[index](
                 observe,
                 hidden_states=norm(hidden),
                 position_embeddings=tables,
@@ -80,20 +81,20 @@ class LlmObserver:
             )
         return found[0].to(given)
 
-    def _seen(self, prefill: Prefill, index: int, last: Tensor) -> Tensor:
-        """(B, k) bool: what the asking token sees among its keys and those behind; flex attention's masks are
-        functions, of which nothing can be read.
+    def _seen(self, prefill: Prefill, padding: Tensor | None, index: int, last: Tensor) -> Tensor:
+        """(B, k) bool: which keys the querying token attends to, later ones included; flex attention's masks
+        are functions, of which nothing can be read.
         """
         keys = prefill.at(index).columns.to(last.device)
-        if prefill.cached is not None and prefill.cache_layers is not None:
+        if prefill.cached_masks is not None and prefill.cache_layers is not None:
             keys = prefill.cache_layers[index].attended.to(last.device)
-            if self.reader.padding is not None:
-                padding = self.reader.padding.to(last.device).bool()
+            if padding is not None:
+                padding = padding.to(last.device).bool()
                 keys = keys.where(padding.gather(1, keys.clamp(min=0)), -1)
         seen, window = keys >= 0, self.masks.windows[index]
         if window is not None:
-            asking = keys.gather(1, (keys.shape[1] - prefill.at(index).columns.shape[1] + last)[:, None])
-            seen &= keys > asking - window
+            last_column = keys.gather(1, (keys.shape[1] - prefill.at(index).columns.shape[1] + last)[:, None])
+            seen &= keys > last_column - window
         return seen
 
 

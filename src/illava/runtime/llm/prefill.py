@@ -1,19 +1,41 @@
-"""The state of one pass over a prompt with pictures: which tokens are left at which layer."""
+"""A prompt with pictures, and which of its tokens are left at which layer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ...methods.steps import Tokens, Units
 from ...ops.merging import MergedSegments
-from ..cache.merged import MergedLayer
+from ..cache.merged import Expected, MergedLayer
 from ..cached import Cached
+from ..encoder.run import EncoderRun
 from ..traces import Trace, trace_of
 from .masks import CachedMasks
-from .prompt import Prompt
+
+
+@dataclass
+class Prompt:
+    """A batch of prompts with pictures."""
+
+    runs: Tensor
+    """(B, L) int64: number of the run of placeholders a token belongs to, over the batch; -1 for text."""
+    lengths: tuple[int, ...]
+    """Placeholders in each run."""
+    video: Tensor
+    """(B, L) bool: which placeholders stand for videos."""
+    mixed: bool
+    """Whether there are both images and videos."""
+    last: Tensor
+    """(B,) int64: column of the last prompt token, whose attention scores the visual tokens."""
+    padding: Tensor | None
+    """(B, L) the model's mask of padding, or None."""
+    runs_given: list[EncoderRun]
+    """The encoder's runs that made the features the model was handed, pictures before videos."""
+    unknown_source: bool
+    """Whether it was handed features whose runs are not known."""
 
 
 @dataclass
@@ -30,20 +52,37 @@ class Sequence:
     """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
     lengths: tuple[int, ...]
     """Visual tokens left in each segment, over all rows of the batch."""
-    once: Cached = field(default_factory=Cached, repr=False)
+    cached: Cached = field(default_factory=Cached, repr=False)
     """Masks and tables cut to these tokens, each made once for all layers."""
+
+
+class Merging(Protocol):
+    """Merges before the layers of a prefill: :class:`illava.runtime.llm.merging.LlmMerging`."""
+
+    def layer_arguments(
+        self, prefill: Prefill, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the layer at ``index`` is called with."""
 
 
 @dataclass
 class Prefill:
-    """One pass over a prompt with pictures."""
+    """The tokens of a prompt with pictures on their way through the LLM."""
 
     prompt: Prompt
     entry: Sequence
-    cache_layers: list[MergedLayer] | None
+    """The tokens that enter layer 0."""
+    cache_layers: list[Any] | None = None
+    """The layers of the key/value cache, prepared for merging; None without a cache."""
+    depth: int = 0
+    """Decoder layers of the LLM: a cache may have more."""
+    padded: bool = False
+    """Whether the prompt, or what the cache held before, has padding."""
+    merging: Merging | None = field(default=None, repr=False)
+    """Merges before the layers; None where no token is dropped."""
     history: list[tuple[int, Sequence]] = field(default_factory=list)
     """(first layer that sees it, sequence), starting with the entry at layer 0."""
-    cached: CachedMasks | None = None
+    cached_masks: CachedMasks | None = None
     """Makes the masks where the cache was filled before."""
     seen: dict[int, Tensor] = field(default_factory=dict)
     """Layer before which tokens go -> (B, n, ...) what its step observed of the tokens there are."""
@@ -52,9 +91,9 @@ class Prefill:
     entering: tuple[int, ...] = ()
     """Visual tokens in each segment that the image encoder left, before any step of the LLM."""
     context: Any = None
-    """What the first step noted at the entry."""
+    """What the first step returned at the entry."""
     visited: set[int] = field(default_factory=set)
-    """The layers before which steps were asked to choose, whatever they kept."""
+    """The layers before which a step was called, whatever it kept."""
     marked: int = 0
     """Placeholders whose features were marked."""
     start: int = 0
@@ -67,7 +106,7 @@ class Prefill:
         self.entering = self.entering or self.entry.lengths
 
     def begin(self, entry: Sequence, entering: tuple[int, ...]) -> None:
-        """Note which tokens enter layer 0, and how many of each segment had come to a step before it."""
+        """Record which tokens enter layer 0, and how many of each segment came to a step before it."""
         self.entry, self.history = entry, [(0, entry)]
         self.entering = entering or entry.lengths
 
@@ -87,27 +126,45 @@ class Prefill:
         )
 
     def trace(self, layer: int, merged: MergedSegments, units: Units) -> None:
-        """Note what the step before ``layer`` did, where that is asked for."""
+        """Record what the step before ``layer`` did, where that is asked for."""
         assert units.tokens is not None
         if self.traces is not None and layer not in self.traces:
             row, index = (units.tokens.runs >= 0).nonzero().T
             places = row * self.prompt.runs.shape[1] + units.tokens.columns[row, index]
             self.traces[layer] = trace_of(merged, units, places)
 
-    def record(self, layer: int, sequence: Sequence) -> bool:
-        """Note what ``layer`` and those behind it work on; False if that is known, from an earlier run."""
-        if self.history[-1][0] >= layer:
-            return False
-        self.history.append((layer, sequence))
-        return True
+    def record(self, layer: int, sequence: Sequence) -> None:
+        """``layer`` and later ones work on ``sequence``. Known already where the layer runs again."""
+        if self.history[-1][0] < layer:
+            self.history.append((layer, sequence))
+            self.expect()
+
+    def expect(self) -> None:
+        """Tell the cache layers which tokens enter them, from the layer on that last changed them."""
+        if self.cache_layers is None:
+            return
+        first, sequence = self.history[-1]
+        columns = sequence.columns
+        # Of this prompt, whose padding has no columns, and of what the cache held before.
+        padded = bool((columns < 0).any()) or self.padded
+        columns = columns.where(columns < 0, columns + self.start) if self.start else columns
+        expected = Expected(columns, self.prompt.runs.shape[1], len(self.history) - 1, padded)
+        for layer in self.cache_layers[first : self.depth]:
+            if isinstance(layer, MergedLayer):
+                layer.expect(expected)
+
+    def layer_arguments(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """What is left of the hidden states, and the tables and masks of these tokens."""
+        return None if self.merging is None else self.merging.layer_arguments(self, index, args, kwargs)
 
     def forget(self) -> None:
         """Drop what only the layers needed."""
         self.seen.clear()
-        self.context = self.cached = None
-        self.cache_layers = None
+        self.context = self.cached_masks = self.cache_layers = self.merging = None
         for _, sequence in self.history:
-            sequence.once.clear()
+            sequence.cached.clear()
 
     def at(self, layer: int) -> Sequence:
         """The tokens that ``layer`` works on."""

@@ -1,10 +1,9 @@
-"""What the LLM stage must know of a prompt before its placeholders become features."""
+"""Reading a prompt before features take the places of its placeholders."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,96 +13,58 @@ from ...compat import argument_names, cache_of, named
 from ...errors import UnsupportedError
 from ...models.located import LocatedModules
 from ...ops.marks import marked
-from ..calls import Calls
 from ..encoder.features import FeatureCalls
-from ..encoder.run import EncoderRun
 from ..generating import Generating, picture_tensor
 from ..hooks import Hooks
+from ..passes import Options, Passes
+from .prefill import Prompt
 
 _UNKNOWN = "inputs_embeds without input_ids: where pictures are among them is not known"
 
 
-@dataclass
-class Prompt:
-    """A batch of prompts with pictures."""
-
-    runs: Tensor
-    """(B, L) int64: number of the run of placeholders a token belongs to, over the batch; -1 for text."""
-    lengths: tuple[int, ...]
-    """Placeholders in each run."""
-    video: Tensor
-    """(B, L) bool: which placeholders stand for videos."""
-    mixed: bool
-    """Whether there are both images and videos."""
-    last: Tensor
-    """(B,) int64: column of the last prompt token, whose attention scores the visual tokens."""
-    padding: Tensor | None
-    """(B, L) the model's mask of padding, or None."""
-    runs_given: list[EncoderRun]
-    """The encoder's runs that made the features the model was handed, pictures before videos."""
-    unknown_source: bool
-    """Whether it was handed features whose runs are not known."""
-
-
 class PromptReader:
-    """Hooks on the outer model that see token ids; ``take`` hands out what they saw, once."""
+    """Hooks on the models that are handed token ids, which write padding and prompt into the pass."""
 
     def __init__(
-        self, modules: LocatedModules, calls: Calls, features: FeatureCalls, hooks: Hooks, *, active: bool
+        self, modules: LocatedModules, passes: Passes, features: FeatureCalls, hooks: Hooks, *, active: bool
     ) -> None:
-        self.modules, self.calls, self.features, self.active = modules, calls, features, active
-        self.refusal: str | None = None
+        self.modules, self.passes, self.features, self.active = modules, passes, features, active
         self.image = getattr(modules.config, "image_token_id", None)
         self.video = getattr(modules.config, "video_token_id", None)
-        self.prompt: Prompt | None = None
-        self.padding: Tensor | None = None
-        """(B, L) the mask of padding that the model was last handed, or None."""
         self._types = "mm_token_type_ids" in argument_names(modules.base)
         self._warned = False
-        self._made: tuple[list[EncoderRun], bool] | None = None
-        """The runs that made the features handed to the outer model, and whether all are known."""
-        Generating(modules, calls, hooks, active=active)
-        hooks.pre(modules.model, self._note_options)
+        Generating(modules, passes.calls, hooks, active=active)
+        hooks.pre(modules.model, self._read_options)
         hooks.pre(modules.base, self._read)
-        hooks.post(modules.base, self._forget, always=True)
-        hooks.post(modules.model, self._forget, always=True)
+        hooks.post(modules.model, passes.leave, always=True)
 
-    def take(self) -> Prompt | None:
-        prompt, self.prompt = self.prompt, None
-        return prompt
-
-    def _forget(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        # An image encoder that failed has left a prompt that the LLM never took.
-        if not self.calls.mine:
-            return
-        self.prompt = self.refusal = self.padding = self._made = None
-
-    def _note_options(
+    def _read_options(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> None:
         if kwargs is None:
             # torch's way to call a hook that was taken off while this thread waited to come in.
             return
-        self.refusal, given = None, named(module, args, kwargs)
+        given = named(module, args, kwargs)
         # Here, since accelerate's hooks hand the base copies.
-        self._made = self.features.runs_of(given.get("mm_encoder_outputs"))
+        options = self.passes.options = Options(given=self.features.runs_of(given.get("mm_encoder_outputs")))
         if given.get("labels") is not None:
-            self.refusal = "labels (a loss of your own on the logits is fine)"
+            options.refusal = "labels (a loss of your own on the logits is fine)"
         if isinstance(given.get("logits_to_keep"), Tensor):
-            self.refusal = "logits_to_keep as a tensor of positions"
+            options.refusal = "logits_to_keep as a tensor of positions"
         router_logits = given.get("output_router_logits")
         if router_logits is None:
             router_logits = getattr(self.modules.llm.config, "output_router_logits", False)
         if router_logits:
             # The auxiliary loss lays the prompt's mask over them.
-            self.refusal = "output_router_logits"
+            options.refusal = "output_router_logits"
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         if kwargs is None:
             return
-        self.prompt, given = None, named(module, args, kwargs)
+        current, options, given = self.passes.current, self.passes.options, named(module, args, kwargs)
+        assert current is not None
         padding = given.get("attention_mask")
-        self.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
+        current.padding = padding if isinstance(padding, Tensor) and padding.dim() == 2 else None
         ids, embeds, cache = given.get("input_ids"), given.get("inputs_embeds"), cache_of(given)
         found = ids if ids is not None else embeds
         if found is None:
@@ -130,21 +91,20 @@ class PromptReader:
             if known is None:
                 return
             visual, video = known
-        refusal, self.refusal = self.refusal, None
-        if refusal and self.active:
+        if options.refusal and self.active:
             raise UnsupportedError(
-                f"{refusal}: not supported with pictures on an accelerated model, whose outputs are shorter "
-                "than input_ids; call handle.remove() first"
+                f"{options.refusal}: not supported with pictures on an accelerated model, whose outputs are "
+                "shorter than input_ids; call handle.remove() first"
             )
-        here = None if self.padding is None else self.padding[:, -length:]
+        here = None if current.padding is None else current.padding[:, -length:]
         starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
         runs = starts.flatten().cumsum(0).view_as(visual) - 1
         runs = runs.masked_fill(~visual, -1)
         last = self._last(ids, visual, here, start, given.get("use_cache"))
         lengths = tuple(torch.bincount(runs[visual]).tolist())
         mixed = bool(video.any()) and bool((visual & ~video).any())
-        made, known = self._made or self.features.runs_of(given.get("mm_encoder_outputs"))
-        self.prompt = Prompt(runs, lengths, video, mixed, last, here, made, not known)
+        made, known = options.given or self.features.runs_of(given.get("mm_encoder_outputs"))
+        current.prompt = Prompt(runs, lengths, video, mixed, last, here, made, not known)
 
     def _placeholders_from_types(
         self, embeds: Tensor, given: Mapping[str, Any]
@@ -181,7 +141,7 @@ class PromptReader:
         self, ids: Tensor | None, visual: Tensor, padding: Tensor | None, start: int, use_cache: bool | None
     ) -> Tensor:
         """(B,) int64 column of the last prompt token, of a prompt that follows ``start`` cached tokens."""
-        generation = self.calls.generation
+        generation = self.passes.calls.generation
         columns = torch.arange(visual.shape[1], device=visual.device)
         if padding is not None:
             last = (padding.bool() * columns).argmax(1)

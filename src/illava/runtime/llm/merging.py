@@ -1,0 +1,114 @@
+"""Merging before a decoder layer, and the arguments of the layers after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...compat import cache_of
+from ...methods.steps import LlmStep, Units, reduced
+from ...models.located import LocatedModules
+from ...ops.masks import compact_rows, take, take_positions, take_rows
+from ...ops.positions import compact
+from .entry import sequence_of
+from .masks import LlmMasks
+from .observer import LlmObserver
+from .prefill import Prefill, Sequence
+
+
+class LlmMerging:
+    """Runs the steps of the LLM stage; its ``layer_arguments`` are those of a :class:`Prefill`."""
+
+    def __init__(
+        self, modules: LocatedModules, steps: Mapping[int, LlmStep], masks: LlmMasks, observer: LlmObserver
+    ) -> None:
+        self.modules, self.steps, self.masks, self.observer = modules, steps, masks, observer
+        self.flash = masks.flash
+
+    def layer_arguments(
+        self, prefill: Prefill, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the layer at ``index`` is called with, after the step before it."""
+        kwargs = dict(kwargs)
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if index in self.steps and index:
+            if self.steps[index].attention_source == "itself" and index not in prefill.seen:
+                tables = self._rotary(prefill, prefill.at(index - 1), hidden, kwargs)
+                prefill.seen[index] = self.observer.recompute_qk(prefill, index, hidden, tables)
+            hidden = self._merge(prefill, index, hidden)
+            if args:
+                args = (hidden, *args[1:])
+            else:
+                kwargs["hidden_states"] = hidden
+        if self.flash:
+            # Positions with gaps would look like packed sequences.
+            kwargs["position_ids"] = None
+        sequence = prefill.at(index)
+        if sequence is prefill.entry:
+            return args, kwargs
+        columns, cached = sequence.entered, sequence.cached
+        kwargs["position_embeddings"] = self._rotary(prefill, sequence, hidden, kwargs)
+        if prefill.cached_masks is not None:
+            kwargs["attention_mask"] = prefill.cached_masks.for_layer(cache_of(kwargs).layers[index])
+        else:
+            mask, dtype = kwargs.get("attention_mask"), kwargs["position_embeddings"][0].dtype
+            kwargs["attention_mask"] = cached(
+                mask, lambda: self.masks.at_layer(index, mask, sequence.columns, columns, dtype)
+            )
+        if kwargs.get("position_ids") is not None:
+            kwargs["position_ids"] = cached(
+                kwargs["position_ids"], lambda: take_positions(kwargs["position_ids"], columns)
+            )
+        return args, kwargs
+
+    def _rotary(
+        self, prefill: Prefill, sequence: Sequence, hidden: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """Rotary tables of the tokens of ``sequence``."""
+        tables = kwargs["position_embeddings"]
+
+        def make() -> tuple[Tensor, ...]:
+            if sequence is prefill.entry:
+                return tuple(tables)
+            if prefill.positions is not None:
+                left = take_positions(prefill.positions, sequence.entered)
+                places = compact(left, sequence.runs, sequence.columns).to(hidden.device)
+                made: tuple[Tensor, ...] = self.modules.llm.rotary_emb(hidden, places)  # type: ignore[operator]
+                return made
+            return tuple(take_rows(table, sequence.entered) for table in tables)
+
+        return sequence.cached(tables, make)
+
+    def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
+        step, sequence, seen = self.steps[index], prefill.at(index - 1), prefill.seen.get(index)
+        prefill.visited.add(index)
+        # The layers of a model may lie on several devices.
+        visual = (sequence.runs >= 0).to(hidden.device)
+        seen = None if seen is None else seen.to(hidden.device)
+        # Row by row and left to right, so segments follow one another.
+        units = Units(
+            hidden[visual],
+            None if seen is None else seen[visual],
+            sequence.lengths,
+            prefill.prompt.lengths,
+            tokens=prefill.tokens(index - 1, hidden, seen),
+            context=prefill.context,
+        )
+        merged = reduced(step, units)
+        if merged is None:
+            return hidden
+        prefill.trace(index, merged, units)
+        places = tuple(visual.nonzero()[merged.kept].T)
+        kept_mask = ~visual & (sequence.columns >= 0).to(hidden.device)
+        kept_mask = kept_mask.index_put(places, torch.ones_like(places[0], dtype=torch.bool))
+        hidden = hidden.index_put(places, merged.units)
+        kept = compact_rows(kept_mask, sequence.columns).to(sequence.columns.device)
+        left = sequence_of(
+            prefill.prompt,
+            *(take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
+        )
+        prefill.record(index, left)
+        return take_rows(hidden, kept)
