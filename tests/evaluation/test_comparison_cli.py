@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from illava_lab import tasks
 
-from illava.evaluation import comparison_page, entrants, summary
+from illava.evaluation import compared_methods, comparison_page, summary
 from illava.evaluation.store import ANSWERS, Store
 from illava.methods import Illava, base
 
@@ -32,7 +32,7 @@ def squares(monkeypatch):
     monkeypatch.setattr(tasks, "load", lambda name, split="test", seed=0: Squares(name))
     monkeypatch.setattr(summary, "LEAST_PLAIN", 0.0)
     monkeypatch.setattr(base, "_METHODS", {"illava": Illava})
-    monkeypatch.setattr(entrants, "presets", dict)
+    monkeypatch.setattr(compared_methods, "presets", dict)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Tiny random models of every supported family.
 
-Random weights, drawn at 1/sqrt(fan_in) so that attention is far from uniform and choices are clear.
+Weights are drawn with a standard deviation of 1 / sqrt(fan_in), so that attention is far from uniform and
+selections are unambiguous.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from .tiny_configs import CONFIGS, IMAGE, PAD, VIDEO, config
 
-# That release's own VipLLaVA cannot run: it reads hidden states that it has not kept.
+# VipLLaVA cannot run in this release: it reads hidden states that it does not keep.
 BROKEN = ("vipllava",) if transformers.__version__.startswith("5.19.") else ()
 ALL = tuple(name for name in CONFIGS if name not in BROKEN)
 
@@ -25,15 +26,15 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any)
     Args:
         name: a key of ``CONFIGS``.
         attention: the attention implementation; Gemma 2 has only "eager".
-        seed: of the weights. The global generator is left as it is.
-        vision: fields of the vision config to change.
+        seed: the seed of the weights; the global generator does not change.
+        vision: fields of the vision config to override.
     """
     made = config(name)
     for key, value in vision.items():
         setattr(made.vision_config, key, value)
-    # Expert by expert: the grouped products of a mixture of experts do not support float64.
+    # The grouped matrix products of a mixture of experts do not support float64.
     experts = {"experts_implementation": "eager"} if "moe" in name else {}
-    # Gemma 2 has no other.
+    # Gemma 2 supports no other.
     attention = "eager" if name == "paligemma-2" else attention
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -48,17 +49,17 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any)
                 parameter.normal_(0, fan_in**-0.5, generator=generator)
     settings: Any = model.generation_config
     settings.pad_token_id = PAD
-    # Without an end token every row decodes to the full length.
+    # Without an end token, every row decodes to the full length.
     settings.eos_token_id = None
-    # A generated placeholder would need a picture when the sequence is recomputed.
+    # A generated placeholder would need an image when the sequence is recomputed.
     settings.suppress_tokens = [IMAGE, VIDEO]
     return model.eval()
 
 
 def variant(made: Any) -> str:
-    """The key of ``CONFIGS`` whose image encoder and LLM are of the kinds that the config ``made`` names.
+    """The key of ``CONFIGS`` whose image encoder and LLM have the model types of the config ``made``.
 
-    Where no variant of its family has both, the image encoder decides.
+    If no variant of its family matches both, the image encoder decides.
     """
 
     def likeness(name: str) -> tuple[bool, bool]:
@@ -68,7 +69,7 @@ def variant(made: Any) -> str:
         )
 
     names = [name for name in CONFIGS if name.partition("-")[0] == made.model_type]
-    # The first of equals, which is the family's own name.
+    # Of equals max returns the first, which is named after the family.
     return max(names, key=likeness)
 
 
