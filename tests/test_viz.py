@@ -189,15 +189,15 @@ def test_a_page_tells_what_the_report_does(name) -> None:
     assert [step["before"] for step in found["steps"]] == [step.before for step in report.steps]
     for number, picture in enumerate(report.pictures):
         (frame,) = found["pictures"][number]["frames"]
-        for shared_fields, trace in zip(frame["steps"], report.traces, strict=True):
-            boxes = [shared_fields["came"][i] for i in shared_fields["kept"]]
+        for page_step, trace in zip(frame["steps"], report.traces, strict=True):
+            boxes = [page_step["came"][i] for i in page_step["kept"]]
             want = trace.boxes[trace.kept][trace.picture[trace.kept] == number]
             want = want[want[:, 0] == 0][:, 1:]
             torch.testing.assert_close(torch.tensor(boxes), want, atol=1e-5, rtol=0)
-            sums = torch.zeros(len(shared_fields["came"]))
-            for into, _, weight in shared_fields["links"]:
+            sums = torch.zeros(len(page_step["came"]))
+            for into, _, weight in page_step["links"]:
                 sums[into] += weight
-            torch.testing.assert_close(sums[shared_fields["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
+            torch.testing.assert_close(sums[page_step["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
         assert len(frame["all"]) == len(picture.all)
     for chart, one in zip(found["charts"], bars(report), strict=True):
         assert chart["plain"] == list(one.plain)

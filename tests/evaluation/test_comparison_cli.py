@@ -59,7 +59,7 @@ def test_whole_command(tmp_path, dropping):
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert "dropping 1/9" in result.stdout
-    assert f"All figures: {out / 'comparison.md'}" in result.stdout
+    assert f"Results: {out / 'comparison.md'}" in result.stdout
     figures = json.loads((out / "comparison.json").read_text())
     rows = {row["label"]: row for row in figures["models"]["zoo/S"]["rows"]}
     labels = [f"{name} {keep}" for name in ("illava", "dropping") for keep in ("1/3", "1/9")]
@@ -178,7 +178,7 @@ def test_the_reference_takes_part(tmp_path, dropping):
         (["--split", "train"], ["--split train", "test or val"]),
         (["--tasks", "nothing"], ["--tasks nothing", "give a folder or some of squares, others"]),
         (["--model", "zoo/XXL"], ["model zoo/XXL"]),
-        (["--model", "zoo/S", "zoo-S"], ["--model zoo-S", "which is taken"]),
+        (["--model", "zoo/S", "zoo-S"], ["--model zoo-S", "already in use"]),
         (["--device", "abacus"], ["device abacus"]),
         (["--output", "/dev/null/x"], ["/dev/null/x/zoo-L: cannot write there"]),
     ],

@@ -117,7 +117,7 @@ def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
         about, i = "more shapes" if count == 2 else "the most shapes", counts.index(max(counts))
         abouts.append((about, i, Mention(0, {"picture": i}, spots(scenes[i].things, picture=i))))
     questions = []
-    for about, i, shared_fields in abouts:
+    for about, i, reference in abouts:
         named = about if about.endswith("shapes") else indefinite(about)
         text = str(rng.choice(multi_picture.PHRASES)).format(named, listed)
         questions.append(
@@ -125,7 +125,7 @@ def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
                 "multi_picture",
                 text,
                 str(i + 1),
-                (mention(text, about, shared_fields.facts, shared_fields.seen),),
+                (mention(text, about, reference.facts, reference.seen),),
             )
         )
     return _of_scenes(scenes, questions)
@@ -165,8 +165,8 @@ def _video(rng: np.random.Generator) -> Lesson:
         for aspect, answer in zip(("shape", "colour"), thing, strict=True) if event else ():
             text = f"Which {aspect} {rng.choice(video.EVENTS[event])} {which}?"
             facts = {"shape": SHAPES.index(thing[0]), "colour": list(COLOURS).index(thing[1])}
-            shared_fields = mention(text, which, facts, _seen_over_time(frames, thing))
-            questions.append(Question("video", text, answer, (shared_fields,)))
+            reference = mention(text, which, facts, _seen_over_time(frames, thing))
+            questions.append(Question("video", text, answer, (reference,)))
     return _of_frames(frames, questions)
 
 
@@ -203,8 +203,8 @@ def _clip(rng: np.random.Generator, side: int) -> Lesson:
 def _which_way(rng: np.random.Generator, thing: Thing, motion: int, frames: list[Scene]) -> Question:
     about = " ".join(reversed(thing))
     text = str(rng.choice(video.PHRASES)).format(about)
-    shared_fields = mention(text, about, {"motion": motion - 1}, _seen_over_time(frames, thing))
-    return Question("video", text, list(video.DIRECTIONS)[motion - 1], (shared_fields,))
+    reference = mention(text, about, {"motion": motion - 1}, _seen_over_time(frames, thing))
+    return Question("video", text, list(video.DIRECTIONS)[motion - 1], (reference,))
 
 
 def _seen_over_time(frames: list[Scene], thing: Thing) -> tuple[tuple[int, int, int], ...]:

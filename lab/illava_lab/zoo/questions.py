@@ -152,8 +152,8 @@ def _counting(scene: Scene, rng: np.random.Generator) -> list[Question]:
             # By chance, as in the task: nothing about the answer may be read off the phrasing.
             text = str(rng.choice(COUNTING)).format(about)
             shape, colour = kinds[about]
-            shared_fields = mention_of(text, about, things, shape, colour)
-            found.append(Question("counting", text, str(count), (shared_fields,)))
+            reference = mention_of(text, about, things, shape, colour)
+            found.append(Question("counting", text, str(count), (reference,)))
     return found
 
 
@@ -162,12 +162,12 @@ def _attribute(scene: Scene, rng: np.random.Generator) -> list[Question]:
     for thing in scene.things:
         if sum(other.name == thing.name for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["colour"])).format(thing.name)
-            shared_fields = mention_of(text, thing.name, scene.things, shape=thing.name)
-            found.append(Question("attribute", text, thing.colour, (shared_fields,)))
+            reference = mention_of(text, thing.name, scene.things, shape=thing.name)
+            found.append(Question("attribute", text, thing.colour, (reference,)))
         if sum(other.colour == thing.colour for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["shape"])).format(thing.colour)
-            shared_fields = mention_of(text, thing.colour, scene.things, colour=thing.colour)
-            found.append(Question("attribute", text, thing.name, (shared_fields,)))
+            reference = mention_of(text, thing.colour, scene.things, colour=thing.colour)
+            found.append(Question("attribute", text, thing.name, (reference,)))
     return found
 
 
@@ -184,11 +184,11 @@ def _spatial(scene: Scene, rng: np.random.Generator) -> list[Question]:
             if names.count(both[0]) > 1 or names.count(both[1]) > 1 or rng.random() < 0.4:
                 both = [f"{thing.colour} {thing.name}" for thing in (first, second)]
             text = str(rng.choice(spatial.PHRASES)).format(*both)
-            shared_fields = [
+            references = [
                 mention_of(text, name, scene.things, thing.name, thing.colour)
                 for name, thing in zip(both, (first, second), strict=True)
             ]
-            found.append(Question("spatial", text, relation, tuple(shared_fields)))
+            found.append(Question("spatial", text, relation, tuple(references)))
     return found
 
 
@@ -210,8 +210,8 @@ def _existence(scene: Scene, rng: np.random.Generator) -> list[Question]:
         about = {"shape": shape, "colour": f"anything {colour}"}.get(kind, f"{colour} {shape}")
         text = str(rng.choice(existence.PHRASES)).format(about if kind == "colour" else indefinite(about))
         meant = None if kind == "colour" else shape, None if kind == "shape" else colour
-        shared_fields = mention_of(text, about, things, *meant)
-        found.append(Question("existence", text, "yes" if there else "no", (shared_fields,)))
+        reference = mention_of(text, about, things, *meant)
+        found.append(Question("existence", text, "yes" if there else "no", (reference,)))
     return found
 
 
