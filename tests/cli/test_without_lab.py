@@ -6,7 +6,7 @@ import pytest
 
 from illava import plugins
 
-from .conftest import assert_error, call, invoke
+from .conftest import assert_error, invoke
 
 INSTALL = "pip install illava-lab"
 NEEDS_LAB = {
@@ -35,11 +35,6 @@ def test_says_what_to_install(words, tmp_path):
     if words[0] == "demo":
         pytest.importorskip("gradio")
     assert_error(invoke(*words), INSTALL)
-
-
-def test_as_a_process():
-    before = "from illava import plugins; plugins._registered = lambda group: {}"
-    assert_error(call("ask", "demo/word.png", "What does it read?", before=before), INSTALL)
 
 
 @pytest.mark.parametrize("command", ["bench", "plan"])

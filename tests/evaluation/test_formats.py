@@ -140,7 +140,7 @@ REFUSED = {
     ),
     "no number": (
         chat([picture("a.png"), text("Q")], None),
-        "an answer must be a text or a number, not null",
+        "an answer must be a string or a number, not null",
     ),
 }
 
