@@ -73,7 +73,7 @@ def figures(cost: Cost, weights: int) -> dict[str, int]:
 
 
 def compare(bigger: Predictor, smaller: Predictor) -> dict[str, Any]:
-    """All rows of the bigger model relative to the plain smaller one, and the budgets at which it is cheaper."""
+    """All rows of the bigger model relative to the plain smaller one, and when it is cheaper."""
     against = figures(smaller.plain_cost, smaller.weight_bytes)
 
     def row(label: str, cost: Cost, tokens: int, keep: float | None = None) -> dict[str, Any]:
