@@ -112,8 +112,7 @@ def bench(
 ) -> None:
     """Measure speed, throughput and memory of the plain and the accelerated model.
 
-    Plain and accelerated runs alternate. Measured speed-ups are printed beside the speed-up that the FLOPs
-    allow.
+    Plain and accelerated runs alternate. Every speed-up is printed with its FLOP bound.
 
     \b
     Examples:

@@ -71,8 +71,7 @@ def evaluate(
 ) -> None:
     """Measure how much accuracy a model retains at several budgets.
 
-    The plain model also answers every question about blank (grey) images: what it still gets right, it
-    guesses from the question.
+    The plain model also answers about blank (grey) images, which shows what can be guessed.
 
     \b
     Examples:
