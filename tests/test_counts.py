@@ -196,8 +196,8 @@ def test_a_report_is_told_in_a_notebook_in_rich_and_in_json():
     console.print(report)
     text = console.export_text()
     for step in report.steps:
-        for shared_fields in (page, text, str(report)):
-            assert f"{step.stage} block" in shared_fields or f"{step.stage.upper()} layer" in shared_fields
+        for description in (page, text, str(report)):
+            assert f"{step.stage} block" in description or f"{step.stage.upper()} layer" in description
         assert f"<td>{step.before}</td><td>{step.after}</td>" in page
     assert f"{report.plain_cost.total / 1e9:,.2f}" in text
     assert page.count("<tr>") == 1 + len(report.steps) + 4

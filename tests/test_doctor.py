@@ -284,7 +284,7 @@ def test_the_variant_most_like_a_model_is_chosen(name):
 @pytest.mark.skipif("vipllava" not in BROKEN, reason="this transformers runs it")
 def test_a_family_that_does_not_run_is_named():
     found = examine("vipllava")
-    assert (found.ok, found.theirs) == (False, True)
+    assert (found.ok, found.transformers_fault) == (False, True)
     assert "the plain vipllava does not run" in found.verdict
 
 
@@ -294,7 +294,7 @@ def test_a_config_class_that_is_gone_is_a_fault(monkeypatch):
 
     monkeypatch.setitem(CONFIGS, "llava", gone)
     found = examine("llava")
-    assert (found.ok, found.theirs) == (False, False)
+    assert (found.ok, found.transformers_fault) == (False, False)
     assert "no attribute LlavaConfig" in found.verdict
 
 

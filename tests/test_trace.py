@@ -159,7 +159,7 @@ def test_it_is_told_in_json() -> None:
     import json
 
     model = tiny_model("llava_onevision")
-    shared_fields = traced(model, inputs_of(model, "one", "single"), method_of("llava_onevision")).to_dict()
-    found = json.loads(json.dumps(shared_fields, allow_nan=False))["traces"]
-    assert [len(trace["kept"]) for trace in found] == [step["after"] for step in shared_fields["steps"]]
+    as_json = traced(model, inputs_of(model, "one", "single"), method_of("llava_onevision")).to_dict()
+    found = json.loads(json.dumps(as_json, allow_nan=False))["traces"]
+    assert [len(trace["kept"]) for trace in found] == [step["after"] for step in as_json["steps"]]
     assert any(box is None for box in found[2]["boxes"])

@@ -193,15 +193,15 @@ def test_a_page_shows_what_is_in_the_report(name) -> None:
     assert [step["before"] for step in found["steps"]] == [step.before for step in report.steps]
     for number, picture in enumerate(report.pictures):
         (frame,) = found["pictures"][number]["frames"]
-        for step, trace in zip(frame["steps"], report.traces, strict=True):
-            boxes = [step["entered"][i] for i in step["kept"]]
+        for page_step, trace in zip(frame["steps"], report.traces, strict=True):
+            boxes = [page_step["entered"][i] for i in page_step["kept"]]
             want = trace.boxes[trace.kept][trace.picture[trace.kept] == number]
             want = want[want[:, 0] == 0][:, 1:]
             torch.testing.assert_close(torch.tensor(boxes), want, atol=1e-5, rtol=0)
-            sums = torch.zeros(len(step["entered"]))
-            for into, _, weight in step["merges"]:
+            sums = torch.zeros(len(page_step["entered"]))
+            for into, _, weight in page_step["merges"]:
                 sums[into] += weight
-            torch.testing.assert_close(sums[step["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
+            torch.testing.assert_close(sums[page_step["kept"]], torch.ones(len(boxes)), atol=1e-3, rtol=0)
         assert len(frame["all"]) == len(picture.all)
     for chart, one in zip(found["charts"], bars(report), strict=True):
         assert chart["plain"] == list(one.plain)

@@ -1,4 +1,4 @@
-"""Ask a model about images, with and without acceleration: what ``illava ask`` does."""
+"""Ask a model about images, with and without acceleration, as ``illava ask`` does."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from .report import Report
 __all__ = ["Answer", "as_seen", "ask", "build_prompt", "load"]
 
 PARTS = ("encoder", "prefill", "decode_per_token", "ttft", "total")
-"""The measurements of a Timing that ratios are given for."""
+"""The fields of a Timing whose ratios :meth:`Answer.to_dict` returns."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer of a model, with its report and timings."""
+    """An answer, its report and its timings."""
 
     question: str
     text: str
     """The accelerated model's answer."""
     method: Method
     report: Report
-    """Of the accelerated model's prefill."""
+    """The report of the accelerated model's prefill."""
     timings: list[Timing]
-    """Without comparing: one, not warmed up."""
+    """One per round, after a warm-up; without ``compare`` a single one, without warm-up."""
     plain_text: str | None = None
-    """The plain model's answer, when comparing; None otherwise."""
+    """The plain model's answer with ``compare``, else None."""
     plain_timings: list[Timing] | None = None
-    """One a round, paired with ``timings``."""
+    """One per round, paired with ``timings``; None without ``compare``."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready. Times are medians in seconds; ratios are plain / accelerated, with their extremes."""
+        """JSON-ready. Times are medians in seconds; ratios are plain / accelerated, with their ranges."""
         out = {
             "question": self.question,
             "answer": self.text,
@@ -80,21 +80,21 @@ def ask(
     video: Sequence[Image.Image] = (),
     trace: bool = False,
 ) -> Answer:
-    """Ask an accelerated model one question about one or more pictures, or a video; it answers greedily.
+    """Ask an accelerated model one question about one or more images, or a video, with greedy decoding.
 
-    The model is left as it was. With ``compare`` the plain model is asked as well: after one warm-up of
-    each, both are timed in turn, ``rounds`` times.
+    The model is restored afterwards. With ``compare``, the plain model answers as well: after one warm-up run
+    each, both models run in turn, ``rounds`` times.
 
     Args:
-        model, processor: as from :func:`load`.
-        pictures: Pillow pictures, or files to open; they stand before the question in the prompt.
+        model, processor: as :func:`load` returns them.
+        pictures: Pillow images or files; they precede the question in the prompt.
         method: default: that of ``illava_config.json`` beside the model's weights, else ``Illava.best`` at
             1/6 of the visual tokens.
-        video: frames of a video, all of which are shown; instead of pictures.
+        video: the frames of a video, all of which are used, instead of images.
         trace: as in :func:`illava.accelerate`.
 
-    Raises InputError for pictures or a question that cannot be used and for a method that does not fit the
-    model, UnsupportedError for a model that illava does not know.
+    Raises InputError for images or a question that cannot be used and for a method that does not fit the
+    model, UnsupportedError for an unsupported model.
     """
     opened = [p if isinstance(p, Image.Image) else open_picture(p) for p in pictures]
     inputs = build_prompt(processor, opened, question, video).to(device=model.device, dtype=model.dtype)
@@ -151,5 +151,5 @@ def _medians(timings: list[Timing]) -> dict[str, float | None]:
 
 
 def _no_nan(values: dict[str, float]) -> dict[str, float | None]:
-    """NaN is no JSON."""
+    """Replace NaN, which JSON does not have, by None."""
     return {key: None if value != value else value for key, value in values.items()}

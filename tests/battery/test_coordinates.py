@@ -91,24 +91,20 @@ def boxes(model: nn.Module, inputs: dict[str, Tensor]) -> list[list[Tensor]]:
     return [[picture.all for picture in pictures], [picture.kept[-1] for picture in pictures]]
 
 
-def check(reacted: Tensor, shared_fields: Tensor, mark: Tensor, blur: float) -> None:
+def check(reacted: Tensor, regions: Tensor, mark: Tensor, blur: float) -> None:
     """(n,) reactions of (n, 5) boxes to paint on ``mark``; ``blur``: how far it may spread, in boxes."""
     frame, *mark_corners = mark.tolist()
     x0, y0, x1, y1 = mark_corners
     wide, high = (
-        (shared_fields[:, 3] - shared_fields[:, 1]).amin(),
-        (shared_fields[:, 4] - shared_fields[:, 2]).amin(),
+        (regions[:, 3] - regions[:, 1]).amin(),
+        (regions[:, 4] - regions[:, 2]).amin(),
     )
-    across = torch.maximum(shared_fields[:, 1] - x1, x0 - shared_fields[:, 3]) / wide
-    down = torch.maximum(shared_fields[:, 2] - y1, y0 - shared_fields[:, 4]) / high
-    far = (torch.maximum(across, down) > blur - 1e-4) | (shared_fields[:, 0] != frame)
+    across = torch.maximum(regions[:, 1] - x1, x0 - regions[:, 3]) / wide
+    down = torch.maximum(regions[:, 2] - y1, y0 - regions[:, 4]) / high
+    far = (torch.maximum(across, down) > blur - 1e-4) | (regions[:, 0] != frame)
     close = 1e-4
-    inside = (
-        (shared_fields[:, 1] > x0 - close)
-        & (shared_fields[:, 2] > y0 - close)
-        & (shared_fields[:, 0] == frame)
-    )
-    inside &= (shared_fields[:, 3] < x1 + close) & (shared_fields[:, 4] < y1 + close)
+    inside = (regions[:, 1] > x0 - close) & (regions[:, 2] > y0 - close) & (regions[:, 0] == frame)
+    inside &= (regions[:, 3] < x1 + close) & (regions[:, 4] < y1 + close)
     assert not reacted[far].any(), "a box away from the paint changes"
     assert (reacted[inside] > 0.05 * reacted.max()).all(), "a box in the paint does not"
     assert not far[reacted.argmax()]
@@ -130,7 +126,7 @@ def test_boxes_lie_over_what_they_show(name: str) -> None:
     images = [torch.rand(3, *canvas.pixels, generator=generator) for canvas in drawn]
     plain = [processed(model, canvas, image) for canvas, image in zip(drawn, images, strict=True)]
     inputs = prompt(model, [([5, 6, 7], plain)])
-    shared_fields = boxes(model, inputs)
+    regions = boxes(model, inputs)
     tiles: list[tuple[int, Tile]] = [(i, tile) for i, canvas in enumerate(drawn) for tile in canvas.tiles]
     for number, which in ((0, "first"), (0, "inner"), (0, "last"), (1, "first"), (1, "last")):
         canvas = drawn[number]
@@ -143,7 +139,7 @@ def test_boxes_lie_over_what_they_show(name: str) -> None:
         parts = [*plain]
         parts[number] = processed(model, canvas, image)
         painted = prompt(model, [([5, 6, 7], parts)])
-        for reacted, those in zip(reactions(model, inputs, painted), shared_fields, strict=True):
+        for reacted, those in zip(reactions(model, inputs, painted), regions, strict=True):
             if sum(map(len, those)) != len(reacted):
                 assert name in RECURRENT
                 continue
@@ -174,7 +170,7 @@ def test_boxes_of_a_video_lie_over_what_they_show(name: str) -> None:
     shown = video(model, 3)
     pixels = shown.values["pixel_values_videos"]
     inputs = video_prompt(model, [5, 6, 7], [], shown)
-    shared_fields = boxes(model, inputs)
+    regions = boxes(model, inputs)
     rows, columns = (6, 6) if kind(model) == "anyres" else (2, 3)
     for frame, which in ((0, "first"), (1, "inner"), (2, "last")):
         row, column = cell(rows, columns, which)
@@ -186,7 +182,7 @@ def test_boxes_of_a_video_lie_over_what_they_show(name: str) -> None:
             painted[first * 4 : first * 4 + 4] = 4
         mark = torch.tensor([frame, column / columns, row / rows, (column + 1) / columns, (row + 1) / rows])
         for reacted, those in zip(
-            reactions(model, inputs, inputs | {"pixel_values_videos": painted}), shared_fields, strict=True
+            reactions(model, inputs, inputs | {"pixel_values_videos": painted}), regions, strict=True
         ):
             (own,) = those
             if len(own) == len(reacted):

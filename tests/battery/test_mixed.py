@@ -80,10 +80,10 @@ def test_videos_and_pictures_in_a_batch(name: str) -> None:
     shown.sort(key=lambda picture: picture.kind)
     kinds = ["image"] * 3 * (not name.startswith("glm")) + ["video"] * 3
     assert [picture.kind for picture in report.pictures] == kinds
-    for shared_fields, own in zip(report.pictures, shown, strict=True):
-        assert torch.equal(shared_fields.all, own.all)
-        assert shared_fields.frames == own.frames
-        for step, kept in enumerate(shared_fields.kept):
+    for reported, own in zip(report.pictures, shown, strict=True):
+        assert torch.equal(reported.all, own.all)
+        assert reported.frames == own.frames
+        for step, kept in enumerate(reported.kept):
             assert torch.equal(kept, own.kept[step])
 
 

@@ -95,8 +95,8 @@ def check_encoder(eager: nn.Module, model: nn.Module, inputs: dict[str, Tensor])
             left[j] = [left[j][unit] for unit in chosen]
             expected += [flat[j][:prefix], flat[j][[token for unit in chosen for token in units[j][unit]]]]
         torch.testing.assert_close(got.reshape(-1, got.shape[-1]), torch.cat(expected), **CLOSE)
-        shared_fields = torch.cat([picture.kept[i] for picture in pictures])
-        assert torch.equal(shared_fields, boxes[[unit for own in left for unit in own]])
+        kept_boxes = torch.cat([picture.kept[i] for picture in pictures])
+        assert torch.equal(kept_boxes, boxes[[unit for own in left for unit in own]])
 
 
 def check_llm(eager: nn.Module, model: nn.Module, inputs: dict[str, Tensor]) -> None:
@@ -123,9 +123,9 @@ def check_llm(eager: nn.Module, model: nn.Module, inputs: dict[str, Tensor]) -> 
             columns[b] = sorted(text.union(*runs[b]))
             expected = rows[b, [place[c] for c in columns[b]]]
             torch.testing.assert_close(got[b, got.shape[1] - len(expected) :], expected, **CLOSE)
-        shared_fields = torch.cat([picture.kept[i + 1] for picture in pictures])
+        kept_boxes = torch.cat([picture.kept[i + 1] for picture in pictures])
         alive = [k for k, (b, column) in enumerate(shown) if column in columns[b]]
-        assert torch.equal(shared_fields, boxes[alive])
+        assert torch.equal(kept_boxes, boxes[alive])
 
 
 @pytest.mark.parametrize(("name", "shown", "rows"), cells)

@@ -85,9 +85,9 @@ def test_a_shape_with_random_weights(tiny_shapes, tmp_path):
 
     for words in ("tiny-qwen2_vl", "a slice of 4 + 4 layers", "random weights", "64 x 64 pixels"):
         assert words in result.stdout
-    for words in ("image encoder", "first token", "whole answer", "of FLOPs", "21 of 64", "largest"):
+    for words in ("image encoder", "whole answer", "speed-up", "FLOP bound", "21 of 64", "largest"):
         assert words in result.stdout
-    assert "largest batch in 100 MB: computed, not tried" in " ".join(result.stdout.split())
+    assert "largest batch in 100 MB (computed, not run)" in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines()[:-1])) <= 80
     (plot,) = tmp_path.glob("*.png")
     with Image.open(plot) as drawn:
@@ -194,11 +194,11 @@ def test_names_are_listed():
 
 SHAPE = ("--shape", "tiny-qwen2_vl")
 WRONG = {
-    "nothing": ([], "give either a model or --shape NAME"),
-    "both": (["zoo/S", *SHAPE], "give either a model or --shape NAME"),
-    "layers of a model": (["zoo/S", "--layers", 2], "--layers and --frames go with --shape"),
-    "frames of a model": (["zoo/S", "--frames", 2], "--layers and --frames go with --shape"),
-    "no such shape": (["--shape", "x"], "--shape x: there is no such shape; give one of qwen2-vl-2b"),
+    "nothing": ([], "give either MODEL or --shape NAME"),
+    "both": (["zoo/S", *SHAPE], "give either MODEL or --shape NAME"),
+    "layers of a model": (["zoo/S", "--layers", 2], "--layers and --frames need --shape"),
+    "frames of a model": (["zoo/S", "--frames", 2], "--layers and --frames need --shape"),
+    "no such shape": (["--shape", "x"], "--shape x: unknown shape; give one of qwen2-vl-2b"),
     "no such model": (["zoo/x"], "zoo/x"),
     "too many layers": ([*SHAPE, "--layers", 6], "--layers 6: give a number from 1 to 5"),
     "no such method": ([*SHAPE, "--method", "x"], "--method x: there is no such method"),
@@ -211,7 +211,7 @@ WRONG = {
     "no size": ([*SHAPE, "--size", "0x3"], "--size 0x3"),
     "a size the processor refuses": ([*SHAPE, "--size", "9000x20"], "--size 9000x20"),
     "too little text": ([*SHAPE, "--pictures", 9, "--text-tokens", 18], "--text-tokens 18: give at least 19"),
-    "pictures in a video": ([*SHAPE, "--pictures", 2, "--frames", 2], "frames of one video"),
+    "pictures in a video": ([*SHAPE, "--pictures", 2, "--frames", 2], "not both"),
 }
 
 

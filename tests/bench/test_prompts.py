@@ -96,7 +96,7 @@ def test_dtype_is_that_of_the_pixels_alone():
 def test_refusals():
     qwen = config("qwen2_vl")
     with pytest.raises(
-        UnsupportedError, match="'gemma3'; there are for internvl, llava_onevision, qwen2_5_vl"
+        UnsupportedError, match="'gemma3'; supported are internvl, llava_onevision, qwen2_5_vl"
     ):
         prompts.make(config("gemma3"), (40, 40))
     with pytest.raises(InputError, match="--text-tokens 6: give at least 7"):
@@ -104,7 +104,7 @@ def test_refusals():
     assert prompts.make(qwen, (40, 40), pictures=3, text_tokens=7)["input_ids"][0, -1] in TEXT
     with pytest.raises(InputError, match="--size 9000x20"):
         prompts.make(qwen, (9000, 20))
-    with pytest.raises(InputError, match="not 2 and 2"):
+    with pytest.raises(InputError, match="not both"):
         prompts.make(qwen, (40, 40), pictures=2, frames=2)
 
 

@@ -139,7 +139,7 @@ def test_the_demo_goes_by_content_too(tmp_path, picture):
     assert (pictures, len(frames)) == ([], 6)
     pictures, frames = read([str(tmp_path / "p.mov"), str(picture)])
     assert (len(pictures), frames) == (2, ())
-    with pytest.raises(InputError, match="either pictures or one video"):
+    with pytest.raises(InputError, match="either images or one video"):
         read([str(tmp_path / "clip.png"), str(picture)])
 
 

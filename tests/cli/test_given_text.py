@@ -67,14 +67,14 @@ def test_in_python_too(loaded):
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (("eval", "--output", ""), "--output: it is empty"),
-        (("eval", "--output", "o", "--tasks", ""), "--tasks: it is empty"),
-        (("eval", "--output", "o", "--keep", ","), "--keep: it is empty"),
-        (("compare", "--output", "o", "--method", " "), "--method: it is empty"),
-        (("plan", "zoo/S", "--keep", "1/3", "--calibrate", ""), "--calibrate: it is empty"),
-        (("plan", "zoo/S", "--keep", "1/3", "--save", ""), "--save: it is empty"),
+        (("eval", "--output", ""), "--output is empty"),
+        (("eval", "--output", "o", "--tasks", ""), "--tasks is empty"),
+        (("eval", "--output", "o", "--keep", ","), "--keep is empty"),
+        (("compare", "--output", "o", "--method", " "), "--method is empty"),
+        (("plan", "zoo/S", "--keep", "1/3", "--calibrate", ""), "--calibrate is empty"),
+        (("plan", "zoo/S", "--keep", "1/3", "--save", ""), "--save is empty"),
         (("look", ""), "the path is empty; give the path of a picture, a video or a folder of frames"),
-        (("ask", "", "What?"), "PICTURES: it is empty; give a value"),
+        (("ask", "", "What?"), "PICTURES is empty; give a value"),
     ],
 )
 def test_nothing_is_not_the_current_folder(words, name, monkeypatch, tmp_path):

@@ -124,7 +124,7 @@ def test_divergence_is_that_of_the_first_tokens_written_out(pictures):
 
 
 def test_what_cannot_be_calibrated_on(tmp_path):
-    with pytest.raises(InputError, match="pictures"):
+    with pytest.raises(InputError, match="a folder with images"):
         samples(tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         samples(tmp_path / "none")

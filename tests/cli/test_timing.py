@@ -128,7 +128,7 @@ def test_ratio_pairs_rounds():
     gain = ratio(slow, fast, "total")
     assert (gain.median, gain.low, gain.high) == (3, 2, 4)
     assert math.isnan(ratio(slow, [timing(total=0.0)] * 3, "total").median)
-    with pytest.raises(ValueError, match="no values"):
+    with pytest.raises(ValueError, match="at least one value"):
         spread([])
 
 

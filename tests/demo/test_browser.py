@@ -138,7 +138,7 @@ def test_upload_ask_slide_and_see(browser, demo) -> None:
 def test_bad_uploads_get_a_sentence_and_the_next_is_answered(browser, demo, tmp_path) -> None:
     page, _ = opened(browser, demo[0])
     page.click("#ask button, button#ask")
-    assert "drop a picture or a video first" in wait(page, "did not work")
+    assert "upload an image or a video first" in wait(page, "Error")
     bad = tmp_path / "broken.png"
     bad.write_bytes(NUMBER.read_bytes()[:500])
     put(page, bad)

@@ -93,9 +93,9 @@ def test_fifty_bad_uploads_in_a_row_leave_it_serving(server, folder, picture, tm
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ([], "drop a picture"),
+        ([], "upload an image"),
         (["x.png"] * (MOST_FILES + 1), "9 files are too many"),
-        (["/nowhere/x.png"], "the upload is gone"),
+        (["/nowhere/x.png"], "the upload has expired"),
     ],
 )
 def test_refused_uploads(files, said):
@@ -111,7 +111,7 @@ def test_large_and_mixed_uploads_are_refused(picture, tmp_path):
         read([str(large)])
     clip = tmp_path / "c.mp4"
     clip.write_bytes(b"x")
-    with pytest.raises(InputError, match="either pictures or one video"):
+    with pytest.raises(InputError, match="either images or one video"):
         read([str(picture), str(clip)])
 
 

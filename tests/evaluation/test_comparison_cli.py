@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from illava_lab import tasks
 
-from illava.evaluation import comparison_page, entrants, summary
+from illava.evaluation import compared_methods, comparison_page, summary
 from illava.evaluation.store import ANSWERS, Store
 from illava.methods import Illava, base
 
@@ -32,7 +32,7 @@ def squares(monkeypatch):
     monkeypatch.setattr(tasks, "load", lambda name, split="test", seed=0: Squares(name))
     monkeypatch.setattr(summary, "LEAST_PLAIN", 0.0)
     monkeypatch.setattr(base, "_METHODS", {"illava": Illava})
-    monkeypatch.setattr(entrants, "presets", dict)
+    monkeypatch.setattr(compared_methods, "presets", dict)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_the_reference_takes_part(tmp_path, dropping):
         (["--split", "train"], ["--split train", "test or val"]),
         (["--tasks", "nothing"], ["--tasks nothing", "give a folder or some of squares, others"]),
         (["--model", "zoo/XXL"], ["model zoo/XXL"]),
-        (["--model", "zoo/S", "zoo-S"], ["--model zoo-S", "which is taken"]),
+        (["--model", "zoo/S", "zoo-S"], ["--model zoo-S", "already in use"]),
         (["--device", "abacus"], ["device abacus"]),
         (["--output", "/dev/null/x"], ["/dev/null/x/zoo-L: cannot write there"]),
     ],

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from illava import UnsupportedError, accelerate
-from illava.evaluation import entrants, speed
-from illava.evaluation.entrants import comparison_rows, reference_name, refusals
+from illava.evaluation import compared_methods, speed
+from illava.evaluation.compared_methods import comparison_rows, reference_name, refusals
 from illava.evaluation.prompts import build_batch, without_pictures
 from illava.evaluation.rows import PLAIN, TEXT_ONLY, Row, merged_row
 from illava.evaluation.run import Batch, text_cost
@@ -28,7 +28,7 @@ from .conftest import ROWS, Squares
 def registry(monkeypatch):
     """A catalogue of its own: illava, and what the test adds."""
     monkeypatch.setattr(base, "_METHODS", {"illava": Illava})
-    monkeypatch.setattr(entrants, "presets", dict)
+    monkeypatch.setattr(compared_methods, "presets", dict)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def test_rows_by_name(registry):
 
 def test_all_are_the_catalogue_random_in_both_stages_and_presets(monkeypatch):
     presets = {"illava-deep": lambda keep: Illava(keep=keep, encoder_layers=())}
-    monkeypatch.setattr(entrants, "presets", lambda: presets)
+    monkeypatch.setattr(compared_methods, "presets", lambda: presets)
     rows = {row.label: row for row in comparison_rows(["all"], [1 / 9])}
     assert rows["illava-deep 1/9"].method == Illava(keep=1 / 9, encoder_layers=())
     for stage in ("projector", "llm"):
@@ -187,7 +187,7 @@ def test_what_a_model_does_not_allow(loaded, registry):
     # The model is as it was.
     with accelerate(model, keep=0.5):
         pass
-    assert entrants.known()["never"].make(0.5) == Never(keep=0.5)
+    assert compared_methods.known()["never"].make(0.5) == Never(keep=0.5)
 
 
 # -- times -----------------------------------------------------------------------------------------

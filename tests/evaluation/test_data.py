@@ -1,4 +1,4 @@
-"""Anyone's data: what a samples.jsonl may hold, and how bad lines are named."""
+"""The user's own data: what a samples.jsonl may hold, and how bad lines are named."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ BAD = {
     '{"picture": "a.png", "question": "What?", "answer": "x", "answers": ["x"]}': "give one of answer",
     '{"picture": "a.png", "question": "What?", "answers": []}': "at least one answer",
     '{"picture": "a.png", "question": "What?", "answers": "x"}': "must be a list",
-    '{"picture": "a.png", "question": "What?", "answer": true}': "a text or a number, not true",
-    '{"picture": "a.png", "question": "What?", "answer": ""}': 'a text or a number, not ""',
+    '{"picture": "a.png", "question": "What?", "answer": true}': "a string or a number, not true",
+    '{"picture": "a.png", "question": "What?", "answer": ""}': 'a string or a number, not ""',
     '{"question": "What?", "answer": "x"}': "give one of picture, pictures and video",
     '{"picture": "a.png", "video": "clip", "question": "What?", "answer": "x"}': "give one of picture,",
     '{"pictures": [], "question": "What?", "answer": "x"}': "at least one path",
@@ -64,7 +64,7 @@ BAD = {
     '{"picture": "/etc/passwd", "question": "What?", "answer": "x"}': "stay inside",
     '{"picture": "clip", "question": "What?", "answer": "x"}': "clip: this is a folder",
     '{"picture": "broken.png", "question": "What?", "answer": "x"}': "broken.png: the picture is broken",
-    '{"picture": "a.png", "question": "What?", "answer": "x", "kind": 1}': "kind must be a text",
+    '{"picture": "a.png", "question": "What?", "answer": "x", "kind": 1}': "kind must be a string",
     '{"video": "empty", "question": "What?", "answer": "x"}': "empty: there are no frames",
     '{"video": "mixed", "question": "What?", "answer": "x"}': "mixed: its frames differ in size",
 }
@@ -86,18 +86,18 @@ def test_bad_lines_all_in_one_go(folder):
     with pytest.raises(InputError) as error:
         FolderTask(folder, 9)
     told = "; ".join(task.bad[:3])
-    assert f"{told}; and {len(BAD) - 3} more; mend these, or use --skip-bad" in str(error.value)
+    assert f"{told}; and {len(BAD) - 3} more; correct these lines or give --skip-bad" in str(error.value)
 
 
 def test_nothing_good(folder):
     write(folder, "{")
-    with pytest.raises(InputError, match="no line to use; line 1: not JSON"):
+    with pytest.raises(InputError, match="no valid line; give at least one; line 1: not JSON"):
         FolderTask(folder, 9, skip_bad=True)
     write(folder)
-    with pytest.raises(InputError, match="no line to use"):
+    with pytest.raises(InputError, match="no valid line"):
         FolderTask(folder, 9)
     (folder / "samples.jsonl").unlink()
-    with pytest.raises(InputError, match=r"samples\.jsonl: cannot be read: No such file.* needs samples"):
+    with pytest.raises(InputError, match=r"samples\.jsonl: cannot be read: No such file.* needs a samples"):
         FolderTask(folder, 9)
 
 

@@ -57,7 +57,7 @@ def test_whole_command(data, tmp_path):
     timing = json.loads((out / "timing.json").read_text())
     assert set(timing["rows"]) == {"plain", "illava 1", "illava 1/3", "illava published"}
     text = (out / "summary.md").read_text()
-    assert "## Times faster than plain" in text
+    assert "## Speed-up over plain" in text
     assert "## mine" in text
     # Again, from part of the answers: the same figures, the timing kept.
     with (out / "answers.jsonl").open("r+b") as file:
@@ -77,7 +77,7 @@ def test_skip_bad(data, tmp_path):
     assert not (tmp_path / "out").exists()
     result = invoke(*words, "--skip-bad", "--max-new-tokens", 2)
     assert result.exit_code == 0, result.output
-    assert "skipped 2 bad lines: line 3: no.png: no such file; line 4: not JSON" in result.stderr
+    assert "skipping 2 invalid lines: line 3: no.png: no such file; line 4: not JSON" in result.stderr
     assert summary(tmp_path / "out")["tasks"]["mine"]["samples"] == 2
 
 
@@ -89,9 +89,9 @@ def test_what_only_the_processor_refuses_is_a_bad_line(data, tmp_path):
     assert_error(invoke(*words), "line 3:", "aspect ratio", "--skip-bad")
     result = invoke(*words, "--skip-bad", "--max-new-tokens", 2, "--limit", 1)
     assert result.exit_code == 0, result.output
-    assert "mine: 1 of its 3 questions; --limit asks more" in result.stderr
+    assert "mine: using 1 of 3 questions; raise --limit for more" in result.stderr
     result = invoke(*words, "--skip-bad", "--max-new-tokens", 2)
-    assert "skipped 1 bad lines: line 3:" in result.stderr
+    assert "skipping 1 invalid lines: line 3:" in result.stderr
     assert summary(tmp_path / "out")["tasks"]["mine"]["samples"] == 2
 
 

@@ -90,7 +90,7 @@ REFUSED = {
     "two names": ({**CAT, "picture": "a.png", "image": "b.png"}, "give one of picture and image"),
     "two turns": (
         {"image": "a.png", "conversations": talk("Q")["conversations"] * 2},
-        "conversations has 2 questions, but a line is one question and one answer: make a line of each",
+        "conversations has 2 questions, but a line has one question and one answer; write one line per question",
     ),
     "no answer": (
         {"image": "a.png", "conversations": talk("Q")["conversations"][:1]},
@@ -105,14 +105,14 @@ REFUSED = {
     ),
     "no turns": ({"image": "a.png", "conversations": []}, "not nothing"),
     "turns of text": ({"image": "a.png", "messages": "Q"}, "messages must be a list of turns with role and"),
-    "inside": (talk("Is <image> like this?", image="a.png"), "a picture stands inside the question"),
-    "around": (talk("<image> is <image>", image=["a.png", "b.png"]), "a picture stands inside the question"),
-    "parts inside": (chat([text("Is"), picture("a.png"), text("red?")]), "a picture stands inside"),
+    "inside": (talk("Is <image> like this?", image="a.png"), "an image is inside the question"),
+    "around": (talk("<image> is <image>", image=["a.png", "b.png"]), "an image is inside the question"),
+    "parts inside": (chat([text("Is"), picture("a.png"), text("red?")]), "an image is inside the question"),
     "marks too many": (
         talk("<image><image>Q", image="a.png"),
-        "shows 2 pictures or videos, but",
+        "has 2 marks of images or videos, but",
     ),
-    "mark of nothing": (talk("<image>Q"), "shows 1 pictures or videos, but the line has 0"),
+    "mark of nothing": (talk("<image>Q"), "has 1 marks of images or videos, but the line has 0"),
     "no picture": (talk("Q"), "give one of picture, pictures and video"),
     "no picture in parts": (chat([text("Q")]), "give one of picture, pictures and video"),
     "sound": (chat([{"type": "input_audio"}, text("Q")]), "of type text or image_url, not input_audio"),
@@ -121,14 +121,14 @@ REFUSED = {
         chat([picture("https://a.org//b.png"), text("Q")]),
         "https://a.org//b.png: URLs are",
     ),
-    "file address": (chat([picture("file:///a.png"), text("Q")]), "file:///a.png: URLs are not read"),
+    "file address": (chat([picture("file:///a.png"), text("Q")]), "file:///a.png: URLs are not supported"),
     "picture's address": (
         {**CAT, "picture": "http://a.org//b.png"},
         "http://a.org//b.png: URLs are",
     ),
     "outside": (chat([picture("../a.png"), text("Q")]), "must be relative to the folder"),
     "missing": (chat([picture("no.png"), text("Q")]), "no.png: no such file"),
-    "both": (chat([picture("a.png"), text("Q")], images=["b.png"]), "has pictures of its own"),
+    "both": (chat([picture("a.png"), text("Q")], images=["b.png"]), "holds images; leave out"),
     "not base64": (
         chat([picture("data:image/png;base64,!!!"), text("Q")]),
         "picture 1 of the line: its data",
@@ -140,7 +140,7 @@ REFUSED = {
     ),
     "no number": (
         chat([picture("a.png"), text("Q")], None),
-        "an answer must be a text or a number, not null",
+        "an answer must be a string or a number, not null",
     ),
 }
 
@@ -183,7 +183,7 @@ def test_answers_that_are_no_number(folder, number):
     good = json.dumps(GOOD)
     for line in (good.replace('"x"', number), good.replace('"answer": "x"', f'"answers": ["x", {number}]')):
         write(folder, good, line)
-        with pytest.raises(InputError, match="line 2: an answer must be a text or a finite number, not"):
+        with pytest.raises(InputError, match="line 2: an answer must be a string or a finite number, not"):
             FolderTask(folder, 9)
     # As words they are answers like others: Nan is a name.
     write(folder, {**GOOD, "answer": "Nan"}, {**GOOD, "answer": 1e300})
@@ -221,11 +221,13 @@ def test_a_thousand_bad_lines_are_three_and_a_count(folder, tmp_path):
     write(folder, *[{"picture": "a.png", "query": "What?", "answer": "x"}] * 1101)
     with pytest.raises(InputError) as error:
         FolderTask(folder, 9)
-    lines = "; ".join(f"line {n}: no question, which must be a text" for n in (1, 2, 3))
+    lines = "; ".join(f"line {n}: no question; give a string" for n in (1, 2, 3))
     assert str(error.value) == (
-        f"{folder / 'samples.jsonl'}: {lines}; and 1,098 more; mend these, or use --skip-bad"
+        f"{folder / 'samples.jsonl'}: {lines}; and 1,098 more; correct these lines or give --skip-bad"
     )
-    with pytest.raises(InputError, match=r"no line to use; line 1: .*line 3: .*; and 1,098 more$"):
+    with pytest.raises(
+        InputError, match=r"no valid line; give at least one; line 1: .*line 3: .*; and 1,098 more$"
+    ):
         FolderTask(folder, 9, skip_bad=True)
 
 
@@ -234,7 +236,7 @@ def test_skipped_lines_are_told_likewise(folder, tmp_path):
     words = ["eval", "--tasks", folder, "--keep", "1/3", "--output", tmp_path / "out", "--time", 0]
     result = invoke(*words, "--skip-bad", "--model", "zoo/S", "--max-new-tokens", 1)
     assert result.exit_code == 0, result.output
-    assert "mine: skipped 9 bad lines: line 2: not JSON" in result.stderr
+    assert "mine: skipping 9 invalid lines: line 2: not JSON" in result.stderr
     assert "; and 6 more\n" in result.stderr
 
 

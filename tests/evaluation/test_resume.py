@@ -146,7 +146,7 @@ def test_one_writer_at_a_time(undisturbed, go):
     pytest.importorskip("fcntl")
     with (
         Store(undisturbed.folder, undisturbed.settings),
-        pytest.raises(InputError, match="another evaluation is writing"),
+        pytest.raises(InputError, match="another evaluation is using it"),
     ):
         go(undisturbed.folder)
 

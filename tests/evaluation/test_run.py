@@ -181,8 +181,8 @@ def test_summary_leaves_bad_tasks_out_of_the_mean(loaded):
     assert mean["above_blank"]["low"] < 75 < mean["above_blank"]["high"]
     assert found["tasks"]["bad"]["rows"]["illava 1/3"]["above_blank"]["value"] is None
     text = to_markdown(found)
-    assert "Left out, below 75 % plain: bad." in text
-    assert "## bad: not in the mean" in text
+    assert "Excluded, plain accuracy below 75 %: bad." in text
+    assert "## bad (not in the mean)" in text
     assert "nan" not in text.lower()
     row = next(line for line in text.split("## bad")[1].splitlines() if line.startswith("| illava 1/3"))
     assert row.split(" | ")[3] == "-"

@@ -239,6 +239,6 @@ def check_cached_decoding(method: Any) -> None:
 def json_round_trip(method: Any) -> None:
     import json
 
-    shared_fields = json.loads(json.dumps(method.to_dict()))
-    assert type(method).from_dict(shared_fields) == method
-    assert hash(type(method).from_dict(shared_fields)) == hash(method)
+    saved = json.loads(json.dumps(method.to_dict()))
+    assert type(method).from_dict(saved) == method
+    assert hash(type(method).from_dict(saved)) == hash(method)

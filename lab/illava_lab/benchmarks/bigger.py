@@ -1,8 +1,8 @@
-"""Is a large model merged cheaper than a smaller one plain? InternVL 2.5 26B against 8B, by the cost model.
+"""Compare a merged large model with a smaller plain one: InternVL 2.5 26B and 8B, by the cost model.
 
-The paper says that 26B merged is faster than 8B plain. No weights and no clock here: FLOPs and bytes from
-the published sizes, in bfloat16, for tiles of 448 px and 47 tokens of text. Beside it 8B against 2B, which
-have one and the same image encoder, so that only the language models differ.
+The paper reports that the merged 26B is faster than the plain 8B. Here FLOPs and bytes are computed from the
+published sizes, in bfloat16, for tiles of 448 pixels and 47 text tokens; nothing is run. The 8B is also
+compared with the 2B, which has the same image encoder, so that only the LLMs differ.
 
     python -m illava_lab.benchmarks.bigger      # seconds
 """
@@ -30,26 +30,26 @@ from illava.planning.predict import Predictor, skeleton
 PAIRS = (("internvl2.5-26b", "internvl2.5-8b"), ("internvl2.5-8b", "internvl2.5-2b"))
 """(bigger, smaller)."""
 SIDES = (448, 896, 1344)
-"""Pixels a side of one picture: 1, 5 and 10 tiles."""
+"""Sides of a square image in pixels: 1, 5 and 10 tiles."""
 TEXT_TOKENS, ELEMENT = 47, 2
 KEEPS = (1 / 2, 1 / 3, 1 / 6, 1 / 9, 1 / 18)
 BEST, EARLY, PUBLISHED = "best", "early", "published"
 MEASURES = ("encoder_flops", "prefill_flops", "total_flops", "kv_bytes", "decode_flops", "weight_bytes")
-"""FLOPs up to the first token, the encoder's (with its projector) and the prefill's; keys and values behind
-the prefill; FLOPs of one new token; weights of the whole model."""
+"""FLOPs of encoder and projector, of prefill, and of all up to the first token; bytes of the KV cache after
+prefill; FLOPs of one new token; bytes of the weights."""
 JUDGED = ("prefill_flops", "total_flops", "kv_bytes")
-"""Those that merging changes and the verdict is about."""
+"""The measures that merging changes, which the verdict is about."""
 LEAST = 1 / 256
-"""The lowest budget tried: one visual token a tile."""
+"""The smallest budget: one visual token per tile."""
 
 
 def best(modules: LocatedModules, keep: float) -> illava.Illava:
-    """The preset: half of the reduction in the middle of each stage."""
+    """The preset, with half of the reduction in the middle of each stage."""
     return illava.Illava.best(keep)
 
 
 def early(modules: LocatedModules, keep: float) -> illava.Illava:
-    """All of it after a sixth of the encoder, the harshest place the planner knows."""
+    """The whole reduction after a sixth of the encoder, the earliest layer that the planner uses."""
     blocks = (len(modules.blocks) // 6 - 1,)
     return replace(
         best(modules, keep), where="published", encoder_layers=blocks, llm_layers=(), encoder_share=1.0
@@ -73,8 +73,7 @@ def figures(cost: Cost, weights: int) -> dict[str, int]:
 
 
 def compare(bigger: Predictor, smaller: Predictor) -> dict[str, Any]:
-    """Every row of the bigger model with its ratios to the smaller one plain, and from which budget it is
-    cheaper."""
+    """All rows of the bigger model relative to the plain smaller one, and when it is cheaper."""
     against = figures(smaller.plain_cost, smaller.weight_bytes)
 
     def row(label: str, cost: Cost, tokens: int, keep: float | None = None) -> dict[str, Any]:
@@ -103,7 +102,7 @@ def compare(bigger: Predictor, smaller: Predictor) -> dict[str, Any]:
 def cheaper_from(
     bigger: Predictor, schedule: Callable[[LocatedModules, float], illava.Illava], name: str, than: int
 ) -> float | None:
-    """The largest budget at which a measure is below ``than``, to a thousandth; None where it never is."""
+    """The largest budget, to a thousandth, at which a measure is below ``than``; None if there is none."""
 
     def below(keep: float) -> bool:
         cost = bigger.of(schedule(bigger.modules, keep)).cost
@@ -142,19 +141,19 @@ def run() -> dict[str, Any]:
 
 
 def verdict(found: dict[str, Any]) -> Iterator[str]:
-    """What follows, a sentence a line, from the figures alone."""
+    """The conclusions, one sentence per line, from the results."""
     for pair in found["pairs"]:
         bigger, smaller = pair["bigger"], pair["smaller"]
         for size in pair["sizes"]:
             for label, limits in size["cheaper_from"].items():
-                limits_said = [f"{said(name)} {_from(limits[name])}" for name in JUDGED]
+                parts = [f"{measure_name(name)} {_from(limits[name])}" for name in JUDGED]
                 yield (
                     f"{bigger} merged ({label}) against {smaller} plain, {size['side']} px, "
-                    f"{size['tiles']} tile(s): {'; '.join(limits_said)}."
+                    f"{size['tiles']} tile(s): {'; '.join(parts)}."
                 )
             lasting = next(row for row in size["rows"] if row["schedule"] == PUBLISHED)["ratios"]
-            limits_said = [f"{said(name)} {lasting[name]:.2f}" for name in JUDGED]
-            yield f"The published schedule there, times the plain {smaller}'s: {'; '.join(limits_said)}."
+            parts = [f"{measure_name(name)} {lasting[name]:.2f}" for name in JUDGED]
+            yield f"The published schedule there, times the plain {smaller}'s: {'; '.join(parts)}."
         plain = pair["sizes"][0]["rows"][0]
         weights = plain["values"]["weight_bytes"], pair["sizes"][0]["smaller_plain"]["weight_bytes"]
         limits = [
@@ -174,7 +173,7 @@ def verdict(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _encoders(pair: dict[str, Any]) -> Iterator[str]:
-    """How far the encoder alone decides what a first token takes."""
+    """The encoder's FLOPs, relative to the smaller model's encoder and to all of the smaller model."""
     bigger, smaller = pair["bigger"], pair["smaller"]
     for size in pair["sizes"]:
         plain, small = size["rows"][0]["values"], size["smaller_plain"]
@@ -187,8 +186,8 @@ def _encoders(pair: dict[str, Any]) -> Iterator[str]:
         yield f"{text}; {share:.2f} times with the preset at {fraction(KEEPS[-1])}."
 
 
-def said(name: str) -> str:
-    """Of a measure, for people: "KV bytes"."""
+def measure_name(name: str) -> str:
+    """The display name of a measure, e.g. "KV bytes"."""
     return name.replace("_", " ").replace("flops", "FLOPs").replace("kv", "KV")
 
 
@@ -210,7 +209,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         for size in pair["sizes"]:
             title = f"{pair['bigger']} / {pair['smaller']} plain, {size['side']} px, {size['tiles']} tile(s)"
             table = Table(title=f"{title}, {size['visual_tokens']} visual tokens")
-            for heading in ("schedule", "keep", "tokens", *map(said, MEASURES)):
+            for heading in ("schedule", "keep", "tokens", *map(measure_name, MEASURES)):
                 table.add_column(heading, justify="left" if heading == "schedule" else "right")
             for row in size["rows"]:
                 keep = fraction(row["keep"]) if row["keep"] else "-"

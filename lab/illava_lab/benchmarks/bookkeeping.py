@@ -26,7 +26,7 @@ import illava
 from illava.bench import prompts, random_weights
 from illava.bench.machine import machine
 from illava.bench.timing import measure
-from illava.evaluation.entrants import comparison_rows
+from illava.evaluation.compared_methods import comparison_rows
 from illava.runtime.attention_tap import AttentionTap
 from illava_lab.benchmarks import common
 

@@ -1,8 +1,8 @@
-"""What it takes ``accelerate()`` to check what it relies on in transformers, for every family.
+"""Measure the contract check of ``accelerate()``, which inspects transformers, for every family.
 
-Models lie on the meta device: tiny ones of every family, and published sizes at full depth, since the check
-goes through all blocks and layers. The first check of a process reads every signature; later ones find those
-of the classes again. At most 20 ms are wanted. All is CPU time, so that other programs do not count.
+Models are on the meta device: tiny ones of every family, and published sizes at full depth, because the check
+visits all blocks and layers. The first check of a process inspects every signature; later ones reuse those of
+known classes. The target is at most 20 ms of CPU time.
 
     python -m illava_lab.benchmarks.contract
 """
@@ -28,7 +28,7 @@ from tests.tiny import ALL, config
 
 SHAPES = ("qwen2-vl-2b", "qwen2.5-vl-7b", "qwen3-vl-8b", "llava-onevision-7b", "internvl3-8b")
 MOST = 20.0
-"""Milliseconds."""
+"""The target in milliseconds."""
 
 
 def models() -> Iterator[tuple[str, nn.Module]]:
@@ -41,7 +41,7 @@ def models() -> Iterator[tuple[str, nn.Module]]:
 
 
 def milliseconds(run: Callable[[], object], rounds: int, before: Callable[[], None] | None = None) -> float:
-    """Median over ``rounds``; ``before`` is not timed."""
+    """The median over ``rounds``; ``before`` is called first and not timed."""
     taken = []
     for _ in range(rounds):
         if before is not None:
@@ -53,7 +53,7 @@ def milliseconds(run: Callable[[], object], rounds: int, before: Callable[[], No
 
 
 def main() -> None:
-    """Print a row for every model; exit with 1 where the first check takes longer than wanted."""
+    """Print one row per model; exit with 1 if a first check misses the target."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds

@@ -1,9 +1,8 @@
-"""What the checks of a merged prefill cost by themselves, on a slice of the published Qwen2-VL-2B shape.
+"""Measure the overhead of the checks of a merged prefill, on a slice of the published Qwen2-VL-2B shape.
 
-Timed are the functions of :mod:`illava.runtime.checks` (lengths of the cache, marked rows, tokens returned),
-and apart from these what keeps NaN visible: the sums in ``reduced`` and ``unmarked``. Random weights, one
-picture, one prompt, float32. All is CPU time, so that other programs on the machine do not count. At most
-0.2 % of the prefill (without the encoder) is wanted for the checks.
+Times the functions of :mod:`illava.runtime.checks` (lengths of the cache, marked rows, tokens returned) and,
+separately, the sums in ``reduced`` and ``unmarked`` that keep NaN visible. Random weights, one image, one
+prompt, float32. The target is at most 0.2 % of the CPU time of the prefill, without the encoder.
 
     python -m illava_lab.benchmarks.running_checks
 """
@@ -33,11 +32,11 @@ from illava_lab.benchmarks.bookkeeping import prefill_seconds
 
 SHAPE = "qwen2-vl-2b"
 MOST = 0.002
-"""Share of the prefill."""
+"""The target, as a share of the prefill."""
 
 
 class Clock:
-    """CPU seconds spent in functions, less those that they spend in others of their kind."""
+    """CPU seconds spent in functions, without nested calls of functions that are timed as well."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -54,7 +53,7 @@ class Clock:
 
 
 def main() -> None:
-    """Print the shares, and exit with 1 where the checks take more than is wanted."""
+    """Print the shares; exit with 1 if the checks miss the target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", type=int, default=672, help="pixels a side, a multiple of 28")
     parser.add_argument("--layers", type=int, default=8, help="a slice: that many layers of encoder and LLM")

@@ -1,1 +1,1 @@
-"""Drawing for the tasks and for the zoo's training: shapes, colours, handwriting, print and their places."""
+"""Drawing for the tasks and for training: shapes, colours, handwriting, print and layout."""

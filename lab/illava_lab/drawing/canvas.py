@@ -1,4 +1,4 @@
-"""Drawing for the tasks: places that do not overlap, and what share of the picture each thing covers."""
+"""Draw things at places that do not overlap, and measure the share of the image that each covers."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ Thing = tuple[str, str]  # shape, colour
 
 
 class Canvas:
-    """A square picture in the making: a tinted, slightly sloping, light or dark ground to paint on.
+    """A square image to paint on, with a tinted, light or dark background with a slight gradient.
 
     ``pixels`` is float32 (side, side, 3) in 0..255, ``ink`` an RGB near-white or near-black that stands out.
     """
@@ -49,7 +49,7 @@ class Canvas:
         return float(mask.sum()) / self.side**2
 
     def picture(self, rng: np.random.Generator) -> Image.Image:
-        """Return what was painted so far under a fresh layer of noise."""
+        """Return the image painted so far, with new noise."""
         noisy = rng.standard_normal(self.pixels.shape, np.float32)
         noisy *= self.noise
         noisy += self.pixels
@@ -66,8 +66,8 @@ def layout(
 ) -> list[tuple[int, int]]:
     """Return a (left, top) for every (width, height), all ``GAP`` apart from each other and from ``taken``.
 
-    Begins again where one finds no place, so that what is drawn never depends on how crowded it is. Raises
-    ValueError when 500 attempts fail.
+    Starts over if one does not fit, so that sizes do not depend on how crowded the image is. Raises
+    ValueError after 500 attempts.
     """
     for _ in range(500):
         boxes = list(taken)
@@ -109,9 +109,9 @@ def scatter(
 
 
 def crowd(rng: np.random.Generator) -> np.ndarray:
-    """Return the sizes of a picture's things: 3 to 7 small ones or 2 to 4 large ones, alike in size.
+    """Return the sizes of an image's things: 3 to 7 small or 2 to 4 large ones.
 
-    Alike, so that the thing asked about does not stand out.
+    Sizes are similar, so that the thing in question does not stand out.
     """
     if rng.random() < 0.5:
         return rng.integers(20, 31, rng.integers(3, 8))
@@ -136,12 +136,12 @@ def other_than(rng: np.random.Generator, thing: Thing) -> Thing:
 def with_or_without(rng: np.random.Generator, thing: Thing, there: bool) -> list[Thing]:
     """Return two things, the first of which is ``thing`` if it is to be ``there``.
 
-    Either way they have two shapes and two colours, ``thing``'s among them: only what belongs together tells.
+    In both cases they have the same two shapes and two colours; only the combination differs.
     """
     other = any_thing(rng, shapes_but=thing[0], colours_but=thing[1])
     return [thing, other] if there else [(thing[0], other[1]), (other[0], thing[1])]
 
 
 def indefinite(thing: str) -> str:
-    """``thing`` behind "a" or "an"."""
+    """``thing`` with its indefinite article."""
     return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"

@@ -17,9 +17,10 @@ TEST_WORDS = (
 )
 # fmt: on
 
-# Families are kept apart, not only faces. All but Aileron, which Pillow carries, come with matplotlib. That
-# makes few families: one for val, three for test, of which STIX is the only one without a relative in train
-# (DejaVu Serif shares its proportions with DejaVu Sans; cmss is Computer Modern's sans, train has its roman).
+# Splits share no font family, not just no font. All but Aileron, which is part of Pillow, come with
+# matplotlib, so there are few: one family for val and three for test, of which only STIX is unrelated to
+# those of train (DejaVu Serif has the proportions of DejaVu Sans; cmss is Computer Modern's sans, train has
+# its roman).
 FONTS = {
     "train": (
         "Aileron",
@@ -49,8 +50,8 @@ FONTS = {
     ),
 }
 
-# Scenes to learn from have more families to offer, a face of each as likely as one of any other. These come
-# in packages of their own (the extra ``train``), so that no task that is measured needs them.
+# Training scenes use more families, each equally likely. They come in separate packages (the extra
+# ``train``), so that evaluation does not need them.
 TRAINING_FAMILIES = (
     FONTS["train"][:1],
     FONTS["train"][1:5],
@@ -66,7 +67,7 @@ TRAINING_FAMILIES = (
 
 
 def in_line(masks: list[np.ndarray], gaps: np.ndarray, drops: np.ndarray) -> np.ndarray:
-    """Put masks side by side, each ``gaps`` pixels after and ``drops`` pixels below the one before's top."""
+    """Put masks side by side, with ``gaps`` pixels after each and ``drops`` pixels above it."""
     height = max(mask.shape[0] + drop for mask, drop in zip(masks, drops, strict=True))
     columns = []
     for mask, gap, drop in zip(masks, gaps, drops, strict=True):
@@ -77,7 +78,7 @@ def in_line(masks: list[np.ndarray], gaps: np.ndarray, drops: np.ndarray) -> np.
 
 
 def random_word(rng: np.random.Generator, split: str) -> str:
-    """Random letters, never a test word; those whose letters' numbers add up to tens are val's."""
+    """Random letters, never a test word; only in val is the sum of letter indices divisible by 10."""
     while True:
         letters = rng.integers(0, len(LETTERS), rng.integers(3, 5))
         word = "".join(LETTERS[i] for i in letters)

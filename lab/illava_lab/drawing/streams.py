@@ -1,4 +1,4 @@
-"""Random streams of their own for training, validation and test."""
+"""Separate random streams for training, validation and test."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ SPLITS = ("train", "val", "test")
 def scene_rng(seed: int, split: str, *place: int) -> np.random.Generator:
     """Return the generator of one scene: a pure function of seed, split and place (for example stage, step).
 
-    Splits get streams of their own. Raises ValueError for an unknown split.
+    Splits have separate streams. Raises ValueError for an unknown split.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")

@@ -1,9 +1,9 @@
-"""Nine kinds of task, each a seeded supply of pictures, questions and answers, scored by exact match.
+"""Nine tasks: seeded generators of images, questions and answers, scored by exact match.
 
-``load("counting")[7]`` is a :class:`~illava.evaluation.samples.Sample`; the same call gives the same bytes
-(as long as Pillow draws the same). What no two splits share: random streams, handwriting samples, words and
-families of fonts (for how few those are, see ``illava_lab.drawing.lettering.FONTS``), and easy-VQA's pictures. A
-picture of 192 x 192 pixels gives 144 visual tokens in the zoo's models, and so does a whole video.
+``load("counting")[7]`` is a :class:`~illava.evaluation.samples.Sample`; the same call returns the same bytes
+with the same version of Pillow. Splits share no random streams, handwriting samples, words, font families
+(see ``illava_lab.drawing.lettering.FONTS`` for their number) or images of easy-VQA. An image of 192 x 192
+pixels has 144 visual tokens in the zoo's models, and so has a whole video.
 """
 
 from .attribute import Attribute
@@ -25,15 +25,15 @@ _TASKS: dict[str, type[Task]] = {
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all tasks, as :func:`load` takes them."""
+    """Return the names of all tasks."""
     return tuple(_TASKS)
 
 
 def load(name: str, split: str = "test", seed: int = 0) -> Task:
     """Return task ``name``, its ``split`` ("train", "val" or "test") under ``seed``.
 
-    Raises ValueError for an unknown name or split, UnsupportedError when a package is missing that the task
-    needs, both in one line that says what is there or what to do.
+    Raises ValueError for an unknown name or split, UnsupportedError if a package that the task needs is
+    missing.
     """
     if name not in _TASKS:
         raise ValueError(f"unknown task {name!r}; the tasks are {', '.join(names())}")

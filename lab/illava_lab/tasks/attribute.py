@@ -1,4 +1,4 @@
-"""What colour has the only star, what shape has the only red thing."""
+"""Questions about the colour of a shape or the shape of a colour."""
 
 import numpy as np
 
@@ -13,9 +13,9 @@ PHRASES = {
 
 
 class Attribute(Task):
-    """2 to 7 things; the one asked about is the only one of its shape, or of its colour.
+    """Images of 2 to 7 things; the question is about the only one of its shape, or of its colour.
 
-    Every answer of the kind asked for is as likely: a guess is right once in 8.
+    All 8 shapes and all 8 colours are equally likely, so a guess is right once in 8.
     """
 
     name = "attribute"

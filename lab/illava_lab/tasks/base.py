@@ -1,4 +1,4 @@
-"""What a task is: a numbered supply of samples, each a pure function of split, seed and number."""
+"""The base class of tasks, whose samples are pure functions of split, seed and number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..drawing.streams import SPLITS, scene_rng
 
 
 class Drawn(NamedTuple):
-    """What drawing one sample gives; the fields mean what they mean in :class:`Sample`."""
+    """A drawn sample; the fields are those of :class:`Sample`."""
 
     kind: str
     question: str
@@ -28,25 +28,25 @@ class Drawn(NamedTuple):
 
 
 class Task:
-    """An endless task: ``task[number]`` draws that sample without drawing the ones before it.
+    """An infinite task: ``task[number]`` draws that sample without drawing the previous ones.
 
-    A task is a subclass that sets the class attributes and overrides :meth:`draw`. Tasks of a fixed length
-    have ``len()`` as well and end with an IndexError. Raises ValueError for an unknown split or a negative
-    seed, UnsupportedError when a package is missing that illava-lab installs.
+    Subclasses set the class attributes and override :meth:`draw`. Tasks of a fixed length also have ``len()``
+    and raise IndexError at the end. Raises ValueError for an unknown split or a negative seed,
+    UnsupportedError if a package that illava-lab installs is missing.
     """
 
     name: ClassVar[str]
-    """As in ``names()``."""
+    """The name for :func:`illava_lab.tasks.load`."""
     description: ClassVar[str]
-    """One sentence for people."""
+    """One sentence that describes the task."""
     choices: ClassVar[tuple[str, ...]] = ()
-    """Every answer there can be; empty where answers are read from the picture."""
+    """All possible answers; empty if the answer is a text in the image."""
     guess: ClassVar[float]
-    """Share that guessing gets right, without eyes but knowing the likeliest answer to each question."""
+    """The accuracy of always giving the likeliest answer to each question, without seeing the image."""
     stream: ClassVar[int]
-    """Number of the task's random stream: never reused, never changed."""
+    """The number of the task's random stream, which must be unique and never change."""
     needs: ClassVar[tuple[str, str] | None] = None
-    """A module that is not always installed, and the package that brings it."""
+    """An optional module, and the package that contains it."""
 
     def __init__(self, split: str = "test", seed: int = 0):
         if split not in SPLITS:
@@ -61,7 +61,7 @@ class Task:
         return f"{type(self).__name__}(split={self.split!r}, seed={self.seed})"
 
     def __getitem__(self, number: int) -> Sample:
-        """Return sample ``number``, the same one whatever was drawn before. Raises IndexError below 0."""
+        """Return sample ``number``, independently of what was drawn before. Raises IndexError below 0."""
         number = operator.index(number)
         if number < 0:
             raise IndexError(f"samples are numbered from 0, there is no {number}")
@@ -79,12 +79,12 @@ class Task:
         )
 
     def draw(self, rng: np.random.Generator, number: int) -> Drawn:
-        """Draw sample ``number`` with ``rng``, which is that sample's own."""
+        """Draw sample ``number`` with its random generator ``rng``."""
         raise NotImplementedError
 
     @classmethod
     def needed(cls) -> ModuleType:
-        """Import the module of ``needs``; raises UnsupportedError saying how to install it."""
+        """Import the module of ``needs``. Raises UnsupportedError if it is missing."""
         module, package = cls.needs
         try:
             return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""How many shapes there are, how many of one shape, how many of one colour."""
+"""Count all shapes, those of one shape, or those of one colour."""
 
 import numpy as np
 
@@ -13,10 +13,10 @@ MOST = 12  # things in a picture
 
 
 class Counting(Task):
-    """1 to 9 things of 20 to 30 pixels, counted among up to 6 others or on their own.
+    """1 to 9 things of 20 to 30 pixels to count, among up to 6 others or alone.
 
-    Every number is as likely for every kind of question, and sizes say nothing about it: a guess is right
-    once in 9. All of it is small, as every single thing counts.
+    For every kind of question all numbers are equally likely and independent of the sizes, so a guess is
+    right once in 9. All samples are small, because every single thing matters.
     """
 
     name = "counting"

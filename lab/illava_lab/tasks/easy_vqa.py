@@ -1,4 +1,4 @@
-"""easy-VQA by Victor Zhou (MIT licence): pictures and questions that nobody here wrote."""
+"""easy-VQA by Victor Zhou (MIT licence): an independent set of images and questions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ COLOURS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
 class EasyVQA(Task):
-    """The package's own pictures, 64 x 64 pixels enlarged to 192 x 192, and its questions word by word.
+    """The package's images, enlarged from 64 x 64 to 192 x 192 pixels, and its questions, unchanged.
 
-    Test is the official test part, 9,673 questions about 1,000 pictures; train and val share the official
-    train part, 4,000 pictures, picture by picture. ``seed`` shuffles the questions, so that the first few are
-    about many pictures. Two thirds of the test questions are answered right without a look at the picture, by
-    what train most often answers to the same words ("is there a red shape?" no, seven times in eight), and 44
-    in 100 by the likeliest yes or no, shape and colour. Small when the only shape covers under 3 %.
+    Test is the official test split, 9,673 questions about 1,000 images; train and val divide the 4,000 images
+    of the official train split. ``seed`` shuffles the questions, so that the first few are about many images.
+    Without seeing the image, the most frequent answer in train to the same question ("is there a red shape?"
+    no, seven times in eight) is right for two thirds of the test questions; the most frequent yes or no,
+    shape and colour for 44 %. A sample is small if its only shape covers less than 3 % of the image.
     """
 
     name = "easy_vqa"

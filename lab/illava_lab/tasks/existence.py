@@ -1,4 +1,4 @@
-"""Whether the picture holds a star, anything red, a red star."""
+"""Whether an image shows a given shape, colour, or coloured shape."""
 
 import numpy as np
 
@@ -9,10 +9,11 @@ PHRASES = ("Is there {} in the picture?", "Does the picture show {}?", "Can you 
 
 
 class Existence(Task):
-    """Even numbers are yes, odd ones no: a guess is right once in 2.
+    """The answer to even numbers is yes, to odd numbers no, so a guess is right once in 2.
 
-    Asked for a colour and a shape, a picture that has no such thing has both on different things. Small when
-    everything in the picture is, so that yes and no are as frequent among the small.
+    If the question is about a colour and a shape and the answer is no, both occur on different things. A
+    sample is small if all things in the image are, so that yes and no are equally frequent among small
+    samples.
     """
 
     name = "existence"

@@ -1,4 +1,4 @@
-"""Which of several pictures has something, which has the most."""
+"""Which of several images shows a given thing, or the most shapes."""
 
 import numpy as np
 
@@ -13,11 +13,11 @@ PHRASES = (
 
 
 class MultiPicture(Task):
-    """2, 3 or 4 pictures, answered by number.
+    """2, 3 or 4 images; the answer is the number of one of them.
 
-    Either one of them has a thing whose shape and colour the others have on different things, or one has more
-    shapes than any other. Every picture is as likely to be the one: a guess is right in 13 of 36. Small when
-    the thing asked for is, or all the things that are to be compared.
+    Either one image shows a thing whose shape and colour occur on different things in the others, or one has
+    more shapes than any other. All images are equally likely, so a guess is right in 13 of 36 cases. A sample
+    is small if the thing in question, or all things to compare, are small.
     """
 
     name = "multi_picture"

@@ -9,10 +9,10 @@ from .base import Drawn, Task
 
 
 class Digits(Task):
-    """2 to 4 samples of scikit-learn's handwritten digits in a row, none of them seen in another split.
+    """2 to 4 of scikit-learn's handwritten digits in a row; no digit image occurs in two splits.
 
-    The first is never 0. A guess is right at most once in 270. Small when the ink of the whole number covers
-    under 3 % of the picture.
+    The first digit is never 0. A guess is right at most once in 270. A sample is small if the ink of the
+    whole number covers less than 3 % of the image.
     """
 
     name = "digits"
@@ -43,10 +43,9 @@ class Digits(Task):
 class Words(Task):
     """A word of 3 or 4 capitals.
 
-    Words of train and val are random letters, so that they must be read letter by letter; those of test are
-    the 42 English words that no training picture shows, in families of fonts that no training picture uses
-    (see ``illava_lab.drawing.lettering.FONTS``). A guess is right once in 42. Small when the ink of the whole
-    word covers under 3 % of the picture.
+    Train and val use random letters, which must be read letter by letter. Test uses 42 English words and font
+    families (see ``illava_lab.drawing.lettering.FONTS``) that do not occur in training. A guess is right once
+    in 42. A sample is small if the ink of the whole word covers less than 3 % of the image.
     """
 
     name = "words"
@@ -70,7 +69,7 @@ class Words(Task):
 def _written(
     phrases: tuple[str, ...], rng: np.random.Generator, mask: np.ndarray, kind: str, answer: str
 ) -> Drawn:
-    """Paint ``mask`` in ink somewhere among up to 3 shapes and ask for it."""
+    """Paint ``mask`` in ink at a random place among up to 3 shapes."""
     canvas = Canvas(rng)
     height, width = mask.shape
     ((left, top),) = layout(rng, [(width, height)])

@@ -1,4 +1,4 @@
-"""Where one thing is, seen from another."""
+"""The position of one thing relative to another."""
 
 import numpy as np
 
@@ -16,10 +16,11 @@ PHRASES = (
 
 
 class Spatial(Task):
-    """Two things among up to 7, named by shape, or by colour and shape where others share one of them.
+    """Two of up to 7 things, named by shape, or by colour and shape if other things share one of them.
 
-    Their centres lie within 22 degrees of the axis asked about and their boxes ``MARGIN`` pixels apart along
-    it. Every relation is as likely: a guess is right once in 4. Small when both are.
+    The line between their centres is within 22 degrees of the axis in question, and their boxes are
+    ``MARGIN`` pixels apart along it. All relations are equally likely, so a guess is right once in 4. A
+    sample is small if both things are.
     """
 
     name = "spatial"
@@ -77,7 +78,7 @@ def _place(rng: np.random.Generator, relation: str, size: int, other: int) -> li
 
 
 def relation_of(first: Box, second: Box) -> str | None:
-    """Where the first of two boxes lies, seen from the second, or None where that is not plain to see."""
+    """The position of the first box relative to the second, or None if it is ambiguous."""
     for axis, names in enumerate((("left", "right"), ("above", "below"))):
         # Twice the distances of the centres, and the sides' sum: whole numbers, as boxes are.
         apart = [first[i] + first[i + 2] - second[i] - second[i + 2] for i in range(2)]

@@ -1,4 +1,4 @@
-"""Which way a thing moves, which of two things comes or goes first."""
+"""The direction in which a thing moves, or the order in which two things appear or disappear."""
 
 import numpy as np
 from PIL import Image
@@ -20,10 +20,11 @@ EVENTS = {"come": ("appears", "comes into view"), "go": ("disappears", "goes awa
 class Video(Task):
     """8 frames of 96 x 96 pixels with two things that differ in shape and colour.
 
-    Direction: one crosses more than a third of the frame, the other stays, goes along or goes the other way;
-    every direction is as likely. Order: both come into an empty picture, or both leave it, at least 2 frames
-    apart; asked is the shape or the colour of the first or the last. A guess is right once in 4 and once in
-    8. Small when the thing that answers covers under 3 % of a frame.
+    Direction: one thing crosses more than a third of the frame; the other rests or moves in the same or the
+    opposite direction. All directions are equally likely, so a guess is right once in 4. Order: both things
+    appear, or both disappear, at least 2 frames apart, and the question is about the shape or the colour of
+    the first or the last, so a guess is right once in 8. A sample is small if the thing that determines the
+    answer covers less than 3 % of a frame.
     """
 
     name = "video"

@@ -1,4 +1,4 @@
-"""Training batches: pictures in Qwen2-VL's patch order and several questions packed behind each."""
+"""Training batches: images in Qwen2-VL's patch order, each with several packed questions after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,8 +34,9 @@ SMALLER = 64  # pixels of several pictures in the beginning
 MORE = {"page": 2.5, "clip": 1.5, "video": 2.0}  # rows of questions, where few can be asked of one
 
 
-# A place in a row, what is told of it and the (picture, row, column) of the visual tokens it means.
-Told = tuple[int, dict[str, int], tuple[tuple[int, int, int], ...]]
+# The position of a mention in a row, the facts it stands for, and the (picture, row, column) of the visual
+# tokens it refers to.
+PlacedMention = tuple[int, dict[str, int], tuple[tuple[int, int, int], ...]]
 
 
 @dataclass
@@ -82,8 +83,8 @@ class Packer:
     ) -> Batch:
         """Pack lessons with equally many, equally large pictures, or with a video each.
 
-        As if each picture lay in a larger one of ``room`` x ``room`` visual tokens, of which the LLM is shown
-        that part alone: a lesson's pictures begin at the row and column of its corner, (0, 0) if None.
+        Positions are those of a crop from a larger image of ``room`` x ``room`` visual tokens: a lesson's
+        images start at the row and column of its corner, (0, 0) if None.
         """
         corners = corners or [(0, 0)] * len(lessons)
         pairs = np.stack([lesson.pairs for lesson in lessons])
@@ -102,9 +103,9 @@ class Packer:
             width = len(row[0])
             ids[i, :width], segments[i, :width], targets[i, :width] = (torch.tensor(part) for part in row[:3])
             positions[:, i, :width] = torch.from_numpy(row[3])
-            for place, given, spots in row[4]:
+            for place, known, spots in row[4]:
                 moved = zip(("row", "column"), corners[i], strict=True)
-                facts = given | {name: given[name] + shift for name, shift in moved if name in given}
+                facts = known | {name: known[name] + shift for name, shift in moved if name in known}
                 mentions.append([i, place, *(facts.get(name, IGNORE) for name in REFERENCE)])
                 seen.append(torch.zeros(n * units**2))
                 for picture, y, x in spots:
@@ -140,51 +141,50 @@ class Packer:
         ids: list[int] = []
         places, start = [], 0
 
-        def say(text: str) -> None:
+        def append_text(text: str) -> None:
             nonlocal start
-            said = self.encode(text)
-            ids.extend(said)
-            places.append(np.tile(np.arange(len(said)) + start, (3, 1)))
-            start += len(said)
+            tokens = self.encode(text)
+            ids.extend(tokens)
+            places.append(np.tile(np.arange(len(tokens)) + start, (3, 1)))
+            start += len(tokens)
 
-        say("<|im_start|>user\n")
+        append_text("<|im_start|>user\n")
         y, x = np.divmod(np.arange(units**2), units)
         for frames in [n] if is_video else [1] * n:
-            say("<|vision_start|>")
+            append_text("<|vision_start|>")
             ids.extend([self.frame_id if is_video else self.picture_id] * frames * units**2)
             places += [np.stack([0 * x + time, y, x]) + start for time in range(frames)]
             start += room
-            say("<|vision_end|>")
+            append_text("<|vision_end|>")
         return ids, np.concatenate(places, axis=1), start
 
     def _row(
         self, shared: tuple[list[int], np.ndarray, int], lesson: Lesson, corner: tuple[int, int]
-    ) -> tuple[list[int], list[int], list[int], np.ndarray, list[Told]]:
+    ) -> tuple[list[int], list[int], list[int], np.ndarray, list[PlacedMention]]:
         """Ids, segments, targets, (3, T) positions and mentions of one row: the pictures, then questions."""
         ids, start = [*shared[0]], shared[2]
-        shown = np.isin(ids, (self.picture_id, self.frame_id))
-        places = [shared[1] + shown * np.array([[0], [corner[0]], [corner[1]]])]
+        visual = np.isin(ids, (self.picture_id, self.frame_id))
+        places = [shared[1] + visual * np.array([[0], [corner[0]], [corner[1]]])]
         segments, targets = [0] * len(ids), [IGNORE] * len(ids)
         ends = [place for place, token in enumerate(ids) if token == self.end_id]
-        mentions: list[Told] = [
-            (ends[i], shared_fields.facts, shared_fields.seen)
-            for i, shared_fields in enumerate(lesson.closing)
+        mentions: list[PlacedMention] = [
+            (ends[i], reference.facts, reference.seen) for i, reference in enumerate(lesson.closing)
         ]
         for k, question in enumerate(lesson.questions, 1):
-            for said in question.mentions:
+            for reference in question.mentions:
                 # Words are tokenized one by one, so the tokens of a beginning are the beginning's tokens.
-                place = len(ids) + len(self.encode(question.text[: said.end])) - 1
-                mentions.append((place, said.facts, said.seen))
+                place = len(ids) + len(self.encode(question.text[: reference.end])) - 1
+                mentions.append((place, reference.facts, reference.seen))
             prompt = self.encode(f"{question.text}<|im_end|>\n<|im_start|>assistant\n")
             answer = self.encode(f"{question.answer}<|im_end|>")
-            # What is to be said next is known to the token before it; characters are tokens of their own.
+            # The token before each character predicts it; every character is one token.
             for i, facts in enumerate(question.spelled):
                 place = len(ids) + len(prompt) - 1 + i
                 mentions.append((place, facts, ((0, facts["row"], facts["column"]),)))
             ids += [*prompt, *answer]
             segments += [k] * (len(prompt) + len(answer))
             targets += [*[IGNORE] * (len(prompt) - 1), *answer, IGNORE]
-            # As in a prompt of its own, each question starts where the pictures' positions end.
+            # As in a prompt with one question, positions continue after the images.
             places.append(np.tile(np.arange(len(prompt) + len(answer)) + start, (3, 1)))
         return ids, segments, targets, np.concatenate(places, axis=1), mentions
 
@@ -201,16 +201,16 @@ def training_batch(
 ) -> Batch:
     """Draw and pack lessons of one form, about as much work as ``pictures`` scenes of side x side.
 
-    Where pictures are small, several are smaller still, and of forms with few questions there are more
-    rows: what training takes is many questions of every kind. A pure function of its arguments.
+    While images are small, several are smaller still, and forms with few questions get more rows, because
+    training needs many questions of every kind. A pure function of its arguments.
     """
-    # A stream of its own: the one of place itself has already chosen the form.
+    # A separate stream: the stream of ``place`` has already chosen the form.
     count = int(scene_rng(seed, split, *place, 2**20).integers(2, 5)) if form == "multi_picture" else 1
     early = side < SIDE
     drawn = {"multi_picture": min(side, SMALLER) if early else side, "video": video.SIDE, "clip": video.SIDE}
     edge = drawn.get(form, side)
-    shown = video.FRAMES // TEMPORAL if form == "video" else count
-    rows = pictures * side**2 / (shown * edge**2)
+    images = video.FRAMES // TEMPORAL if form == "video" else count
+    rows = pictures * side**2 / (images * edge**2)
     if syllabus.most and (early or form == "page"):
         rows *= MORE.get(form, 1.0)
     lessons = [
@@ -218,7 +218,7 @@ def training_batch(
     ]
     if not early or form in ("video", "clip"):  # whose frames are as large as in the task
         return packer(lessons)
-    # Small pictures anywhere in a large one: the LLM gets to know all its places at a quarter of the cost.
+    # Place small images anywhere in a large one: the LLM learns all positions at a quarter of the cost.
     spare = (SIDE - edge) // PATCH // MERGE
     corners = scene_rng(seed, split, *place, 2**21).integers(0, spare + 1, (len(lessons), 2)).tolist()
     return packer(lessons, SIDE // PATCH // MERGE, [(y, x) for y, x in corners])

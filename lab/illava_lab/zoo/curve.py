@@ -1,4 +1,4 @@
-"""The picture of a training: losses, and what is right on held-out lessons, against time."""
+"""Plot a training: losses and accuracy on held-out lessons against time."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ WINDOW = 5  # logged steps in a running mean
 
 
 def draw(log: Path, path: Path, title: str) -> None:
-    """Draw the log that :class:`~illava_lab.zoo.train.Trainer` wrote as PNG; needs matplotlib."""
+    """Plot the log of :class:`~illava_lab.zoo.train.Trainer` as a PNG; needs matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -43,7 +43,7 @@ def draw(log: Path, path: Path, title: str) -> None:
         if points:
             right.plot(*zip(*points, strict=True), "o-", markersize=3, linewidth=1, label=task)
     right.set_ylim(0, 1)
-    right.set_ylabel("right on held-out lessons of the stage's size")
+    right.set_ylabel("accuracy on held-out lessons of the stage's size")
     starts = {line["stage"]: line for line in reversed(lines)}
     for axes in (left, right):
         for line in starts.values():

@@ -1,4 +1,4 @@
-"""Training lessons: one or several pictures, or a video, with all the questions they allow."""
+"""Training lessons: images, or a video, with all questions about them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +19,7 @@ FORMS = ("scene", "page", "easy_vqa", "multi_picture", "video", "clip")
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one row of a batch shows and asks.
+    """The images and questions of one row of a batch.
 
     pairs: uint8 (n, 2, side, side, 3): n pictures, each twice, or the n pairs of frames of a video. labels:
     the :func:`dense_labels` of each, stacked, or None where they are not known.
@@ -29,15 +29,15 @@ class Lesson:
     labels: dict[str, np.ndarray] | None
     questions: list[Question]
     video: bool = False
-    closing: tuple[Mention, ...] = ()  # what is told at the end of every picture, if anything
+    closing: tuple[Mention, ...] = ()  # one per image, at its end; may be empty
 
 
 @dataclass(frozen=True)
 class Syllabus:
-    """What is taught for a while, and how often.
+    """The lessons of one stage of the training, with their shares.
 
     forms: shares of the ``FORMS``. scenes: shares of the scenes' ``KINDS``; a page's are numbers and words.
-    tasks: those asked about single scenes; () for all. most: questions about one picture; 0 for none.
+    tasks: the tasks of single scenes; () for all. most: questions per image; 0 for none.
     """
 
     forms: tuple[float, ...]
@@ -51,8 +51,8 @@ def draw_lesson(
 ) -> Lesson:
     """Draw a lesson of one of ``FORMS``: a pure function of its arguments.
 
-    Pictures are ``side`` x ``side``, but a video's frames, which are as large as the task's. ``count`` is how
-    many pictures several are. Raises ValueError for an unknown form.
+    Images are ``side`` x ``side`` pixels; video frames have the task's size. ``count`` is the number of
+    images of a lesson with several. Raises ValueError for an unknown form.
     """
     rng = scene_rng(seed, split, *place)
     if form == "scene":
@@ -76,7 +76,7 @@ def _of_scenes(scenes: list[Scene], questions: list[Question]) -> Lesson:
     pictures = np.stack([scene.picture for scene in scenes])
     labels = [dense_labels(scene) for scene in scenes]
     stacked = {key: np.stack([label[key] for label in labels]) for key in labels[0]}
-    # At the end of a picture all that is in it has been seen: the place to tell how many things it has.
+    # A causal LLM has seen the whole image only at its end, so the number of things is predicted there.
     closing = tuple(
         Mention(0, _number(scene), spots(scene.things, picture=i)) for i, scene in enumerate(scenes)
     )
@@ -88,7 +88,7 @@ def _number(scene: Scene) -> dict[str, int]:
 
 
 def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
-    """As the task ``multi_picture`` draws them, asking all that can be asked."""
+    """The images of task ``multi_picture``, with all possible questions."""
     answer = int(rng.integers(count))
     scenes = []
     if rng.random() < 0.5:
@@ -117,7 +117,7 @@ def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
         about, i = "more shapes" if count == 2 else "the most shapes", counts.index(max(counts))
         abouts.append((about, i, Mention(0, {"picture": i}, spots(scenes[i].things, picture=i))))
     questions = []
-    for about, i, shared_fields in abouts:
+    for about, i, reference in abouts:
         named = about if about.endswith("shapes") else indefinite(about)
         text = str(rng.choice(multi_picture.PHRASES)).format(named, listed)
         questions.append(
@@ -125,7 +125,7 @@ def _several(rng: np.random.Generator, side: int, count: int) -> Lesson:
                 "multi_picture",
                 text,
                 str(i + 1),
-                (mention(text, about, shared_fields.facts, shared_fields.seen),),
+                (mention(text, about, reference.facts, reference.seen),),
             )
         )
     return _of_scenes(scenes, questions)
@@ -138,7 +138,7 @@ def _scene(rng: np.random.Generator, side: int, things: list[Thing], sizes: np.n
 
 
 def _video(rng: np.random.Generator) -> Lesson:
-    """As the task ``video`` draws it, asking all that can be asked."""
+    """The video of task ``video``, with all possible questions."""
     sizes, things = video.two_things(rng)
     motions, event = [0, 0], None
     if rng.random() < 0.5:
@@ -150,7 +150,7 @@ def _video(rng: np.random.Generator) -> Lesson:
     frames = []
     sheet = Sheet(rng, video.SIDE)
     ground = sheet.pixels
-    turns = rng.integers(2**31, size=2).tolist()  # the same turn and tone in every frame
+    turns = rng.integers(2**31, size=2).tolist()  # the same rotation and tone in every frame
     for places in zip(*paths, strict=True):
         sheet.pixels, sheet.items = ground.copy(), []
         sheet.cover = np.zeros_like(sheet.cover)
@@ -165,13 +165,13 @@ def _video(rng: np.random.Generator) -> Lesson:
         for aspect, answer in zip(("shape", "colour"), thing, strict=True) if event else ():
             text = f"Which {aspect} {rng.choice(video.EVENTS[event])} {which}?"
             facts = {"shape": SHAPES.index(thing[0]), "colour": list(COLOURS).index(thing[1])}
-            shared_fields = mention(text, which, facts, _seen_over_time(frames, thing))
-            questions.append(Question("video", text, answer, (shared_fields,)))
+            reference = mention(text, which, facts, _seen_over_time(frames, thing))
+            questions.append(Question("video", text, answer, (reference,)))
     return _of_frames(frames, questions)
 
 
 def _clip(rng: np.random.Generator, side: int) -> Lesson:
-    """Two frames in which several things move as far as in the task: much to ask about in few tokens."""
+    """Two frames in which several things move as far as in the task: many questions for few tokens."""
     sheet, drawn = Sheet(rng, side), []
     for size in sizes_of_crowd(rng, side):
         thing, motion = any_thing(rng), int(rng.integers(0, 1 + len(video.DIRECTIONS)))
@@ -203,12 +203,12 @@ def _clip(rng: np.random.Generator, side: int) -> Lesson:
 def _which_way(rng: np.random.Generator, thing: Thing, motion: int, frames: list[Scene]) -> Question:
     about = " ".join(reversed(thing))
     text = str(rng.choice(video.PHRASES)).format(about)
-    shared_fields = mention(text, about, {"motion": motion - 1}, _seen_over_time(frames, thing))
-    return Question("video", text, list(video.DIRECTIONS)[motion - 1], (shared_fields,))
+    reference = mention(text, about, {"motion": motion - 1}, _seen_over_time(frames, thing))
+    return Question("video", text, list(video.DIRECTIONS)[motion - 1], (reference,))
 
 
 def _seen_over_time(frames: list[Scene], thing: Thing) -> tuple[tuple[int, int, int], ...]:
-    """Where the thing is in every two frames, which share their visual tokens."""
+    """The places of a thing in each pair of frames, whose visual tokens are shared."""
     seen = [spots(frame.things, *thing, picture=i // 2) for i, frame in enumerate(frames)]
     return tuple(dict.fromkeys(spot for here in seen for spot in here))
 
@@ -225,14 +225,14 @@ def _of_frames(frames: list[Scene], questions: list[Question]) -> Lesson:
 
 
 def _motion(path: video.Path) -> int:
-    """Which way a path that is seen throughout leads: 0 for nowhere, else by the order of the directions."""
+    """The direction of a path without gaps: 0 for none, else from 1 in the order of the directions."""
     start, end = path[0] or (0, 0), path[-1] or (0, 0)
     ways = [(0, 0), *video.DIRECTIONS.values()]
     return ways.index((int(np.sign(end[0] - start[0])), int(np.sign(end[1] - start[1]))))
 
 
 def _agreed(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What both frames of a pair have in common, their mean ink, and IGNORE elsewhere."""
+    """The labels that both frames of a pair share, else IGNORE; ink is their mean."""
     both = {key: np.where(one[key] == other[key], one[key], IGNORE) for key in one if key != "ink"}
     return {**both, "ink": (one["ink"] + other["ink"]) / 2}
 

@@ -1,4 +1,4 @@
-"""What is told to the encoder and to the LLM's middle layer beside the answers, and how far it is learnt."""
+"""Auxiliary losses on the encoder and on the LLM's middle layer, and their accuracies."""
 
 from collections.abc import Iterator
 
@@ -20,13 +20,13 @@ LABELS = {
     "ink": 64,
     "motion": 5,
 }
-# Most of a picture is background and easy: hold it back, or it drowns the rest.
+# Most of an image is background and easy: a small weight keeps it from dominating the loss.
 WEIGHTS = {
     name: torch.tensor([0.1] + [1.0] * (LABELS[name] - 1)) for name in ("class", "centre", "place", "motion")
 }
 INK_WEIGHT = 5.0
 ELSEWHERE = 4.0  # how many things the rest of a prompt weighs in the counting head
-Right = dict[str, list[bool]]  # by name, whether each of what was asked was told rightly
+Right = dict[str, list[bool]]  # name -> whether each prediction is right
 
 
 class Heads(nn.Module):
@@ -49,16 +49,14 @@ class Heads(nn.Module):
         return dict(zip(LABELS, parts, strict=True))
 
     def dense_loss(
-        self, features: torch.Tensor, shared_fields: dict[str, torch.Tensor]
+        self, features: torch.Tensor, labels: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the sum of the losses for the dense labels ``told``, and each of them."""
+        """Return the sum of the losses for the dense ``labels``, and each loss."""
         logits = self.dense_logits(features)
-        losses = {
-            "ink": INK_WEIGHT * binary_cross_entropy_with_logits(logits.pop("ink"), shared_fields["ink"])
-        }
+        losses = {"ink": INK_WEIGHT * binary_cross_entropy_with_logits(logits.pop("ink"), labels["ink"])}
         for label, part in logits.items():
             losses[label] = cross_entropy(
-                part.flatten(0, 1), shared_fields[label].flatten(), WEIGHTS.get(label), ignore_index=IGNORE
+                part.flatten(0, 1), labels[label].flatten(), WEIGHTS.get(label), ignore_index=IGNORE
             )
         # A label that no place of the batch has gives NaN: a page may be without things.
         known = {label: part for label, part in losses.items() if not part.isnan()}
@@ -66,18 +64,20 @@ class Heads(nn.Module):
         return total, {label: part.item() for label, part in known.items()}
 
     def reference_loss(self, middle: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """How badly the LLM's middle layer tells what mentions mean, and visual tokens where they are.
+        """The loss of predicting, from the LLM's middle layer, what mentions mean and where visual tokens
+        are.
 
-        At the end of every mention: how many things there are, where and what they are. Without the visual
-        tokens' part left and right are not learnt: the encoder's features say nothing of absolute places.
+        At the end of every mention, it predicts the number of things, their places and what they are. Without
+        the part for visual tokens, left and right are not learnt, because the encoder's features do not
+        contain absolute positions.
         """
-        row, place, *shared_fields = batch.mentions.T
+        row, place, *truths = batch.mentions.T
         losses = [
-            cross_entropy(guess, answers, ignore_index=IGNORE)
-            for guess, answers in zip(self._refer(middle[row, place]).values(), shared_fields, strict=True)
-            if (answers != IGNORE).any()
+            cross_entropy(logits, truth, ignore_index=IGNORE)
+            for logits, truth in zip(self._refer(middle[row, place]).values(), truths, strict=True)
+            if (truth != IGNORE).any()
         ]
-        losses += [cross_entropy(guess, truth) for _, guess, truth in self._places(middle, batch)]
+        losses += [cross_entropy(logits, truth) for _, logits, truth in self._places(middle, batch)]
         return sum(losses, start=middle.new_zeros(()))
 
     def _places(self, middle: torch.Tensor, batch: Batch) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
@@ -85,54 +85,51 @@ class Heads(nn.Module):
 
         And, where there are several, of the picture (or, in a video, the pair of frames) that it belongs to.
         """
-        shared_fields = self._refer(middle[:, batch.visual].flatten(0, 1))
+        logits = self._refer(middle[:, batch.visual].flatten(0, 1))
         side = int((batch.pixels.shape[1] // MERGE**2) ** 0.5)
         where = torch.arange(side**2).repeat(len(batch.visual) // side**2)
         y, x = batch.corners.T[..., None]
-        yield "row", shared_fields["row"], (where // side + y).flatten()
-        yield "column", shared_fields["column"], (where % side + x).flatten()
+        yield "row", logits["row"], (where // side + y).flatten()
+        yield "column", logits["column"], (where % side + x).flatten()
         if len(batch.visual) > side**2:
-            yield "picture", shared_fields["picture"], (where // side**2 + 0 * y).flatten()
+            yield "picture", logits["picture"], (where // side**2 + 0 * y).flatten()
 
     def _refer(self, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits by the names in ``REFERENCE``, of (N, width) hidden states."""
         parts = self.references(rms_norm(hidden, hidden.shape[-1:])).split(list(REFERENCE.values()), -1)
         return dict(zip(REFERENCE, parts, strict=True))
 
-    def score_dense(
-        self, right: Right, features: torch.Tensor, shared_fields: dict[str, torch.Tensor]
-    ) -> None:
-        """Add to ``right`` for which units each dense label is the likeliest."""
+    def score_dense(self, right: Right, features: torch.Tensor, labels: dict[str, torch.Tensor]) -> None:
+        """Add to ``right``, for each unit, whether the likeliest dense label is right."""
         for label, logits in self.dense_logits(features).items():
             if label == "ink":
-                hits = ((logits > 0) == (shared_fields["ink"] > 0.5)).flatten()
+                hits = ((logits > 0) == (labels["ink"] > 0.5)).flatten()
             else:
-                # Most places are background, most things stand still: what is right there says nothing.
-                known = shared_fields[label] > (-1 if label == "colour" else 0)
-                hits = (logits.argmax(-1) == shared_fields[label])[known]
+                # Most places are background and most things stand still; their accuracy is not informative.
+                known = labels[label] > (-1 if label == "colour" else 0)
+                hits = (logits.argmax(-1) == labels[label])[known]
             right.setdefault(f"dense {label}", []).extend(hits.tolist())
 
     def score_middle(self, right: Right, hidden: Hidden, batch: Batch) -> None:
-        """Add to ``right`` whether mentions look where, and tell what, they should."""
+        """Add to ``right`` whether mentions attend to, and predict, what they refer to."""
         _, middle, looks, _ = hidden
         known = batch.seen.sum(-1) > 0
         hits = batch.seen[known].gather(1, looks[known].argmax(-1, keepdim=True)) > 0
         right.setdefault("mention seen", []).extend(hits.flatten().tolist())
-        for name, shared_fields, truth in self._places(middle, batch):
-            right.setdefault(f"place {name}", []).extend((shared_fields.argmax(-1) == truth).tolist())
+        for name, logits, truth in self._places(middle, batch):
+            right.setdefault(f"place {name}", []).extend((logits.argmax(-1) == truth).tolist())
         row, place, *answers = batch.mentions.T
-        for (name, shared_fields), truth in zip(
-            self._refer(middle[row, place]).items(), answers, strict=True
-        ):
-            hits = (shared_fields.argmax(-1) == truth)[truth != IGNORE]
+        for (name, logits), truth in zip(self._refer(middle[row, place]).items(), answers, strict=True):
+            hits = (logits.argmax(-1) == truth)[truth != IGNORE]
             right.setdefault(f"mention {name}", []).extend(hits.tolist())
 
 
 def pointing_loss(looks: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence from ``seen`` of where a head looks among the visual tokens, (M, V) logits.
 
-    Finding what is meant by the answer alone takes thousands of questions; told where it is, the first head
-    of the layer before the middle finds it in a few hundred. Rows of ``seen`` that are all 0 do not count.
+    From the answers alone, learning what a mention refers to takes thousands of questions; with this loss,
+    the first head of the layer before the middle learns it in a few hundred. Rows of ``seen`` that are all 0
+    do not count.
     """
     known = seen.sum(-1) > 0
     if not known.any():

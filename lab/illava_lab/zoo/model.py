@@ -14,7 +14,8 @@ SIZES = {
     "micro": {"width": 32, "depth": 2, "heads": 2, "kv_heads": 1, "intermediate": 48, "vision_depth": 2},
 }
 
-# Where the heads of the first vision blocks look at the start: without it, shapes take far longer to learn.
+# Initial attention offsets of the heads of the first vision blocks; without them, shapes take far longer to
+# learn.
 OFFSETS = (
     [(-1, 0), (1, 0), (0, -1), (0, 1)],
     [(-1, -1), (-1, 1), (1, -1), (1, 1)],
@@ -84,7 +85,8 @@ def build_model(size: str, processor: Qwen2VLProcessor, seed: int) -> Qwen2VLFor
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                # At such widths transformers' 0.02 starves the signal; 1/sqrt(fan in) keeps its variance.
+                # At these widths transformers' 0.02 shrinks the signal; 1/sqrt(fan_in) preserves its
+                # variance.
                 weight.normal_(0, weight[0].numel() ** -0.5, generator=generator)
             else:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)

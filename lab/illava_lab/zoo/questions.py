@@ -20,7 +20,7 @@ LONGEST = 4  # characters of a number or word
 IGNORE = -100
 
 
-# What is told about a thing that a question mentions, and how many answers there are.
+# The facts about a thing that a question mentions, and the number of their values.
 REFERENCE = {
     "count": 10,
     "row": 12,
@@ -30,14 +30,14 @@ REFERENCE = {
     "picture": 4,
     "motion": 4,
 }
-UNIT = 16  # pixels of a visual token's side
+UNIT = 16  # side of a visual token in pixels
 
 
 @dataclass(frozen=True)
 class Mention:
-    """Where a question speaks of things, and what is true of those it means, as far as it is unambiguous.
+    """A phrase of a question that refers to things, and the unambiguous facts about them.
 
-    ``end`` is the character behind the last one; ``facts`` are class numbers by the names in ``REFERENCE``;
+    ``end`` is the end of the phrase, exclusive; ``facts`` are class numbers by the names in ``REFERENCE``;
     ``seen`` are the (picture, row, column) of the visual tokens that hold the things' centres.
     """
 
@@ -48,9 +48,9 @@ class Mention:
 
 @dataclass(frozen=True)
 class Question:
-    """A question as a task puts it and its answer, both plain text, and the things it mentions.
+    """A task's question and its answer as plain text, and its mentions of things.
 
-    ``spelled`` are facts about each character of an answer that is read off the picture: where it is.
+    ``spelled`` are the places of the characters of an answer that is read from the image.
     """
 
     task: str
@@ -61,7 +61,8 @@ class Question:
 
 
 def refer(things: Sequence[Item], shape: str | None = None, colour: str | None = None) -> dict[str, int]:
-    """What is true of the things of this shape, or colour, or both: their number up to 9, all of one."""
+    """Facts about the things of this shape, or colour, or both: their number up to 9, and all facts about a
+    single one."""
     meant = [t for t in things if shape in (None, t.name) and colour in (None, t.colour)]
     facts = {"count": len(meant)} if len(meant) < REFERENCE["count"] else {}
     if len(meant) == 1:
@@ -74,7 +75,7 @@ def refer(things: Sequence[Item], shape: str | None = None, colour: str | None =
 def spots(
     things: Sequence[Item], shape: str | None = None, colour: str | None = None, picture: int = 0
 ) -> tuple[tuple[int, int, int], ...]:
-    """The (picture, row, column) of the visual tokens with the centres of the things that are meant."""
+    """The (image, row, column) of the visual tokens that contain the centres of the things in question."""
     meant = [t.centre for t in things if shape in (None, t.name) and colour in (None, t.colour)]
     return tuple(dict.fromkeys((picture, int(y // UNIT), int(x // UNIT)) for x, y in meant))
 
@@ -82,7 +83,7 @@ def spots(
 def mention(
     text: str, phrase: str, facts: dict[str, int], seen: tuple[tuple[int, int, int], ...] = ()
 ) -> Mention:
-    """The first place where ``text`` has ``phrase`` as whole words."""
+    """A mention at the first occurrence of ``phrase`` as whole words in ``text``."""
     found = re.search(rf"\b{re.escape(phrase)}\b", text)
     if found is None:
         raise ValueError(f"{text!r} does not mention {phrase!r}")
@@ -92,7 +93,7 @@ def mention(
 def mention_of(
     text: str, phrase: str, things: Sequence[Item], shape: str | None = None, colour: str | None = None
 ) -> Mention:
-    """A mention of the things of this shape, or colour, or both, in the only picture."""
+    """A mention of the things of this shape, or colour, or both, in a single image."""
     return mention(text, phrase, refer(things, shape, colour), spots(things, shape, colour))
 
 
@@ -109,7 +110,7 @@ def ask(scene: Scene, rng: np.random.Generator, most: int, tasks: Sequence[str] 
     asked = [[q for q in group if q.task in tasks or not tasks] for group in asked]
     first = next((i for i, group in enumerate(asked) if group), 0)
     rest = [question for i, group in enumerate(asked) if i != first for question in group]
-    # What the scene was drawn for comes first, or it would be lost among the rest.
+    # The questions that the scene was drawn for come first, so that they are always included.
     return [*asked[first], *_some(rng, rest, most)][:most]
 
 
@@ -118,7 +119,7 @@ def _some(rng: np.random.Generator, questions: list[Question], most: int) -> lis
 
 
 def _many(rng: np.random.Generator, counting: list[Question], most: int) -> list[Question]:
-    """Up to ``most`` of these, a count of six being six times as likely as a count of one.
+    """Up to ``most`` of these; a question with answer six is six times as likely as one with answer one.
 
     Few things of a kind are common in any picture; all the same every number is to be learnt.
     """
@@ -137,7 +138,7 @@ def _reading(scene: Scene, rng: np.random.Generator) -> list[Question]:
 
 
 def _counting(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Counts from 2 to 9 that can be asked after, and every third of the counts of 1."""
+    """Counting questions with answers from 2 to 9, and a third of those with answer 1."""
     things = scene.things
     counts = {"shapes": len(things)}
     kinds: dict[str, tuple[str | None, str | None]] = {"shapes": (None, None)}
@@ -147,13 +148,13 @@ def _counting(scene: Scene, rng: np.random.Generator) -> list[Question]:
             counts[about] = counts.get(about, 0) + 1
     found = []
     for turn, (about, count) in enumerate(counts.items()):
-        # One of a kind is common in any picture: asked after each time, it would be the answer to all.
+        # Single things are common; asking about all of them would make 1 the most frequent answer.
         if 2 <= count <= 9 or (count == 1 and turn % 3 == 0):
-            # By chance, as in the task: nothing about the answer may be read off the phrasing.
+            # At random, as in the task, so that the phrasing does not reveal the answer.
             text = str(rng.choice(COUNTING)).format(about)
             shape, colour = kinds[about]
-            shared_fields = mention_of(text, about, things, shape, colour)
-            found.append(Question("counting", text, str(count), (shared_fields,)))
+            reference = mention_of(text, about, things, shape, colour)
+            found.append(Question("counting", text, str(count), (reference,)))
     return found
 
 
@@ -162,12 +163,12 @@ def _attribute(scene: Scene, rng: np.random.Generator) -> list[Question]:
     for thing in scene.things:
         if sum(other.name == thing.name for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["colour"])).format(thing.name)
-            shared_fields = mention_of(text, thing.name, scene.things, shape=thing.name)
-            found.append(Question("attribute", text, thing.colour, (shared_fields,)))
+            reference = mention_of(text, thing.name, scene.things, shape=thing.name)
+            found.append(Question("attribute", text, thing.colour, (reference,)))
         if sum(other.colour == thing.colour for other in scene.things) == 1:
             text = str(rng.choice(attribute.PHRASES["shape"])).format(thing.colour)
-            shared_fields = mention_of(text, thing.colour, scene.things, colour=thing.colour)
-            found.append(Question("attribute", text, thing.name, (shared_fields,)))
+            reference = mention_of(text, thing.colour, scene.things, colour=thing.colour)
+            found.append(Question("attribute", text, thing.name, (reference,)))
     return found
 
 
@@ -184,16 +185,16 @@ def _spatial(scene: Scene, rng: np.random.Generator) -> list[Question]:
             if names.count(both[0]) > 1 or names.count(both[1]) > 1 or rng.random() < 0.4:
                 both = [f"{thing.colour} {thing.name}" for thing in (first, second)]
             text = str(rng.choice(spatial.PHRASES)).format(*both)
-            shared_fields = [
+            references = [
                 mention_of(text, name, scene.things, thing.name, thing.colour)
                 for name, thing in zip(both, (first, second), strict=True)
             ]
-            found.append(Question("spatial", text, relation, tuple(shared_fields)))
+            found.append(Question("spatial", text, relation, tuple(references)))
     return found
 
 
 def _existence(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Three questions, yes as often as no, about a shape, a colour and both together."""
+    """Three questions about a shape, a colour and both; yes and no are equally frequent."""
     things = scene.things
     if not things:
         return []
@@ -210,8 +211,8 @@ def _existence(scene: Scene, rng: np.random.Generator) -> list[Question]:
         about = {"shape": shape, "colour": f"anything {colour}"}.get(kind, f"{colour} {shape}")
         text = str(rng.choice(existence.PHRASES)).format(about if kind == "colour" else indefinite(about))
         meant = None if kind == "colour" else shape, None if kind == "shape" else colour
-        shared_fields = mention_of(text, about, things, *meant)
-        found.append(Question("existence", text, "yes" if there else "no", (shared_fields,)))
+        reference = mention_of(text, about, things, *meant)
+        found.append(Question("existence", text, "yes" if there else "no", (reference,)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the zoo's models are taught, in what order and for how long."""
+"""The training recipes of the zoo's models: which lessons, in which order, for how many steps."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from .lessons import Syllabus
 # number, word, mixed, text.
 SCENES = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 THINGS = (0.2, 0.35, 0.0, 0.0, 0.45, 0.0)
-# Where the dense labels are known.
+# Forms with dense labels.
 SEEING = Syllabus((0.35, 0.4, 0.0, 0.0, 0.1, 0.15), (0.3, 0.4, 0.0, 0.0, 0.3, 0.0), most=0)
 # Letters take the most examples: a page full of them has four times as many as the page of a single word.
 SPELLING = Syllabus((0.86, 0.0, 0.0, 0.0, 0.04, 0.1), (0.08, 0.06, 0.0, 0.0, 0.06, 0.8), most=0)
@@ -19,13 +19,13 @@ FINDING = Syllabus(SCENES, (1.0, 0.0, 0.0, 0.0, 0.0, 0.0), ("attribute",))
 RELATING = Syllabus(SCENES, THINGS, ("attribute", "existence", "spatial", "counting"))
 # From then on everything together: what is not asked for is forgotten within a hundred steps.
 ALL = Syllabus((0.26, 0.2, 0.08, 0.18, 0.14, 0.14), THINGS)
-# Only large pictures have room for many things to count.
+# Only large images have room for many things to count.
 LARGE = Syllabus((0.36, 0.26, 0.05, 0.13, 0.11, 0.09), (0.1, 0.6, 0.0, 0.0, 0.3, 0.0))
 # When most of it is learnt: more of what takes longest, and a little more of easy-VQA.
 LAST = Syllabus((0.38, 0.26, 0.08, 0.16, 0.08, 0.04), (0.05, 0.6, 0.0, 0.0, 0.35, 0.0))
-# Where characters stand in their word is what the encoder learns last, and reading waits for it.
+# The encoder learns the positions of characters in their word last, and reading depends on it.
 READING = Syllabus((0.34, 0.34, 0.08, 0.14, 0.07, 0.03), (0.05, 0.6, 0.0, 0.0, 0.35, 0.0))
-# The larger model learns for longer.
+# The larger model is trained longer.
 LATER = ("text-third", "settle-third", "text-fourth", "settle-fourth")
 STEPS = {
     "S": {"large-192": 800, "long-192": 600, **dict.fromkeys(LATER, 0)},
@@ -51,14 +51,14 @@ class Stage:
     last: float = 0.05
     warmup: int = 40
     dense: float = 0.3  # weight of the dense-label loss next to the answers' loss
-    reference: float = 0.3  # weight of the loss for what mentions mean
-    pointing: float = 1.0  # weight of the losses for where mentions look, and how much
-    frozen: bool = False  # leave the encoder as it is, which takes most of the time in large pictures
+    reference: float = 0.3  # weight of the loss of the facts about mentions
+    pointing: float = 1.0  # weight of the losses on the attention of mentions
+    frozen: bool = False  # freeze the encoder, which takes most of the time in large images
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the weights depend on."""
+    """All settings that the weights depend on."""
 
     size: str = "S"
     seed: int = 0
@@ -84,7 +84,7 @@ class Recipe:
 
 
 def recipe(size: str, seed: int = 0) -> Recipe:
-    """The recipe of a model that ships."""
+    """The recipe of a shipped model."""
     made = Recipe(size, seed)
     steps = STEPS[size]
     return replace(

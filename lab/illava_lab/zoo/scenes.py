@@ -11,7 +11,7 @@ from ..drawing.glyphs import SHAPES, handwriting_ids, handwritten_mask, shape_ma
 from ..drawing.lettering import FONTS, TRAINING_FAMILIES, in_line, letter_columns, printed, random_word
 
 KINDS = ("crowd", "count", "number", "word", "mixed", "text")
-TRIES = 60  # places tried for a thing before it is left out
+TRIES = 60  # attempts to place a thing before it is omitted
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Scene:
-    """A uint8 (side, side, 3) RGB picture, its float32 (side, side) ink in 0..1, and what is in it."""
+    """A uint8 (side, side, 3) RGB image, its float32 (side, side) ink in 0..1, and its contents."""
 
     picture: np.ndarray
     ink: np.ndarray
@@ -46,12 +46,12 @@ class Scene:
 
     @property
     def written(self) -> str:
-        """The number or word in the picture, or an empty string: also where there are many."""
+        """The number or word in the image; an empty string if there is none or more than one."""
         return "".join(item.name for item in self.items if item.place and self.kind != "text")
 
 
 class Sheet(Canvas):
-    """A canvas that remembers what was painted where."""
+    """A canvas that records what was painted where."""
 
     def __init__(self, rng: np.random.Generator, side: int):
         super().__init__(rng, side)
@@ -59,7 +59,7 @@ class Sheet(Canvas):
         self.items: list[Item] = []
 
     def paint(self, mask: np.ndarray, place: tuple[int, int], colour: np.ndarray) -> float:
-        """As :meth:`Canvas.paint`, noting the ink."""
+        """As :meth:`Canvas.paint`; also records the ink."""
         (left, top), (height, width) = place, mask.shape
         self.cover[top : top + height, left : left + width] = mask
         return super().paint(mask, place, colour)
@@ -74,7 +74,7 @@ class Sheet(Canvas):
         self.items.append(Item(shape, box, colour, motion=motion))
 
     def find(self, rng: np.random.Generator, width: int, height: int) -> tuple[int, int] | None:
-        """A free (left, top) for a box, or None where ``TRIES`` places were taken."""
+        """A free (left, top) for a box, or None after ``TRIES`` attempts."""
         if max(width, height) > self.side - 2:
             return None
         boxes = [item.box for item in self.items]
@@ -84,19 +84,19 @@ class Sheet(Canvas):
         return None if place is None else (place[0], place[1])
 
     def scatter(self, rng: np.random.Generator, things: Sequence[Thing], sizes: Sequence[int]) -> None:
-        """Paint as many of the things as find a place: answers follow what was drawn."""
+        """Paint the things that fit; answers depend on what was painted."""
         for thing, size in zip(things, sizes, strict=True):
             place = self.find(rng, size, size)
             if place is not None:
                 self.put(rng, thing, int(size), place)
 
     def scene(self, rng: np.random.Generator, kind: str) -> Scene:
-        """What was painted so far, under fresh noise."""
+        """The image painted so far, with new noise."""
         return Scene(np.asarray(self.picture(rng)), self.cover.copy(), tuple(self.items), kind)
 
 
 def sizes_of_crowd(rng: np.random.Generator, side: int) -> np.ndarray:
-    """As :func:`~illava_lab.drawing.canvas.crowd`, with fewer things in a smaller picture."""
+    """As :func:`~illava_lab.drawing.canvas.crowd`, with fewer things in smaller images."""
     small = rng.random() < 0.5
     low, high = (3, 7) if small else (2, 4)
     scale = side / 192
@@ -125,7 +125,7 @@ def draw_scene(rng: np.random.Generator, side: int, split: str, kind: str) -> Sc
         things = _alike(rng, most=max(1, round(9 * (side / 192) ** 0.9)))
         sheet.scatter(rng, things, rng.integers(20, 31, len(things)))
     elif kind == "text":
-        # As full as a page gets: to tell letters apart takes many of them, and pictures are what costs.
+        # As full as possible: learning letters takes many of them, and images are expensive.
         missed = 0
         while missed < 3:
             missed += not _write(sheet, rng, split, "word" if rng.random() < 0.75 else "number")
@@ -137,7 +137,7 @@ def draw_scene(rng: np.random.Generator, side: int, split: str, kind: str) -> Sc
 
 
 def _write(sheet: Sheet, rng: np.random.Generator, split: str, kind: str) -> bool:
-    """Write a number or a word where there is room; False where there is none."""
+    """Write a number or a word at a free place; returns False if there is none."""
     mask, columns, text = (_number if kind == "number" else _word)(rng, sheet.side, split)
     height, width = mask.shape
     place = sheet.find(rng, width, height)
@@ -166,7 +166,7 @@ def _alike(rng: np.random.Generator, most: int) -> list[Thing]:
 
 
 def _mixed(rng: np.random.Generator, count: int) -> list[Thing]:
-    """``count`` things of 2 or 3 shapes in 2 or 3 colours: which is which takes a look at both."""
+    """``count`` things of 2 or 3 shapes and 2 or 3 colours; only both together distinguish them."""
     shapes = rng.choice(SHAPES, rng.integers(2, 4), replace=False)
     colours = rng.choice(list(COLOURS), rng.integers(2, 4), replace=False)
     pairs = [(str(shape), str(colour)) for shape in shapes for colour in colours]
@@ -221,7 +221,8 @@ def _word(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndarray, 
     margin = round(shift / 2)
     if margin:
         mask = np.pad(mask, ((0, 0), (margin, margin)))
-        # Output pixel (x, y) shows input pixel (x + slant (y - middle), y): letters' centres stay put.
+        # Output pixel (x, y) shows input pixel (x + slant (y - middle), y): the centres of letters do not
+        # move.
         across = (1, slant, -slant * mask.shape[0] / 2, 0, 1, 0)
         image = Image.fromarray(mask)
         image = image.transform(image.size, Image.Transform.AFFINE, across, Image.Resampling.BILINEAR)

@@ -50,7 +50,7 @@ SPECIAL = (
 PATCH, MERGE, TEMPORAL = 8, 2, 2
 MEAN = STD = (0.5, 0.5, 0.5)
 
-# Qwen2-VL's layout without its default system prompt, which would only cost this small model tokens.
+# Qwen2-VL's template without its default system prompt, whose tokens would be wasted on this small model.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -97,7 +97,7 @@ def question_texts() -> list[str]:
 
 
 def answer_texts() -> list[str]:
-    """Return every answer that is an English word: numbers and words in pictures are spelled instead."""
+    """Return every answer that is an English word: numbers and words in images are spelled instead."""
     words = {word for task in TASKS for word in task.choices if not word.isdigit()}
     return sorted(words)
 
@@ -143,7 +143,7 @@ def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
 
 
 def build_processor() -> Qwen2VLProcessor:
-    """Return the processor: pictures of 192 x 192 pixels pass unresized and give 144 visual tokens."""
+    """Return the processor; images of 192 x 192 pixels are not resized and give 144 visual tokens."""
     sizes = {"patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": TEMPORAL}
     common = {**sizes, "image_mean": list(MEAN), "image_std": list(STD)}
     limits = {"shortest_edge": 64 * 64, "longest_edge": 384 * 384}

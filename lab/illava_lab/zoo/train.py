@@ -64,7 +64,7 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the state of the training is."""
+        """The path of the checkpoint."""
         return self.folder / "checkpoint.pt"
 
     @property
@@ -72,7 +72,7 @@ class Trainer:
         return self.folder / "log.jsonl"
 
     def save(self) -> None:
-        """Write the checkpoint, replacing the last one only once the new one is complete."""
+        """Write the checkpoint atomically."""
         state = {
             "recipe": asdict(self.recipe),
             "model": self.model.state_dict(),
@@ -85,7 +85,7 @@ class Trainer:
         os.replace(partial, self.checkpoint)
 
     def resume(self) -> None:
-        """Go on from the checkpoint if there is one, and drop log lines written after it.
+        """Resume from the checkpoint, if there is one, and drop the log lines after it.
 
         Raises ValueError when the checkpoint belongs to a recipe that differs in what was trained so far:
         stages still to come may change, and how long a stage at a constant rate lasts.
@@ -113,7 +113,7 @@ class Trainer:
     def loss(
         self, batch: Batch, stage: Stage, features: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Return the loss to minimise and its parts; ``features`` are the encoded pictures, if at hand."""
+        """Return the loss to minimise and its parts; ``features`` are the encoded images, if available."""
         if features is None:
             features = encode_pictures(self.model, batch.pixels)
         total, parts = features.new_zeros(()), {}
@@ -123,7 +123,7 @@ class Trainer:
             asked = batch.targets != IGNORE
             hidden, middle, looks, tally = packed_hidden(self.model, features, batch)
             answer = hidden.new_zeros(())
-            if asked.any():  # a clip may be without anything that moves
+            if asked.any():  # nothing may move in a clip
                 answer = cross_entropy(self.model.lm_head(hidden[asked]), batch.targets[asked])
             reference = self.heads.reference_loss(middle, batch)
             pointing = pointing_loss(looks, batch.seen) + tally_loss(tally, batch.mentions, batch.seen)
@@ -136,7 +136,8 @@ class Trainer:
 
     @torch.no_grad()
     def align_words(self) -> None:
-        """Start the words for shapes, colours, ways and characters in the directions the encoder gives them.
+        """Initialize the embeddings of shapes, colours, directions and characters from the encoder's
+        features.
 
         By chance their embeddings would point anywhere, and most of the LLM's training would go into
         finding out which word belongs to which look.
@@ -167,14 +168,14 @@ class Trainer:
 
     @torch.no_grad()
     def _prepare(self, place: int, step: int) -> tuple[Batch, torch.Tensor | None]:
-        """The batch of a step, and its encoded pictures where the encoder stays as it is."""
+        """The batch of a step, and its encoded images if the encoder is frozen."""
         stage = self.recipe.stages[place]
         form = str(scene_rng(self.recipe.seed, "train", place, step).choice(FORMS, p=stage.taught.forms))
         batch = self._batch(form, "train", place, step)
         return batch, encode_pictures(self.model, batch.pixels) if stage.frozen else None
 
     def _prepared(self, place: int, step: int) -> tuple[Batch, torch.Tensor | None]:
-        """As :meth:`_prepare`, which goes on for the next step in a thread of its own meanwhile."""
+        """As :meth:`_prepare`; also starts preparing the next step in a separate thread."""
         ahead = self._ahead.pop((place, step), None)
         ready = ahead.result() if ahead else self._prepare(place, step)
         if step + 1 < self.recipe.stages[place].steps:
@@ -201,7 +202,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, batches: int = 12) -> dict[str, float]:
-        """Return the share right on held-out lessons of the current stage's size, drawn from every form.
+        """Return the accuracy on held-out lessons of every form, in the current stage's size.
 
         Per task (every answer token the likeliest one), or of units for dense labels.
         """
@@ -258,7 +259,7 @@ class Trainer:
 
 
 def code_version() -> str:
-    """A short hash of the code that draws, asks and trains: noted in the log whenever a training goes on."""
+    """A short hash of the code of data and training, logged whenever a training starts or resumes."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for folder in ("drawing", "tasks", "zoo"):
@@ -268,11 +269,11 @@ def code_version() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, then export the model into the package: see ``--help``."""
+    """Train and export a model; see ``--help``."""
     parser = argparse.ArgumentParser(prog="python -m illava_lab.zoo.train", description=main.__doc__)
     parser.add_argument("size", choices=("S", "L"))
-    parser.add_argument("--runs", type=Path, help="checkpoints and log: runs/zoo-SIZE unless said otherwise")
-    parser.add_argument("--out", type=Path, help="the export: into the package unless said otherwise")
+    parser.add_argument("--runs", type=Path, help="checkpoints and log; default: runs/zoo-SIZE")
+    parser.add_argument("--out", type=Path, help="the exported model; default: in the package")
     parser.add_argument("--export-only", action="store_true", help="export the last checkpoint as it is")
     options = parser.parse_args(argv)
     runs = options.runs or Path(f"runs/zoo-{options.size}")

@@ -87,13 +87,13 @@ def test_packed_questions_give_the_logits_of_single_prompts(processor, model, fo
             assert torch.equal(batch.positions[:, i, own], places[:, 0, :-1][:, -int(own.sum()) :])
             shown = batch.segments[i] == 0
             assert torch.equal(batch.positions[:, i, shown], places[:, 0, : int(shown.sum())])
-            shared_fields = batch.targets[i, own] != IGNORE
+            trained = batch.targets[i, own] != IGNORE
             # The template ends the answer's turn with a newline, which is not trained.
             ids = single["input_ids"][0, :-1]
             assert torch.equal(batch.ids[i, own], ids[-int(own.sum()) :])
             expected = model(**single).logits[0, :-1][-int(own.sum()) :]
-            assert torch.allclose(packed[i, own][shared_fields], expected[shared_fields], atol=1e-4)
-            assert torch.equal(batch.targets[i, own][shared_fields], ids[-int(shared_fields.sum()) :])
+            assert torch.allclose(packed[i, own][trained], expected[trained], atol=1e-4)
+            assert torch.equal(batch.targets[i, own][trained], ids[-int(trained.sum()) :])
             compared += 1
     assert compared >= 2
 
@@ -125,17 +125,17 @@ def test_mentions_end_where_the_thing_is_named(processor, form):
     for i, lesson in enumerate(lessons):
         ends = (processor.tokenizer.decode([one]) == "<|vision_end|>" for one in batch.ids[i])
         ends = [place for place, end in enumerate(ends) if end]
-        for place, said in zip(ends, lesson.closing, strict=False):
-            expected.append([i, place, *(said.facts.get(name, IGNORE) for name in REFERENCE)])
+        for place, reference in zip(ends, lesson.closing, strict=False):
+            expected.append([i, place, *(reference.facts.get(name, IGNORE) for name in REFERENCE)])
         assert len(lesson.closing) == (0 if lesson.video else len(ends))
         for k, question in enumerate(lesson.questions, 1):
             start = int((batch.segments[i] == k).nonzero()[0])
-            for said in question.mentions:
-                before = len(processor.tokenizer(question.text[: said.end])["input_ids"])
-                shared_fields = [said.facts.get(name, IGNORE) for name in REFERENCE]
-                expected.append([i, start + before - 1, *shared_fields])
+            for reference in question.mentions:
+                before = len(processor.tokenizer(question.text[: reference.end])["input_ids"])
+                facts = [reference.facts.get(name, IGNORE) for name in REFERENCE]
+                expected.append([i, start + before - 1, *facts])
                 word = processor.decode(batch.ids[i, start + before - 1]).strip()
-                assert question.text[: said.end].endswith(word)
+                assert question.text[: reference.end].endswith(word)
     assert batch.mentions.tolist() == expected
     assert expected
 
@@ -184,10 +184,10 @@ def test_a_corner_moves_the_pictures_and_what_is_told_of_places(processor):
     there = (plain.mentions[:, 0] == 1) & (plain.mentions[:, 2 + list(REFERENCE).index("row")] != IGNORE)
     assert there.any()
     change = moved.mentions - plain.mentions
-    shared_fields = torch.zeros_like(change)
-    shared_fields[there, 2 + list(REFERENCE).index("row")] = 2
-    shared_fields[there, 2 + list(REFERENCE).index("column")] = 5
-    assert torch.equal(change, shared_fields)
+    expected_change = torch.zeros_like(change)
+    expected_change[there, 2 + list(REFERENCE).index("row")] = 2
+    expected_change[there, 2 + list(REFERENCE).index("column")] = 5
+    assert torch.equal(change, expected_change)
     assert torch.equal(moved.seen, plain.seen)
     assert moved.corners.tolist() == [[0, 0], [2, 5]]
 
@@ -211,18 +211,18 @@ def test_what_is_seen_are_the_tokens_with_the_things_centres(processor):
         lesson = draw_lesson("scene", SIDE, 1, crowds, "train", 0, 4, i)
         batch = Packer(processor)([lesson])
         centres, colours = (lesson.labels[key][0].flatten() for key in ("centre", "colour"))
-        said = [*lesson.closing, *(said for question in lesson.questions for said in question.mentions)]
-        for shared_fields, seen in zip(said, batch.seen.numpy(), strict=True):
-            if not shared_fields.facts.get("count", 1):
+        references = [*lesson.closing, *(one for question in lesson.questions for one in question.mentions)]
+        for reference, seen in zip(references, batch.seen.numpy(), strict=True):
+            if not reference.facts.get("count", 1):
                 assert seen.sum() == 0
                 continue
             assert abs(seen.sum() - 1) < 1e-6
             assert set(seen[seen > 0]) == {seen.max()}
             assert (centres[seen > 0] != 0).all()
-            if {"shape", "colour"} <= shared_fields.facts.keys() and (seen > 0).sum() == 1:
+            if {"shape", "colour"} <= reference.facts.keys() and (seen > 0).sum() == 1:
                 here = int(seen.argmax())
-                assert centres[here] in (IGNORE, 1 + shared_fields.facts["shape"])
-                assert colours[here] in (IGNORE, shared_fields.facts["colour"])
+                assert centres[here] in (IGNORE, 1 + reference.facts["shape"])
+                assert colours[here] in (IGNORE, reference.facts["colour"])
                 checked += 1
     assert checked > 10
 
@@ -235,11 +235,11 @@ def test_characters_to_be_read_are_looked_for_one_token_ahead(processor):
     for i, lesson in enumerate(lessons):
         (question,) = lesson.questions
         first = int((batch.targets[i] != IGNORE).nonzero()[0])
-        shared_fields = lesson.labels["place"][0]
+        places = lesson.labels["place"][0]
         for place, character in enumerate(question.answer, 1):
-            said = batch.targets[i, first + place - 1]
-            assert processor.decode(said) == character
-            ((row, column),) = zip(*(shared_fields == place).nonzero(), strict=True)
+            token = batch.targets[i, first + place - 1]
+            assert processor.decode(token) == character
+            ((row, column),) = zip(*(places == place).nonzero(), strict=True)
             rows.append([i, first + place - 1, row, column])
     found = batch.mentions[:, :2].tolist()
     closing = {n for n, (i, place) in enumerate(found) if batch.segments[i, place] == 0}

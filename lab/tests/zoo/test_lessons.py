@@ -156,10 +156,10 @@ def test_what_is_seen_over_time_is_where_the_thing_is():
                 )
             kinds.add(bool(named))
             where = [[t for t in things if (t.shape, t.colour) == (shape, colour)] for things in frames]
-            (shared_fields,) = question.mentions
+            (reference,) = question.mentions
             shown = {n // 2 for n, found in enumerate(where) if found}
-            assert {pair for pair, _, _ in shared_fields.seen} == shown
-            for pair, row, column in shared_fields.seen:
+            assert {pair for pair, _, _ in reference.seen} == shown
+            for pair, row, column in reference.seen:
                 there = where[2 * pair] + where[2 * pair + 1]
                 assert any(abs(t.y - 16 * row - 8) < 13 and abs(t.x - 16 * column - 8) < 13 for t in there)
     assert kinds == {True, False}

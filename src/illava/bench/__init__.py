@@ -1,4 +1,4 @@
-"""Measuring how fast a model is, plain and accelerated."""
+"""Measure the speed of a model, plain and accelerated."""
 
 from .timing import Spread, Timing, interleave, measure, ratio, spread
 

@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""The machine that measurements ran on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def machine() -> dict[str, Any]:
-    """Processor, threads and versions, JSON-ready, without names of hosts."""
+    """Processor, threads and versions, JSON-ready, without host names."""
     import transformers
 
     from .. import __version__

@@ -1,4 +1,4 @@
-"""How much memory there is, how much a call takes, and what would fit."""
+"""Free memory, the peak memory of a call, and the largest batch that would fit."""
 
 from __future__ import annotations
 
@@ -23,29 +23,28 @@ _UNITS = {
     for kind in ("B", "iB")
 }
 EVERY = 0.002
-"""Seconds between two looks at the process's memory."""
+"""Seconds between two samples of the process's memory."""
 
 
 def largest_batch(
     budget_bytes: int, weight_bytes: int, kv_bytes_per_row: float, activation_bytes_per_row: float
 ) -> int:
-    """Rows that fit into a budget of memory, computed: weights once, the rest for every row.
+    """The largest batch that fits in a memory budget: (budget - weights) / bytes per row, rounded down.
 
     Args:
         kv_bytes_per_row: keys and values of one prompt and its answer.
-        activation_bytes_per_row: what a pass holds beside them at its peak; taken to grow with the rows.
+        activation_bytes_per_row: other peak memory of a forward pass, assumed proportional to the batch.
 
-    Returns 0 where not even one row fits. Raises ValueError where a row takes nothing, or a number is
-    negative.
+    Returns 0 if not even one row fits. Raises ValueError for negative numbers and for rows of 0 bytes.
     """
-    a_row = kv_bytes_per_row + activation_bytes_per_row
-    if min(budget_bytes, weight_bytes, kv_bytes_per_row, activation_bytes_per_row) < 0 or a_row <= 0:
-        raise ValueError("bytes must not be negative, and a row must take some")
-    return max(0, int((budget_bytes - weight_bytes) // a_row))
+    per_row = kv_bytes_per_row + activation_bytes_per_row
+    if min(budget_bytes, weight_bytes, kv_bytes_per_row, activation_bytes_per_row) < 0 or per_row <= 0:
+        raise ValueError("bytes must not be negative, and a row must take more than 0")
+    return max(0, int((budget_bytes - weight_bytes) // per_row))
 
 
 def parse_bytes(text: str, option: str = "--memory") -> int:
-    """Bytes from a number with its unit: kB, MB, GB and TB are powers of 1000, kiB to TiB of 1024.
+    """Parse bytes with a unit: kB, MB, GB and TB are powers of 1000, kiB to TiB powers of 1024.
 
     Raises InputError.
     """
@@ -57,14 +56,14 @@ def parse_bytes(text: str, option: str = "--memory") -> int:
 
 
 def gigabytes(number: float) -> str:
-    """Bytes as people read them: "8.84 GB", "512 MB"."""
-    # 999.7 MB are a gigabyte to three digits.
+    """Format bytes for people: "8.84 GB", "512 MB"."""
+    # 999.7 MB is 1 GB to three digits.
     power = next((p for p in (4, 3, 2, 1) if number >= 0.9995 * 1000**p), 0)
     return f"{number / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes still to be had on a device; None where nobody says. Limits of containers are not seen."""
+    """Free bytes on a device, or None if unknown. Container limits are not taken into account."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
@@ -77,12 +76,11 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
-    """The most bytes that ``call`` held at a time, above what was held before it; None where nobody says.
+    """Peak memory of ``call`` in bytes, above what was allocated before it; None if unknown.
 
-    On CUDA that is what torch's allocator notes, exactly. On the CPU it is the resident memory of the whole
-    process, looked at every 2 ms from a thread of its own, so shorter peaks may be missed, and memory that
-    an earlier call freed but the C library kept is asked back beforehand as far as that goes. The looking
-    takes a little time: do not time the same call.
+    On CUDA it is the exact peak of torch's allocator. On the CPU it is the resident memory of the process,
+    sampled every 2 ms by a thread, so shorter peaks may be missed; memory that an earlier call freed is
+    returned to the system first if the C library can do so. Sampling takes time: do not time the same call.
     """
     gc.collect()
     if device.type == "cuda":
@@ -95,23 +93,23 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
     if device.type != "cpu" or not _STATM.exists():
         call()
         return None
-    _give_back()
+    _trim()
     before = highest = _resident()
     done = threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         nonlocal highest
         while not done.is_set():
             highest = max(highest, _resident())
             time.sleep(EVERY)
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    sampler = threading.Thread(target=sample, daemon=True)
+    sampler.start()
     try:
         call()
     finally:
         done.set()
-        watcher.join()
+        sampler.join()
     return max(highest, _resident()) - before
 
 
@@ -119,7 +117,7 @@ def _resident() -> int:
     return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _give_back() -> None:
-    """Ask glibc to hand freed memory back to the system; other C libraries have no such call."""
+def _trim() -> None:
+    """Ask glibc to return freed memory to the system; other C libraries have no such call."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""The picture of a bench: measured speed-ups against those of the FLOPs, and answers a second."""
+"""The plot of ``illava bench``: measured speed-ups beside their FLOP bounds, and throughput."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from ..io.files import replacing
 from ..io.plots import COLOURS, HINT, MARKERS
 
-STAGES = {"encoder": "image encoder", "prefill": "prefill", "ttft": "first token"}
+STAGES = {"encoder": "image encoder", "prefill": "prefill", "ttft": "time to first token"}
 
 
 def draw(result: Mapping[str, Any], path: Path) -> str | None:
-    """Write a PNG of what :func:`illava.bench.result.collect` put together.
+    """Plot what :func:`illava.bench.result.collect` returned, as a PNG.
 
-    On the left bars for the smallest batch, with the lowest and the highest round as whiskers, and a black
-    line across each bar where the FLOPs alone would have it; on the right a line a variant.
+    Left: speed-ups at the smallest batch as bars, with whiskers from the slowest to the fastest round and a
+    black line at the FLOP bound. Right: answers per second by batch size, one line per variant.
 
-    Returns None, or one line that says why there is no picture.
+    Returns None, or one line that says why there is no plot.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -57,10 +57,10 @@ def _bars(axes: Any, found: dict[str, Any]) -> None:
         ends = [place - 0.45 * width for place in places], [place + 0.45 * width for place in places]
         line = axes.hlines([part["flops"] for part in modules], *ends, color="black", linewidth=2, zorder=3)
         if number == 0:
-            line.set_label("by FLOPs")
+            line.set_label("FLOP bound")
     axes.axhline(1, color="0.6", linewidth=0.8)
     axes.set_xticks(range(len(STAGES)), list(STAGES.values()))
-    axes.set_ylabel(f"times faster than plain, batch of {found['batch']}")
+    axes.set_ylabel(f"speed-up over the plain model, batch size {found['batch']}")
     axes.legend(frameon=False, fontsize="small", loc="upper left")
 
 
@@ -87,5 +87,5 @@ def _lines(axes: Any, batches: list[dict[str, Any]]) -> None:
             capsize=2,
         )
     axes.set_xticks(sizes)
-    axes.set_xlabel("batch")
-    axes.set_ylabel("answers a second")
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("answers per second")

@@ -1,14 +1,15 @@
-"""Prompts to measure with: noise in the shape that a family's own processor would hand over.
+"""Prompts for measurements, with images of noise.
 
-For models with random weights, which have no processor; real models are asked with theirs
-(:func:`from_processor`). Every row of a batch is the same prompt.
+:func:`make` creates inputs of the shapes that a family's processor returns, for models with random weights,
+which have no processor. :func:`from_processor` uses the processor of a model. Every row of a batch is the
+same prompt.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,13 +22,13 @@ from ..models.noise import text_ids
 from ..models.workload import Size
 
 SIDE = 16384
-"""The longest side of a picture, in pixels."""
+"""The longest side of an image, in pixels."""
 HEAD = 10
-"""How many tokens of the text stand before the pictures."""
+"""How many tokens of the text precede the images."""
 
 
 def parse_size(text: str) -> Size:
-    """(width, height) in pixels from "672" or "672x448".
+    """Parse (width, height) in pixels from "672" or "672x448".
 
     Raises InputError.
     """
@@ -35,7 +36,8 @@ def parse_size(text: str) -> Size:
     sides = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not all(1 <= side <= SIDE for side in sides):
         raise InputError(
-            f"--size {text}: give pixels of a side, such as 672, or of both, 672x448; up to {SIDE}"
+            f"--size {text}: give the side in pixels, such as 672, or WIDTHxHEIGHT, such as 672x448; "
+            f"at most {SIDE}"
         )
     return sides
 
@@ -51,35 +53,34 @@ def make(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Inputs of ``generate`` for a model of a family whose entry makes pictures of noise.
+    """Create inputs of ``generate`` for a model whose family's entry makes images of noise.
 
     Args:
-        config: of the model.
-        size: (width, height) of every picture or frame in pixels, before the processor resizes it.
-        pictures: in each prompt; with frames it must be 1.
-        frames: of a video in the pictures' place; 0 for pictures.
-        text_tokens: all tokens that are no placeholders, with one mark before and one behind each picture
-            where the family has marks. What stands between the frames of a video comes on top.
-        batch: equal rows.
+        config: the model's config.
+        size: (width, height) of every image or frame in pixels, before the processor resizes it.
+        pictures: number of images in each prompt; must be 1 with frames.
+        frames: number of frames of a video instead of images; 0 for images.
+        text_tokens: number of tokens that are not placeholders, including the marks before and after each
+            image where the family has them, excluding tokens between the frames of a video.
+        batch: number of rows, all equal.
 
-    Returns input_ids and attention_mask (B, L), pixel values of noise in ``dtype``, and what the family
-    wants beside them. Raises UnsupportedError for another family, InputError for a size that its processor
-    refuses and for too few text tokens.
+    Returns input_ids and attention_mask (B, L), pixel values of noise in ``dtype``, and the family's other
+    inputs. Raises UnsupportedError for another family, InputError for a size that its processor rejects and
+    for too few text tokens.
     """
     family = FAMILIES.get(config.model_type)
     if family is None or family.noise is None:
         known = sorted(name for name, one in FAMILIES.items() if one.noise is not None)
         raise UnsupportedError(
-            f"there are no made-up prompts for model type {config.model_type!r}; there are for "
-            f"{', '.join(known)}"
+            f"cannot create prompts for model type {config.model_type!r}; supported are {', '.join(known)}"
         )
     if frames and pictures != 1:
-        raise InputError(f"give either frames of one video or several pictures, not {frames} and {pictures}")
+        raise InputError(f"give either --frames {frames} or --pictures {pictures}, not both")
     marks = family.picture_marks
     words = text_tokens - marks * pictures
     if words < 1:
         raise InputError(
-            f"--text-tokens {text_tokens}: give at least {marks * pictures + 1}, as every picture has "
+            f"--text-tokens {text_tokens}: give at least {marks * pictures + 1}, because every image has "
             f"{marks} marks around it and a prompt must end with text"
         )
     try:
@@ -93,13 +94,20 @@ def make(
     video = getattr(config, "video_token_id", None)
     kinds = (row == config.image_token_id).int() + 2 * (row == (-1 if video is None else video)).int()
     inputs |= family.token_types(kinds)
-    inputs |= {name: t.to(dtype) if t.is_floating_point() else t for name, t in shown.values.items()}
-    return {name: rows(t, batch).to(device) for name, t in inputs.items()}
+    return _batched({**inputs, **shown.values}, batch, dtype, device)
 
 
-def rows(values: Tensor, batch: int) -> Tensor:
-    """The same prompt ``batch`` times, one behind the other along the first dimension."""
-    return values.repeat(batch, *[1] * (values.dim() - 1))
+def _batched(
+    inputs: Mapping[str, Any], batch: int, dtype: torch.dtype, device: torch.device | str
+) -> dict[str, Tensor]:
+    """The tensors of one prompt, repeated ``batch`` times along the first dimension."""
+    return {
+        name: value.repeat(batch, *[1] * (value.dim() - 1)).to(
+            device, dtype if value.is_floating_point() else None
+        )
+        for name, value in inputs.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def from_processor(
@@ -112,34 +120,33 @@ def from_processor(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> dict[str, Tensor]:
-    """Inputs that a model's own processor makes of pictures of noise and a question, as :func:`make` does.
+    """Create the inputs of :func:`make` with a model's processor, from images of noise and a question.
 
     Args:
-        text_tokens: the question gets words until this many tokens are no placeholders; templates alone may
-            take more.
+        text_tokens: the question is lengthened until this many tokens are not placeholders; a chat template
+            alone may have more.
 
-    Raises InputError when the processor refuses pictures of this size.
+    Raises InputError if the processor rejects images of this size.
     """
     from ..io.prompts import build_prompt
 
-    shown = [_drawn(size, number) for number in range(pictures)]
+    images = [_noise_image(size, number) for number in range(pictures)]
 
-    def text_of(inputs: Any) -> int:
+    def text_length(inputs: Any) -> int:
         return int((inputs["input_ids"] != processor.image_token_id).sum())
 
     question, word = "What is this?", " And this?"
-    inputs = build_prompt(processor, shown, question)
-    lacking = text_tokens - text_of(inputs)
+    inputs = build_prompt(processor, images, question)
+    lacking = text_tokens - text_length(inputs)
     if lacking > 0:
         length = len(processor.tokenizer(question)["input_ids"])
         more = len(processor.tokenizer(question + word * lacking)["input_ids"]) - length
         words = math.ceil(lacking * lacking / max(1, more))
-        inputs = build_prompt(processor, shown, question + word * words)
-    inputs = inputs.to(device=device, dtype=dtype)
-    return {name: rows(value, batch) for name, value in inputs.items() if isinstance(value, Tensor)}
+        inputs = build_prompt(processor, images, question + word * words)
+    return _batched(inputs, batch, dtype, device)
 
 
-def _drawn(size: Size, seed: int) -> Any:
+def _noise_image(size: Size, seed: int) -> Any:
     from PIL import Image
 
     generator = torch.Generator().manual_seed(seed)
@@ -148,7 +155,7 @@ def _drawn(size: Size, seed: int) -> Any:
 
 
 def count(ids: Tensor | Sequence[int], config: Any) -> int:
-    """Placeholders of pictures and videos among token ids."""
+    """Count the placeholders of images and videos among token ids."""
     kinds = {getattr(config, name, None) for name in ("image_token_id", "video_token_id")} - {None}
     flat = torch.as_tensor(ids).flatten()
     return int(torch.isin(flat, flat.new_tensor(sorted(kinds))).sum())

@@ -1,6 +1,6 @@
-"""Sizes of published checkpoints, as their config.json files state them, by short names.
+"""Sizes of published checkpoints, from their config.json files, by short name.
 
-What the project supports beyond these names is in tests/published.py, which builds on this file.
+Further checkpoints that the project supports are in tests/published.py, which builds on this file.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Shape:
-    """A published checkpoint's sizes."""
+    """The sizes of a published checkpoint."""
 
     checkpoint: str
-    """Its id on the hub."""
+    """Its id on the Hugging Face hub."""
     config: Json
-    """What its config.json states; :func:`config` makes a transformers config of it."""
+    """The fields of its config.json; :func:`config` returns them as a transformers config."""
 
 
 def sizes(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int, **more: Any) -> Json:
-    """A language model."""
+    """The text config of a language model."""
     return dict(
         num_hidden_layers=layers,
         hidden_size=hidden,
@@ -37,7 +37,7 @@ def sizes(layers: int, hidden: int, intermediate: int, heads: int, kv_heads: int
 
 
 def vit(layers: int, hidden: int, intermediate: int, heads: int, image: Any, patch: Any, **more: Any) -> Json:
-    """An image encoder that takes pictures or tiles of one size."""
+    """The vision config of an encoder for images or tiles of one size."""
     return dict(
         num_hidden_layers=layers,
         hidden_size=hidden,
@@ -50,7 +50,7 @@ def vit(layers: int, hidden: int, intermediate: int, heads: int, image: Any, pat
 
 
 def packed(depth: int, hidden: int, intermediate: int, heads: int, patch: int, **more: Any) -> Json:
-    """An image encoder that takes pictures of any size in one long sequence."""
+    """The vision config of an encoder that packs images of any size into one sequence."""
     return dict(
         depth=depth,
         hidden_size=hidden,
@@ -69,7 +69,7 @@ def mrope(*section: int, **more: Any) -> Json:
 
 
 def composed(model_type: str, vision: Json, text: Json, **more: Any) -> Json:
-    """A config of two parts."""
+    """A config with a vision config and a text config."""
     return dict(model_type=model_type, vision_config=vision, text_config=text, **more)
 
 
@@ -86,8 +86,8 @@ QWEN3_TEXT = dict(
     rope_scaling=mrope(24, 20, 20, mrope_interleaved=True),
     rope_theta=5000000,
 )
-# InternLM 2.5 has the layers of a Llama with grouped heads, its queries, keys and values in one matrix;
-# transformers' InternVL takes any text config, so they are stated as Llamas here.
+# InternLM 2.5 is a Llama with grouped-query attention that stores queries, keys and values in one matrix.
+# transformers' InternVL accepts any text config, so Llama stands for it here.
 INTERNLM = dict(model_type="llama", max_position_embeddings=32768)
 INTERNLM_1_8B = sizes(24, 2048, 8192, 16, 8, **INTERNLM)
 INTERNLM_7B = sizes(32, 4096, 14336, 32, 8, **INTERNLM)
@@ -96,7 +96,7 @@ INTERNLM_20B = sizes(48, 6144, 16384, 48, 8, **INTERNLM)
 # -- Image encoders -------------------------------------------------------------------------------------
 
 SO400M = vit(27, 1152, 4304, 16, 224, 14, model_type="siglip_vision_model", vision_use_head=False)
-SO400M_384 = {**SO400M, "num_hidden_layers": 26, "image_size": 384}  # OneVision left the last block out.
+SO400M_384 = {**SO400M, "num_hidden_layers": 26, "image_size": 384}  # OneVision drops the last block.
 QWEN2_5_VISION = packed(32, 1280, 3420, 16, 14, window_size=112, fullatt_block_indexes=[7, 15, 23, 31])
 QWEN3_VISION = packed(27, 1152, 4304, 16, 16, num_position_embeddings=2304)
 QWEN3_TAPPED = {**QWEN3_VISION, "deepstack_visual_indexes": [8, 16, 24]}
@@ -106,7 +106,7 @@ INTERN_6B = vit(45, 3200, 12800, 25, [448, 448], [14, 14], norm_type="rms_norm",
 
 
 def qwen2_vision(width: int) -> Json:
-    """Qwen2-VL's encoder in front of an LLM of ``width`` features."""
+    """Qwen2-VL's encoder for an LLM of hidden size ``width``."""
     return dict(
         depth=32,
         embed_dim=1280,
@@ -125,7 +125,7 @@ TIED = dict(tie_word_embeddings=True)
 
 
 def flat(model_type: str, vision: Json, text: Json, vocabulary: int, **more: Any) -> Json:
-    """Qwen2-VL and 2.5-VL state the sizes of their LLM beside vision_config."""
+    """Qwen2-VL and 2.5-VL keep the fields of the LLM at the top level, beside vision_config."""
     rope = {"type": "mrope", "mrope_section": [16, 24, 24]}
     return dict(
         text, model_type=model_type, vision_config=vision, vocab_size=vocabulary, rope_scaling=rope, **more
@@ -138,7 +138,7 @@ def qwen2_5(text: Json, vocabulary: int, **more: Any) -> Json:
 
 
 def qwen3(model_type: str, vision: Json, text: Json, **more: Any) -> Json:
-    """Qwen3-VL and 3.5, whose encoder knows the width of the LLM."""
+    """Qwen3-VL and 3.5, whose vision config holds the LLM's hidden size."""
     return composed(model_type, {**vision, "out_hidden_size": text["hidden_size"]}, text, **more)
 
 
@@ -149,7 +149,7 @@ def onevision(text: Json, **more: Any) -> Json:
 
 
 def internvl(vision: Json, text: Json, vocabulary: int, token: int) -> Json:
-    """``token``: the id of the placeholder; the marks around a picture have the two ids before it."""
+    """``token``: the id of the placeholder; the marks around an image have the two ids before it."""
     text = {"model_type": "qwen2", **text, "vocab_size": vocabulary}
     return composed(
         "internvl",
@@ -158,7 +158,7 @@ def internvl(vision: Json, text: Json, vocabulary: int, token: int) -> Json:
         downsample_ratio=0.5,
         image_seq_length=256,
         image_token_id=token,
-        # Untied even where the LLM alone is tied: the published counts hold a head of its own.
+        # Untied even if the LLM alone is tied: the published parameter counts include a separate head.
         tie_word_embeddings=False,
     )
 
@@ -203,18 +203,18 @@ SHAPES: dict[str, Shape] = {
     "internvl3-2b": Shape("OpenGVLab/InternVL3-2B-hf", _qwen2_5_internvl(QWEN2_1_5B)),
     "internvl3-8b": Shape("OpenGVLab/InternVL3-8B-hf", _qwen2_5_internvl(QWEN2_7B)),
 }
-"""By short name."""
+"""Short name -> shape."""
 
 
 def shape(name: str) -> Shape:
     """A published shape by its short name. Raises InputError that lists the names."""
     if name not in SHAPES:
-        raise InputError(f"--shape {name}: there is no such shape; give one of {', '.join(SHAPES)}")
+        raise InputError(f"--shape {name}: unknown shape; give one of {', '.join(SHAPES)}")
     return SHAPES[name]
 
 
 def depths(name: str) -> tuple[int, int]:
-    """Encoder blocks and LLM layers of a shape. Raises InputError."""
+    """The number of encoder blocks and of LLM layers of a shape. Raises InputError."""
     stated = shape(name).config
     vision, text = stated["vision_config"], stated.get("text_config", stated)
     return vision.get("depth", vision.get("num_hidden_layers")), text["num_hidden_layers"]
@@ -224,19 +224,19 @@ def config(name: str, layers: int | None = None) -> Any:
     """The transformers config of a shape.
 
     Args:
-        layers: a slice: encoder and LLM are cut to their first that many layers, at most what they have.
-            Qwen2.5-VL's full attention stays where it was, or moves to the last block where none would be
-            left; Qwen3-VL's taps (deepstack) are spread over the blocks again, as many a block, at least one.
+        layers: cut the encoder and the LLM to at most this many first layers each. Qwen2.5-VL's blocks with
+            full attention stay where they were; if none is left, the last block gets it. Qwen3-VL's deepstack
+            layers are redistributed in proportion, at least one of them.
 
-    Raises InputError for another name, or layers below 1 or above what the deeper part has.
+    Raises InputError for an unknown name, and for layers below 1 or above the deeper part's.
     """
     from transformers import CONFIG_MAPPING
 
-    # Configs write into what they are given.
+    # Configs modify the dictionaries they are constructed from.
     stated, most = copy.deepcopy(shape(name).config), max(depths(name))
     if layers is not None:
         if not 1 <= layers <= most:
-            raise InputError(f"--layers {layers}: give a number from 1 to {most}, what {name} has at most")
+            raise InputError(f"--layers {layers}: give a number from 1 to {most}, the depth of {name}")
         _cut(stated, layers)
     return CONFIG_MAPPING[stated.pop("model_type")](**stated)
 

@@ -1,6 +1,6 @@
 """Models of published sizes with random weights.
 
-Speed and memory do not depend on what a model has learnt, so they can be measured without a download.
+Speed and memory do not depend on the values of the weights, so both can be measured without a download.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .published import config, depths
 
 
 def on_meta(made: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The model of a config without memory for its weights: to count, and to check what methods say."""
+    """The model of a config on the meta device, without memory for its weights."""
     from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
@@ -25,12 +25,12 @@ def on_meta(made: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
 
 
 def build(name: str, layers: int | None, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """A model of a published shape in eval mode, with random weights that depend on nothing else.
+    """A model of a published shape in eval mode, with reproducible random weights.
 
-    Matrices are uniform with a standard deviation of 1 / sqrt(fan_in), norms 1, biases 0. There is no end
-    token, so that answers are as long as they may be.
+    Matrices are uniform with a standard deviation of 1 / sqrt(fan_in), norms are 1, biases 0. There is no end
+    token, so every answer has the maximum length.
 
-    Raises InputError as :func:`config` does, and where the device has less free memory than weights take.
+    Raises InputError as :func:`config` does, and if the weights do not fit in the device's free memory.
     """
     from transformers import AutoModelForImageTextToText
     from transformers.initialization import no_init_weights
@@ -43,21 +43,21 @@ def build(name: str, layers: int | None, dtype: torch.dtype, device: torch.devic
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter.dim() > 1:
-                # Uniform: drawing normal numbers takes a CPU four times as long.
+                # Uniform: normal numbers take four times as long on a CPU.
                 bound = math.sqrt(3 / parameter[0].numel())
                 parameter.uniform_(-bound, bound, generator=generator)
             else:
                 parameter.fill_(0.0 if parameter_name.endswith("bias") else 1.0)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    # A placeholder among the generated tokens would stand for a picture that is not there.
+    # A generated placeholder would stand for an image that does not exist.
     placeholders = [getattr(made, name, None) for name in ("image_token_id", "video_token_id")]
     model.generation_config.suppress_tokens = [token for token in placeholders if token is not None]
     return model.eval()
 
 
 def check_fits(name: str, layers: int | None, dtype: torch.dtype, free: int | None) -> None:
-    """Raise InputError unless a shape's weights fit into ``free`` bytes; None: it is not known how many."""
+    """Raise InputError unless a shape's weights fit in ``free`` bytes; None means unknown."""
     needed = weight_bytes(on_meta(config(name, layers), dtype))
     if free is None or needed <= free:
         return
@@ -66,7 +66,7 @@ def check_fits(name: str, layers: int | None, dtype: torch.dtype, free: int | No
         middle = (low + high + 1) // 2
         fits = weight_bytes(on_meta(config(name, middle), dtype)) <= free
         low, high = (middle, high) if fits else (low, middle - 1)
-    hint = f"give --layers {low} or fewer" if low else "not even one layer of each fits"
+    hint = f"give --layers {low} or less" if low else "not even --layers 1 fits"
     raise InputError(
         f"--shape {name}: its weights take {gigabytes(needed)} in {str(dtype).removeprefix('torch.')}, "
         f"and {gigabytes(free)} are free; {hint}"
@@ -74,6 +74,6 @@ def check_fits(name: str, layers: int | None, dtype: torch.dtype, free: int | No
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers, shared ones once."""
+    """Bytes of all parameters and buffers; shared ones count once."""
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())

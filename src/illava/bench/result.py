@@ -1,4 +1,4 @@
-"""Putting together, writing and naming what ``illava bench`` measured."""
+"""Collect and write the results of ``illava bench``."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def collect(
     batches: Sequence[dict[str, Any]],
     budget: int | None = None,
 ) -> dict[str, Any]:
-    """Everything that goes into the file, JSON-ready.
+    """The content of the JSON file.
 
     Args:
-        settings: ``model`` or ``shape`` with ``layers``, ``size`` (width, height), ``pictures`` and whatever
-            else was asked for.
+        settings: ``model``, or ``shape`` and ``layers``; ``size`` (width, height), ``pictures`` and the other
+            settings of the run.
         batches: as :func:`illava.bench.run.run` returns them.
-        budget: bytes for which to work out the largest batch; None: do not.
+        budget: bytes of memory to compute the largest batch for; None skips it.
     """
     parameter, shape = next(model.parameters()), settings["shape"]
     dtype, weights = str(parameter.dtype).removeprefix("torch."), weight_bytes(model)
     part = None if shape is None else sliced(shape, settings["layers"])
     width, height = settings["size"]
-    what = [shape or settings["model"], *([part] if part else [])]
-    what += ["random weights"] if shape else []
-    many = _shown(settings)
-    shown = f"{many} of {width} x {height} pixels" if many else f"{width} x {height} pixels"
-    title = f"{', '.join(what)}\n{shown}, {dtype} on {parameter.device.type}"
+    subject = [shape or settings["model"], *([part] if part else [])]
+    subject += ["random weights"] if shape else []
+    count = _picture_count(settings)
+    pixels = f"{count} of {width} x {height} pixels" if count else f"{width} x {height} pixels"
+    title = f"{', '.join(subject)}\n{pixels}, {dtype} on {parameter.device.type}"
     rows = None if budget is None else fits(batches, model, weights, budget, settings["new_tokens"])
     return {
         "title": title,
@@ -58,31 +58,31 @@ def collect(
     }
 
 
-def _shown(settings: Mapping[str, Any]) -> str | None:
-    """How many pictures or frames a prompt shows; None for one picture."""
+def _picture_count(settings: Mapping[str, Any]) -> str | None:
+    """The number of images or frames in a prompt; None for one image."""
     if settings.get("frames"):
         return f"{settings['frames']} frames"
     return f"{settings['pictures']} pictures" if settings.get("pictures", 1) > 1 else None
 
 
 def sliced(shape: str, layers: int | None) -> str | None:
-    """What was cut of a shape: "a slice of 4 + 4 layers", encoder and LLM; None when it is whole."""
+    """The slice of a shape, encoder + LLM, such as "a slice of 4 + 4 layers"; None for the whole model."""
     whole = depths(shape)
     left = tuple(depth if layers is None else min(layers, depth) for depth in whole)
     return None if left == whole else f"a slice of {left[0]} + {left[1]} layers"
 
 
 def write(folder: Path, result: Mapping[str, Any]) -> tuple[Path, str | None]:
-    """Write the figures as JSON and the plot as PNG beside it, each all at once.
+    """Write the results as JSON and the plot as PNG beside it, both atomically.
 
-    Returns the JSON file, named after what was measured, and what to tell the user where there is no plot.
-    Raises OSError where the folder cannot be written to.
+    Returns the JSON file, named after model, sizes, dtype and device, and a hint if there is no plot. Raises
+    OSError if the folder is not writable.
     """
     width, height = result["size"]
     parts = [slug(result["shape"] or result["model"])]
     parts += [f"{result['layers']}-layers"] if result["slice"] else []
-    shown = _shown(result)
-    parts += [f"{width}x{height}", *([shown.replace(" ", "-")] if shown else [])]
+    count = _picture_count(result)
+    parts += [f"{width}x{height}", *([count.replace(" ", "-")] if count else [])]
     parts += [result["dtype"], result["device"].partition(":")[0]]
     target = folder / f"{'-'.join(parts)}.json"
     with replacing(target) as partial:

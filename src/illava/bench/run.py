@@ -1,4 +1,4 @@
-"""What a model and its merged variants take: time by stage, answers a second, memory; against the FLOPs."""
+"""Measure a model and its merged variants: time by stage, throughput, memory, and speed-up / FLOP bound."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from .timing import Timing, interleave, measure, median_interval, ratios, spread
 
 PLAIN = "plain"
 PARTS = ("encoder", "prefill", "ttft", "decode_per_token", "total")
-"""The measurements of a Timing that ratios are given for."""
+"""The fields of a Timing that are compared."""
 Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method under the name that tables show."""
+    """A method and its name in tables."""
 
     label: str
     method: Method
 
 
 def check(model: nn.Module, variants: Sequence[Variant]) -> None:
-    """Raise InputError unless every variant's method takes this model, which may be on the meta device."""
+    """Raise InputError unless every method supports the model, which may be on the meta device."""
     for variant in variants:
         try:
             accelerate(model, variant.method).remove()
@@ -46,7 +46,7 @@ def check(model: nn.Module, variants: Sequence[Variant]) -> None:
 
 
 def runs_of(variants: Sequence[Variant], batches: Sequence[int], rounds: int) -> int:
-    """How often :func:`run` calls ``generate``: each round, once to warm up and once to look at memory."""
+    """How often :func:`run` calls ``generate``: once a round, once to warm up and once to measure memory."""
     return len(batches) * (1 + len(variants)) * (rounds + 2)
 
 
@@ -59,20 +59,20 @@ def run(
     rounds: int,
     advance: Callable[[int], None] = lambda runs: None,
 ) -> list[dict[str, Any]]:
-    """Measure the plain model and all variants in turn, one batch size after the other.
+    """Measure the plain model and all variants in turn, for each batch size.
 
     Args:
-        prompt: from a number of rows to the inputs of ``generate`` on the model's device.
-        new_tokens: of every answer, whatever the model would like to say.
-        rounds: timed ones, after one to warm up; memory is looked at in a pass of its own.
+        prompt: a function from a batch size to the inputs of ``generate`` on the model's device.
+        new_tokens: the length of every answer.
+        rounds: number of timed rounds, after one warm-up round; memory is measured in a separate run.
         advance: called after each ``generate``.
 
-    Returns for each batch size a JSON-ready ``plain`` and ``variants`` as :func:`figures` has them. Raises
-    ValueError without variants, whose reports say what the plain model costs, UnsupportedError where a
-    method does not take a prompt.
+    Returns JSON-ready ``plain`` and ``variants`` for each batch size, as :func:`figures` returns them. Raises
+    ValueError without variants, whose reports hold the plain model's cost, UnsupportedError if a method does
+    not support a prompt.
     """
     if not variants:
-        raise ValueError("give at least one variant to measure the plain model against")
+        raise ValueError("give at least one variant to compare the plain model with")
     return [_run_batch(model, prompt(size), size, variants, new_tokens, rounds, advance) for size in batches]
 
 
@@ -101,7 +101,7 @@ def _run_batch(
     timings = interleave(
         {label: lambda label=label: generate(label, new_tokens) for label in methods}, rounds
     )
-    # A token after the first, because what grows the cache may copy it.
+    # Include one decoded token, because growing the cache may copy it.
     peaks = {
         label: peak_bytes(lambda label=label: generate(label, min(2, new_tokens)), device)
         for label in methods
@@ -131,11 +131,11 @@ def _run_batch(
 
 
 def figures(timings: Sequence[Timing], batch: int, peak: int | None, costs: Cost) -> dict[str, Any]:
-    """What one variant took: JSON-ready, NaN as null.
+    """The measurements of one variant, JSON-ready, NaN as null.
 
-    Returns ``seconds`` of each part and of each round, ``answers_per_second`` (median, low, high: rows of
-    the batch over the time of whole answers), ``peak_bytes`` above what was held before, ``flops`` of each
-    stage and ``kv_bytes`` after the prefill, over the batch.
+    Returns ``seconds`` by part and round, ``answers_per_second`` (median, low, high of batch size / total
+    time), ``peak_bytes`` above what was allocated before, and ``flops`` by stage and ``kv_bytes`` after
+    prefill of the whole batch.
     """
     return {
         "seconds": {part: [_number(getattr(t, part)) for t in timings] for part in PARTS},
@@ -147,7 +147,7 @@ def figures(timings: Sequence[Timing], batch: int, peak: int | None, costs: Cost
 
 
 def _stages(costs: Cost) -> dict[str, int]:
-    """FLOPs by the stage that a clock sees: the projector is part of the encoder."""
+    """FLOPs by timed stage; the projector is timed as part of the encoder."""
     return {
         "encoder": costs.encoder + costs.projector,
         "prefill": costs.prefill,
@@ -156,10 +156,11 @@ def _stages(costs: Cost) -> dict[str, int]:
 
 
 def against_plain(plain: Sequence[Timing], fast: Sequence[Timing], report: Report) -> dict[str, Any]:
-    """How many times faster each part is, round by round, and what the FLOPs say.
+    """The speed-up of each part, paired by round, and its FLOP bound.
 
-    Returns per part ``median``, ``low``, ``high``, ``interval`` (95 % for the median; null below six rounds),
-    ``flops`` (plain / merged; null where the cost model has no say) and ``of_flops`` (median / flops).
+    Returns for each part ``median``, ``low``, ``high``, ``interval`` (95 % for the median; null below six
+    rounds), ``flops`` (the bound, plain FLOPs / merged FLOPs; null where the cost model has none) and
+    ``of_flops`` (median / bound).
     """
     before, after = _stages(report.plain_cost), _stages(report.cost)
     out: dict[str, Any] = {}
@@ -181,10 +182,10 @@ def against_plain(plain: Sequence[Timing], fast: Sequence[Timing], report: Repor
 def fits(
     found: Sequence[Mapping[str, Any]], model: nn.Module, weights: int, budget: int, new_tokens: int
 ) -> dict[str, int | None]:
-    """The largest batch that would fit into ``budget`` bytes, plain and merged: computed, not tried.
+    """The largest batch that would fit in ``budget`` bytes, by label: computed, not run.
 
-    Weights, the keys and values of a prompt and its whole answer for each row, and for each row what the
-    largest batch measured held beside keys and values at its peak. None where no peak is known.
+    Counts the weights once and, for each row, the keys and values of a prompt and its whole answer and the
+    rest of the peak memory per row of the largest batch measured. None if the peak is unknown.
     """
     most = max(found, key=lambda part: part["batch"])
     modules, batch = locate(model), most["batch"]
@@ -202,5 +203,5 @@ def fits(
 
 
 def _number(value: float) -> float | None:
-    """NaN is no JSON."""
+    """Replace NaN, which JSON does not have, by None."""
     return None if math.isnan(value) else value

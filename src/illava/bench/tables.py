@@ -1,4 +1,4 @@
-"""What ``illava bench`` prints: small tables of at most 80 columns."""
+"""The tables that ``illava bench`` prints, at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -12,35 +12,36 @@ from .memory import gigabytes
 NAMES = {
     "encoder": "image encoder",
     "prefill": "prefill",
-    "ttft": "first token",
-    "decode_per_token": "decode, a token",
+    "ttft": "time to first token",
+    "decode_per_token": "decode, per token",
     "total": "whole answer",
 }
 
 
 def tables(result: dict[str, Any]) -> list[tuple[str, Table]]:
-    """Titles and tables of what :func:`illava.bench.result.collect` put together, in the order to print."""
+    """Titles and tables of what :func:`illava.bench.result.collect` returned, in the order to print."""
     batches = result["batches"]
     first = min(batches, key=lambda part: part["batch"])
     most = max(batches, key=lambda part: part["batch"])
     rounds = len(first["plain"]["seconds"]["total"])
-    how = f"batch of {first['batch']}, median (lowest-highest) of {rounds} round{'s' * (rounds > 1)}"
-    out = [(f"{row['label']} against plain: {how}", _speed(first["plain"], row)) for row in first["variants"]]
-    # The title of the first table names what was measured.
+    how = f"batch size {first['batch']}, median (range) of {rounds} round{'s' * (rounds > 1)}"
+    out = [(f"{row['label']} vs plain: {how}", _speed(first["plain"], row)) for row in first["variants"]]
+    # The title of the first table also names the model and the prompt.
     count = result["parameters"] / 1e6
     many = f"{count / 1e3:.3g} billion" if count >= 1e3 else f"{count:.3g} million"
     weights = f"{many} parameters, {gigabytes(result['weight_bytes'])}"
     out[0] = (f"{result['title']}, {weights}\n\n{out[0][0]}", out[0][1])
-    out.append((f"Answers a second, {result['new_tokens']} tokens each, by batch size", _throughput(batches)))
-    title = f"Batch of {most['batch']}: visual tokens, and memory above the weights"
+    title = f"Answers per second by batch size, {result['new_tokens']} tokens each"
+    out.append((title, _throughput(batches)))
+    title = f"Batch size {most['batch']}: visual tokens, and memory above the weights"
     if result["largest_batch"] is not None:
-        title += f"; largest batch in {gigabytes(result['largest_batch']['bytes'])}: computed, not tried"
+        title += f"; largest batch in {gigabytes(result['largest_batch']['bytes'])} (computed, not run)"
     out.append((title, _memory(most, result["largest_batch"])))
     return out
 
 
 def _speed(plain: dict[str, Any], row: dict[str, Any]) -> Table:
-    table = new_table("", "plain", "merged", "measured", "FLOPs", "of FLOPs")
+    table = new_table("", "plain", "merged", "speed-up", "FLOP bound", "measured / FLOP bound")
     for part, name in NAMES.items():
         gain = row["faster"][part]
         table.add_row(
@@ -58,7 +59,7 @@ def _gain(gain: dict[str, Any]) -> str:
     if gain["median"] is None:
         return "-"
     text = f"{gain['median']:.2f}x ({gain['low']:.2f}-{gain['high']:.2f})"
-    # Below nine rounds it is as wide as the range.
+    # Below nine rounds the interval equals the range.
     if gain["interval"] not in (None, (gain["low"], gain["high"])):
         text += "\n95 % {:.2f}-{:.2f}".format(*gain["interval"])
     return text
@@ -76,7 +77,7 @@ def _throughput(batches: list[dict[str, Any]]) -> Table:
 
 
 def _memory(found: dict[str, Any], largest: dict[str, Any] | None) -> Table:
-    columns = ["", "visual tokens", "KV after prefill", "peak"]
+    columns = ["", "visual tokens", "KV cache after prefill", "peak"]
     columns += [] if largest is None else ["largest batch"]
     table = new_table(*columns)
     visual, plain = found["variants"][0]["visual_tokens"], found["plain"]

@@ -1,4 +1,4 @@
-"""Where the time of a ``generate`` goes: image encoder, prefill, decoding."""
+"""The time that ``generate`` spends in the image encoder, in prefill and in decoding."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from ..models.located import locate
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one ``generate``, and what it made."""
+    """Seconds of one call of ``generate``, and its output."""
 
     encoder: float
-    """In the image encoder and the projector."""
+    """Image encoder and projector."""
     prefill: float
-    """In the LLM's first forward, over the whole prompt."""
+    """The LLM's first forward pass, over the whole prompt."""
     decode: float
-    """In all later forwards of the LLM, one for each new token after the first."""
+    """All later forward passes of the LLM, one for each new token after the first."""
     ttft: float
-    """From the start of ``generate`` to the end of the forward that gives the first token's logits."""
+    """Time to first token: from the start of ``generate`` to the logits of the first new token."""
     total: float
-    """All of ``generate``; what exceeds the sum of the parts is the head, sampling and bookkeeping."""
+    """All of ``generate``: the parts above, the head, sampling and bookkeeping."""
     new_tokens: int
-    """New tokens of each sequence."""
+    """Number of new tokens of each sequence."""
     output: Tensor = field(repr=False, compare=False)
     """(B, prompt + new) int64 token ids, as ``generate`` returned them."""
 
     @property
     def decode_per_token(self) -> float:
-        """Seconds of the LLM for a token after the first; NaN when there was only one."""
+        """Seconds of the LLM per new token after the first; NaN if there is only one."""
         return self.decode / (self.new_tokens - 1) if self.new_tokens > 1 else math.nan
 
     def to_dict(self) -> dict[str, float | int]:
-        """JSON-ready seconds and the number of new tokens."""
+        """JSON-ready: the seconds and the number of new tokens."""
         names = ("encoder", "prefill", "decode", "ttft", "total", "new_tokens")
         return {name: getattr(self, name) for name in names}
 
 
 class _Clock:
-    """Adds up the seconds between entering and leaving modules; the outermost of nested ones counts."""
+    """Records the seconds between entering and leaving modules; of nested calls only the outermost counts."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.depth, self.began = device, 0, 0.0
         self.laps: list[float] = []
-        """Seconds of each outermost call."""
+        """The seconds of each outermost call."""
 
     def now(self) -> float:
         if self.device.type != "cpu":
@@ -73,33 +73,33 @@ class _Clock:
 def measure(
     model: nn.Module, inputs: Mapping[str, Any], max_new_tokens: int, **generate_kwargs: Any
 ) -> Timing:
-    """Run ``model.generate`` greedily once and time its parts, plain or accelerated.
+    """Run ``model.generate`` greedily once and time its parts; the model may be plain or accelerated.
 
-    Only hooks are used, and they are taken off again whatever happens. On an accelerator the clock waits
-    for the device at the start and the end of every part, so the total is a little above an unmeasured
-    run's. Keyword arguments go to ``generate`` and may override ``do_sample=False``.
+    Timing uses hooks, which are removed even after an error. On a GPU the clock synchronizes with the device
+    at the start and the end of every part, so the total is slightly longer than without timing. Keyword
+    arguments are passed to ``generate`` and may override ``do_sample=False``.
 
     Args:
-        inputs: what the processor returned, on the model's device: one prompt or a padded batch.
+        inputs: the processor's output on the model's device: one prompt or a padded batch.
 
-    Raises UnsupportedError for a model whose parts illava does not know.
+    Raises UnsupportedError for an unsupported model.
     """
     modules = locate(model)
     device = next(model.parameters()).device
     encoder, llm = _Clock(device), _Clock(device)
     first: list[float] = []
 
-    def note_first(*_: Any) -> None:
+    def record_first(*_: Any) -> None:
         if not first and llm.laps:
             first.append(llm.now())
 
-    # First in and last out, so that what an accelerated model does in its hooks counts as well.
+    # The first pre-hook and the last hook, so that the hooks of an accelerated model are timed as well.
     handles = []
     try:
         for module, clock in ((modules.encoder, encoder), (modules.projector, encoder), (modules.llm, llm)):
             handles.append(module.register_forward_pre_hook(clock.enter, prepend=True))
             handles.append(module.register_forward_hook(clock.leave))
-        handles.append(model.register_forward_hook(note_first))
+        handles.append(model.register_forward_hook(record_first))
         start = llm.now()
         output = model.generate(
             **inputs, **{"max_new_tokens": max_new_tokens, "do_sample": False, **generate_kwargs}
@@ -121,10 +121,10 @@ def measure(
 
 @contextmanager
 def hook_seconds(model: nn.Module) -> Iterator[list[float]]:
-    """Note the seconds that every call of a hook now on ``model``'s modules takes, until the block ends.
+    """Within the block, record the seconds of every call of the hooks that ``model``'s modules have now.
 
-    On an accelerated model that is what acceleration itself costs on the CPU's side; what a hook only
-    enqueues on an accelerator is not waited for. Scores that are computed inside attention do not count.
+    On an accelerated model this is the CPU time of acceleration itself: work enqueued on a GPU is not waited
+    for, and scores computed inside attention are not included.
     """
     seconds: list[float] = []
 
@@ -147,17 +147,17 @@ def hook_seconds(model: nn.Module) -> Iterator[list[float]]:
         yield seconds
     finally:
         for table, hooks in zip(tables, before, strict=True):
-            # Hooks may have gone meanwhile, or come: only those that are still there are put back.
+            # Hooks may have been removed or added meanwhile: restore only those that are still registered.
             table.update({key: hook for key, hook in hooks.items() if key in table})
 
 
 def interleave(
     runs: Mapping[str, Callable[[], Timing]], rounds: int, warmup: int = 1
 ) -> dict[str, list[Timing]]:
-    """Call every run once a round, in turn, so that a machine that slows down slows all of them.
+    """Call all runs in turn, once a round, so that drifts in the machine's speed affect all of them.
 
-    The order turns round from one round to the next: a b, b a, a b. The first ``warmup`` rounds are not
-    part of the result. Raises ValueError unless there is at least one round.
+    The order alternates: a b, b a, a b. The first ``warmup`` rounds are not part of the result. Raises
+    ValueError unless there is at least one round.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
@@ -172,7 +172,7 @@ def interleave(
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of repeated measurements, and how far they lay apart."""
+    """The median and the range of repeated measurements."""
 
     median: float
     low: float
@@ -182,20 +182,19 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, minimum and maximum; all NaN if any value is. Raises ValueError when there are none."""
+    """Median, minimum and maximum; all NaN if any value is. Raises ValueError without values."""
     if not values:
-        raise ValueError("there are no values to take the median of")
+        raise ValueError("the median needs at least one value")
     if any(math.isnan(value) for value in values):
         return Spread(math.nan, math.nan, math.nan)
     return Spread(statistics.median(values), min(values), max(values))
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Interval that holds the true median with probability ``level`` or more, whatever the distribution.
+    """Distribution-free confidence interval of the median, by the sign test.
 
-    Between the k-th smallest and the k-th largest value, for the largest k at which a fair coin, thrown once
-    a value, comes up heads fewer than k times with probability (1 - level) / 2 at most (the sign test).
-    None when there are too few values: 95 % takes six.
+    Its ends are the k-th smallest and the k-th largest of n values, for the largest k with
+    P(Binomial(n, 1/2) < k) <= (1 - level) / 2. None for too few values: 95 % needs six.
     """
     n, k, below = len(values), 0, 0.0
     while (below := below + math.comb(n, k) / 2**n) <= (1 - level) / 2:
@@ -205,18 +204,19 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
 
 
 def ratio(before: Sequence[Timing], after: Sequence[Timing], part: str) -> Spread:
-    """How many times faster ``after`` is than ``before``, round by round.
+    """The speed-up of ``after`` over ``before``, paired by round.
+
+    Rounds are paired because the machine's speed drifts over time. NaN if ``after`` took no time.
 
     Args:
         part: a field of Timing that holds seconds, or ``decode_per_token``.
 
-    Rounds are paired first because neighbours in time share the machine's mood. NaN where ``after`` took
-    no time. Raises ValueError when the two differ in length.
+    Raises ValueError if the two differ in length.
     """
     return spread(ratios(before, after, part))
 
 
 def ratios(before: Sequence[Timing], after: Sequence[Timing], part: str) -> list[float]:
-    """What :func:`ratio` sums up, one value a round."""
+    """The values that :func:`ratio` summarizes, one per round."""
     pairs = [(getattr(a, part), getattr(b, part)) for a, b in zip(before, after, strict=True)]
     return [slow / fast if fast else math.nan for slow, fast in pairs]

@@ -1,4 +1,4 @@
-"""The command line: ``illava ask`` and ``illava info``; the other commands have a file each."""
+"""The ``illava`` command line: ``ask``, ``info``, and the commands of the neighbouring modules."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from .bench import bench
 from .compare import compare
 from .console import (
     DEFAULT_KEEP,
+    KEEP_HELP,
+    MODEL_HELP,
+    AnswerTokensOption,
     App,
     DeviceOption,
     DtypeOption,
+    JsonOption,
     ModelOption,
     SeveralCommand,
     TrustOption,
@@ -39,18 +43,18 @@ if TYPE_CHECKING:
     from ..ask import Answer
 
 app = App(
-    help="Vision-language models made faster by merging redundant visual tokens, without training.",
+    help="Accelerate vision-language models by merging redundant visual tokens, without training.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STAGES = {"pixels": "picture", "encoder": "image encoder", "projector": "projector", "llm": "LLM"}
+STAGES = {"pixels": "image", "encoder": "image encoder", "projector": "projector", "llm": "LLM"}
 
 
 def main() -> None:
     """Entry point of the ``illava`` script."""
-    # An answer may hold characters that the terminal's encoding has not.
+    # An answer may hold characters that the terminal cannot encode.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     app()
@@ -76,43 +80,60 @@ def _root(
 
 @app.command()
 def ask(
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE", help="Picture files, or demo/NAME.")],
-    question: Annotated[str, typer.Argument(help="A question about them, in quotes.")],
+    pictures: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE", help="Image files, or shipped images such as demo/word.png."),
+    ],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="A question about them, in quotes.")],
     model: ModelOption = "zoo/L",
     keep: Annotated[
         str | None,
         typer.Option(
-            help="Share of all visual tokens left at the end, such as 0.33 or 1/9. Default: with --method, "
-            f"that method's own; else {DEFAULT_KEEP}, the smallest at which illava-best loses no accuracy "
-            "significantly on the shipped models (docs/comparison.md)."
+            metavar="SHARE",
+            help=f"{KEEP_HELP}.",
+            show_default=f"{DEFAULT_KEEP}, or with --method that method's own",
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="Name of a method or preset; illava is the published schedule. Default: illava-best, or, "
-            "without --keep, the illava_config.json beside the model's weights."
+            metavar="METHOD",
+            help="Name of a method or preset; illava is the published schedule.",
+            show_default="illava-best, or, without --keep, the illava_config.json beside the model's weights",
         ),
     ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Run the plain model, too.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Also run the plain model.")] = False,
     rounds: Annotated[
-        int, typer.Option(min=1, help="With --compare: timed runs of each, after one to warm up.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="With --compare: timed runs of each model, after one warm-up run."
+        ),
     ] = 5,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
+    max_new_tokens: AnswerTokensOption = 64,
     save_overlay: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw which patches were left over the pictures.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Save the images with the patches that were kept drawn on them."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Ask an accelerated model a question about one or more pictures."""
+    """Ask an accelerated model a question about one or more images.
+
+    \b
+    Examples:
+      illava ask demo/word.png "What does it read?"
+      illava ask demo/number.png "What colour is the heart?" --keep 1/9 --compare
+      illava ask photo.jpg "What is it?" --model Qwen/Qwen2-VL-2B-Instruct
+    """
     with one_line_errors():
         from ..io.pictures import InputError, check_writable, open_picture, save_png
 
         if os.path.isfile(question):
-            raise InputError(f"{question}: the last argument must be the question, this is a file")
+            raise InputError(f"{question}: the last argument must be the question, but this is a file")
         share = None if keep is None else parse_keep(keep)
         opened = [open_picture(picture) for picture in pictures]
         if save_overlay is not None:
@@ -151,10 +172,20 @@ def ask(
 
 @app.command()
 def info(
-    model: Annotated[str | None, typer.Argument(help="A shipped model, a folder, or a hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.", show_default=False)
+    ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Say whether a model is supported and where its tokens would merge; without MODEL, list what is."""
+    """Show whether a model is supported and at which layers its tokens merge.
+
+    Without MODEL, list the supported families, the shipped models and the shipped images.
+
+    \b
+    Examples:
+      illava info
+      illava info Qwen/Qwen2-VL-2B-Instruct
+    """
     with one_line_errors():
         hush()
         from . import info as work
@@ -173,7 +204,7 @@ app.command("bench", cls=SeveralCommand)(bench)
 
 
 def print_answer(answer: Answer) -> None:
-    """Print the answers, the tokens at every step, and time and cost."""
+    """Print the answers, the number of tokens at every step, and time and cost."""
     if answer.plain_text is None:
         typer.echo(answer.text)
     else:
@@ -187,9 +218,7 @@ def print_answer(answer: Answer) -> None:
         f"{report.average_tokens:.1f} on average over the LLM's layers",
         _steps_table(answer),
     )
-    how = (
-        "one run, not warmed up" if answer.plain_timings is None else f"medians and ranges of {rounds} rounds"
-    )
+    how = "one run without warm-up" if answer.plain_timings is None else f"median (range) of {rounds} rounds"
     print_table(f"Time and cost: {how}", _cost_table(answer))
 
 
@@ -226,7 +255,7 @@ def _cost_table(answer: Answer) -> Table:
     from ..bench.timing import ratio, spread
 
     fast, plain = answer.timings, answer.plain_timings
-    table = new_table("", "plain", "accelerated", "ratio")
+    table = new_table("", "plain", "merged", "plain / merged")
     names = {
         "encoder": "image encoder",
         "prefill": "prefill",

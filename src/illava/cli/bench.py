@@ -1,4 +1,4 @@
-"""The command line: ``illava bench``."""
+"""``illava bench``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .console import (
+    DTYPE_HELP,
+    KEEP_HELP,
+    MODEL_HELP,
     DeviceOption,
+    PicturesOption,
+    SizeOption,
+    TextTokensOption,
+    ThreadsOption,
     TrustOption,
     hush,
     one_line_errors,
@@ -36,60 +43,83 @@ LIST = "list"
 def bench(
     model: Annotated[
         str | None,
-        typer.Argument(help="A shipped model, a folder, or a hub id, with its own weights and processor."),
+        typer.Argument(
+            metavar="MODEL", help=f"{MODEL_HELP}, with weights and processor.", show_default=False
+        ),
     ] = None,
     shape: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Random weights of a published size instead; 'list' lists them."),
+        typer.Option(
+            metavar="NAME",
+            help="Measure random weights of a published size instead of MODEL; 'list' prints the names.",
+        ),
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(help="With --shape: a slice of so many layers of encoder and LLM each."),
+        typer.Option(
+            metavar="N",
+            help="With --shape: keep only the first N layers of the image encoder and of the LLM.",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Methods by name, or folders that illava plan --save wrote. Default: illava."),
+        typer.Option(
+            metavar="METHOD...",
+            help="Names of methods, or folders written by illava plan --save.",
+            show_default="illava",
+        ),
     ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            help="Final visual tokens / all, such as 0.33 or 1/9. Default: "
-            + " ".join(BUDGETS)
-            + ". illava's published schedule is measured as well."
+            metavar="SHARE...",
+            help=f"{KEEP_HELP}. illava is also measured with its published schedule.",
+            show_default=" ".join(BUDGETS),
         ),
     ] = None,
-    size: Annotated[str, typer.Option(help="Pixels of a picture's side, or WIDTHxHEIGHT.")] = "672",
-    pictures: Annotated[int, typer.Option(min=1, help="In each prompt.")] = 1,
+    size: SizeOption = "672",
+    pictures: PicturesOption = 1,
     frames: Annotated[
-        int, typer.Option(min=0, help="With --shape: a video of so many frames in the picture's place.")
+        int, typer.Option(metavar="N", min=0, help="With --shape: a video of N frames instead of images.")
     ] = 0,
-    text_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of each prompt that stand for no picture.")
-    ] = 47,
+    text_tokens: TextTokensOption = 47,
     batch: Annotated[
-        list[str] | None, typer.Option(help="Prompts at once. Default: " + " ".join(BATCHES) + ".")
+        list[str] | None,
+        typer.Option(metavar="N...", help="Batch sizes.", show_default=" ".join(BATCHES)),
     ] = None,
-    new_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Timed runs of each, after one to warm up.")] = 5,
+    new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of tokens generated for each prompt.")
+    ] = 32,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Timed runs of each variant, after one warm-up run.")
+    ] = 5,
     memory: Annotated[
         str | None,
-        typer.Option(help="Such as 24GB or 80GiB: the largest batch that would fit, computed, not tried."),
+        typer.Option(
+            metavar="BYTES",
+            help="Also compute, without running it, the largest batch that fits in e.g. 24GB or 80GiB.",
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU. Default: torch's choice.")] = None,
+    threads: ThreadsOption = None,
     device: DeviceOption = "auto",
     dtype: Annotated[
-        str,
-        typer.Option(
-            help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's, and "
-            "bfloat16 for shapes."
-        ),
+        str, typer.Option(metavar="DTYPE", help=f"{DTYPE_HELP}, bfloat16 with --shape.")
     ] = "auto",
     trust_remote_code: TrustOption = False,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the figures go, as JSON and as a plot.")
+        Path, typer.Option(metavar="DIR", help="Write the results to this folder, as JSON and as a plot.")
     ] = Path("out/bench"),
 ) -> None:
-    """Measure time, throughput and memory, plain and merged in turn, against what FLOPs predict."""
+    """Measure speed, throughput and memory of the plain and the accelerated model.
+
+    Plain and accelerated runs alternate. Every speed-up is printed with its FLOP bound.
+
+    \b
+    Examples:
+      illava bench zoo/L
+      illava bench --shape list
+      illava bench --shape qwen2-vl-2b --layers 4 --keep 1/3 1/9 --batch 1 8
+    """
     with one_line_errors():
         hush()
         from ..bench import published, result, run, tables
@@ -103,13 +133,13 @@ def bench(
                 typer.echo(f"{name:22}{stated.checkpoint}")
             raise typer.Exit()
         if (model is None) == (shape is None):
-            raise InputError("give either a model or --shape NAME; illava bench --shape list lists the names")
+            raise InputError("give either MODEL or --shape NAME; illava bench --shape list prints the names")
         if shape is None and (layers is not None or frames):
-            raise InputError("--layers and --frames go with --shape NAME: a model is taken as it is")
+            raise InputError("--layers and --frames need --shape NAME; leave them out for MODEL")
         variants = make_variants(values(method) or ["illava"], values(keep) or list(BUDGETS))
         batches = list(dict.fromkeys(_batch(text) for text in values(batch) or BATCHES))
-        asked = {"pictures": pictures, "text_tokens": text_tokens}
-        options = {"size": parse_size(size), **asked, **({"frames": frames} if frames else {})}
+        options = {"size": parse_size(size), "pictures": pictures, "text_tokens": text_tokens}
+        options |= {"frames": frames} if frames else {}
         budget = None if memory is None else parse_bytes(memory)
         with writing(output):
             output.mkdir(parents=True, exist_ok=True)
@@ -121,7 +151,7 @@ def bench(
         loaded, prompt = _prepare(model, shape, layers, variants, options, device, dtype, trust_remote_code)
         check_free(output)
         with progress("runs", run.runs_of(variants, batches, rounds)) as advance:
-            found = run.run(loaded, prompt, variants, batches, new_tokens, rounds, advance)
+            measured = run.run(loaded, prompt, variants, batches, new_tokens, rounds, advance)
         settings = {
             "model": model,
             "shape": shape,
@@ -130,18 +160,18 @@ def bench(
             "new_tokens": new_tokens,
             "rounds": rounds,
         }
-        figures = result.collect(loaded, settings, found, budget)
+        figures = result.collect(loaded, settings, measured, budget)
         with writing(output):
             written, hint = result.write(output, figures)
         for title, table in tables.tables(figures):
             print_table(title, table)
         if hint:
             typer.echo(hint, err=True)
-        typer.echo(f"All figures: {written}")
+        typer.echo(f"Results: {written}")
 
 
 def make_variants(methods: list[str], keeps: list[str]) -> list[Variant]:
-    """A variant for each method at each budget, with illava's published schedule. Raises InputError."""
+    """One variant per method and budget, and illava's published schedule. Raises InputError."""
     from ..bench.run import Variant
     from ..evaluation.rows import merged_row
     from ..methods.presets import make_method
@@ -154,7 +184,7 @@ def make_variants(methods: list[str], keeps: list[str]) -> list[Variant]:
         if not is_saved(name)
         for share in ((None, *shares) if name == "illava" else shares)
     ]
-    # 1/2 and 0.5 are one variant.
+    # 1/2 and 0.5 have the same label.
     named = {row.label: row.method for row in rows} | saved
     return [Variant(label, method) for label, method in named.items() if method]
 
@@ -180,7 +210,7 @@ def _batch(text: str) -> int:
     from ..io.pictures import InputError
 
     if not text.isdecimal() or not 1 <= int(text) <= 65536:
-        raise InputError(f"--batch {text}: give numbers of prompts at once, such as 1 4 16")
+        raise InputError(f"--batch {text}: give batch sizes from 1 to 65536, such as 1 4 16")
     return int(text)
 
 
@@ -194,7 +224,7 @@ def _prepare(
     dtype: str,
     trust_remote_code: bool,
 ) -> tuple[nn.Module, Callable[[int], Inputs]]:
-    """The model, and its prompts by their number; what cannot work is said before weights are made."""
+    """The model, and a function from a batch size to inputs. Raises InputError before weights are created."""
     import torch
 
     from ..bench import prompts, published, random_weights, run
@@ -211,12 +241,12 @@ def _prepare(
     run.check(random_weights.on_meta(config), variants)
     if shape is None:
         model, processor = loading.load(str(name), device, dtype, trust_remote_code)
-        made = functools.partial(prompts.from_processor, processor)
+        make = functools.partial(prompts.from_processor, processor)
     else:
-        made = functools.partial(prompts.make, config)
-        made(**options)
+        make = functools.partial(prompts.make, config)
+        make(**options)
         if kind is None:
             kind = torch.float32 if place.type == "cpu" else torch.bfloat16
         model = random_weights.build(shape, layers, kind, place)
     options = {**options, "device": model.device, "dtype": model.dtype}
-    return model, lambda batch: made(batch=batch, **options)
+    return model, lambda batch: make(batch=batch, **options)

@@ -1,4 +1,4 @@
-"""The command line: ``illava compare``."""
+"""``illava compare``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ import typer
 
 from ..io.tables import new_table
 from .console import (
+    KEEP_HELP,
+    MODEL_HELP,
+    AnswerTokensOption,
+    BatchSizeOption,
     DeviceOption,
     DtypeOption,
+    LimitOption,
+    ResultsOption,
+    SeedOption,
+    SkipBadOption,
+    SplitOption,
+    TasksOption,
+    TimeOption,
     TrustOption,
     hush,
     one_line_errors,
     parse_keep,
     print_table,
-    progress,
     values,
     writing,
 )
-from .evaluate import check_folders, make_tasks
+from .evaluate import answer_and_time, check_folders, make_tasks
 
 if TYPE_CHECKING:
     from ..evaluation.comparison import Measured
@@ -32,58 +42,57 @@ BUDGETS = ("1/3", "1/6", "1/9", "1/18")
 
 
 def compare(
-    output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where results go; a run that was stopped there goes on.")
-    ],
+    output: ResultsOption,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Shipped models, folders, or ids of the Hugging Face hub. Default: zoo/L."),
+        typer.Option(metavar="MODEL...", help=f"{MODEL_HELP}; or several.", show_default="zoo/L"),
     ] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="Methods, presets, or folders and files written by Method.save_pretrained. Default: all."
+            metavar="METHOD...",
+            help="Names of methods or presets, or folders or files written by Method.save_pretrained.",
+            show_default="all",
         ),
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Final visual tokens / all, such as 0.33 or 1/9. Default: " + " ".join(BUDGETS) + "."
-        ),
+        typer.Option(metavar="SHARE...", help=f"{KEEP_HELP}.", show_default=" ".join(BUDGETS)),
     ] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option(help="Names of tasks, or folders that hold a samples.jsonl. Default: all tasks."),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Samples of each task.")] = 300,
-    split: Annotated[str, typer.Option(help="test or val; folders have no splits.")] = "test",
-    seed: Annotated[int, typer.Option(min=0, help="Of the tasks and of the bootstrap.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 16,
-    time: Annotated[
-        int, typer.Option("--time", metavar="N", min=0, help="Prompts to measure speed on; 0: do not.")
-    ] = 8,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out bad lines of a samples.jsonl.")
-    ] = False,
-    reference: Annotated[str, typer.Option(help="The method all others are compared with.")] = "illava",
+    tasks: TasksOption = None,
+    limit: LimitOption = 300,
+    split: SplitOption = "test",
+    seed: SeedOption = 0,
+    batch_size: BatchSizeOption = 16,
+    max_new_tokens: AnswerTokensOption = 16,
+    time: TimeOption = 8,
+    skip_bad: SkipBadOption = False,
+    reference: Annotated[
+        str, typer.Option(metavar="METHOD", help="Compare all other methods with this one.")
+    ] = "illava",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Compare methods at several budgets, on one or several models: what each keeps, costs and takes."""
+    """Compare the accuracy, cost and speed of several methods, on one or more models.
+
+    \b
+    Examples:
+      illava compare --output out/compare
+      illava compare --output out/compare --method illava fastv --keep 1/3 1/9
+    """
     with one_line_errors():
         hush()
-        from ..evaluation import comparison, comparison_page, entrants
+        from ..evaluation import compared_methods, comparison, comparison_page
         from ..io.files import check_free, protect
         from ..models import loading
 
         shares = [parse_keep(text) for text in values(keep) or BUDGETS]
-        asked = values(method) or [entrants.ALL]
-        against = entrants.reference_name(reference, asked)
-        if against not in (entrant.name for entrant in entrants.entrants(asked)):
-            asked.append(reference)
-        chosen = entrants.comparison_rows(asked, shares)
+        methods = values(method) or [compared_methods.ALL]
+        against = compared_methods.reference_name(reference, methods)
+        if against not in (one.name for one in compared_methods.find(methods)):
+            methods.append(reference)
+        rows = compared_methods.comparison_rows(methods, shares)
         names = list(dict.fromkeys(values(model) or ["zoo/L"]))
         folders = model_folders(output, names)
         for name in names:
@@ -93,13 +102,13 @@ def compare(
         options = dict(
             limit=limit, seed=seed, split=split, batch_size=batch_size, max_new_tokens=max_new_tokens
         )
-        found: dict[str, Measured] = {
+        measured: dict[str, Measured] = {
             name: measure(
-                name, folder, chosen, values(tasks), skip_bad, options, time, device, dtype, trust_remote_code
+                name, folder, rows, values(tasks), skip_bad, options, time, device, dtype, trust_remote_code
             )
             for name, folder in folders.items()
         }
-        figures = comparison.compare(found, against)
+        figures = comparison.compare(measured, against)
         with writing(output):
             hint = comparison_page.write(output, figures)
         if hint:
@@ -121,42 +130,27 @@ def measure(
     dtype: str,
     trust_remote_code: bool = False,
 ) -> Measured:
-    """Run, or go on with, all rows on one model. Raises InputError."""
-    from ..evaluation import speed
+    """Run all rows on one model, or continue a run. Raises InputError."""
+    from ..evaluation.compared_methods import refusals
     from ..evaluation.comparison import Measured
-    from ..evaluation.entrants import refusals
-    from ..evaluation.rows import describe, size
-    from ..evaluation.run import run
+    from ..evaluation.rows import describe
     from ..evaluation.store import Store
     from ..models.loading import load
 
-    limit, most = options["limit"], options["max_new_tokens"]
-    tasks = make_tasks(names, options["split"], options["seed"], limit, skip_bad)
+    tasks = make_tasks(names, options["split"], options["seed"], options["limit"], skip_bad)
     model, processor = load(name, device, dtype, trust_remote_code)
-    check_folders(tasks, processor, limit)
+    check_folders(tasks, processor, options["limit"])
     refused = refusals(model, processor, rows, tasks)
     for label, reason in refused.items():
-        typer.echo(f"{name}: {label} is left out: {reason}", err=True)
-    able = [row for row in rows if row.label not in refused]
-    with Store(folder, describe(name, model, tasks, able, **options)) as store:
-        answers = sum(size(task, limit) for task in tasks) * (2 + len(able))
-        with progress(f"{name}: answers", answers) as advance:
-            run(model, processor, tasks, able, store, limit, options["batch_size"], most, advance)
-        timed = [row for row in able if row.method is not None]
-        samples = speed.pick(tasks, limit, time)
-        timing = speed.known(folder, timed, samples)
-        if timing is None and samples:
-            with (
-                progress(f"{name}: timing", (1 + len(samples)) * (1 + len(timed))) as advance,
-                writing(folder),
-            ):
-                timing = speed.measure_rows(model, processor, samples, timed, most, advance, folder)
-                speed.save(folder, timing)
+        typer.echo(f"{name}: skipping {label}: {reason}", err=True)
+    runnable = [row for row in rows if row.label not in refused]
+    with Store(folder, describe(name, model, tasks, runnable, **options)) as store:
+        timing = answer_and_time(model, processor, tasks, runnable, store, time, f"{name}: ")
         return Measured(rows, refused, store.settings, store.lines, timing)
 
 
 def model_folders(output: Path, names: list[str]) -> dict[str, Path]:
-    """Where each model's answers go. Raises InputError where two would share a folder."""
+    """The folder for each model's answers. Raises InputError if two models would share one."""
     from ..evaluation.comparison_page import PLOTS
     from ..io.pictures import InputError
     from ..io.texts import slug
@@ -165,19 +159,23 @@ def model_folders(output: Path, names: list[str]) -> dict[str, Path]:
     for name in names:
         folder = output / slug(name)
         if folder in folders.values() or folder.name == PLOTS:
-            raise InputError(f"--model {name}: its folder would be {folder}, which is taken; rename it")
+            raise InputError(
+                f"--model {name}: its results folder {folder} is already in use; rename the model"
+            )
         folders[name] = folder
     return folders
 
 
 def print_comparison(figures: Mapping[str, Any]) -> None:
-    """Print what every row keeps, costs and takes, model by model."""
+    """Print accuracy, tokens, FLOPs and time of every row, one table per model."""
     from ..evaluation.comparison_page import ordered
     from ..evaluation.summary import number
     from ..evaluation.verdict import difference
 
     for name, model in figures["models"].items():
-        table = new_table("", "above blank %", "tokens", "FLOPs", "TTFT", f"against {figures['reference']}")
+        table = new_table(
+            "", "above blank %", "tokens", "FLOPs / plain", "TTFT / plain", f"vs {figures['reference']}"
+        )
         for row in ordered(model["rows"]):
             table.add_row(
                 row["label"],

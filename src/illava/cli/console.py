@@ -1,4 +1,4 @@
-"""What all commands share: options as users write them, tables, errors and warnings in one line each."""
+"""What the commands share: options, tables, progress bars, and one-line errors and warnings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,52 +21,107 @@ from ..io.files import protecting
 from ..io.texts import check_text, is_url
 from ..io.warning_lines import one_line, one_line_warnings, take_over
 
-if TYPE_CHECKING:
-    from pathlib import Path
+# -- Options that several commands have ----------------------------------------------------------------------
 
+MODEL_HELP = "A shipped model such as zoo/S, a folder, or a Hugging Face hub id"
+KEEP_HELP = "Share of the visual tokens left at the end, such as 0.33 or 1/9"
+DTYPE_HELP = (
+    "auto, float32, bfloat16 or float16; auto is float32 on CPUs and the checkpoint's dtype elsewhere"
+)
 
-ModelOption = Annotated[
-    str, typer.Option(help="A shipped model, a folder, or an id of the Hugging Face hub.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-DtypeOption = Annotated[
-    str,
-    typer.Option(help="auto, float32, bfloat16 or float16; auto is float32 on CPUs, else the checkpoint's."),
-]
+ModelOption = Annotated[str, typer.Option(metavar="MODEL", help=f"{MODEL_HELP}.")]
+DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
+DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help=f"{DTYPE_HELP}.")]
 TrustOption = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Run code that comes with the model, and read pickled weights, which can run code too.",
+        help="Run code that comes with the model and load pickled weights, which can execute code as well.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+AnswerTokensOption = Annotated[
+    int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Generate at most this many tokens.")
+]
+
+# What eval and compare run.
+ResultsOption = Annotated[
+    Path,
+    typer.Option(
+        "--output", metavar="DIR", help="Write results to this folder; continue a run that was stopped there."
+    ),
+]
+TasksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tasks",
+        metavar="TASK...",
+        help="Names of tasks, or folders with a samples.jsonl.",
+        show_default="all tasks",
+    ),
+]
+LimitOption = Annotated[
+    int, typer.Option("--limit", metavar="N", min=1, help="Evaluate at most this many samples per task.")
+]
+SplitOption = Annotated[
+    str, typer.Option("--split", metavar="SPLIT", help="test or val; folders have no splits.")
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", metavar="N", min=0, help="Seed of the tasks and of the bootstrap.")
+]
+BatchSizeOption = Annotated[
+    int, typer.Option("--batch-size", metavar="N", min=1, help="Number of prompts per batch.")
+]
+TimeOption = Annotated[
+    int, typer.Option("--time", metavar="N", min=0, help="Number of prompts to time; 0 skips timing.")
+]
+SkipBadOption = Annotated[
+    bool, typer.Option("--skip-bad", help="Skip invalid lines of a samples.jsonl instead of refusing it.")
+]
+
+# The prompt that bench measures and plan predicts.
+SizeOption = Annotated[
+    str, typer.Option("--size", metavar="PIXELS", help="Image size: the side of a square, or WIDTHxHEIGHT.")
+]
+PicturesOption = Annotated[
+    int, typer.Option("--pictures", metavar="N", min=1, help="Number of images in each prompt.")
+]
+TextTokensOption = Annotated[
+    int, typer.Option("--text-tokens", metavar="N", min=1, help="Number of text tokens in each prompt.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, help="Number of CPU threads.", show_default="torch's choice"
     ),
 ]
 
 
 class App(typer.Typer):
-    """Whose commands all check what they are given, as :class:`Command` does."""
+    """An application whose commands check their arguments as :class:`Command` does."""
 
     def command(self, name: str | None = None, *, cls: type[TyperCommand] | None = None, **more: Any) -> Any:
         return super().command(name, cls=cls or Command, **more)
 
 
 class Command(TyperCommand):
-    """A command that refuses texts with lone surrogates, empty paths and URLs in place of paths, by name."""
+    """A command that rejects lone surrogates, empty paths and URLs in place of paths by parameter name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = self.make_parser(ctx).parse_args(list(args))[0]
-        words = {param: _strings(given.get(str(param.name))) for param in self.params}
+        parsed = self.make_parser(ctx).parse_args(list(args))[0]
+        words = {param: _strings(parsed.get(str(param.name))) for param in self.params}
         with one_line_errors():
-            # Before conversion, which refuses some in words of its own.
+            # Before typer converts values, because its own error messages differ.
             for param, some in words.items():
                 for word in some:
-                    check_text(_shown(param), word)
+                    check_text(_display_name(param), word)
         rest = super().parse_args(ctx, args)
         with one_line_errors():
             for param, some in words.items():
                 path = isinstance(ctx.params.get(str(param.name)), os.PathLike)
-                several = isinstance(given.get(str(param.name)), (list, tuple))
+                several = isinstance(parsed.get(str(param.name)), (list, tuple))
                 for word in some:
-                    _check_value(_shown(param), word, several, path)
+                    _check_value(_display_name(param), word, several, path)
         return rest
 
 
@@ -74,21 +130,21 @@ def _strings(value: Any) -> list[str]:
     return [word for word in several if isinstance(word, str)]
 
 
-def _shown(param: Any) -> str:
-    """How a parameter is called on the command line: "--model", "QUESTION"."""
+def _display_name(param: Any) -> str:
+    """The name of a parameter on the command line: "--model", "QUESTION"."""
     return str(param.name).upper() if param.name in param.opts else max(param.opts, key=len)
 
 
 def _check_value(name: str, word: str, several: bool, path: bool) -> None:
     if (several or path) and not word.strip(" ,"):
         tail = f", or leave {name} out" if name.startswith("-") else ""
-        raise InputError(f"{name}: it is empty; give a value{tail}")
+        raise InputError(f"{name} is empty; give a value{tail}")
     if path and is_url(word):
         raise InputError(f"{name} {word}: this is a URL; give a path on this machine")
 
 
 class SeveralCommand(Command):
-    """A command whose options for lists take ``--keep 1 1/3``, ``--keep 1,1/3`` or are repeated."""
+    """A command whose list options accept ``--keep 1 1/3``, ``--keep 1,1/3`` and ``--keep 1 --keep 1/3``."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         lists = {word for option in self.params if getattr(option, "multiple", False) for word in option.opts}
@@ -96,13 +152,17 @@ class SeveralCommand(Command):
 
 
 def spread_values(words: list[str], lists: Collection[str]) -> list[str]:
-    """``--keep 1 1/3`` as ``--keep 1 --keep 1/3``: the command has no positional arguments to mix up."""
+    """Rewrite ``--keep 1 1/3`` as ``--keep 1 --keep 1/3``.
+
+    Args:
+        lists: the options that take several values.
+    """
     out: list[str] = []
     option, first = "", False
     for word in words:
         name, equals, value = word.partition("=")
         if equals and name in lists:
-            # --keep=1 1/3 is --keep 1 1/3.
+            # --keep=1 1/3 means --keep 1 1/3.
             out.append(name)
             word, option, first = value, name, False
         elif word.startswith("-"):
@@ -115,9 +175,9 @@ def spread_values(words: list[str], lists: Collection[str]) -> list[str]:
     return out
 
 
-def values(given: list[str] | None) -> list[str]:
-    """What comma-separated words name; a path with a comma in its name stays whole."""
-    pieces = [[word] if os.path.exists(word) else word.split(",") for word in given or ()]
+def values(words: list[str] | None) -> list[str]:
+    """Split comma-separated words; an existing path with a comma in its name is not split."""
+    pieces = [[word] if os.path.exists(word) else word.split(",") for word in words or ()]
     return [piece.strip() for some in pieces for piece in some if piece.strip()]
 
 
@@ -126,9 +186,9 @@ DEFAULT_KEEP = "1/6"
 
 
 def parse_keep(text: str) -> float:
-    """A share in (0, 1] from a number or a fraction. Raises InputError."""
+    """Parse a share in (0, 1] from a number or a fraction. Raises InputError."""
     try:
-        # A fraction would write out all digits of 1e-99999999.
+        # Fraction("1e-99999999") would compute all its digits.
         share = float(text) if "e" in text.lower() else float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
         share = math.nan
@@ -138,14 +198,14 @@ def parse_keep(text: str) -> float:
 
 
 def print_table(title: str, table: Table) -> None:
-    """At most 80 columns, without colours when piped."""
+    """Print a table of at most 80 columns, without colours when stdout is not a terminal."""
     console = Console()
     console.width = min(console.width, 80)
     console.print(Text(f"\n{title}", "bold"), table, sep="\n")
 
 
 def hush() -> None:
-    """Turn off the libraries' progress bars, and let their warnings come as lines of illava's own."""
+    """Turn off the libraries' progress bars and print their warnings as illava prints its own."""
     import huggingface_hub.utils
     import transformers.utils.logging
 
@@ -156,7 +216,7 @@ def hush() -> None:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What cannot be written there becomes an InputError."""
+    """Turn an OSError into an InputError that names ``folder``."""
     try:
         yield
     except OSError as error:
@@ -165,7 +225,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr where that is a terminal; yields what to call with each number of steps."""
+    """Show a progress bar on stderr if it is a terminal; yields a function that takes the steps done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -178,9 +238,9 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What the user can put right becomes one line on stderr and exit code 2; Ctrl-C is quiet, 130.
+    """Print errors that the user can fix as one line on stderr and exit with 2; exit with 130 on Ctrl-C.
 
-    Warnings become lines on stderr, and files that were given are not overwritten.
+    Warnings are printed as lines on stderr. Input files are not overwritten.
     """
     try:
         with one_line_warnings(), protecting():

@@ -1,4 +1,4 @@
-"""The command line: ``illava demo``."""
+"""``illava demo``."""
 
 from __future__ import annotations
 
@@ -12,26 +12,46 @@ from .console import DeviceOption, DtypeOption, TrustOption, hush, one_line_erro
 def demo(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Models to choose from, the first at once. Default: the shipped ones."),
+        typer.Option(
+            metavar="MODEL",
+            help="Offer this model; repeat for several. The first is loaded at start.",
+            show_default="the shipped models",
+        ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="Address to listen on. 0.0.0.0 lets everyone in who can reach this machine.")
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on; 0.0.0.0 serves everyone who can reach this machine.",
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port to listen on.")] = 7860,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Serve a page: drop a picture or a video, ask, and see both models answer and what stayed."""
+    """Serve a web page that compares the plain and the accelerated model.
+
+    Upload images or a video and ask a question. The page shows both answers and which tokens were kept.
+
+    \b
+    Examples:
+      illava demo
+      illava demo --model Qwen/Qwen2-VL-2B-Instruct --device cuda
+    """
     with one_line_errors():
         from importlib.util import find_spec
 
         from ..io.pictures import InputError
 
         if find_spec("gradio") is None:
-            raise InputError("the page needs Gradio: pip install 'illava[demo]'")
+            raise InputError("the demo page needs Gradio: pip install 'illava[demo]'")
         hush()
         from ..demo import serve
         from ..demo.server import Server, shipped
+        from ..plugins import LAB
 
-        serve(Server(model or shipped(), device, dtype, trust_remote_code), host, port)
+        names = model or shipped()
+        if not names:
+            raise InputError(f"give --model, or install the models of {LAB}: pip install {LAB}")
+        serve(Server(names, device, dtype, trust_remote_code), host, port)

@@ -1,4 +1,4 @@
-"""The command line: ``illava doctor``."""
+"""``illava doctor``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import TrustOption, hush, one_line_errors
+from .console import JsonOption, TrustOption, hush, one_line_errors
 
 if TYPE_CHECKING:
     from ..doctor.family import Described, Diagnosis
     from ..doctor.machine import Machine
 
 SLOW = 4
-"""Times that the fastest dtype must be faster for one to be named slow."""
+"""A dtype is marked slow if the fastest one is more than this many times faster."""
 
 
 def doctor(
@@ -25,13 +25,23 @@ def doctor(
         typer.Argument(
             metavar="MODEL_TYPE | PATH",
             help="A family, as `illava info` lists them, or a model's folder or hub id.",
+            show_default=False,
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every supported family.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: JsonOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Check illava against this machine and the installed transformers, on tiny random models."""
+    """Check that illava works with this machine and the installed transformers.
+
+    Checks run on tiny models with random weights; nothing is downloaded.
+
+    \b
+    Examples:
+      illava doctor
+      illava doctor qwen2_vl
+      illava doctor --all
+    """
     with one_line_errors():
         from ..io.pictures import InputError
 
@@ -42,13 +52,13 @@ def doctor(
         try:
             from ..doctor import family
         except Exception as error:
-            # Something that a new transformers has moved.
+            # A new transformers may have moved something that illava imports.
             visit.machine()
             broken = f"illava cannot be imported: {type(error).__name__}: {error}"
             visit.say(f"\n{broken}")
             visit.fault(broken)
         else:
-            # What cannot be looked at is a usage error, before anything is printed.
+            # An unknown name is a usage error, reported before anything is printed.
             known = model is None or model in family.families()
             described = None if known else _describe(family, str(model), trust_remote_code)
             visit.machine()
@@ -57,7 +67,7 @@ def doctor(
 
 
 def _describe(family: Any, model: str, trust_remote_code: bool) -> Described:
-    """What the config of a folder or hub id says. Raises InputError or UnsupportedError for other names."""
+    """Read the config of a folder or hub id. Raises InputError or UnsupportedError for other names."""
     from ..errors import UnsupportedError
     from ..io.pictures import InputError
     from ..models.families import REFUSED
@@ -65,7 +75,9 @@ def _describe(family: Any, model: str, trust_remote_code: bool) -> Described:
     if "/" not in model and not os.path.isdir(os.path.expanduser(model)):
         known = ", ".join(sorted(family.families()))
         if model in REFUSED:
-            raise UnsupportedError(f"{model} is not supported: {REFUSED[model]}; supported are {known}")
+            raise UnsupportedError(
+                f"{model} is not supported: {REFUSED[model]}; supported families are {known}"
+            )
         near = get_close_matches(model.lower().replace("-", "_"), family.families(), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(
@@ -76,7 +88,7 @@ def _describe(family: Any, model: str, trust_remote_code: bool) -> Described:
 
 
 class _Visit:
-    """Collects what is found and, unless ``quiet``, prints it comes."""
+    """Collects results and, unless ``quiet``, prints each as it is found."""
 
     def __init__(self, quiet: bool) -> None:
         self.quiet = quiet
@@ -101,14 +113,14 @@ class _Visit:
 
             lacking = [str(fault) for fault in contract.missing_everywhere()]
         except Exception as error:
-            # Nothing that goes wrong in here may keep the doctor from saying what is installed.
+            # Whatever goes wrong here, the doctor must still print what is installed.
             lacking = [f"the contract cannot be checked: {type(error).__name__}: {error}"]
         seen = look(tested)
         self.found["machine"] = seen.to_dict()
         self.found["contract"] = {"faults": lacking}
         for line in _machine_lines(seen):
             self.say(line)
-        self.say(f"{'contract':14}{'; '.join(lacking) or 'all there'}")
+        self.say(f"{'contract':14}{'; '.join(lacking) or 'complete'}")
         for fault in lacking:
             self.fault(f"contract: {fault}")
 
@@ -149,14 +161,14 @@ class _Visit:
             self.say(f"{name:18}{diagnosis.verdict}")
             self._warned(diagnosis)
         works = sum(diagnosis.ok for diagnosis in diagnoses)
-        theirs = [diagnosis for diagnosis in diagnoses if diagnosis.theirs]
+        broken = [diagnosis for diagnosis in diagnoses if diagnosis.transformers_fault]
         for diagnosis in diagnoses:
-            # Where not one family runs plain, it is hardly each family's fault.
-            if not diagnosis.ok and (not diagnosis.theirs or len(theirs) == len(names)):
+            # If the plain model of no family runs, the installation is at fault, not the families.
+            if not diagnosis.ok and (not diagnosis.transformers_fault or len(broken) == len(names)):
                 self.fault(f"{diagnosis.family}: {diagnosis.verdict.removeprefix('fault: ')}")
         self.last = f"works here: {works} of {len(names)} families"
-        if theirs:
-            self.last += f"; transformers itself does not run {', '.join(d.family for d in theirs)}"
+        if broken:
+            self.last += f"; transformers itself does not run {', '.join(d.family for d in broken)}"
 
     def _warned(self, diagnosis: Diagnosis) -> None:
         for warning in diagnosis.warnings:
@@ -181,7 +193,7 @@ def _machine_lines(seen: Machine) -> list[str]:
     versions = dict(seen.versions)
     transformers = versions.pop("transformers")
     if seen.tested is not None:
-        where = "" if seen.inside else "outside of "
+        where = "in " if seen.inside else "outside "
         transformers += f" ({where}the tested range, {seen.tested[0]} to {seen.tested[1]})"
     missing = [name for name, there in seen.attention.items() if not there]
     best = max(rate or 0 for rate in seen.speed.values())
@@ -195,6 +207,6 @@ def _machine_lines(seen: Machine) -> list[str]:
         line("versions", ", ".join(f"{name} {number}" for name, number in versions.items())),
         *(line("device", f"{device}: {about}") for device, about in seen.devices.items()),
         line("attention", ", ".join(name for name, there in seen.attention.items() if there)),
-        *([line("", f"not here: {', '.join(missing)}")] if missing else []),
+        *([line("", f"not installed: {', '.join(missing)}")] if missing else []),
         line("GFLOP/s", f"{', '.join(rates)} on {seen.speed_on}"),
     ]

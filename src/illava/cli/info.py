@@ -1,4 +1,4 @@
-"""What a config says about a model: the output of ``illava info``."""
+"""``illava info``: what a model's config says about it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from ..models.families import FAMILIES, Schedule, family_of
 from ..models.loading import read_config
 from ..models.located import LocatedModules
 from ..planning.predict import skeleton
+from ..plugins import LAB
 
 Titled = tuple[str, Table]
 
 
 def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
-    """Titles and tables about one model, named as for :func:`illava.models.loading.load`; no weights are read.
+    """Titles and tables about one model; no weights are read.
 
-    Raises InputError when its config cannot be read.
+    Args:
+        model: as for :func:`illava.models.loading.load`.
+
+    Raises InputError if its config cannot be read.
     """
     config = read_config(model, trust_remote_code)
     facts = _facts()
@@ -54,16 +58,16 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
 
 
 def overview() -> Iterator[Titled]:
-    """The supported families with their published schedules, and what ships with illava."""
+    """The supported families with their published schedules, and the shipped models and images."""
     families = Table(box=SIMPLE_HEAD)
     families.add_column("family", no_wrap=True)
-    families.add_column("layers that merge: share kept", no_wrap=True)
+    families.add_column("merging layers: share of tokens each keeps", no_wrap=True)
     for name, family in sorted(FAMILIES.items()):
         families.add_row(name, _schedule(family.schedule))
     yield "Supported families and their published schedules", families
     shipped = _facts()
-    shipped.add_row("models", ", ".join(zoo.names()))
-    shipped.add_row("pictures", ", ".join(demo_names()))
+    shipped.add_row("models", ", ".join(zoo.names()) or f"none; pip install {LAB}")
+    shipped.add_row("images", ", ".join(demo_names()))
     yield "Shipped with illava", shipped
 
 
@@ -87,7 +91,7 @@ def _facts() -> Table:
 
 def _steps(modules: LocatedModules) -> Table:
     table = Table(box=SIMPLE_HEAD)
-    for column in ("stage", "layer", "keeps", "left of all"):
+    for column in ("stage", "layer", "kept by this step", "kept in total"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     plan, left = Illava().plan(modules), 1.0
     for stage, steps in (("image encoder", plan.encoder), ("LLM", plan.llm)):
@@ -98,7 +102,7 @@ def _steps(modules: LocatedModules) -> Table:
 
 
 def _schedule(schedule: Schedule) -> str:
-    """A line a stage, such as "LLM 6 7 8 of 28: 90.0% each", and one for the source."""
+    """One line per stage, such as "LLM 6 7 8 of 28: 90.0% each", and one for the source."""
     lines = []
     for stage, name in (("encoder", "encoder"), ("llm", "LLM")):
         layers, shares = getattr(schedule, f"{stage}_layers"), getattr(schedule, f"{stage}_keep")
@@ -111,7 +115,7 @@ def _schedule(schedule: Schedule) -> str:
 
 
 def _depths(config: Any) -> dict[str, str]:
-    """Depths as far as the config of an unknown family gives them away."""
+    """The depths that the config of an unknown family states."""
     vision = getattr(config, "vision_config", None)
     blocks = getattr(vision, "depth", None) or getattr(vision, "num_hidden_layers", None)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)

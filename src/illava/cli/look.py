@@ -1,4 +1,4 @@
-"""The command line: ``illava look``."""
+"""``illava look``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import typer
 
 from .console import (
     DEFAULT_KEEP,
+    KEEP_HELP,
+    AnswerTokensOption,
     DeviceOption,
     DtypeOption,
     ModelOption,
@@ -31,33 +33,49 @@ PRESET = "illava-best"
 def look(
     shown: Annotated[
         str,
-        typer.Argument(metavar="PICTURE|VIDEO", help="A picture, a video, a folder of frames, or demo/NAME."),
+        typer.Argument(
+            metavar="IMAGE|VIDEO",
+            help="An image, a video, a folder of frames, or a shipped image such as demo/word.png.",
+        ),
     ],
-    question: Annotated[str, typer.Argument(help="A question about it, in quotes.")] = QUESTION,
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="A question about it, in quotes.")
+    ] = QUESTION,
     model: ModelOption = "zoo/L",
     keep: Annotated[
         str | None,
         typer.Option(
-            help="Share of all visual tokens left at the end, such as 0.33 or 1/9. Default: with --method, "
-            f"that method's own; else {DEFAULT_KEEP}, as for illava ask."
+            metavar="SHARE",
+            help=f"{KEEP_HELP}.",
+            show_default=f"{DEFAULT_KEEP}, or with --method that method's own",
         ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="Name of a method or preset. Default: illava-best, or, without --keep, the "
-            "illava_config.json beside the model's weights."
+            metavar="METHOD",
+            help="Name of a method or preset.",
+            show_default="illava-best, or, without --keep, the illava_config.json beside the model's weights",
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where the sheet and the page go, named after the picture.")
+        Path,
+        typer.Option(metavar="DIR", help="Write to this folder; files are named after the image or video."),
     ] = Path("out/look"),
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 64,
+    max_new_tokens: AnswerTokensOption = 64,
 ) -> None:
-    """Show what stays of a picture, step by step: a PNG, or WebP for videos, and a page to explore."""
+    """Show which visual tokens each step keeps.
+
+    Writes all steps as a PNG (a WebP animation for videos) and an HTML page to explore in a browser.
+
+    \b
+    Examples:
+      illava look demo/word.png "What does it read?"
+      illava look clip.mp4 "What happens?" --keep 1/6 --output out/clip
+    """
     from ..methods.presets import make_method
 
     with one_line_errors():
@@ -79,7 +97,7 @@ def look(
             frames = read_video(path)
         else:
             picture = open_picture(shown)
-        # After the whole name, ending and all: never that of what was given.
+        # Append to the whole file name, so that no input is overwritten.
         drawn = output / f"{path.resolve().name}.steps.{'webp' if video else 'png'}"
         explored = output / f"{path.resolve().name}.steps.html"
         for target in (output, drawn, explored):
@@ -122,7 +140,7 @@ def look(
             save_png(viz.draw_steps(given, answer.report), drawn)
         if shipped:
             typer.echo(f"Method: {chosen.name}, from {shipped.file}")
-        typer.echo(f"All steps: {drawn}\nTo explore in a browser: {explored}")
+        typer.echo(f"Steps: {drawn}\nOpen in a browser: {explored}")
 
 
 def _label(method: str | None, keep: str | None) -> str:
@@ -133,15 +151,19 @@ def _label(method: str | None, keep: str | None) -> str:
 
 
 def _facts(answer: Answer) -> list[tuple[str, str]]:
-    """One warm run of each: a look, not a benchmark."""
+    """Times of one warm run of each model: an indication, not a benchmark."""
     assert answer.plain_timings is not None
     plain, merged = answer.plain_timings[0], answer.timings[0]
     rows = [
         (
-            f"{name}, plain and merged, one run each, merged with tracing",
+            f"{name}: plain, merged (one run each; merged with tracing)",
             f"{getattr(plain, part):.3f} s, {getattr(merged, part):.3f} s",
         )
-        for name, part in (("image encoder", "encoder"), ("first token", "ttft"), ("whole answer", "total"))
+        for name, part in (
+            ("image encoder", "encoder"),
+            ("time to first token", "ttft"),
+            ("whole answer", "total"),
+        )
     ]
     costs = answer.report.plain_cost, answer.report.cost
     rows.append(("KV cache", ", ".join(f"{cost.kv_bytes / 1e6:,.2f} MB" for cost in costs)))

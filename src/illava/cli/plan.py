@@ -1,4 +1,4 @@
-"""The command line: ``illava plan``."""
+"""``illava plan``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ import typer
 
 from ..io.tables import new_table
 from .console import (
+    KEEP_HELP,
+    MODEL_HELP,
     DeviceOption,
     DtypeOption,
+    JsonOption,
+    PicturesOption,
+    SizeOption,
+    TextTokensOption,
+    ThreadsOption,
     TrustOption,
     hush,
     one_line_errors,
@@ -26,67 +33,91 @@ if TYPE_CHECKING:
     from ..planning.plan import Candidate, Recommendation
 
 CURVES = 9
-"""What :func:`illava.planning.machine_speed.measure_rates` measures."""
+"""The number of measurements that :func:`illava.planning.machine_speed.measure_rates` makes."""
 MOST_EQUALS = 8
-"""Schedules of equal cost that calibration tries, at most."""
+"""The largest number of schedules of equal cost that calibration tries."""
 
 
 def plan(
     model: Annotated[
-        str | None, typer.Argument(help="A shipped model, a folder, or a hub id: its config is enough.")
+        str | None,
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}; only its config is read.", show_default=False),
     ] = None,
     shape: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A published size instead, as illava bench has them.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Plan for a published size instead of MODEL; illava bench --shape list prints the names.",
+        ),
     ] = None,
-    keep: Annotated[
-        str | None, typer.Option(help="Wish: final visual tokens / all, such as 0.33 or 1/9.")
-    ] = None,
+    keep: Annotated[str | None, typer.Option(metavar="SHARE", help=f"Target: {KEEP_HELP.lower()}.")] = None,
     speedup: Annotated[
-        float | None, typer.Option(help="Wish: how many times sooner the first token comes, at least.")
+        float | None,
+        typer.Option(metavar="TIMES", help="Target: at least this speed-up of the time to first token."),
     ] = None,
     kv_bytes: Annotated[
-        str | None, typer.Option(help="Wish: keys and values after the prompt, at most, such as 20MB.")
+        str | None,
+        typer.Option(metavar="BYTES", help="Target: a KV cache of at most, e.g., 20MB after prefill."),
     ] = None,
     ttft_ms: Annotated[
-        float | None, typer.Option(help="Wish: milliseconds to the first token, at most, on this machine.")
+        float | None,
+        typer.Option(
+            metavar="MS", help="Target: at most this time to first token, in milliseconds on this machine."
+        ),
     ] = None,
-    size: Annotated[str, typer.Option(help="Pixels of a picture's side, or WIDTHxHEIGHT.")] = "672",
-    pictures: Annotated[int, typer.Option(min=1, help="In each prompt.")] = 1,
-    frames: Annotated[int, typer.Option(min=0, help="Of a video in the pictures' place.")] = 0,
-    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of text in each prompt.")] = 47,
-    batch: Annotated[int, typer.Option(min=1, max=4096, help="Prompts at once.")] = 1,
+    size: SizeOption = "672",
+    pictures: PicturesOption = 1,
+    frames: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Plan for a video of N frames instead of images.")
+    ] = 0,
+    text_tokens: TextTokensOption = 47,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Batch size.")] = 1,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Reckon --speedup in this machine's seconds, not in FLOPs.")
+        bool,
+        typer.Option("--measure", help="Measure this machine and predict --speedup in seconds, not FLOPs."),
     ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="Of the CPU. Default: torch's choice.")] = None,
+    threads: ThreadsOption = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Pictures of your own, and questions in prompts.txt: of schedules that cost as much, take "
-            "the one whose first tokens stay nearest to the plain model's. Goes on where it was stopped.",
+            help="Among schedules of equal cost, choose the one whose first answer tokens diverge least from "
+            "the plain model's on the images in FOLDER and the questions in its prompts.txt.",
         ),
     ] = None,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where a calibration keeps its results as they come.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="Write calibration results to this folder; continue a run that was stopped there.",
+        ),
     ] = Path("out/plan"),
     save: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write the method there, for Method.from_pretrained."),
+        typer.Option(metavar="FOLDER", help="Save the method to this folder, for Method.from_pretrained."),
     ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Find a schedule for a wish, and say before running it what it will bring."""
+    """Find a schedule that meets a target, and predict its cost.
+
+    Give at least one target: --keep, --speedup, --kv-bytes or --ttft-ms.
+
+    \b
+    Examples:
+      illava plan zoo/L --keep 1/9
+      illava plan Qwen/Qwen2-VL-7B-Instruct --speedup 2 --size 1280x720
+      illava plan zoo/L --keep 1/9 --calibrate ./my-images --save ./my-method
+    """
     with one_line_errors():
         from ..io.pictures import InputError
 
         if (model is None) == (shape is None):
-            raise InputError("give either a model or --shape NAME; illava bench --shape list lists the names")
+            raise InputError("give either MODEL or --shape NAME; illava bench --shape list prints the names")
         if calibrate is not None and model is None:
-            raise InputError("--calibrate needs a model with its own weights, not --shape")
+            raise InputError("--calibrate needs weights: give MODEL instead of --shape")
         hush()
         import torch
 
@@ -99,23 +130,23 @@ def plan(
         from ..planning.targets import collect_targets
 
         share = None if keep is None else parse_keep(keep)
-        held = None if kv_bytes is None else parse_bytes(kv_bytes, "--kv-bytes")
-        asked_for = parse_size(size)
+        most_kv = None if kv_bytes is None else parse_bytes(kv_bytes, "--kv-bytes")
+        original = parse_size(size)
         try:
-            targets = collect_targets(share, speedup, held, ttft_ms)
+            targets = collect_targets(share, speedup, most_kv, ttft_ms)
         except ValueError as error:
             raise InputError(str(error)) from error
-        asked: list[Any] = []
+        prompts: list[Any] = []
         if calibrate is not None:
             from ..evaluation.calibrate import samples
 
-            asked = samples(calibrate)
+            prompts = samples(calibrate)
         modules = skeleton(_config(model, shape, trust_remote_code))
         try:
-            shown = resized(
-                modules.config, asked_for, None if model is None else pixel_limits(model, trust_remote_code)
+            processed = resized(
+                modules.config, original, None if model is None else pixel_limits(model, trust_remote_code)
             )
-            work = workload(modules, shown, pictures, frames, text_tokens, batch)
+            work = workload(modules, processed, pictures, frames, text_tokens, batch)
         except ValueError as error:
             raise InputError(str(error)) from error
         if threads is not None:
@@ -123,35 +154,38 @@ def plan(
         rates = None
         if measure or ttft_ms is not None:
             rates = _rates(modules, work, device, dtype)
-        if not as_json and shown != asked_for:
-            whose = "this family's published processors" if model is None else "this model's processor"
-            typer.echo("{} x {} pixels become {} x {} by {}".format(*asked_for, *shown, whose))
+        if not as_json and processed != original:
+            resizer = (
+                "This family's published processors resize" if model is None else "The processor resizes"
+            )
+            typer.echo("{} {} x {} pixels to {} x {}.".format(resizer, *original, *processed))
         kind = parse_dtype(dtype)
         if kind is None and model is not None and parse_device(device).type == "cpu":
-            # As the other commands load it.
+            # The dtype that the other commands load the model in.
             kind = torch.float32
         found = plan_on(modules, work, targets, rates, None if kind is None else kind.itemsize)
         divergences: list[float] = []
         tried = [found.chosen, *sorted(found.alternatives, key=lambda one: one.divergence)[: MOST_EQUALS - 1]]
         if calibrate is not None and len(tried) == 1:
-            raise InputError(f"--calibrate: there is nothing to choose from. {found.reason}")
+            raise InputError(f"--calibrate: only one schedule meets the target; leave it out. {found.reason}")
         if calibrate is not None and model is not None:
             found, divergences = _calibrated(
-                found, tried, asked, output, model, device, dtype, trust_remote_code
+                found, tried, prompts, output, model, device, dtype, trust_remote_code
             )
         if save is not None:
             with writing(save):
                 found.method.save_pretrained(save)
         if as_json:
-            called = [
+            calibration = [
                 {"method": one.method.to_dict(), "divergence": value}
                 for one, value in zip(tried, divergences, strict=False)
             ]
-            typer.echo(json.dumps({**found.to_dict(), "picture_size": shown, "calibration": called}))
+            out = {**found.to_dict(), "picture_size": processed, "calibration": calibration}
+            typer.echo(json.dumps(out))
             return
         _show(found)
         for one, value in zip(tried, divergences, strict=False):
-            mark = " <- taken" if one is found.chosen else ""
+            mark = " <- chosen" if one is found.chosen else ""
             typer.echo(f"KL {value:.4f} nats at {_layers(one)}{mark}")
 
 
@@ -181,7 +215,7 @@ def _rates(modules: Any, work: Any, device: str, dtype: str) -> Rates:
 def _calibrated(
     found: Recommendation,
     tried: list[Candidate],
-    asked: list[Any],
+    prompts: list[Any],
     output: Path,
     model: str,
     device: str,
@@ -194,19 +228,19 @@ def _calibrated(
     from ..models import loading
 
     loaded, processor = loading.load(model, device, dtype, trust_remote_code)
-    with progress("calibrating", len(tried) * len(asked)) as advance:
-        values = calibrate(loaded, processor, [one.method for one in tried], asked, output, advance)
+    with progress("calibrating", len(tried) * len(prompts)) as advance:
+        values = calibrate(loaded, processor, [one.method for one in tried], prompts, output, advance)
     best = min(range(len(tried)), key=values.__getitem__)
     reason = (
-        f"of {len(tried)} schedules that cost within 5 % as much, the nearest to the plain model on "
-        f"{len(asked)} prompts: KL {values[best]:.4f} nats over the first tokens"
+        f"of {len(tried)} schedules whose costs are within 5 %, this one diverges least from the plain model "
+        f"on {len(prompts)} prompts: KL {values[best]:.4f} nats over the first tokens"
     )
     return replace(found, chosen=tried[best], reason=reason), values
 
 
 def _layers(one: Candidate) -> str:
     steps = [f"{s.stage} {s.layer}: {s.before} -> {s.after}" for s in one.prediction.steps]
-    return ", ".join(steps) or "no layer: everything stays"
+    return ", ".join(steps) or "no layer: all tokens are kept"
 
 
 def _show(found: Recommendation) -> None:
@@ -221,34 +255,40 @@ def _show(found: Recommendation) -> None:
             str(step.after),
         )
     print_table(
-        f"Visual tokens: {p.final_tokens} of {p.visual_tokens} left, {p.average_tokens:.1f} on average", steps
+        f"Visual tokens: {p.final_tokens} of {p.visual_tokens} left, {p.average_tokens:.1f} on average over "
+        "the LLM's layers",
+        steps,
     )
-    table = new_table("predicted", "plain", "merged", "ratio")
+    table = new_table("", "plain", "merged", "plain / merged")
     rows = [
-        ("encoder, GFLOPs", p.plain_cost.encoder + p.plain_cost.projector, p.cost.encoder + p.cost.projector),
+        (
+            "image encoder, GFLOPs",
+            p.plain_cost.encoder + p.plain_cost.projector,
+            p.cost.encoder + p.cost.projector,
+        ),
         ("prefill, GFLOPs", p.plain_cost.prefill, p.cost.prefill),
-        ("first token, GFLOPs", p.plain_cost.total, p.cost.total),
+        ("to the first token, GFLOPs", p.plain_cost.total, p.cost.total),
     ]
     for name, plain, merged in rows:
         table.add_row(name, f"{plain / 1e9:,.1f}", f"{merged / 1e9:,.1f}", f"{plain / merged:.2f}x")
     for name, plain, merged in (
         ("KV cache, MB", p.plain_cost.kv_bytes, p.cost.kv_bytes),
-        ("activations at their peak, MB", p.plain_cost.peak_bytes, p.cost.peak_bytes),
+        ("peak activations, MB", p.plain_cost.peak_bytes, p.cost.peak_bytes),
     ):
         table.add_row(name, f"{plain / 1e6:,.1f}", f"{merged / 1e6:,.1f}", f"{plain / merged:.2f}x")
     if found.chosen.seconds is not None:
         merged_s, plain_s = found.chosen.seconds
         for name, part in (
-            ("encoder", "encoder"),
+            ("image encoder", "encoder"),
             ("prefill", "prefill"),
-            ("first token", "ttft"),
-            ("a token more", "decode"),
+            ("time to first token", "ttft"),
+            ("decode, per token", "decode"),
         ):
             before, after = getattr(plain_s, part), getattr(merged_s, part)
             table.add_row(
                 f"{name}, ms", f"{1e3 * before:,.1f}", f"{1e3 * after:,.1f}", f"{before / after:.2f}x"
             )
-    print_table("What it will bring", table)
+    print_table("Predicted cost", table)
     wanted = {
         name: value
         for name, value in found.method.to_dict().items()

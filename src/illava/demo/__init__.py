@@ -1,6 +1,6 @@
-"""The demo page: drop pictures or a video, ask, and watch the plain and the merged model answer side by side.
+"""The demo page, which shows the answers of the plain and the merged model side by side.
 
-``illava demo`` serves it; it needs Gradio, which comes with ``illava[demo]``.
+``illava demo`` serves it. It needs Gradio: ``pip install 'illava[demo]'``.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ def _stop(*_: object) -> None:
 
 
 def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Load the first model and serve the page until Ctrl-C or SIGTERM; uploads go when it ends.
+    """Load the first model and serve the page until Ctrl-C or SIGTERM; then delete all uploads.
 
-    Raises InputError for a port that is taken.
+    Raises InputError if the port is in use.
     """
     from ..io.pictures import InputError
 
     folder = tempfile.mkdtemp(prefix="illava-demo-")
-    # Gradio asks for its folder when it is imported.
+    # Gradio reads this variable when it is imported.
     os.environ["GRADIO_TEMP_DIR"] = folder
     page = None
     if threading.current_thread() is threading.main_thread():
-        # Whoever stops a service does it so, and uploads must go then too.
+        # Service managers send SIGTERM; uploads must be deleted then, too.
         signal.signal(signal.SIGTERM, _stop)
     try:
         from .page import build, launch
@@ -49,7 +49,7 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
             address = launch(page, host, port)
         except OSError as error:
             raise InputError(f"--port {port}: {error}") from error
-        print(f"The page is at {address} and Ctrl-C stops it.", flush=True)
+        print(f"Serving {address}; press Ctrl-C to stop.", flush=True)
         page.block_thread()
     finally:
         if page is not None:

@@ -1,7 +1,7 @@
-"""The page itself, in Gradio.
+"""The demo page, in Gradio.
 
-One question is worked on at a time, the others wait in line and see their place. Uploads live in a folder of
-the server's own: a session's go when it ends, all of them when the server does.
+One question is answered at a time; the others wait in a queue and see their position. Uploads are stored in a
+temporary folder: a session's are deleted when it ends, all of them when the server stops.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from ..viz.page import data_url
 from .server import BUDGETS, DEFAULT_BUDGET, MOST_MEGABYTES, Server, table
 
 LINE = 32
-"""Questions that may wait."""
+"""The length of the queue."""
 SECONDS_KEPT = 1800
-"""After which an upload that no session has let go of is deleted all the same."""
-EXPLAINED = (
-    "Drop one or several pictures, or a video, and ask. Both answers come from the same model: once with all "
-    "visual tokens, once with most of them merged. The shipped models are toys that know shapes, "
-    "colours, digits and short words."
+"""The age at which uploads are deleted even if their session has not ended."""
+INTRODUCTION = (
+    "Upload one or more images, or a video, and ask a question. Both answers come from the same model: once "
+    "with all visual tokens, once with most of them merged. The shipped models are small demonstration models "
+    "that know shapes, colours, digits and short words."
 )
 STEPS = list(BUDGETS)
 
 
 def build(server: Server) -> gr.Blocks:
-    """The page for a server."""
+    """Build the page of a server."""
 
     def ask(
         files: list[str] | None, question: str, model: str, method: str, at: float, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         server.note(request.session_hash, files or [])
-        same = (gr.skip(),) * 4
+        unchanged = (gr.skip(),) * 4
         yield "", "", [], "", "Working ..."
         report, given = None, []
         try:
@@ -48,15 +48,15 @@ def build(server: Server) -> gr.Blocks:
                 merged, plain, report, given = state
                 yield plain.text, merged.text, table(merged, plain, report), gr.skip(), "Working ..."
         except (InputError, UnsupportedError) as error:
-            yield *same, f"**That did not work:** {error}"
+            yield *unchanged, f"**Error:** {error}"
         except Exception as error:
-            # Whatever a file or a model does, the next visitor is served.
-            yield *same, f"**That failed:** {type(error).__name__}"
+            # Whatever fails, the server must answer the next visitor.
+            yield *unchanged, f"**Internal error:** {type(error).__name__}"
         else:
-            # After both answers, outside of what is timed.
-            shown = draw_steps(given, report) if report is not None and report.pictures else None
-            said = "Done. Times are of one run each, the first after a start not warmed up."
-            yield *same[:3], _inline(shown), said
+            # After both answers, so that drawing is not timed.
+            sheet = draw_steps(given, report) if report is not None and report.pictures else None
+            done = "Done. Times are of one run each; the first run after the server starts includes warm-up."
+            yield *unchanged[:3], _inline(sheet), done
 
     def hold(files: list[str] | None, request: gr.Request) -> None:
         server.note(request.session_hash, files or [])
@@ -65,11 +65,11 @@ def build(server: Server) -> gr.Blocks:
         server.forget(request.session_hash)
 
     with gr.Blocks(title="illava", analytics_enabled=False, delete_cache=(60, SECONDS_KEPT)) as page:
-        gr.Markdown(f"# illava\n{EXPLAINED}")
+        gr.Markdown(f"# illava\n{INTRODUCTION}")
         with gr.Row():
             with gr.Column(scale=1):
                 files = gr.File(
-                    label="Pictures, or a video",
+                    label="Images, or a video",
                     file_count="multiple",
                     file_types=["image", *VIDEOS],
                     elem_id="files",
@@ -94,9 +94,11 @@ def build(server: Server) -> gr.Blocks:
                     plain = gr.Textbox(label="plain", interactive=False, lines=3, elem_id="plain")
                     merged = gr.Textbox(label="merged", interactive=False, lines=3, elem_id="merged")
                 facts = gr.Dataframe(
-                    headers=["", "plain", "merged", "times less"], interactive=False, elem_id="facts"
+                    headers=["", "plain", "merged", "plain / merged"], interactive=False, elem_id="facts"
                 )
-                gr.Markdown("Step by step: grey patches were dropped, orange dots absorbed others.")
+                gr.Markdown(
+                    "Step by step: grey tokens are dropped; tokens with an orange dot have absorbed others."
+                )
                 steps = gr.HTML(elem_id="steps")
         keep.change(lambda at: f"keeps **{STEPS[int(at)]}**", keep, kept, queue=False, show_progress="hidden")
         gr.on(
@@ -113,15 +115,15 @@ def build(server: Server) -> gr.Blocks:
 
 
 def _inline(picture: Image.Image | None) -> str:
-    """A picture within the page: as a file of the server's it would outlive the visit."""
+    """An image embedded in the page; a file on the server would outlive the session."""
     if picture is None:
         return ""
-    told = 'alt="The picture with what stayed after each step" style="width:100%"'
-    return f'<img {told} src="{data_url(picture)}">'
+    attributes = 'alt="The image with the tokens kept after each step" style="width:100%"'
+    return f'<img {attributes} src="{data_url(picture)}">'
 
 
 def launch(page: gr.Blocks, host: str, port: int) -> str:
-    """Start to serve the page; returns its address. Raises OSError for a port that is taken."""
+    """Start serving the page and return its address. Raises OSError if the port is in use."""
     page.queue(max_size=LINE, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,

@@ -1,4 +1,4 @@
-"""What the demo page asks for: models, uploads and their end, answers as they grow. No Gradio here."""
+"""The demo page's back end: models, uploads and streamed answers. It does not depend on Gradio."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ DEFAULT_BUDGET = next(name for name, keep in BUDGETS.items() if keep == DEFAULT_
 
 
 @dataclass
-class Told:
-    """One answer as it grows."""
+class Progress:
+    """The part of an answer that has been generated so far."""
 
     text: str = ""
     tokens: int = 0
@@ -42,7 +42,7 @@ class Told:
 
 @dataclass
 class Server:
-    """What all sessions share."""
+    """The state that all sessions share."""
 
     names: Sequence[str]
     device: str = "auto"
@@ -53,41 +53,41 @@ class Server:
     _uploads: dict[str, set[Path]] = field(default_factory=dict)
 
     def model(self, name: str) -> tuple[nn.Module, Any]:
-        """A model of those on offer, loaded once."""
+        """One of the offered models, loaded on first use."""
         if name not in self.names:
-            raise InputError(f"there is no model {name!r} here; choose one of {', '.join(self.names)}")
+            raise InputError(f"unknown model {name!r}; choose one of {', '.join(self.names)}")
         if name not in self._loaded:
             self._loaded[name] = load(name, self.device, self.dtype, self.trust_remote_code)
         return self._loaded[name]
 
     def note(self, session: str | None, files: Sequence[str]) -> None:
-        """Remember whose uploads these are."""
+        """Remember the uploads of a session."""
         self._uploads.setdefault(session or "", set()).update(Path(file) for file in files)
 
     def forget(self, session: str | None) -> None:
-        """Delete what a session uploaded and nobody else did: equal files are one."""
-        mine = self._uploads.pop(session or "", set())
-        for file in mine.difference(*self._uploads.values()):
+        """Delete the uploads of a session, except files that another session uploaded as well."""
+        uploads = self._uploads.pop(session or "", set())
+        for file in uploads.difference(*self._uploads.values()):
             file.unlink(missing_ok=True)
 
     def answer(
         self, files: Sequence[str] | None, question: str, name: str, method: str, budget: str
-    ) -> Iterator[tuple[Told, Told, Report | None, list[Any]]]:
-        """The answers as they grow, merged first, then plain; with the report once there is one.
+    ) -> Iterator[tuple[Progress, Progress, Report | None, list[Any]]]:
+        """Stream the answers, merged first, then plain; the last item has the report.
 
-        Raises InputError and UnsupportedError for what cannot be answered.
+        Raises InputError and UnsupportedError for requests that cannot be answered.
         """
         pictures, video = read(files or ())
         if not question.strip():
             raise InputError("write a question first")
         if budget not in BUDGETS:
-            raise InputError(f"there is no budget {budget!r}; choose one of {', '.join(BUDGETS)}")
+            raise InputError(f"unknown budget {budget!r}; choose one of {', '.join(BUDGETS)}")
         chosen = make_method(method, BUDGETS[budget])
         with self.lock:
             model, processor = self.model(name)
             inputs = build_prompt(processor, pictures, question.strip()[:2000], video)
             inputs = inputs.to(device=model.device, dtype=model.dtype)
-            merged, plain, report = Told(), Told(), None
+            merged, plain, report = Progress(), Progress(), None
             given: list[Any] = [video] if video else [as_seen(processor, one) for one in pictures]
             try:
                 with accelerate(model, chosen):
@@ -97,7 +97,7 @@ class Server:
                 raise InputError(f"method {method}: {error}") from error
             for plain in streamed(model, processor, inputs):
                 yield merged, plain, None, given
-            # Once more for the trace, which takes time of its own.
+            # A separate run for the trace, because tracing takes time.
             with accelerate(model, chosen, trace=True) as handle, torch.no_grad():
                 model.generate(**inputs, max_new_tokens=1, do_sample=False)
                 report = handle.report
@@ -105,38 +105,38 @@ class Server:
 
 
 def read(files: Sequence[str]) -> tuple[list[Image.Image], tuple[Image.Image, ...]]:
-    """Pictures, or the frames of one video, from files. Raises InputError."""
+    """Read images, or the frames of one video, from files. Raises InputError."""
     if not files:
-        raise InputError("drop a picture or a video first")
+        raise InputError("upload an image or a video first")
     if len(files) > MOST_FILES:
-        raise InputError(f"{len(files)} files are too many; give up to {MOST_FILES}")
+        raise InputError(f"{len(files)} files are too many; upload at most {MOST_FILES}")
     for file in files:
         if not os.path.exists(file):
-            raise InputError("the upload is gone; drop it again")
+            raise InputError("the upload has expired; upload it again")
         if os.path.getsize(file) > MOST_MEGABYTES * 2**20:
-            raise InputError(f"{Path(file).name}: larger than {MOST_MEGABYTES} MB; give a smaller file")
+            raise InputError(f"{Path(file).name}: larger than {MOST_MEGABYTES} MB; upload a smaller file")
     clips = [file for file in files if is_video(file)]
     if clips and len(files) > 1:
-        raise InputError("give either pictures or one video")
+        raise InputError("upload either images or one video")
     try:
         if clips:
             return [], read_video(Path(clips[0]))
         return [open_picture(file) for file in files], ()
     except InputError as error:
-        # Where the server keeps its files is nobody's business.
+        # Do not reveal where the server stores files.
         raise InputError(str(error).replace(str(Path(files[0]).parent) + os.sep, "")) from None
 
 
-def streamed(model: nn.Module, processor: Any, inputs: Any) -> Iterator[Told]:
-    """An answer as it grows; errors of the model's thread come out here. It ends when nobody listens."""
+def streamed(model: nn.Module, processor: Any, inputs: Any) -> Iterator[Progress]:
+    """Stream an answer. Raises errors of the model's thread; closing the iterator stops the model."""
     streamer = _Streamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     errors: list[BaseException] = []
-    left = _Left()
+    stop = _Stop()
 
     def generate() -> None:
         try:
             with torch.no_grad():
-                options = dict(max_new_tokens=MOST_TOKENS, do_sample=False, stopping_criteria=[left])
+                options = dict(max_new_tokens=MOST_TOKENS, do_sample=False, stopping_criteria=[stop])
                 model.generate(**inputs, streamer=streamer, **options)
         except BaseException as error:
             errors.append(error)
@@ -148,19 +148,21 @@ def streamed(model: nn.Module, processor: Any, inputs: Any) -> Iterator[Told]:
     try:
         for piece in streamer:
             text += piece
-            yield Told(text, streamer.count, (streamer.first or began) - began, time.perf_counter() - began)
+            yield Progress(
+                text, streamer.count, (streamer.first or began) - began, time.perf_counter() - began
+            )
     finally:
-        # Whoever comes next must find the model at rest.
-        left.event.set()
+        # The model must be idle before the next request.
+        stop.event.set()
         thread.join()
     if errors:
         raise errors[0]
     ended = streamer.ended or time.perf_counter()
-    yield Told(text.strip(), streamer.count, (streamer.first or began) - began, ended - began)
+    yield Progress(text.strip(), streamer.count, (streamer.first or began) - began, ended - began)
 
 
-class _Left(StoppingCriteria):
-    """Stops an answer to which nobody listens any more."""
+class _Stop(StoppingCriteria):
+    """Stops generation when its event is set."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
@@ -170,11 +172,11 @@ class _Left(StoppingCriteria):
 
 
 class _Streamer(TextIteratorStreamer):
-    """Notes when the first and the last token came, and how many."""
+    """Records the times of the first and the last token, and the number of tokens."""
 
     first: float | None = None
     ended: float | None = None
-    """When the model was done: whoever reads may be slower."""
+    """When the model finished; the consumer may be slower."""
     count = 0
 
     def end(self) -> None:
@@ -188,10 +190,10 @@ class _Streamer(TextIteratorStreamer):
         super().put(value)
 
 
-def table(merged: Told, plain: Told, report: Report | None) -> list[list[str]]:
-    """What the two answers took, row by row: of plain, of merged, and their ratio."""
+def table(merged: Progress, plain: Progress, report: Report | None) -> list[list[str]]:
+    """Rows of tokens, times and costs: name, plain, merged, ratio."""
     rows = [["answer, tokens", str(plain.tokens or ""), str(merged.tokens), ""]]
-    for name, part in (("first token, s", "first"), ("whole answer, s", "total")):
+    for name, part in (("time to first token, s", "first"), ("whole answer, s", "total")):
         before, after = getattr(plain, part), getattr(merged, part)
         rows.append([name, f"{before:.3f}" if before else "", f"{after:.3f}", _times(before, after)])
     if report is not None:
@@ -210,5 +212,5 @@ def _times(before: float, after: float) -> str:
 
 
 def shipped() -> list[str]:
-    """The models that come with the package, the better one first."""
+    """The shipped models, the better one first; none without illava-lab."""
     return sorted(zoo.names())

@@ -1,1 +1,1 @@
-"""Checks of illava against the installed transformers: on tiny random models, and on a loaded model."""
+"""Checks of illava with the installed transformers: on tiny random models, and on a loaded model."""

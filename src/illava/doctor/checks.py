@@ -1,4 +1,4 @@
-"""What an accelerated model must share with the plain one, checked on small pictures of noise."""
+"""Checks of an accelerated model against the plain one, on small images of noise."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from .inputs import Picture, pictures, prompt
 from .running import STEPS, decode, left_behind, state_of, undisturbed, words
 
 PLAIN = "plain model runs"
-"""The check that only transformers can fail."""
+"""The check of transformers alone, without illava."""
 CLOSE = {torch.float16: 0.02, torch.bfloat16: 0.1}
-"""Largest deviation of a logit from rounding, in units of the logits' standard deviation, at least of 1."""
+"""Tolerance for the largest deviation of a logit, in units of the logits' standard deviation (at least 1)."""
 EXACT = 1e-4
 """The same for float32 and float64."""
 ROUNDING = 6
-"""How many times the plain model's own deviation comes on top: between a batch and single rows, and between
-decoding and recomputing."""
+"""The plain model's own deviation, between a batch and single rows and between decoding and recomputing, is
+multiplied by this and added to the tolerance."""
 MOVED, SIMILAR = 0.1, 0.3
-"""Where rounding moves the choice between units of nearly equal scores: the share of the kept units that may
-differ, and then the root mean square of the deviation, in the same units."""
+"""Limits if rounding changes the selection among units of nearly equal scores: the share of kept units that
+may differ, and the root mean square of the deviation, in the same units as above."""
 DRAWS = 3
-"""Where it moves more than that, how many pairs of pictures are tried."""
+"""The number of image pairs that are tried if rounding changes the selection beyond these limits."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One property, and whether it holds."""
+    """The result of one check."""
 
     name: str
     ok: bool
     detail: str
-    """What was found; for a fault also what was expected."""
+    """The observation, and for a fault also the expectation."""
     deviation: float | None = None
-    """The largest, in units of the logits' standard deviation (at least 1)."""
+    """The largest deviation of a logit, in units of the logits' standard deviation (at least 1)."""
     tolerance: float | None = None
 
     def __str__(self) -> str:
@@ -58,9 +58,9 @@ Rows = list[tuple[list[int], list[Picture]]]
 
 
 def run_checks(modules: LocatedModules, method: Method) -> list[Check]:
-    """All checks, in order; the model comes back as it was.
+    """Run all checks in order; the model is restored afterwards.
 
-    An error inside a check becomes a failed check. After the plain model has failed, none follows.
+    An error inside a check makes it fail. If the plain model fails, the other checks are skipped.
     """
     with undisturbed(modules):
         for seed in range(DRAWS):
@@ -75,15 +75,15 @@ class _Checks:
     def __init__(self, modules: LocatedModules, method: Method, seed: int) -> None:
         self.modules, self.method, self.seed = modules, method, seed
         self.by_choice = False
-        """Whether rounding may have failed a check, by moving the choice between nearly equal units."""
+        """Whether a check may have failed because rounding changed the selection among nearly equal units."""
         text = words(modules, 16 + STEPS)
-        self.text, self.dictated = text[:16], text[16:]
+        self.text, self.forced = text[:16], text[16:]
         self.found: list[Check] = []
         self.rows: Rows = []
-        # Logits of the plain model, and of the merged one.
+        # Logits of the plain model in a batch and row by row, and of the merged model.
         self.plain, self.plain_alone, self.merged = (torch.empty(0),) * 3
         self.own = 0.0
-        """The deviation of two runs of the plain model."""
+        """The deviation between two runs of the plain model."""
         self.report: Report | None = None
         dtype: Any = modules.model.dtype
         self.coarse, self.close = dtype in CLOSE, CLOSE.get(dtype, EXACT)
@@ -106,18 +106,18 @@ class _Checks:
         try:
             self.found.append(check(name))
         except UnsupportedError:
-            # What the method does not take is no fault.
+            # An unsupported combination is a refusal, not a fault.
             raise
         except Exception as error:
             self.found.append(Check(name, False, one_line(error)))
 
     def _draw(self) -> Rows:
-        """Two pictures of unequal size, unequal texts, and a row without a picture."""
+        """Two images of different sizes with texts of different lengths, and a row without an image."""
         shown = pictures(self.modules.model, 2, self.seed * 100)
         return [(self.text[:4], shown[:1]), (self.text[4:6], shown[1:]), (self.text[6:12], [])]
 
     def _decode(self, rows: Rows, cached: bool = True) -> Tensor:
-        return decode(self.modules, prompt(self.modules.model, rows), self.dictated, cached)
+        return decode(self.modules, prompt(self.modules.model, rows), self.forced, cached)
 
     def _alone(self) -> Tensor:
         return torch.cat([self._decode([row]) for row in self.rows], dim=1)
@@ -127,7 +127,7 @@ class _Checks:
         self.plain, self.plain_alone = self._decode(self.rows), self._alone()
         if not bool(self.plain.isfinite().all()):
             return Check(name, False, "its logits are not finite")
-        # Not 0 with kernels that add in any order.
+        # Not 0 with kernels whose order of summation varies.
         self.own = deviation(self._decode(self.rows), self.plain)
         return Check(name, True, f"{len(self.rows)} rows, {STEPS} decoded tokens")
 
@@ -137,7 +137,7 @@ class _Checks:
         return self._same(name, found)
 
     def _keep_everything(self, name: str) -> Check:
-        # Finds a block that does something else between its attention and its end than illava takes it to do.
+        # Detects blocks whose computation after attention differs from what illava assumes.
         everything: Any = Everything(self.method)
         with Handle(self.modules.model, everything):
             found = self._decode(self.rows)
@@ -149,26 +149,26 @@ class _Checks:
         if self.own:
             return self._close(name, found, self.plain, self.own)
         off = deviation(found, self.plain)
-        detail = f"logits must be bit-identical to the plain model's, they deviate by {off:.1e}"
+        detail = f"logits deviate by {off:.1e} but must be bit-identical to the plain model's"
         return Check(name, False, detail, off, 0.0)
 
     def _merge(self, name: str) -> Check:
         with accelerate(self.modules.model, self.method) as handle:
             self.merged = self._decode(self.rows)
             self.report = report = handle.report
-        shown = sum(picture.tokens for _, pictures in self.rows for picture in pictures)
-        if report.visual_tokens != shown:
+        total = sum(picture.tokens for _, pictures in self.rows for picture in pictures)
+        if report.visual_tokens != total:
             return Check(
-                name, False, f"the report counts {report.visual_tokens} visual tokens, the prompt has {shown}"
+                name, False, f"the report counts {report.visual_tokens} visual tokens, the prompt has {total}"
             )
         if not bool(self.merged.isfinite().all()):
-            return Check(name, False, "logits are not finite, those of the plain model are")
-        left = f"{report.final_tokens} of {shown} visual tokens left"
+            return Check(name, False, "logits are not finite, but the plain model's are")
+        left = f"{report.final_tokens} of {total} visual tokens left"
         if handle.plan.empty:
-            return Check(name, True, f"{left}, as the method asks for")
-        if report.final_tokens >= shown:
+            return Check(name, True, f"{left}: the method has no steps")
+        if report.final_tokens >= total:
             return Check(
-                name, False, f"{left}: the other checks need a method that drops tokens of small pictures"
+                name, False, f"{left}; the other checks need a method that drops tokens of small images"
             )
         return Check(name, True, left)
 
@@ -192,7 +192,7 @@ class _Checks:
     def _undone(self, name: str, before: Any) -> Check:
         left = left_behind(before, state_of(self.modules.model))
         if left:
-            return Check(name, False, f"{len(left)} attributes are left behind: {', '.join(left[:3])}")
+            return Check(name, False, f"{len(left)} attributes were not restored: {', '.join(left[:3])}")
         return self._same(name, self._decode(self.rows))
 
     def _close(
@@ -214,9 +214,9 @@ class _Checks:
 
 
 def deviation(found: Tensor, wanted: Tensor, mean: bool = False) -> float:
-    """The largest difference of (steps, B, V) logits, in units of their standard deviation, at least of 1.
+    """The largest difference of (steps, B, V) logits, in units of their standard deviation (at least 1).
 
-    NaN counts as infinite. With ``mean`` the root mean square over the vocabulary, of the worst step and row.
+    NaN counts as infinite. With ``mean``, the root mean square over the vocabulary at the worst step and row.
     """
     scale = wanted.std().clamp(min=1)
     difference = (found - wanted) / scale
@@ -225,20 +225,20 @@ def deviation(found: Tensor, wanted: Tensor, mean: bool = False) -> float:
 
 
 def _moved(one: Report, others: list[Report]) -> float:
-    """The share of the units kept after the last step that another run does not keep."""
-    ours = [picture.kept[-1] for picture in one.pictures if picture.kept]
-    theirs = [picture.kept[-1] for other in others for picture in other.pictures if picture.kept]
-    if len(ours) != len(theirs):
+    """The share of the units kept after the last step that the other runs do not keep."""
+    first = [picture.kept[-1] for picture in one.pictures if picture.kept]
+    second = [picture.kept[-1] for other in others for picture in other.pictures if picture.kept]
+    if len(first) != len(second):
         return 1.0
     kept = [
         ({tuple(box) for box in a.tolist()}, {tuple(box) for box in b.tolist()})
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(first, second, strict=True)
     ]
     total = sum(len(a) for a, _ in kept)
     return sum(len(a - b) for a, b in kept) / max(1, total)
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line, its kind first."""
+    """An error as one line: its type and its message."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Steps that keep every unit, on the path of those that merge: the result must be the plain model's."""
+"""Steps that run the code path of merging but keep every unit: the result must equal the plain model's."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..ops.merging import MergedSegments
 
 @dataclass(frozen=True)
 class Everything:
-    """Stands for a method: keeps every unit at each of its places."""
+    """A stand-in for a method that keeps every unit at each of the method's layers."""
 
     method: Method
 
     def plan(self, modules: LocatedModules) -> Plan:
-        """The places of the method's own plan, in encoder blocks and before LLM layers."""
+        """The plan of the method, with its encoder blocks and LLM layers, whose steps keep everything."""
         plan = self.method.plan(modules)
         return Plan(
             {block: _EncoderStep() for block in plan.encoder}, {layer: _LlmStep() for layer in plan.llm}
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As a method's."""
+        """JSON-ready, as a method's."""
         return {"method": "everything"}
 
 
@@ -38,7 +38,7 @@ def _all(units: Units) -> MergedSegments:
 
 class _EncoderStep(EncoderStep):
     observes: ClassVar[bool] = False
-    keep = 0.5  # Less than all, or the step would be left out.
+    keep = 0.5  # Below 1; a step that keeps everything would be omitted from the plan.
 
     def reduce(self, units: Units) -> MergedSegments | None:
         return _all(units)

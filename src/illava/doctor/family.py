@@ -1,4 +1,4 @@
-"""One family, on a tiny random model; or a model's folder, by its config."""
+"""Diagnose a family on a tiny random model, or a model by its config."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from .tiny import tiny_model, variant
 from .verification import Verification, verify
 
 WARNINGS, WIDTH = 3, 200
-"""How many warnings are kept, and how many characters of each."""
+"""The number of warnings that are kept, and of characters of each."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found on the tiny model of one family."""
+    """The result of the checks on the tiny model of one family."""
 
     family: str
     tiny: str
     """The key of :data:`illava.doctor.tiny.CONFIGS` that was used."""
     verification: Verification | None
-    """None where the model could not be built, or acceleration was refused."""
+    """None if the model could not be built, or acceleration was refused."""
     refusal: str | None
-    """Why, then."""
+    """The reason, if ``verification`` is None."""
     warnings: tuple[str, ...]
-    """What Python's warnings said meanwhile; the first few."""
+    """The first few Python warnings during the checks."""
 
     @property
     def ok(self) -> bool:
-        """Whether all checks hold."""
+        """Whether all checks passed."""
         return self.verification is not None and self.verification.ok
 
     @property
-    def theirs(self) -> bool:
+    def transformers_fault(self) -> bool:
         """Whether transformers itself cannot run the family."""
         return self.verification is not None and not self.verification.plain_runs
 
@@ -55,7 +55,7 @@ class Diagnosis:
         return {
             "ok": self.ok,
             "verdict": self.verdict,
-            "transformers_fault": self.theirs,
+            "transformers_fault": self.transformers_fault,
             "tiny_model": self.tiny,
             "warnings": list(self.warnings),
             "verification": None if self.verification is None else self.verification.to_dict(),
@@ -67,7 +67,7 @@ def examine(family: str, tiny: str | None = None) -> Diagnosis:
 
     Args:
         family: one of :func:`illava.supported_families`.
-        tiny: a variant of it; default: the first.
+        tiny: the variant to use; default: the first.
     """
     tiny = family if tiny is None else tiny
     verification, refusal = None, None
@@ -78,32 +78,32 @@ def examine(family: str, tiny: str | None = None) -> Diagnosis:
             verification = verify(model, method=_method(model))
         except Exception as error:
             refusal = one_line(error)
-    said = dict.fromkeys(f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in caught)
-    # Deprecations inside the libraries are for their authors.
-    kept = [text for text in said if not text.startswith(("DeprecationWarning", "PendingDeprecation"))]
+    texts = dict.fromkeys(f"{w.category.__name__}: {' '.join(str(w.message).split())}" for w in caught)
+    # Deprecations inside the libraries concern their authors, not users.
+    kept = [text for text in texts if not text.startswith(("DeprecationWarning", "PendingDeprecation"))]
     return Diagnosis(family, tiny, verification, refusal, tuple(text[:WIDTH] for text in kept[:WARNINGS]))
 
 
 def _method(model: Any) -> Illava:
-    """Two steps in each stage, where a family has both."""
+    """iLLaVA with two steps in the encoder and, unless the LLM has recurrent layers, two in the LLM."""
     llm = () if any(locate(model).recurrent) else (2, 4)
     return Illava(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=llm, llm_keep=0.7)
 
 
 @dataclass(frozen=True)
 class Described:
-    """A model, by its config alone: no weights are read and no remote code is run."""
+    """A model as its config describes it; no weights are read and no remote code is run."""
 
     model: str
     family: str
     vision_tower: str
     """The ``model_type`` of its vision config."""
     attention: str | None
-    """What transformers would choose here; None where the model is not supported."""
+    """The attention implementation that transformers chooses here; None if the model is not supported."""
     tiny: str | None
-    """The tiny model most like it; None likewise."""
+    """The most similar tiny model; None if the model is not supported."""
     fault: str | None
-    """Why it is not supported, or what of the contract it lacks."""
+    """Why it is not supported, or the parts of the contract that are missing."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -111,9 +111,12 @@ class Described:
 
 
 def describe(model: str, trust_remote_code: bool = False) -> Described:
-    """Read a model's config, named as for :func:`illava.models.loading.load`, and say whether the model is supported.
+    """Read a model's config and check whether the model is supported.
 
-    Raises InputError when the config cannot be read.
+    Args:
+        model: as for :func:`illava.models.loading.load`.
+
+    Raises InputError if the config cannot be read.
     """
     config = read_config(model, trust_remote_code)
     tower = str(getattr(getattr(config, "vision_config", None), "model_type", "none"))
@@ -132,5 +135,5 @@ def describe(model: str, trust_remote_code: bool = False) -> Described:
 
 
 def families() -> tuple[str, ...]:
-    """All supported families, in the order of the list."""
+    """All supported families, in the order of :data:`illava.models.families.FAMILIES`."""
     return tuple(FAMILIES)

@@ -1,6 +1,6 @@
-"""Prompts with small pictures of noise, in the form in which a family's processor hands them to the model.
+"""Prompts with small images of noise, in the format of each family's processor.
 
-Sizes and token ids are read from the model's config, so that tiny and published models are served alike.
+Sizes and token ids come from the model's config, so this works for tiny and for published models.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ..models.families import family_of
 from ..models.picture_layouts import anyres_tiles
 from ..models.tiny_configs import END, IMAGE, PAD, START
 
-BREAK, LAST = 96, 97  # Pixtral's line ends; any text tokens do.
+BREAK, LAST = 96, 97  # Pixtral's row breaks; any text tokens will do.
 
 
 @dataclass
 class Picture:
-    """One picture as a family's processor would hand it over."""
+    """One image as a family's processor would prepare it."""
 
     values: dict[str, Tensor]
-    """Arguments of the model's forward: pixel values and what comes with them."""
+    """Arguments of the model's forward: pixel values, and their sizes if the family has them."""
     ids: list[int]
-    """Token ids that stand for the picture."""
+    """The token ids of the image."""
     placeholder: int = IMAGE
-    """The id of a visual token."""
+    """The id of the visual tokens among them."""
 
     @property
     def tokens(self) -> int:
@@ -60,7 +60,7 @@ SIZES = {
 
 
 def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
-    """A picture of noise, float32 on the CPU.
+    """An image of noise, float32 on the CPU.
 
     Args:
         size: (rows, columns), in pixels for "anyres", in tiles for "tiles" and "marked_tiles", otherwise in
@@ -74,7 +74,7 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    def made(values: dict[str, Tensor], ids: list[int]) -> Picture:
+    def build(values: dict[str, Tensor], ids: list[int]) -> Picture:
         return Picture(values, ids, token)
 
     match kind(model):
@@ -83,37 +83,37 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             values = {"pixel_values": noise(1, tiles, 3, side, side), "image_sizes": torch.tensor([size])}
             with torch.no_grad():
                 features = model.model.get_image_features(**like(model, values)).pooler_output  # type: ignore[operator, union-attr]
-            return made(values, [token] * sum(len(part) for part in features))
+            return build(values, [token] * sum(len(part) for part in features))
         case "square":
             side = _side(vision)
             full = getattr(config, "vision_feature_select_strategy", "default") == "full"
             tower = family.tower(config)
             tokens = (side // vision.patch_size) ** 2 // family.group(config)
             tokens += tower.prefix if full and tower is not None else 0
-            return made({"pixel_values": noise(1, 3, side, side)}, [token] * tokens)
+            return build({"pixel_values": noise(1, 3, side, side)}, [token] * tokens)
         case "tiles":
             side, tiles = _side(vision), rows * columns
-            return made(
+            return build(
                 {"pixel_values": noise(tiles, 3, side, side)}, [token] * config.image_seq_length * tiles
             )
         case "marked_tiles":
             side, tiles = _side(vision), rows * columns
             tokens = (side // vision.patch_size) ** 2 // family.group(config)
             ids = [i for tile in range(tiles) for i in [BREAK - tile % 2, *[token] * tokens]]
-            return made({"pixel_values": noise(1, tiles, 3, side, side)}, ids[1:])
+            return build({"pixel_values": noise(1, tiles, 3, side, side)}, ids[1:])
         case "lines":
             unit = vision.patch_size * math.isqrt(family.group(config))
             sizes = torch.tensor([[rows * unit, columns * unit]])
             ids = [*([*[token] * columns, BREAK] * rows)[:-1], LAST]
-            return made({"pixel_values": noise(1, 3, *sizes[0].tolist()), "image_sizes": sizes}, ids)
+            return build({"pixel_values": noise(1, 3, *sizes[0].tolist()), "image_sizes": sizes}, ids)
     merge = vision.spatial_merge_size
     pixels = noise(rows * columns * merge**2, 3 * vision.temporal_patch_size * vision.patch_size**2)
     grid = torch.tensor([[1, rows * merge, columns * merge]])
-    return made({"pixel_values": pixels, "image_grid_thw": grid}, [token] * rows * columns)
+    return build({"pixel_values": pixels, "image_grid_thw": grid}, [token] * rows * columns)
 
 
 def pictures(model: nn.Module, count: int, seed: int = 0) -> list[Picture]:
-    """Pictures of different sizes, where a family takes different sizes."""
+    """Images of different sizes, if the family supports that."""
     sizes = SIZES[kind(model)]
     if kind(model) == "anyres":
         side = _side(model.config.vision_config)  # type: ignore[union-attr]
@@ -124,7 +124,7 @@ def pictures(model: nn.Module, count: int, seed: int = 0) -> list[Picture]:
 def row(
     text: list[int], parts: list[Picture], marks: tuple[int, int] = (START, END), first: int = 1
 ) -> list[int]:
-    """Token ids of one prompt: every picture after a piece of text, then the rest of the text."""
+    """Token ids of one prompt: a text token before every image, then all of the text."""
     ids = [first]
     for i, part in enumerate(parts):
         ids += [text[i % len(text)], marks[0], *part.ids, marks[1]]
@@ -132,7 +132,7 @@ def row(
 
 
 def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dict[str, Tensor]:
-    """A left-padded batch of (text token ids, pictures)."""
+    """A left-padded batch of (text token ids, images)."""
     config: Any = model.config
     ids = [row(text, parts, marks(config)) for text, parts in rows]
     length = max(map(len, ids))
@@ -164,7 +164,7 @@ def prompt(model: nn.Module, rows: list[tuple[list[int], list[Picture]]]) -> dic
 
 
 def marks(config: Any) -> tuple[int, int]:
-    """Token ids before and after a picture; where a family has none, text tokens."""
+    """The token ids before and after an image; text tokens if the family has none."""
     names = (("vision_start_token_id", "image_start_token_id"), ("vision_end_token_id", "image_end_token_id"))
     start, end = (
         next((getattr(config, name) for name in pair if getattr(config, name, None) is not None), None)
@@ -176,19 +176,19 @@ def marks(config: Any) -> tuple[int, int]:
 
 
 def join(parts: list[Picture], name: str) -> Tensor:
-    """One argument of several pictures, one after the other along the first dimension."""
+    """Concatenate an argument of several images along the first dimension."""
     return torch.cat([part.values[name] for part in parts])
 
 
 def like(model: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``values`` on the device that the model expects its inputs on, floating ones in the model's dtype."""
+    """``values`` on the device of the model's inputs, floating-point tensors in the model's dtype."""
     dtype: Any = model.dtype
     place = device_of(model)
     return {n: v.to(place, dtype if v.is_floating_point() else None) for n, v in values.items()}
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model expects its inputs, also if accelerate keeps its weights elsewhere."""
+    """The device of a model's inputs, also if accelerate has offloaded its weights."""
     embedding: Any = model.get_input_embeddings()  # type: ignore[operator]
     hook = getattr(embedding, "_hf_hook", None)
     place = getattr(hook, "execution_device", None)
@@ -196,6 +196,6 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def _side(vision: Any) -> int:
-    """Pixels of a tile's side."""
+    """The side of a tile in pixels."""
     size = vision.image_size
     return int(size if isinstance(size, int) else size[0])

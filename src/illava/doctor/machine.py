@@ -1,4 +1,4 @@
-"""The machine and what is installed: versions, devices, attention backends, and which dtypes are fast."""
+"""The machine and the installation: versions, devices, attention backends, and the speed of dtypes."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ import torch
 PACKAGES = ("torch", "transformers", "accelerate", "peft")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SECONDS = 0.08
-"""For which products of one dtype are timed."""
+"""The time spent on timing each dtype."""
 SIDE = {"cpu": 256, "cuda": 4096, "mps": 2048}
-"""Rows and columns of the matrices."""
+"""The size of the square matrices that are multiplied."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What illava would run on."""
+    """The machine that illava runs on."""
 
     versions: dict[str, str]
-    """Python, illava and those of ``PACKAGES`` that are installed."""
+    """The versions of Python, illava and the installed ``PACKAGES``."""
     tested: tuple[str, str] | None
-    """The oldest and the newest minor release of transformers that illava is tested with, if known."""
+    """The oldest and the newest minor release of transformers that illava is tested with; None if unknown."""
     inside: bool | None
-    """Whether the installed transformers is within that range, both ends included."""
+    """Whether the installed transformers is in that range, both ends included."""
     devices: dict[str, str]
     """Device -> its name."""
     attention: dict[str, bool]
-    """Attention implementation -> whether it can be used here."""
+    """Attention implementation -> whether it is available."""
     speed: dict[str, float | None]
-    """Dtype -> GFLOP/s of a product of two square matrices on the last of the devices; None: it cannot."""
+    """Dtype -> GFLOP/s of a matrix product on ``speed_on``; None if not supported."""
     speed_on: str
-    """That device."""
+    """The last of the devices."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -43,7 +43,7 @@ class Machine:
 
 
 def look(tested: tuple[str, str] | None) -> Machine:
-    """Look at this machine; takes about a second.
+    """Inspect this machine; takes about a second.
 
     Args:
         tested: the oldest and the newest minor release of transformers that illava is tested with.
@@ -56,7 +56,7 @@ def look(tested: tuple[str, str] | None) -> Machine:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    # What is imported, where a path in front hides what is installed.
+    # The version that is imported, which may differ from the installed one.
     import transformers
 
     versions["transformers"] = transformers.__version__
@@ -74,13 +74,13 @@ def look(tested: tuple[str, str] | None) -> Machine:
 
 
 def within(release: str, tested: tuple[str, str]) -> bool:
-    """Whether a release such as "5.23.0" is in a range of minor releases, both ends included."""
+    """Whether a release such as "5.23.0" is in a range of minor releases, including both ends."""
     low, this, high = (tuple(map(int, text.split(".")[:2])) for text in (tested[0], release, tested[1]))
     return low <= this <= high
 
 
 def gflops(dtype: torch.dtype, device: str) -> float | None:
-    """10^9 floating-point operations a second, in products of two square matrices; None: there are none."""
+    """GFLOP/s of the product of two square matrices; None if the device does not support the dtype."""
     side = SIDE[torch.device(device).type]
     try:
         a = torch.ones(side, side, dtype=dtype, device=device)
@@ -95,7 +95,7 @@ def gflops(dtype: torch.dtype, device: str) -> float | None:
 
 
 def _synchronise(device: str, result: torch.Tensor) -> None:
-    # Waiting for one number waits for the product.
+    # Reading one element waits for the whole product.
     if device != "cpu":
         result[0, 0].item()
 
@@ -103,7 +103,7 @@ def _synchronise(device: str, result: torch.Tensor) -> None:
 def _devices() -> dict[str, str]:
     out = {"cpu": f"{_cpu()}, threads: {torch.get_num_threads()}"}
     if torch.backends.mps.is_available():
-        out["mps"] = "Apple graphics"
+        out["mps"] = "Apple GPU"
     for i in reversed(range(torch.cuda.device_count())):
         about = torch.cuda.get_device_properties(i)
         out[f"cuda:{i}"] = f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
@@ -116,23 +116,23 @@ def _cpu() -> str:
 
         return str(machine()["cpu"])
     except ImportError:
-        # That needs a transformers that fits.
+        # illava.bench needs a compatible transformers.
         return platform.processor() or platform.machine()
 
 
 def _attention() -> dict[str, bool]:
     from transformers import utils
 
-    def ask(name: str) -> bool:
+    def available(name: str) -> bool:
         function = getattr(utils, name, None)
         return bool(function is not None and function())
 
     return {
         "sdpa": True,
         "eager": True,
-        "flash_attention_2": ask("is_flash_attn_2_available"),
-        "flash_attention_3": ask("is_flash_attn_3_available"),
-        "flex_attention": ask("is_torch_flex_attn_available"),
+        "flash_attention_2": available("is_flash_attn_2_available"),
+        "flash_attention_3": available("is_flash_attn_3_available"),
+        "flex_attention": available("is_torch_flex_attn_available"),
     }
 
 

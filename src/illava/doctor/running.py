@@ -1,4 +1,4 @@
-"""Running a model the same way every time: dictated decoding, and everything put back afterwards."""
+"""Run a model reproducibly: decode forced tokens, and restore the model's state afterwards."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..models.tiny_configs import PAD
 from .inputs import like, marks
 
 STEPS = 8
-"""Decoded tokens."""
+"""The number of decoded tokens."""
 # transformers stores the last prompt's M-RoPE offset on the base model.
 LEFT_BY_TRANSFORMERS = ("rope_deltas",)
 
 
 def words(modules: LocatedModules, count: int) -> list[int]:
-    """Ids of ordinary tokens: no placeholder, no mark around a picture, no end token."""
+    """Ids of ordinary tokens: no placeholders, no marks around images, no end tokens."""
     config = modules.config
     special = {
         *marks(config),
@@ -35,11 +35,11 @@ def words(modules: LocatedModules, count: int) -> list[int]:
 
 
 def decode(
-    modules: LocatedModules, inputs: dict[str, Tensor], dictated: list[int], cached: bool = True
+    modules: LocatedModules, inputs: dict[str, Tensor], forced: list[int], cached: bool = True
 ) -> Tensor:
-    """(steps, B, V) fp32 logits of a prompt and of ``dictated`` tokens after it.
+    """(steps, B, V) fp32 logits after a prompt and after each of the ``forced`` tokens but the last.
 
-    The tokens are given, not chosen, so that near ties between tokens neither hide nor fake a difference.
+    Tokens are forced, so that near ties between tokens neither hide nor exaggerate a difference.
 
     Args:
         cached: False recomputes the whole sequence at every step.
@@ -48,18 +48,18 @@ def decode(
     length = inputs["input_ids"].shape[1]
     out = model.generate(
         **like(model, inputs),
-        max_new_tokens=len(dictated),
+        max_new_tokens=len(forced),
         do_sample=False,
         use_cache=cached,
         output_logits=True,
         return_dict_in_generate=True,
-        logits_processor=LogitsProcessorList([_Dictate(length, dictated)]),
+        logits_processor=LogitsProcessorList([_ForceTokens(length, forced)]),
     )
     return torch.stack(out.logits).float()
 
 
-class _Dictate(LogitsProcessor):
-    """Makes ``generate`` write given tokens."""
+class _ForceTokens(LogitsProcessor):
+    """Forces the tokens that ``generate`` chooses."""
 
     def __init__(self, prompt_length: int, tokens: list[int]) -> None:
         self.prompt_length, self.tokens = prompt_length, tokens
@@ -72,7 +72,7 @@ class _Dictate(LogitsProcessor):
 
 @contextmanager
 def undisturbed(modules: LocatedModules) -> Iterator[None]:
-    """Evaluation mode, no gradients greedy defaults; everything is put back afterwards, also on an error."""
+    """Within the block: eval mode, no gradients, greedy defaults. All are restored, also after an error."""
     model, base = modules.model, modules.base
     training = [(module, module.training) for module in model.modules()]
     settings = model.__dict__.get("generation_config")
@@ -97,13 +97,13 @@ State = dict[str, dict[str, Any]]
 
 
 def state_of(model: nn.Module) -> State:
-    """What acceleration could leave behind: module name -> attribute name -> identity of the value."""
+    """The state that acceleration could alter: module name -> attribute name -> identity of the value."""
     out: State = {}
     for name, module in model.named_modules():
         here: dict[str, Any] = {}
         for key, value in vars(module).items():
             if key.endswith("_hooks"):
-                # Only who was hooked: torch makes the dictionaries as needed.
+                # Only registered hooks; torch creates the dictionaries on demand.
                 here.update({key: tuple(value)} if value else {})
             elif key not in LEFT_BY_TRANSFORMERS:
                 here[key] = id(value)

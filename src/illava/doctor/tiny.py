@@ -1,6 +1,7 @@
 """Tiny random models of every supported family.
 
-Random weights, drawn at 1/sqrt(fan_in) so that attention is far from uniform and choices are clear.
+Weights are drawn with a standard deviation of 1 / sqrt(fan_in), so that attention is far from uniform and
+selections are unambiguous.
 """
 
 from __future__ import annotations
@@ -60,17 +61,17 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any)
                 parameter.normal_(0, fan_in**-0.5, generator=generator)
     settings: Any = model.generation_config
     settings.pad_token_id = PAD
-    # Without an end token every row decodes to the full length.
+    # Without an end token, every row decodes to the full length.
     settings.eos_token_id = None
-    # A generated placeholder would need a picture when the sequence is recomputed.
+    # A generated placeholder would need an image when the sequence is recomputed.
     settings.suppress_tokens = [IMAGE, VIDEO]
     return model.eval()
 
 
 def variant(made: Any) -> str:
-    """The key of ``CONFIGS`` whose image encoder and LLM are of the kinds that the config ``made`` names.
+    """The key of ``CONFIGS`` whose image encoder and LLM have the model types of the config ``made``.
 
-    Where no variant of its family has both, the image encoder decides.
+    If no variant of its family matches both, the image encoder decides.
     """
 
     def likeness(name: str) -> tuple[bool, bool]:

@@ -1,4 +1,4 @@
-"""``illava.verify``: the checks on a loaded model."""
+"""``illava.verify``: check acceleration on a loaded model."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONTRACT = "contract"
 
 @dataclass(frozen=True)
 class Verification:
-    """What the checks found on one model."""
+    """The results of the checks on one model."""
 
     model_type: str
     transformers: str
-    """The installed version."""
+    """Its installed version."""
     device: str
     dtype: str
     attention: str
@@ -35,17 +35,17 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether all checks hold."""
+        """Whether all checks passed."""
         return all(check.ok for check in self.checks)
 
     @property
     def faults(self) -> tuple[Check, ...]:
-        """The checks that do not hold."""
+        """The checks that failed."""
         return tuple(check for check in self.checks if not check.ok)
 
     @property
     def plain_runs(self) -> bool:
-        """Whether the plain model runs. If not, no other check was made."""
+        """Whether the plain model runs; if not, the other checks were skipped."""
         return all(check.ok for check in self.checks if check.name == PLAIN)
 
     @property
@@ -67,7 +67,7 @@ class Verification:
         return {**own, "ok": self.ok, "verdict": self.verdict, "checks": checks}
 
     def __str__(self) -> str:
-        """A line for the model, one for each check, one for the verdict."""
+        """One line for the model, one for each check, one for the verdict."""
         head = (
             f"{self.model_type} with transformers {self.transformers}: {self.dtype} on {self.device}, "
             f"{self.attention} attention, {self.method['method']}"
@@ -76,39 +76,45 @@ class Verification:
 
 
 def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
-    """Check that acceleration is exact on a loaded model, with small pictures of noise.
+    """Check that acceleration is exact on a loaded model, with small images of noise.
 
-    Five properties are checked: transformers has all that illava relies on; with ``keep=1`` logits are
-    bit-identical to the plain model's; a merged model that decodes with its cache agrees with one that
-    recomputes the whole sequence; a row of a padded batch agrees with its single run; after ``remove()``
-    logits and hooks are as before. No processor is needed. It takes about 100 forward passes of up to three
-    short prompts, most of them of one token each.
+    Five properties are checked:
+
+    - transformers has everything that illava relies on;
+    - with ``keep=1``, logits are bit-identical to the plain model's;
+    - a merged model that decodes with its KV cache agrees with one that recomputes the whole sequence;
+    - each row of a padded batch agrees with the same prompt run alone;
+    - after ``remove()``, logits and hooks are as before.
+
+    No processor is needed. The checks take about 100 forward passes of up to three short prompts, most of one
+    token each.
 
     Args:
-        model: as for :func:`illava.accelerate`, with its language-model head; on its own device, in its own
-            dtype. It comes back as it was, also after an error.
-        method: which tokens go. Default: the schedule published for the model's family.
+        model: as for :func:`illava.accelerate`, with its language-model head, on any device and in any dtype.
+            It is restored afterwards, also after an error.
+        method: the method to check. Default: the schedule published for the model's family.
 
     Logits may differ by rounding: by 1e-4 of their standard deviation in float32, 0.02 in float16, 0.1 in
-    bfloat16, and by what the plain model's own differ in the same comparison.
+    bfloat16, plus a multiple of the plain model's own deviation in the same comparison.
 
     Raises:
-        UnsupportedError: the model, its attention backend or its transformers does not fit illava.
-        ValueError: the model is accelerated, or the method does not fit it.
+        UnsupportedError: illava does not support the model, its attention backend or the installed
+            transformers.
+        ValueError: the model is already accelerated, or the method does not fit it.
     """
     import transformers
 
     modules = locate(model)
     if getattr(modules.base, _MARK, None) is not None:
-        raise ValueError("this model is accelerated: call remove() on its handle, then verify")
+        raise ValueError("this model is already accelerated; call remove() on its handle first")
     if not callable(getattr(modules.model, "generate", None)):
         raise UnsupportedError(
-            f"verify needs a model that generates, got {type(modules.model).__name__}: load it with "
+            f"verify needs a model with generate(), got {type(modules.model).__name__}; load it with "
             "AutoModelForImageTextToText"
         )
     method = Illava() if method is None else method
     begin = time.perf_counter()
-    # Refusals and methods that do not fit come before all checks.
+    # Raises for unsupported models and methods before any check runs.
     accelerate(modules.model, method).remove()
     checks = [*_contract(modules), *run_checks(modules, method)]
     weight: Any = modules.model
@@ -126,5 +132,5 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
 
 def _contract(modules: LocatedModules) -> list[Check]:
     faults = [str(fault) for fault in contract_faults(modules)]
-    detail = "; ".join(faults[:5]) if faults else "all that illava relies on is there"
+    detail = "; ".join(faults[:5]) if faults else "transformers has everything that illava relies on"
     return [Check(CONTRACT, not faults, detail)]

@@ -1,1 +1,1 @@
-"""Evidence: tasks, an evaluation anyone can run and resume, and what its figures mean."""
+"""Evaluation: tasks, resumable runs, metrics and comparisons of methods."""

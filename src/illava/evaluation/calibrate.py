@@ -1,4 +1,4 @@
-"""Choosing among schedules that cost the same by pictures of one's own: whose first tokens stay nearest."""
+"""Choose among schedules of equal cost: the one whose first tokens diverge least on the user's own images."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from ..methods import Method
 from .run import first_token_kl
 
 TOKENS = 4
-"""First tokens of an answer that are compared."""
+"""The number of first tokens of an answer that are compared."""
 QUESTION = "Describe the picture."
-"""Asked of every picture where there is no prompts.txt."""
+"""The question about every image if there is no prompts.txt."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 PROMPTS, FILE = "prompts.txt", "calibration.json"
 
 
 def samples(folder: Path) -> list[tuple[Path, str]]:
-    """Every picture of a folder with every line of its ``prompts.txt``.
+    """Pair every image of a folder with every line of its ``prompts.txt``.
 
-    Raises InputError where there is no folder or no picture in it.
+    Raises InputError if there is no such folder or no image in it.
     """
     try:
         files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
-        given = folder / PROMPTS
-        lines = given.read_bytes().splitlines() if given.exists() else [QUESTION.encode()]
+        prompts = folder / PROMPTS
+        lines = prompts.read_bytes().splitlines() if prompts.exists() else [QUESTION.encode()]
     except OSError as error:
         raise InputError(f"--calibrate {folder}: cannot be read: {error}") from error
     questions = []
@@ -44,11 +44,11 @@ def samples(folder: Path) -> list[tuple[Path, str]]:
         try:
             questions += [line.decode().strip()] if line.strip() else []
         except UnicodeDecodeError as error:
-            raise InputError(f"--calibrate {given}: line {number} is not UTF-8: {error}") from error
+            raise InputError(f"--calibrate {prompts}: line {number} is not UTF-8: {error}") from error
     if not files or not questions:
         raise InputError(
-            f"--calibrate {folder}: give a folder with pictures ({', '.join(PICTURES)}) and, if you like, a "
-            f"{PROMPTS} with a question a line"
+            f"--calibrate {folder}: give a folder with images ({', '.join(PICTURES)}) and, optionally, a "
+            f"{PROMPTS} with one question per line"
         )
     return [(file, question) for file in files for question in questions]
 
@@ -57,47 +57,48 @@ def calibrate(
     model: nn.Module,
     processor: Any,
     methods: Sequence[Method],
-    asked: Sequence[tuple[Path | Image.Image, str]],
+    prompts: Sequence[tuple[Path | Image.Image, str]],
     folder: Path | None = None,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> list[float]:
-    """Divergence of every method from the plain model, over the first tokens of the plain model's answers.
+    """The divergence of every method from the plain model over the first tokens of the plain model's answers.
 
-    The mean over samples and tokens of KL(plain || merged) in nats, at the tokens that the plain model says.
+    It is the mean over samples and tokens of KL(plain || merged) in nats, with the plain model's tokens
+    forced.
 
     Args:
-        asked: pictures, or their files, each with a question.
-        folder: where results are kept sample by sample, so that a run that was stopped goes on.
-        advance: told of each method and sample that is done.
+        prompts: images, or their files, each with a question.
+        folder: results are saved here after every sample, so that a stopped run can be continued.
+        advance: called with the number of (method, sample) pairs done.
 
-    Raises InputError for what cannot be read, or a folder that cannot be written.
+    Raises InputError for files that cannot be read and for a folder that cannot be written.
     """
-    if not asked:
-        raise InputError("calibration needs at least one picture with a question")
-    known = _Known(folder, model)
+    if not prompts:
+        raise InputError("calibration needs at least one image with a question")
+    known = _SavedResults(folder, model)
     totals = [0.0] * len(methods)
-    for picture, question in asked:
-        # Only what is not known yet is run, the plain model too.
+    for picture, question in prompts:
+        # Only missing results are computed, the plain model's included.
         opened = picture if isinstance(picture, Image.Image) else open_picture(picture)
         keys = [known.key(method, opened, question) for method in methods]
         if any(key not in known.values for key in keys):
             device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
             inputs = build_prompt(processor, [opened], question).to(device=device, dtype=dtype)
-            plain, said = _first_tokens(model, inputs, None)
+            plain, tokens = _first_tokens(model, inputs, None)
             for key, method in zip(keys, methods, strict=True):
                 if key not in known.values:
                     with accelerate(model, method):
-                        merged, _ = _first_tokens(model, inputs, said)
-                    known.note(key, float(first_token_kl(plain, merged).mean()))
+                        merged, _ = _first_tokens(model, inputs, tokens)
+                    known.save(key, float(first_token_kl(plain, merged).mean()))
                 advance(1)
         else:
             advance(len(methods))
         totals = [total + known.values[key] for total, key in zip(totals, keys, strict=True)]
-    return [total / len(asked) for total in totals]
+    return [total / len(prompts) for total in totals]
 
 
-class _Dictate(LogitsProcessor):
-    """Makes generation say given tokens, so that distributions are compared at the same place."""
+class _ForceTokens(LogitsProcessor):
+    """Forces the tokens that are generated, so that distributions are compared after the same tokens."""
 
     def __init__(self, tokens: Tensor, start: int) -> None:
         self.tokens, self.start = tokens, start
@@ -108,16 +109,15 @@ class _Dictate(LogitsProcessor):
 
 
 @torch.no_grad()
-def _first_tokens(model: nn.Module, inputs: Any, said: Tensor | None) -> tuple[Tensor, Tensor]:
+def _first_tokens(model: nn.Module, inputs: Any, forced: Tensor | None) -> tuple[Tensor, Tensor]:
     """(T, V) fp32 log-probabilities of the first tokens, on the CPU, and the (T,) tokens."""
     start = inputs["input_ids"].shape[1]
-    dictate = LogitsProcessorList([] if said is None else [_Dictate(said, start)])
     out = model.generate(  # type: ignore[operator]
         **inputs,
-        max_new_tokens=TOKENS if said is None else len(said),
+        max_new_tokens=TOKENS if forced is None else len(forced),
         do_sample=False,
         num_beams=1,
-        logits_processor=dictate,
+        logits_processor=LogitsProcessorList([] if forced is None else [_ForceTokens(forced, start)]),
         output_logits=True,
         return_dict_in_generate=True,
     )
@@ -125,13 +125,13 @@ def _first_tokens(model: nn.Module, inputs: Any, said: Tensor | None) -> tuple[T
     return logits, out.sequences[0, start:]
 
 
-class _Known:
-    """Results by model, method, picture and question, kept in a file that is replaced as a whole."""
+class _SavedResults:
+    """Results by model, method, image and question, in a file that is replaced atomically."""
 
     def __init__(self, folder: Path | None, model: nn.Module) -> None:
         self.file = None if folder is None else folder / FILE
         self.values: dict[str, float] = {}
-        # The same results hold for the same weights alone.
+        # Results are valid for the same weights only.
         weights = [weight.detach().flatten()[:8].float().cpu() for weight in model.parameters()]
         kind = str(next(model.parameters()).dtype).encode()
         self.model = hashlib.sha256(torch.cat(weights).numpy().tobytes() + kind).hexdigest()
@@ -141,17 +141,17 @@ class _Known:
                 self.values = {str(key): float(value) for key, value in values.items()}
             except (OSError, ValueError, AttributeError, TypeError) as error:
                 raise InputError(
-                    f"{self.file}: is no file of an earlier calibration ({error}); move it away"
+                    f"{self.file}: not a calibration file: {error}; move it, or give another --output"
                 ) from error
 
     def key(self, method: Method, picture: Image.Image, question: str) -> str:
-        """What a result is known by."""
-        said = json.dumps([self.model, method.to_dict(), question, picture.size, TOKENS], sort_keys=True)
+        """The key of a result."""
+        text = json.dumps([self.model, method.to_dict(), question, picture.size, TOKENS], sort_keys=True)
         pixels = picture.convert("RGB").tobytes()
-        return hashlib.sha256(said.encode() + pixels).hexdigest()
+        return hashlib.sha256(text.encode() + pixels).hexdigest()
 
-    def note(self, key: str, value: float) -> None:
-        """Keep a result, on disk too."""
+    def save(self, key: str, value: float) -> None:
+        """Save a result in memory and, if there is a folder, on disk."""
         self.values[key] = value
         if self.file is None:
             return

@@ -1,4 +1,4 @@
-"""Differences between rows of one evaluation, paired sample by sample."""
+"""Differences in accuracy between rows of one evaluation, paired by sample."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .summary import shared_lines
 def difference(
     lines: Iterable[Line], ones: Sequence[str], others: Sequence[str], seed: int = 0, draws: int = DRAWS
 ) -> tuple[Estimate, dict[str, Estimate]]:
-    """Accuracy of rows ``ones`` minus that of ``others``, in points, each the mean of its rows.
+    """The accuracy of rows ``ones`` minus that of rows ``others`` in points, each the mean over its rows.
 
-    Paired: both are resampled together, by clusters. Only samples that all these rows and the plain model
-    have answered count, and in the mean over tasks only tasks that the plain model is good enough at.
+    Both are resampled together, by clusters. Only samples that all these rows and the plain model have
+    answered count. The mean over tasks includes only tasks at which the plain model reaches ``LEAST_PLAIN``.
 
-    Returns the mean over tasks, and the difference task by task.
+    Returns the mean over tasks, and the difference by task.
     """
     wanted = {PLAIN.label, *ones, *others}
     tasks: dict[str, dict[int, dict[str, Line]]] = {}
@@ -51,10 +51,10 @@ def difference(
 def mean_accuracies(
     settings: dict[str, Any], lines: Iterable[Line], tasks: Sequence[str], draws: int = DRAWS
 ) -> dict[str, Array]:
-    """(1 + draws,) statistic of every row: accuracy in %, the mean over ``tasks``, all paired.
+    """(1 + draws,) statistic of every row: its accuracy in %, the mean over ``tasks``, all paired.
 
-    What :func:`difference` subtracts, for comparing many rows with many. Only samples that every row has
-    answered count. Without tasks it is NaN.
+    To compare many rows with one another, where :func:`difference` compares two groups. Only samples that
+    every row has answered count. Without tasks it is NaN.
     """
     by_task: dict[str, list[Line]] = {name: [] for name in tasks}
     for line in lines:

@@ -1,4 +1,4 @@
-"""The figures of a comparison of methods: every row of every model beside one reference method."""
+"""The results of a comparison of methods: every row of every model, relative to a reference method."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .store import Line
 from .summary import ESTIMATES, MEANS, summarise
 
 DRAWS = 20_000
-"""Of differences: p-values are no finer than 2 in so many, and Holm's correction multiplies them."""
+"""Bootstrap resamples of differences. The smallest p-value is 2 / DRAWS before Holm's correction."""
 ALPHA = 1 - LEVEL
 TIMES = ("encoder", "prefill", "ttft")
-"""Measured parts, as shares of the plain model's time."""
+"""The timed parts, reported relative to the plain model."""
 COSTS = ("ttft", "flops")
-"""What quality is plotted against."""
+"""The costs that quality is plotted against."""
 OFF_BUDGET = 0.01
-"""Rows that miss their budget by a larger share of it are marked."""
+"""Rows that miss their budget by more than this share of it are marked."""
 
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found out about one model."""
+    """The measurements of one model."""
 
     rows: Sequence[Row]
-    """All that were asked for but the plain and the blank one."""
+    """All rows requested, without plain and blank."""
     refused: Mapping[str, str]
-    """By label why a row could not be run."""
+    """The rows that could not run: label -> reason."""
     settings: dict[str, Any]
     lines: Sequence[Line]
     timing: dict[str, Any] | None
@@ -44,11 +44,11 @@ class Measured:
 
 
 def compare(models: Mapping[str, Measured], reference: str, draws: int = DRAWS) -> Figures:
-    """All figures of a comparison, JSON-ready.
+    """All results of a comparison, JSON-ready.
 
-    Every row is compared with the one of method ``reference`` at the same budget on the same model: the
-    difference of their mean accuracies over tasks, with a paired bootstrap interval clustered by picture and
-    a two-sided p-value. Holm's correction covers all comparisons of all models.
+    Every row is compared with the row of method ``reference`` at the same budget on the same model: the
+    difference of their mean accuracies over tasks, with a paired bootstrap interval clustered by image and a
+    two-sided p-value. Holm's correction covers all comparisons of all models.
     """
     found = {name: _model(measured, reference, draws) for name, measured in models.items()}
     tested = [row for model in found.values() for row in model["rows"] if row["p"] is not None]
@@ -72,8 +72,10 @@ def _model(measured: Measured, reference: str, draws: int) -> Figures:
     summary = summarise(settings, measured.lines)
     counted = [name for name, task in summary["tasks"].items() if task["in_mean"]]
     accuracies = mean_accuracies(settings, measured.lines, counted, draws)
-    # Schedules of their own are at no budget.
-    ours = {row.keep: row.label for row in measured.rows if row.name == reference and row.keep is not None}
+    # Fixed schedules have no budget.
+    references = {
+        row.keep: row.label for row in measured.rows if row.name == reference and row.keep is not None
+    }
     out = []
     for row in (PLAIN, BLANK, *measured.rows):
         figures = _row(row, measured.refused.get(row.label))
@@ -84,9 +86,9 @@ def _model(measured: Measured, reference: str, draws: int) -> Figures:
             if timing is not None and row.label in timing["rows"]:
                 faster = timing["rows"][row.label]["faster"]
                 figures |= {part: share(faster[part]) for part in TIMES}
-            other = ours.get(row.keep) if row.method is not None and row.name != reference else None
+            other = references.get(row.keep) if row.method is not None and row.name != reference else None
             if other in accuracies:
-                # Rounded, as sums over tasks leave traces of what cancels out, and zeros count.
+                # Rounded, because sums over tasks leave rounding errors where differences are exactly zero.
                 points = np.round(accuracies[row.label] - accuracies[other], 9)
                 figures |= {"difference": estimate(points).to_dict(), "p": two_sided_p(points)}
             figures["tasks"] = {
@@ -107,8 +109,8 @@ def _model(measured: Measured, reference: str, draws: int) -> Figures:
 
 
 def _row(row: Row, refused: str | None) -> Figures:
-    """What is known of a row before any figure, and empty places for those."""
-    nothing = {"value": None, "low": None, "high": None}
+    """The identity of a row, with None for all results."""
+    unknown = {"value": None, "low": None, "high": None}
     return {
         "label": row.label,
         "method": row.name or row.label,
@@ -116,11 +118,11 @@ def _row(row: Row, refused: str | None) -> Figures:
         "budget": None if row.method is None or row.keep is None else budget(row.keep),
         "options": None if row.method is None else row.method.to_dict(),
         "refused": refused,
-        **{key: dict(nothing) for key in ESTIMATES},
+        **{key: dict(unknown) for key in ESTIMATES},
         **dict.fromkeys(MEANS),
         "off_budget": None,
-        **{part: dict(nothing) for part in TIMES},
-        "difference": dict(nothing),
+        **{part: dict(unknown) for part in TIMES},
+        "difference": dict(unknown),
         "p": None,
         "p_holm": None,
         "significant": None,
@@ -130,15 +132,15 @@ def _row(row: Row, refused: str | None) -> Figures:
 
 
 def off_budget(row: Row, final: float | None, visual: float | None) -> bool | None:
-    """Whether a row left more or fewer tokens than its budget allows; None where it has none."""
+    """Whether a row misses its budget, keeping more or fewer tokens; None if it has none."""
     if row.method is None or row.keep is None or final is None or visual is None:
         return None
-    meant = row.keep * visual
-    return abs(final - meant) > OFF_BUDGET * meant
+    target = row.keep * visual
+    return abs(final - target) > OFF_BUDGET * target
 
 
 def share(faster: Mapping[str, Any]) -> dict[str, float | None]:
-    """The time that a row takes as a share of the plain model's, from how many times faster it is."""
+    """A row's time as a share of the plain model's, from its speed-up."""
     low, high = faster["interval"] or (None, None)
 
     def inverse(times: float | None) -> float | None:
@@ -148,23 +150,15 @@ def share(faster: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def points_of(rows: Sequence[Figures], cost: str) -> list[Point]:
-    """The plain model and all methods by what they retain above blank and one of ``COSTS``."""
+    """The plain model and all methods as points of one of ``COSTS`` and the accuracy retained above blank."""
     points = []
     for row in rows:
-        what, kept = row[cost], row["above_blank"]
-        if not isinstance(what, dict):
-            what = {"value": what, "low": None, "high": None}
+        x, y = row[cost], row["above_blank"]
+        if not isinstance(x, dict):
+            x = {"value": x, "low": None, "high": None}
         plain = row["label"] == PLAIN.label
-        if (row["options"] is None and not plain) or None in (what["value"], kept["value"]):
+        if (row["options"] is None and not plain) or None in (x["value"], y["value"]):
             continue
-        points.append(
-            Point(
-                row["label"],
-                row["method"],
-                what["value"],
-                kept["value"],
-                (what["low"], what["high"]),
-                (kept["low"], kept["high"]),
-            )
-        )
+        ends = (x["low"], x["high"]), (y["low"], y["high"])
+        points.append(Point(row["label"], row["method"], x["value"], y["value"], *ends))
     return points

@@ -1,22 +1,22 @@
-"""Anyone's data: a folder with ``samples.jsonl``, one question a line.
+"""The user's own data: a folder with ``samples.jsonl``, one question per line.
 
 Each line is a JSON object:
 
 ``picture`` or ``pictures`` or ``video``
-    A picture's path; or a list of them, shown in that order; or the path of a video file (needs PyAV) or of
-    a folder of frames, which are shown in the order of their names. Paths are relative to the folder and
-    stay inside it; a picture may be a base64 data URL instead. Of a longer video 32 frames are shown, evenly
-    spaced. ``image`` and ``images`` are other names for pictures.
+    The path of an image; or a list of paths, in the order of the prompt; or the path of a video file (needs
+    PyAV) or of a folder of frames, ordered by name. Paths are relative to the folder and stay inside it; an
+    image may be a base64 data URL instead. Of a video with more than 32 frames, 32 evenly spaced ones are
+    used. ``image`` and ``images`` are aliases of ``picture`` and ``pictures``.
 ``question``
-    A text.
+    A string.
 ``answer`` or ``answers``
-    A text or finite number; or a list of those, any of which counts as right. Compared without regard to
-    case, outer spaces and a final full stop.
+    A string or finite number; or a list of those, any of which is correct. Case, outer spaces and a final
+    full stop are ignored.
 ``kind``
-    Optional: a text to break results down by.
+    Optional: a string to break results down by.
 
-In place of question and answer there may be ``conversations`` as LLaVA's data has them, or ``messages`` as
-OpenAI's, that hold one of each (see formats.py). Empty lines and other fields are ignored::
+Instead of a question and an answer, a line may have ``conversations`` in LLaVA's format or ``messages`` in
+OpenAI's, with one question and one answer (see formats.py). Empty lines and other fields are ignored::
 
     {"picture": "cats/1.jpg", "question": "How many cats are there?", "answers": ["2", "two"]}
     {"pictures": ["a.png", "b.png"], "question": "Which picture is brighter?", "answer": "the second"}
@@ -46,48 +46,48 @@ from .samples import Sample
 
 FILE_NAME = "samples.jsonl"
 MAX_LINE = 20_000_000
-"""Bytes; a longer line is not read. Pictures may stand in it."""
-TOLD = 3
-"""Complaints that are written out; the others are counted."""
+"""The longest line that is read, in bytes. It may hold images."""
+LISTED = 3
+"""The number of invalid lines that an error lists; the others are counted."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One good line."""
+    """One valid line."""
 
     line: int
-    """From 1."""
+    """Its number, from 1."""
     question: str
     answers: tuple[str, ...]
     pictures: tuple[str, ...] = ()
-    """Paths; of a picture in the line itself "data:" and a hash."""
+    """Paths; for an image in the line itself "data:" and a hash."""
     video: str = ""
     kind: str = ""
     offset: int = 0
-    """Of the line in the file, in bytes."""
+    """The position of the line in the file, in bytes."""
 
 
 class FolderTask:
-    """The questions of a folder, checked.
+    """The questions of a folder, validated.
 
-    Every line is checked for its form and its files; pictures and videos are opened for the first
-    ``limit`` good lines.
+    The fields and files of every line are checked; images and videos of the first ``limit`` valid lines are
+    opened.
 
     Args:
-        skip_bad: leave bad lines out, listed in ``bad``, instead of refusing the folder.
+        skip_bad: skip invalid lines, listed in ``bad``, instead of raising an error.
 
-    Raises InputError when there is no good line, and, without ``skip_bad``, for bad ones: the first by line
-    number and reason, and how many there are more.
+    Raises InputError if no line is valid and, without ``skip_bad``, if a line is invalid: with the numbers
+    and reasons of the first few, and the number of the others.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int, skip_bad: bool = False) -> None:
-        # Absolute, as "demo/..." alone would be one of the pictures that ship with illava.
+        # Absolute, because a relative "demo/..." would name a shipped image.
         self.folder = Path(folder).resolve()
         self.name = self.folder.name
         check_text("the folder's name", self.name)
         self.description = f"the questions in {folder}"
         self.bad: list[str] = []
-        """What is wrong with which line, e.g. "line 3: no question"."""
+        """Invalid lines and reasons, e.g. "line 3: no question"."""
         self._digest = hashlib.sha256()
         self._limit, self._skip_bad = limit, skip_bad
         self.entries = self._check_files(self._read(), limit)
@@ -117,10 +117,10 @@ class FolderTask:
         )
 
     def check(self, try_prompt: Callable[[Sample], object]) -> None:
-        """Leave out, or refuse, what the model's processor cannot take; then nothing stops a run halfway.
+        """Skip, or reject, samples that the model's processor rejects, so that a run does not fail halfway.
 
         Args:
-            try_prompt: makes a prompt of a sample, raising InputError where that cannot be.
+            try_prompt: builds the prompt of a sample; raises InputError if that fails.
 
         Raises InputError as the constructor does.
         """
@@ -137,15 +137,15 @@ class FolderTask:
         self._refuse()
 
     def _refuse(self) -> None:
-        """Raise InputError where bad lines are not to be skipped, and where there are no good ones."""
+        """Raise InputError for invalid lines, unless they are skipped, and if no line is valid."""
         self.bad.sort(key=lambda reason: int(reason.split(":")[0].removeprefix("line ")))
         if self.bad and not self._skip_bad:
             raise InputError(
-                f"{self.folder / FILE_NAME}: {first_few(self.bad)}; mend these, or use --skip-bad"
+                f"{self.folder / FILE_NAME}: {first_few(self.bad)}; correct these lines or give --skip-bad"
             )
         if not self.entries:
             raise InputError(
-                f"{self.folder / FILE_NAME}: there is no line to use"
+                f"{self.folder / FILE_NAME}: no valid line; give at least one"
                 + (f"; {first_few(self.bad)}" if self.bad else "")
             )
 
@@ -168,29 +168,29 @@ class FolderTask:
                     offset += len(piece)
         except OSError as error:
             raise InputError(
-                f"{path}: cannot be read: {error.strerror or error}; a folder of questions needs {FILE_NAME}"
+                f"{path}: cannot be read: {error.strerror or error}; the folder needs a {FILE_NAME}"
             ) from error
         return entries
 
     def _entry(self, line: int, piece: bytes, offset: int) -> Entry:
-        """Raises ValueError saying what is wrong."""
+        """Parse a line. Raises ValueError with the reason."""
         row = _row(piece)
         question, kind = row.get("question"), row.get("kind", "")
         if not isinstance(question, str) or not question.strip():
-            raise ValueError("no question, which must be a text")
+            raise ValueError("no question; give a string")
         if not isinstance(kind, str):
-            raise ValueError("kind must be a text")
+            raise ValueError("kind must be a string")
         check_text("question", question)
         check_text("kind", kind)
-        shown = [key for key in ("picture", "pictures", "video") if key in row]
-        if len(shown) != 1:
+        keys = [key for key in ("picture", "pictures", "video") if key in row]
+        if len(keys) != 1:
             raise ValueError("give one of picture, pictures and video")
-        given = row[shown[0]] if shown[0] == "pictures" else [row[shown[0]]]
-        if not isinstance(given, list) or not given:
+        paths = row[keys[0]] if keys[0] == "pictures" else [row[keys[0]]]
+        if not isinstance(paths, list) or not paths:
             raise ValueError("pictures must be a list with at least one path")
-        names = tuple(self._path(shown[0], name) for name in given)
+        names = tuple(self._path(keys[0], path) for path in paths)
         answers = _answers(row)
-        if shown[0] == "video":
+        if keys[0] == "video":
             return Entry(line, question, answers, video=names[0], kind=kind, offset=offset)
         return Entry(line, question, answers, pictures=names, kind=kind, offset=offset)
 
@@ -201,7 +201,7 @@ class FolderTask:
             return f"data:{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:16]}"
         check_text(key, name)
         if is_url(name):
-            raise ValueError(f"{name[:80]}: URLs are not read; download it, and give its path")
+            raise ValueError(f"{name[:80]}: URLs are not supported; download the file and give its path")
         if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == "..":
             raise ValueError(f"{name}: paths must be relative to the folder and stay inside it")
         try:
@@ -216,7 +216,7 @@ class FolderTask:
         return name
 
     def _check_files(self, entries: list[Entry], limit: int) -> list[Entry]:
-        """The entries without those, among the first, whose files cannot be opened; each file once."""
+        """The first ``limit`` entries whose files can be opened, and all later ones; opens each file once."""
         reasons: dict[tuple[str, bool], str] = {}
         good: list[Entry] = []
         for entry in entries:
@@ -233,7 +233,7 @@ class FolderTask:
         return good
 
     def _open(self, entry: Entry, number: int) -> Image.Image:
-        """A picture of an entry, from its file or from the line. Raises InputError."""
+        """Open an image of an entry, from its file or from the line. Raises InputError."""
         name = entry.pictures[number]
         if not is_embedded(name):
             return open_picture(self.folder / name)
@@ -258,13 +258,13 @@ class FolderTask:
 
 
 def first_few(reasons: Sequence[str]) -> str:
-    """The first three of many complaints, and how many there are more."""
-    more = len(reasons) - TOLD
-    return "; ".join(reasons[:TOLD]) + (f"; and {more:,} more" if more > 0 else "")
+    """The first few reasons, and the number of the others."""
+    more = len(reasons) - LISTED
+    return "; ".join(reasons[:LISTED]) + (f"; and {more:,} more" if more > 0 else "")
 
 
 def _row(piece: bytes) -> dict[str, Any]:
-    """A line with illava's own fields. Raises ValueError."""
+    """A line as a dictionary with illava's field names. Raises ValueError."""
     try:
         row = json.loads(piece)
     except (ValueError, RecursionError) as error:
@@ -282,13 +282,13 @@ def _short(value: Any) -> str:
 def _answers(row: dict[str, Any]) -> tuple[str, ...]:
     if ("answer" in row) == ("answers" in row):
         raise ValueError("give one of answer and answers")
-    given = row["answers"] if "answers" in row else [row["answer"]]
-    if not isinstance(given, list) or not given:
+    answers = row["answers"] if "answers" in row else [row["answer"]]
+    if not isinstance(answers, list) or not answers:
         raise ValueError("answers must be a list with at least one answer")
-    for answer in given:
+    for answer in answers:
         if isinstance(answer, bool) or not isinstance(answer, str | int | float) or not str(answer).strip():
-            raise ValueError(f"an answer must be a text or a number, not {_short(answer)}")
+            raise ValueError(f"an answer must be a string or a number, not {_short(answer)}")
         if isinstance(answer, float) and not math.isfinite(answer):
-            raise ValueError(f"an answer must be a text or a finite number, not {_short(answer)}")
+            raise ValueError(f"an answer must be a string or a finite number, not {_short(answer)}")
         check_text("answer", str(answer))
-    return tuple(str(answer) for answer in given)
+    return tuple(str(answer) for answer in answers)

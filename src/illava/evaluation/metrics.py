@@ -1,8 +1,8 @@
-"""What the figures of an evaluation mean: accuracy, what merging keeps of it, and how sure that is.
+"""The metrics of an evaluation: accuracy, retained accuracy, and their bootstrap intervals.
 
-Pure functions on numpy arrays. A *statistic* is an array of 1 + D numbers: its value on the samples as they
-are, then its value on D bootstrap resamples of them. Statistics of one task that share their
-:class:`Resamples` are paired: a ratio or a difference of two is taken resample by resample.
+Pure functions on numpy arrays. A *statistic* is an array of 1 + D numbers: its value on the samples, then its
+values on D bootstrap resamples. Statistics of one task with the same :class:`Resamples` are paired: the ratio
+or difference of two is computed resample by resample.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ Array = npt.NDArray[np.float64]
 DRAWS = 2000
 LEVEL = 0.95
 LEAST_PLAIN = 0.75
-"""Tasks that the plain model answers right less often than this are no part of means over tasks."""
+"""Tasks at which the plain model's accuracy is lower are excluded from means over tasks."""
 
 
 @dataclass(frozen=True)
 class Resamples:
-    """How often each cluster of samples counts: once as they are, then in each bootstrap resample."""
+    """The weights of clusters of samples, in the original data and in each bootstrap resample."""
 
     index: npt.NDArray[np.int64]
-    """(N,) which cluster a sample belongs to."""
+    """(N,) the cluster of each sample."""
     weights: Array
-    """(1 + D, C) whole numbers; the first row is all ones."""
+    """(1 + D, C) integers: how often each cluster was drawn; 1 in the first row, the original data."""
 
     def mean(self, values: Sequence[float] | Sequence[bool]) -> Array:
-        """(1 + D,) statistic: the mean of one value a sample; NaN when there are no samples.
+        """(1 + D,) statistic: the mean of one value per sample; NaN without samples.
 
-        Raises ValueError unless there is one value a sample.
+        Raises ValueError unless there is one value per sample.
         """
         if len(values) != len(self.index):
-            raise ValueError(f"need one value a sample: {len(self.index)} samples, {len(values)} values")
+            raise ValueError(f"expected one value per sample: {len(self.index)}, got {len(values)}")
         clusters = self.weights.shape[1]
         sums = np.bincount(self.index, np.asarray(values, dtype=np.float64), minlength=clusters)
         sizes = np.bincount(self.index, minlength=clusters).astype(np.float64)
@@ -46,12 +46,11 @@ class Resamples:
 
 
 def resample(clusters: Sequence[str], seed: int = 0, name: str = "", draws: int = DRAWS) -> Resamples:
-    """Draw ``draws`` times as many clusters as there are, with replacement, whole clusters at a time.
+    """Draw ``draws`` bootstrap resamples of whole clusters.
 
     Args:
-        clusters: of each sample; samples about one picture share theirs.
-        name: mixed into the seed, e.g. the task, so that tasks are drawn independently of one another and
-            of which other tasks there are.
+        clusters: the cluster of each sample; samples about the same image share one.
+        name: mixed into the seed, e.g. the task, so that each task is resampled independently of all others.
     """
     names, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     count = len(names)
@@ -63,20 +62,20 @@ def resample(clusters: Sequence[str], seed: int = 0, name: str = "", draws: int 
 
 
 def retained(accuracy: Array, plain: Array) -> Array:
-    """Statistic: accuracy in % of the plain model's; NaN where that is 0."""
+    """Statistic: accuracy in % of the plain model's; NaN where the plain model's is 0."""
     return 100 * _ratio(accuracy, plain)
 
 
 def retained_above_blank(accuracy: Array, plain: Array, blank: Array) -> Array:
-    """Statistic: 100 * (accuracy - blank) / (plain - blank); NaN where plain is not above blank.
+    """Statistic: 100 * (accuracy - blank) / (plain - blank); NaN unless plain is above blank.
 
-    ``blank`` is the plain model's accuracy on grey pictures: what the questions give away.
+    ``blank`` is the plain model's accuracy on grey images, i.e. what can be guessed from the questions alone.
     """
     return 100 * _ratio(accuracy - blank, plain - blank)
 
 
 def mean_over_tasks(statistics: Sequence[Array]) -> Array:
-    """Statistic: the mean over tasks, each weighing the same; NaN where one is, and when there are none."""
+    """Statistic: the unweighted mean over tasks; NaN where any task's is, and without tasks."""
     if not statistics:
         return np.full(1, np.nan)
     return np.asarray(np.mean(statistics, axis=0), dtype=np.float64)
@@ -84,7 +83,7 @@ def mean_over_tasks(statistics: Sequence[Array]) -> Array:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its interval; all None where it does not exist, the ends alone where they do not."""
+    """A value and its interval. All None if the value is undefined; the ends None if there is no interval."""
 
     value: float | None
     low: float | None
@@ -98,8 +97,8 @@ class Estimate:
 def estimate(statistic: Array, level: float = LEVEL) -> Estimate:
     """The value of a statistic and its percentile interval.
 
-    Resamples without a value are left out; where they are more than 1 - level, there is no interval: the
-    denominator may then be zero for all that the samples tell.
+    Resamples without a value are ignored. If they are more than a share of 1 - level, there is no interval,
+    because the denominator may be zero.
     """
     value, rest = float(statistic[0]), statistic[1:]
     if math.isnan(value):
@@ -112,10 +111,10 @@ def estimate(statistic: Array, level: float = LEVEL) -> Estimate:
 
 
 def two_sided_p(statistic: Array) -> float | None:
-    """Two-sided bootstrap p-value of a difference: twice the share of resamples on the rarer side of zero.
+    """Two-sided bootstrap p-value of a difference: 2 (1 + n) / (1 + D), at most 1.
 
-    Resamples at zero count on both sides, and one is added to them and to all, so that no p is below
-    2 / (D + 1). None where the statistic, or one of its resamples, does not exist.
+    n is the number of resamples on the rarer side of zero; those at zero count on both sides. None if the
+    statistic or one of its resamples is NaN.
     """
     draws = statistic[1:]
     if not len(draws) or bool(np.isnan(statistic).any()):
@@ -125,9 +124,9 @@ def two_sided_p(statistic: Array) -> float | None:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Holm's p-values of a family of comparisons: to believe all below 5 % errs in at most 5 % of families.
+    """Holm's adjusted p-values, which control the family-wise error rate of m comparisons.
 
-    The i-th smallest of m (from 0) times m - i, never below those of smaller ones, never above 1.
+    The i-th smallest p-value, from 0, is multiplied by m - i; the results are made monotone and clipped at 1.
     """
     adjusted, largest = [0.0] * len(values), 0.0
     for i, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):

@@ -1,4 +1,4 @@
-"""Which rows nobody beats in both what they cost and what they keep, and the picture of that."""
+"""The Pareto front of cost and quality, and its plot."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..io.plots import COLOURS, HINT, MARKERS
 
 @dataclass(frozen=True)
 class Point:
-    """A row by what it costs and what it keeps, with the ends of intervals where there are any."""
+    """A row's cost and quality, with the ends of their intervals if there are any."""
 
     label: str
     name: str
-    """Of the method, which several points share."""
+    """The method, shared by its points at all budgets."""
     cost: float
     quality: float
     cost_ends: tuple[float | None, float | None] = (None, None)
@@ -25,12 +25,12 @@ class Point:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats, from the cheapest up.
+    """The points that no other point dominates, by increasing cost.
 
-    One beats another that costs as much or less and keeps as much or more, and is not equal in both.
+    A point dominates another if it costs at most as much and has at least the quality, and differs in either.
     """
 
-    def beaten(point: Point) -> bool:
+    def dominated(point: Point) -> bool:
         return any(
             other.cost <= point.cost
             and other.quality >= point.quality
@@ -38,19 +38,19 @@ def front(points: Sequence[Point]) -> list[Point]:
             for other in points
         )
 
-    return sorted((p for p in points if not beaten(p)), key=lambda p: (p.cost, p.quality, p.label))
+    return sorted((p for p in points if not dominated(p)), key=lambda p: (p.cost, p.quality, p.label))
 
 
 def draw(
     points: Sequence[Point], path: Path, title: str, cost: str, quality: str, reference: str = ""
 ) -> str | None:
-    """Write a PNG of the points, those of a method joined by a line, and of their front.
+    """Plot the points, one line per method, and their Pareto front, as a PNG.
 
     Args:
-        cost, quality: what the axes show.
-        reference: the method that is drawn in black, as stars.
+        cost, quality: the labels of the axes.
+        reference: the method that is drawn as black stars.
 
-    Returns None, or one line that says why there is no picture.
+    Returns None, or one line that says why there is no plot.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,7 +61,7 @@ def draw(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     best = front(points)
-    # Steps: between two points of the front nothing better is known than the cheaper one.
+    # Steps: between two points of the front, the best quality known is the cheaper one's.
     axes.plot(
         [p.cost for p in best],
         [p.quality for p in best],
@@ -73,11 +73,11 @@ def draw(
         zorder=1,
     )
     for number, name in enumerate(dict.fromkeys(point.name for point in points)):
-        look = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        look |= {"markersize": 6, "linewidth": 0.6, "elinewidth": 0.5}
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        style |= {"markersize": 6, "linewidth": 0.6, "elinewidth": 0.5}
         if name == reference:
-            look |= {"color": "black", "marker": "*", "markersize": 12, "linewidth": 1.4, "zorder": 3}
-        _method(axes, sorted((p for p in points if p.name == name), key=lambda p: p.cost), look)
+            style |= {"color": "black", "marker": "*", "markersize": 12, "linewidth": 1.4, "zorder": 3}
+        _method(axes, sorted((p for p in points if p.name == name), key=lambda p: p.cost), style)
     for point in best:
         axes.annotate(
             point.label, (point.cost, point.quality), (4, 5), textcoords="offset points", fontsize="x-small"
@@ -97,8 +97,8 @@ def draw(
     return None
 
 
-def _method(axes: Any, points: Sequence[Point], look: dict[str, Any]) -> None:
-    """All budgets of one method."""
+def _method(axes: Any, points: Sequence[Point], style: dict[str, Any]) -> None:
+    """Draw all budgets of one method."""
     axes.errorbar(
         [p.cost for p in points],
         [p.quality for p in points],
@@ -107,12 +107,12 @@ def _method(axes: Any, points: Sequence[Point], look: dict[str, Any]) -> None:
         markeredgecolor="white",
         markeredgewidth=0.5,
         label=points[0].name,
-        **look,
+        **style,
     )
 
 
 def _bars(figures: Sequence[tuple[float, float | None, float | None]]) -> list[list[float]]:
-    """How far intervals reach below and above their values; nowhere where there are none."""
+    """The lengths of the error bars below and above the values; 0 without interval."""
     below = [max(0.0, value - low) if low is not None else 0.0 for value, low, _ in figures]
     above = [max(0.0, high - value) if high is not None else 0.0 for value, _, high in figures]
     return [below, above]

@@ -1,4 +1,4 @@
-"""The picture of a summary: what is retained against the tokens left and against the time of prefill."""
+"""The plot of a summary: retained accuracy against visual tokens and against prefill time."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Any
 
 from ..io.files import replacing
 from ..io.plots import HINT
+from .metrics import LEAST_PLAIN
 
-NOTHING = "no plot: the plain model is not good enough at any task"
+NO_TASKS = f"no plot: at no task does the plain model reach an accuracy of {100 * LEAST_PLAIN:g} %"
 KINDS = {"retained": "retained", "above_blank": "retained above blank"}
 
 
 def draw(summary: dict[str, Any], path: Path) -> str | None:
-    """Write the plot as PNG. Returns None, or one line that says why there is none."""
+    """Write the plot as a PNG. Returns None, or one line that says why there is no plot."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         return HINT
     if not any(task["in_mean"] for task in summary["tasks"].values()):
-        return NOTHING
+        return NO_TASKS
     timing = summary["timing"]
     merged = [label for label, row in summary["settings"]["rows"].items() if row["options"] is not None]
     tokens = {label: summary["mean"][label]["final_tokens"] for label in ("plain", *merged)}
     panels = [("visual tokens left at the end", tokens)]
     if timing is not None:
         seconds = {label: 1e3 * timing["rows"][label]["seconds"]["prefill"] for label in timing["rows"]}
-        panels.append(("prefill of one prompt, ms", seconds))
+        panels.append(("prefill time of one prompt, ms", seconds))
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
     FigureCanvasAgg(figure)
     methods = sorted({summary["settings"]["rows"][label]["method"] for label in merged})

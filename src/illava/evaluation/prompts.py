@@ -1,4 +1,4 @@
-"""From samples to what a model is given: batches of prompts with pictures, with videos or with neither."""
+"""Turn samples into the model's inputs: batches of prompts with images, with videos or with neither."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ GREY = (128, 128, 128)
 
 
 def build_batch(processor: Any, samples: Sequence[Sample]) -> Any:
-    """The model's inputs for one user turn a sample, left-padded: pictures or a video, then the question.
+    """The model's inputs, left-padded, with one user turn per sample: images or a video, then the question.
 
-    Samples must be of one form: all with pictures, all with a video, or all with neither. The frames given
-    are the frames used. Raises InputError, naming the sample, where the processor cannot make a prompt of it.
+    Samples must be of one form: all with images, all with a video, or all with neither. All frames of a video
+    are used. Raises InputError, naming the sample, if the processor cannot build a prompt.
     """
     try:
         return _build(processor, samples)
     except ValueError as error:
-        # No chat template, or a picture whose shape the model cannot take: find out whose.
+        # No chat template, or an image whose shape the model does not support: find the sample.
         for sample in samples if len(samples) > 1 else ():
             build_batch(processor, [sample])
         first = samples[0]
         raise InputError(
-            f"task {first.task}: the model's processor cannot make a prompt of sample {first.number}: {error}"
+            f"task {first.task}: the processor cannot build a prompt of sample {first.number}: {error}"
         ) from error
 
 
 def by_form(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """The samples with pictures, then those with a video; without empty groups."""
+    """Group samples: those with images, then those with a video; empty groups are omitted."""
     groups = [[s for s in samples if not s.video], [s for s in samples if s.video]]
     return [group for group in groups if group]
 
 
 def blank(sample: Sample) -> Sample:
-    """The same question about plain grey pictures of the same sizes: what is still right was guessed."""
+    """The same question about grey images of the same sizes; answers that are still correct are guesses."""
     pictures, video = (
         tuple(Image.new("RGB", picture.size, GREY) for picture in some)
         for some in (sample.pictures, sample.video)
@@ -49,7 +49,7 @@ def blank(sample: Sample) -> Sample:
 
 
 def without_pictures(sample: Sample) -> Sample:
-    """The same question about nothing: no picture, no video, no token that stands for one."""
+    """The same question without images, video or visual tokens."""
     return replace(sample, pictures=(), video=())
 
 
@@ -60,7 +60,7 @@ def _build(processor: Any, samples: Sequence[Sample]) -> Any:
         check_text("its question", sample.question)
         for token in placeholders:
             if token and token in sample.question:
-                raise ValueError(f"its question holds {token}, which stands for a picture")
+                raise ValueError(f"its question contains {token}, the placeholder of an image or a video")
         content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in sample.pictures]
         if sample.video:
             content.append({"type": "video", "video": list(sample.video)})

@@ -1,4 +1,4 @@
-"""What is asked in which ways: tasks, rows, and the settings that tell one run from another."""
+"""Tasks, rows (the ways to answer their questions), and the settings that identify a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..io.pictures import InputError
 from ..methods import Method
 from .samples import Sample
 
-Shown = Literal["pictures", "grey", "nothing"]
+Visuals = Literal["pictures", "grey", "nothing"]
 
 
 class Task(Protocol):
-    """Questions by number, always the same ones; an endless task has no ``__len__``."""
+    """Reproducible questions by number; an infinite task has no ``__len__``."""
 
     name: str
     description: str
@@ -34,19 +34,19 @@ class Row:
     """One way to answer all questions."""
 
     label: str
-    """How the row is called in files and tables."""
+    """The name of the row in files and tables."""
     method: Method | None = None
     """None: the plain model."""
     keep: float | None = 1.0
-    """The budget it is listed under: final visual tokens / all; None for a method's own schedule."""
-    shown: Shown = "pictures"
-    """Pictures and videos, plain grey in their place, or only the question."""
+    """The budget it is listed under: final visual tokens / all; None for a method's published schedule."""
+    visuals: Visuals = "pictures"
+    """What the model sees: the images or videos, grey ones instead, or only the question."""
     name: str = ""
-    """How the row is called without its budget, where it has one."""
+    """The name without the budget, if there is one."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: what makes this row differ from others."""
-        plain = {"pictures": "plain", "grey": "blank", "nothing": "text only"}[self.shown]
+        """JSON-ready: what distinguishes this row from others."""
+        plain = {"pictures": "plain", "grey": "blank", "nothing": "text only"}[self.visuals]
         return {
             "method": plain if self.method is None else self.method.name,
             "keep": self.keep,
@@ -54,21 +54,21 @@ class Row:
         }
 
 
-PLAIN, BLANK, TEXT_ONLY = Row("plain"), Row("blank", shown="grey"), Row("text only", shown="nothing")
+PLAIN, BLANK, TEXT_ONLY = Row("plain"), Row("blank", visuals="grey"), Row("text only", visuals="nothing")
 
 
 def merged_row(method: Method, keep: float | None, name: str = "") -> Row:
-    """A row of ``method``, whose budget is ``keep``, called e.g. "illava 1/9" or "illava published".
+    """The row of ``method`` at budget ``keep``, labelled e.g. "illava 1/9" or "illava published".
 
     Args:
-        name: instead of the method's own.
+        name: default: the method's name.
     """
     name = name or method.name
     return Row(f"{name} {budget(keep)}", method, keep, name=name)
 
 
 def budget(keep: float | None) -> str:
-    """A budget as tables show it: "1/9", "0.33", or "published" for a method's own schedule."""
+    """Format a budget for tables: "1/9", "0.33", or "published" for a method's published schedule."""
     if keep is None:
         return "published"
     simple = Fraction(keep).limit_denominator(64)
@@ -76,7 +76,7 @@ def budget(keep: float | None) -> str:
 
 
 def size(task: Task, limit: int) -> int:
-    """How many samples of a task are asked for."""
+    """The number of samples of a task that a run uses."""
     try:
         return min(limit, len(task))  # type: ignore[arg-type]
     except TypeError:
@@ -86,10 +86,10 @@ def size(task: Task, limit: int) -> int:
 def describe(
     name: str, model: nn.Module, tasks: Sequence[Task], rows: Sequence[Row], **options: Any
 ) -> dict[str, Any]:
-    """The settings of a run, as :class:`Store` compares them.
+    """The settings of a run, which :class:`Store` compares.
 
     Args:
-        name: of the model, as its user calls it.
+        name: the model, as given by the user.
         options: ``limit``, ``seed``, ``split``, ``batch_size`` and ``max_new_tokens``.
     """
     parameter = next(model.parameters())
@@ -106,7 +106,7 @@ def describe(
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short hash of names, shapes and about a thousand numbers of each weight."""
+    """A short hash of the names, shapes and about a thousand values of each weight."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         flat = tensor.detach().flatten()
@@ -116,7 +116,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def check_rows(model: nn.Module, rows: Sequence[Row]) -> None:
-    """Raise InputError where a method does not fit the model."""
+    """Raise InputError if a method does not fit the model."""
     for row in rows:
         if row.method is not None:
             try:

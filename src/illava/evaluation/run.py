@@ -1,4 +1,4 @@
-"""Asking a model every question in every row - plain, blind and merged - in a way that survives a kill."""
+"""Run an evaluation: answer every question in every row (plain, blank and merged); resumable at any point."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def run(
     max_new_tokens: int,
     advance: Callable[[int], None] = lambda answers: None,
 ) -> None:
-    """Answer whatever the store lacks, batch by batch, all rows of a batch before the next batch.
+    """Generate the answers that the store lacks, batch by batch, all rows of a batch before the next batch.
 
-    Batches are always the same ones, whatever is there already, and the plain model, which the others are
-    compared with, is asked again where a batch is incomplete: so results do not depend on interruptions.
-    ``advance`` is told how many answers there are more, at the start those that were there.
+    Results do not depend on interruptions: batches are composed in the same way whatever the store holds, and
+    the plain model, which the other rows are compared with, answers incomplete batches again. ``advance`` is
+    called with the number of new answers, and with those that the store already holds.
     """
     rows = (PLAIN, BLANK, *rows)
     for task in tasks:
@@ -55,25 +55,26 @@ def run(
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a model answered to prompts of one form."""
+class Outputs:
+    """A model's answers to a batch of prompts, and their cost."""
 
     texts: list[str]
     log_probs: Tensor
-    """(B, V) fp32, on the CPU, of the first new token."""
+    """(B, V) fp32 log-probabilities of the first new token, on the CPU."""
     visual: list[int]
-    """Placeholders in each prompt."""
+    """The number of placeholders in each prompt."""
     final: list[int]
-    """Visual tokens of each prompt after the last step."""
+    """The number of visual tokens of each prompt after the last step."""
     average: list[float]
-    """Visual tokens of each prompt averaged over the LLM's layers."""
+    """The number of visual tokens of each prompt, averaged over the LLM's layers."""
     kv_bytes: float
-    """KV bytes after prefill / the plain model's; so are the FLOPs up to the first token."""
+    """Bytes of the KV cache after prefill / the plain model's."""
     flops: float
+    """FLOPs up to the first token / the plain model's."""
 
 
 class Batch:
-    """A batch of samples, and the plain model's answers to it."""
+    """A batch of samples and the plain model's answers."""
 
     def __init__(
         self, model: nn.Module, processor: Any, samples: Sequence[Sample], max_new_tokens: int
@@ -84,16 +85,16 @@ class Batch:
         self.plain = [self._generate(inputs, None) for inputs in self.inputs]
 
     def ask(self, row: Row) -> list[Line]:
-        """The answers of one row, as lines of the answers file, by number."""
+        """The answers of one row, as lines of the answers file, ordered by sample."""
         lines = []
         for group, inputs, plain in zip(self.groups, self.inputs, self.plain, strict=True):
-            if row.shown == "grey":
-                given = self._generate(self._build([blank(sample) for sample in group]), None)
-            elif row.shown == "nothing":
-                given = self._text_only(group, inputs)
+            if row.visuals == "grey":
+                outputs = self._generate(self._build([blank(sample) for sample in group]), None)
+            elif row.visuals == "nothing":
+                outputs = self._text_only(group, inputs)
             else:
-                given = plain if row.method is None else self._generate(inputs, row.method)
-            lines += _lines(row, group, given, plain)
+                outputs = plain if row.method is None else self._generate(inputs, row.method)
+            lines += _lines(row, group, outputs, plain)
         return sorted(lines, key=lambda line: line["sample"])
 
     def _build(self, samples: Sequence[Sample]) -> Any:
@@ -101,52 +102,52 @@ class Batch:
         return build_batch(self.processor, samples).to(device=parameter.device, dtype=parameter.dtype)
 
     @torch.no_grad()
-    def _generate(self, inputs: Any, method: Method | None) -> Given:
+    def _generate(self, inputs: Any, method: Method | None) -> Outputs:
         if method is None:
             return self._greedy(inputs)
         with accelerate(self.model, method) as handle:
-            given = self._greedy(inputs)
+            outputs = self._greedy(inputs)
             report = handle.report
-        return Given(
-            given.texts,
-            given.log_probs,
-            given.visual,
+        return Outputs(
+            outputs.texts,
+            outputs.log_probs,
+            outputs.visual,
             [tokens[-1] for tokens in report.row_tokens],
             [sum(tokens) / len(tokens) for tokens in report.row_tokens],
             report.cost.kv_bytes / report.plain_cost.kv_bytes,
             report.cost.total / report.plain_cost.total,
         )
 
-    def _text_only(self, group: Sequence[Sample], inputs: Any) -> Given:
+    def _text_only(self, group: Sequence[Sample], inputs: Any) -> Outputs:
         words = self._build([without_pictures(sample) for sample in group])
         flops, kv_bytes = text_cost(self.model, *words["input_ids"].shape)
-        # What the pictures would have cost: keeping everything changes nothing and counts.
+        # The cost with images: a method that keeps all tokens reports it.
         with torch.no_grad(), accelerate(self.model, Illava(keep=1.0)) as handle:
             self.model.generate(**inputs, max_new_tokens=1, do_sample=False, num_beams=1)  # type: ignore[operator]
             plain = handle.report.plain_cost
-        given = self._generate(words, None)
-        return replace(given, flops=flops / plain.total, kv_bytes=kv_bytes / plain.kv_bytes)
+        outputs = self._generate(words, None)
+        return replace(outputs, flops=flops / plain.total, kv_bytes=kv_bytes / plain.kv_bytes)
 
-    def _greedy(self, inputs: Any) -> Given:
+    def _greedy(self, inputs: Any) -> Outputs:
         first: list[Tensor] = []
 
-        def note_first(module: nn.Module, args: Any, output: Any) -> None:
+        def record_first(module: nn.Module, args: Any, output: Any) -> None:
             if not first:
                 first.append(output.logits[:, -1].float())
 
-        hook = self.model.register_forward_hook(note_first)
+        hook = self.model.register_forward_hook(record_first)
         try:
-            made = self.model.generate(  # type: ignore[operator]
+            sequences = self.model.generate(  # type: ignore[operator]
                 **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1
             )
         finally:
             hook.remove()
         ids = inputs["input_ids"]
-        new = self.processor.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
+        new = self.processor.batch_decode(sequences[:, ids.shape[1] :], skip_special_tokens=True)
         config = locate(self.model).config
         tokens = [t for t in (config.image_token_id, config.video_token_id) if t is not None]
         visual = torch.isin(ids, torch.tensor(tokens, device=ids.device)).sum(1).tolist()
-        return Given(
+        return Outputs(
             texts=[text.strip() for text in new],
             log_probs=first[0].log_softmax(-1).cpu(),
             visual=visual,
@@ -157,27 +158,27 @@ class Batch:
         )
 
 
-def _lines(row: Row, samples: Sequence[Sample], given: Given, plain: Given) -> list[Line]:
-    named = row.to_dict()
-    divergence = first_token_kl(plain.log_probs, given.log_probs).tolist()
+def _lines(row: Row, samples: Sequence[Sample], outputs: Outputs, plain: Outputs) -> list[Line]:
+    settings = row.to_dict()
+    divergence = first_token_kl(plain.log_probs, outputs.log_probs).tolist()
     return [
         {
             "task": sample.task,
             "row": row.label,
-            "method": named["method"],
-            "keep": named["keep"],
+            "method": settings["method"],
+            "keep": settings["keep"],
             "sample": sample.number,
             "question": sample.question,
             "answer": sample.answers[0],
-            "prediction": given.texts[i],
-            "correct": sample.is_right(given.texts[i]),
-            "agrees": given.texts[i] == plain.texts[i],
+            "prediction": outputs.texts[i],
+            "correct": sample.is_right(outputs.texts[i]),
+            "agrees": outputs.texts[i] == plain.texts[i],
             "kl": None if math.isnan(divergence[i]) else float(f"{divergence[i]:.5g}"),
-            "visual_tokens": given.visual[i],
-            "final_tokens": given.final[i],
-            "average_tokens": round(given.average[i], 3),
-            "kv_bytes": round(given.kv_bytes, 5),
-            "flops": round(given.flops, 5),
+            "visual_tokens": outputs.visual[i],
+            "final_tokens": outputs.final[i],
+            "average_tokens": round(outputs.average[i], 3),
+            "kv_bytes": round(outputs.kv_bytes, 5),
+            "flops": round(outputs.flops, 5),
             "cluster": sample.cluster,
             "kind": sample.kind,
             "small": sample.small,
@@ -187,14 +188,14 @@ def _lines(row: Row, samples: Sequence[Sample], given: Given, plain: Given) -> l
 
 
 def text_cost(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
-    """FLOPs up to the first token, and KV bytes after prefill, of ``batch`` prompts of text alone.
+    """FLOPs up to the first token, and bytes of the KV cache after prefill, of ``batch`` text-only prompts.
 
     Args:
-        length: of each, padding included.
+        length: tokens of each prompt, including padding.
     """
     modules = locate(model)
     shape, size = llm_dimensions(modules.config), next(modules.llm.parameters()).element_size()
-    # A layer that sees a window of w tokens holds the last w - 1.
+    # A layer with a sliding window of w tokens caches the last w - 1.
     held = [
         0 if recurrent else length if w is None else min(length, w - 1)
         for recurrent, w in zip(modules.recurrent, modules.windows, strict=True)
@@ -208,6 +209,6 @@ def text_cost(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
 
 
 def first_token_kl(plain: Tensor, other: Tensor) -> Tensor:
-    """KL(plain || other) in nats of (B, V) fp32 log-probabilities: (B,), never below 0."""
+    """(B,) KL(plain || other) in nats, clipped at 0, of (B, V) fp32 log-probabilities."""
     terms = torch.where(plain == -torch.inf, 0.0, plain.exp() * (plain - other))
     return terms.sum(-1).clamp(min=0)

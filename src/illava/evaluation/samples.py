@@ -1,4 +1,4 @@
-"""What every task consists of: questions about pictures with known answers."""
+"""Samples of tasks: questions about images with known answers."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one or several pictures, or about a video."""
+    """One question about one or more images, or about a video."""
 
     task: str
-    """Name of the task it belongs to."""
+    """The name of its task."""
     number: int
-    """Its place in the task, from 0: with task, split and seed it identifies the sample."""
+    """Its index in the task, from 0; together with task, split and seed it identifies the sample."""
     question: str
     answers: tuple[str, ...]
-    """Every answer that counts as right; the first is the one to show."""
+    """All correct answers; results show the first."""
     pictures: tuple[Image.Image, ...] = ()
-    """RGB pictures, in the order in which they stand before the question."""
+    """RGB images, in the order of the prompt; they precede the question."""
     video: tuple[Image.Image, ...] = ()
-    """RGB frames of equal size, oldest first; a sample has either pictures or a video."""
+    """RGB frames of equal size, in order of time; a sample has either images or a video."""
     cluster: str = ""
-    """Samples about the same picture share it: they are resampled together in bootstrap intervals."""
+    """The same for all samples about an image; bootstrap intervals resample them together."""
     kind: str = ""
-    """Finer than the task, for a breakdown: e.g. "colour" in "attribute"."""
+    """A subdivision of the task, e.g. "colour" in "attribute"."""
     small: bool = False
-    """Whether the answer hinges on something that covers under 3 % of its picture."""
+    """Whether the answer depends on an object that covers less than 3 % of its image."""
 
     def is_right(self, prediction: str) -> bool:
-        """Exact match with one of the answers, but for outer spaces, case and a final full stop."""
+        """Whether it equals one of the answers, ignoring outer spaces, case and a final full stop."""
         return normalized(prediction) in {normalized(answer) for answer in self.answers}
 
 
 def normalized(text: str) -> str:
-    """``text`` as it is compared: lower case, spaces single, no outer spaces, no final full stop."""
+    """Normalize for comparison: lower case, single spaces, no outer spaces, no final full stop."""
     return " ".join(text.casefold().split()).removesuffix(".").rstrip()

@@ -1,6 +1,6 @@
-"""How much faster each row is than the plain model: measured in turn, one prompt at a time.
+"""Measure the speed-up of each row over the plain model, one prompt at a time.
 
-What was measured is kept prompt by prompt, so that a measurement that was stopped goes on where it was.
+Results are saved after every prompt, so that a stopped measurement can be continued.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from .store import write_json
 
 FILE_NAME, ROUNDS = "timing.json", "rounds.json"
 PARTS = ("encoder", "prefill", "ttft", "total")
-"""What is timed: fields of :class:`illava.bench.timing.Timing`."""
+"""The timed parts: fields of :class:`illava.bench.timing.Timing`."""
 
 Rounds = dict[tuple[str, int], dict[str, Timing]]
-"""By the task and number of a prompt, then by row."""
+"""(task, sample number) -> row -> timing."""
 
 
 def pick(tasks: Sequence[Task], limit: int, count: int) -> list[Sample]:
-    """``count`` samples, from every task in turn; fewer where there are no more."""
+    """The first ``count`` samples, taken from all tasks in turn, or all if there are fewer."""
     numbers = itertools.count()
     most = max((size(task, limit) for task in tasks), default=0)
     turns = ((task, n) for n in itertools.takewhile(lambda n: n < most, numbers) for task in tasks)
@@ -49,12 +49,12 @@ def measure_rows(
 ) -> dict[str, Any]:
     """Time every row on every sample, all rows of a sample before the next sample.
 
-    Each row makes as many tokens as the plain model's answer has, so that all do the same work; the first
-    sample is run once more beforehand to warm up. With a folder, what was measured of these rows on as many
-    threads is kept there after every sample, and taken from there.
+    Every row generates as many tokens as the plain model's answer has, so that all do the same work. The
+    first sample is also run once to warm up. With a folder, results are saved there after every sample, and
+    those of an earlier run with the same rows and number of threads are reused.
 
-    Returns JSON-ready figures: per row the median seconds of each part and how many times faster than the
-    plain model it is, a median over samples with its extremes and its 95 % interval (null below six).
+    Returns JSON-ready results: for each row the median seconds of each part and its speed-up over the plain
+    model, as the median over samples with its range and 95 % interval (null below six samples).
     """
     rows = (PLAIN, *rows)
     rounds = _known_rounds(folder, rows)
@@ -65,7 +65,7 @@ def measure_rows(
             continue
         inputs, tokens = _prompt(model, processor, sample, max_new_tokens)
         runs = {row.label: _runner(model, row, inputs, tokens, advance) for row in rows}
-        # The order turns round from one prompt to the next.
+        # Reverse the order for every other prompt.
         runs = dict(list(runs.items())[:: -1 if number % 2 else 1])
         timings = interleave(runs, 1, warmup=0 if warm else 1)
         rounds[_name(sample)] = {row.label: timings[row.label][0] for row in rows}
@@ -81,7 +81,7 @@ def measure_rows(
 
 
 def known(folder: Path, rows: Sequence[Row], samples: Sequence[Sample]) -> dict[str, Any] | None:
-    """What :func:`save` left in the folder, if it is about these rows and, unless empty, these samples."""
+    """Load what :func:`save` wrote for these rows and, unless ``samples`` is empty, these samples, if any."""
     try:
         timing: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         fits = set(timing["rows"]) == {PLAIN.label, *(row.label for row in rows)}
@@ -92,7 +92,7 @@ def known(folder: Path, rows: Sequence[Row], samples: Sequence[Sample]) -> dict[
 
 
 def save(folder: Path, timing: dict[str, Any]) -> None:
-    """Keep the figures of :func:`measure_rows` for a restart."""
+    """Save the results of :func:`measure_rows`."""
     write_json(folder / FILE_NAME, timing)
 
 
@@ -103,7 +103,7 @@ def _known_rounds(folder: Path | None, rows: Sequence[Row]) -> Rounds:
             return {}
         return {
             (task, number): {
-                # What a run said plays no part here.
+                # The output is not needed here.
                 label: Timing(**parts, output=torch.empty(0, dtype=torch.int64))
                 for label, parts in zip(kept["rows"], seconds, strict=True)
             }
@@ -132,7 +132,7 @@ def _names(samples: Sequence[Sample]) -> list[list[str | int]]:
 
 
 def _prompt(model: nn.Module, processor: Any, sample: Sample, max_new_tokens: int) -> tuple[Any, int]:
-    """The model's inputs, and how many tokens its plain answer has."""
+    """The model's inputs, and the number of tokens of the plain model's answer."""
     parameter = next(model.parameters())
     inputs = build_batch(processor, [sample]).to(device=parameter.device, dtype=parameter.dtype)
     return inputs, measure(model, inputs, max_new_tokens, num_beams=1).new_tokens

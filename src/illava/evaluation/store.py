@@ -1,7 +1,7 @@
-"""The folder of an evaluation that may be killed at any moment: its settings, and one JSON line an answer.
+"""The folder of an evaluation, which stays valid if the process is killed at any moment.
 
-``settings.json`` says what the run is, so that nothing else is mixed into it; ``answers.jsonl`` only grows,
-by whole lines.
+``settings.json`` identifies the run, so that the answers of different runs are not mixed. ``answers.jsonl``
+has one JSON line per answer and only grows, by whole lines.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from ..io.files import check_free, replacing, to_json
 
 SETTINGS, ANSWERS = "settings.json", "answers.jsonl"
 GROWING = ("limit", "tasks", "rows")
-"""Settings in which a restart may ask for more; all others must stay."""
+"""The settings that may grow when a run is continued; all others must be the same."""
 
 Line = dict[str, Any]
 
 
 class Store:
-    """An evaluation's folder, held by one process at a time. Use it as a context manager.
+    """The folder of an evaluation, locked by one process at a time. Use it as a context manager.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         settings: JSON-ready. ``limit`` is a number, ``tasks`` and ``rows`` are dictionaries by name.
 
-    Raises InputError when the folder cannot be used, holds a run with other settings, or is in use.
+    Raises InputError if the folder is not usable, holds a run with other settings, or is in use.
     """
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ class Store:
             self._file = os.open(self.folder / ANSWERS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._lock()
             self.lines = self._drop_torn()
-            """Every answer so far, each once."""
+            """All answers so far, without duplicates."""
             write_json(self.folder / SETTINGS, self.settings)
         except OSError as error:
             self.close()
@@ -58,11 +58,11 @@ class Store:
         self._done = {_key(line) for line in self.lines}
 
     def done(self, row: str, task: str, sample: int) -> bool:
-        """Whether this answer is there."""
+        """Whether the store holds this answer."""
         return (row, task, sample) in self._done
 
     def append(self, lines: Iterable[Line]) -> None:
-        """Add answers, in one go and down to the disk; those that are there already are left out."""
+        """Append answers and flush them to disk; answers that the store already holds are skipped."""
         fresh = [line for line in lines if _key(line) not in self._done]
         data = "".join(to_json(line) + "\n" for line in fresh).encode()
         try:
@@ -75,7 +75,7 @@ class Store:
         self._done |= {_key(line) for line in fresh}
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -93,30 +93,32 @@ class Store:
         if not path.exists():
             answers = self.folder / ANSWERS
             if answers.exists() and answers.stat().st_size:
-                raise InputError(f"{self.folder}: no {SETTINGS} beside its {ANSWERS}; give another --output")
+                raise InputError(f"{self.folder}: it has {ANSWERS} but no {SETTINGS}; give another --output")
             return None
         try:
             known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             known["limit"], known["tasks"].items(), known["rows"].items()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{path}: this is not the settings of an evaluation: {error}") from error
+            raise InputError(
+                f"{path}: not the settings of an evaluation: {error}; give another --output"
+            ) from error
         return known
 
     def _lock(self) -> None:
         try:
             import fcntl
         except ImportError:
-            # Windows has no flock; two runs at once in one folder are then the user's to avoid.
+            # Windows has no flock: there, the user must not run two evaluations in one folder.
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{self.folder}: another evaluation is writing there; wait, or give another --output"
+                f"{self.folder}: another evaluation is using it; wait, or give another --output"
             ) from None
 
     def _drop_torn(self) -> list[Line]:
-        """The lines of the file, after cutting off a last one that a kill left incomplete."""
+        """The lines of the file, after removing a last line that is incomplete because a run was killed."""
         path = self.folder / ANSWERS
         whole = 0
         lines: dict[tuple[str, str, int], Line] = {}
@@ -128,7 +130,9 @@ class Store:
                 key = _key(line)
             except (ValueError, TypeError, KeyError) as error:
                 if number < len(pieces):
-                    raise InputError(f"{path}: line {number} is broken: {error}") from error
+                    raise InputError(
+                        f"{path}: line {number} is invalid: {error}; correct it or give another --output"
+                    ) from error
                 break
             if not piece.endswith(b"\n"):
                 break
@@ -139,27 +143,27 @@ class Store:
         return list(lines.values())
 
 
-def check_settings(folder: Path, known: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raise InputError, naming every difference, unless what is asked is the known run, or more of it."""
-    pairs = [(key, known.get(key), value) for key, value in asked.items() if key not in GROWING]
+def check_settings(folder: Path, known: dict[str, Any], requested: dict[str, Any]) -> None:
+    """Raise InputError with all differences unless the requested run continues or extends the known one."""
+    pairs = [(key, known.get(key), value) for key, value in requested.items() if key not in GROWING]
     for kind in ("tasks", "rows"):
-        for name, value in asked[kind].items():
+        for name, value in requested[kind].items():
             pairs.append((f"{kind.removesuffix('s')} {name}", known[kind].get(name, value), value))
-        missing = [name for name in known[kind] if name not in asked[kind]]
+        missing = [name for name in known[kind] if name not in requested[kind]]
         if missing:
-            pairs.append((kind, ", ".join(missing), "not"))
+            pairs.append((kind, ", ".join(missing), "none"))
     different = [f"{key} {_short(old)} there, {_short(new)} here" for key, old, new in pairs if old != new]
-    if asked["limit"] < known["limit"]:
-        different.append(f"limit {known['limit']} there, {asked['limit']} here (it can only grow)")
+    if requested["limit"] < known["limit"]:
+        different.append(f"limit {known['limit']} there, {requested['limit']} here (it can only grow)")
     if different:
         raise InputError(
             f"{folder}: it holds a run with other settings: {'; '.join(different)}; "
-            "repeat those to go on, or give another --output"
+            "give the same settings to continue it, or another --output"
         )
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file all at once."""
+    """Write a JSON file atomically."""
     with replacing(path) as partial:
         partial.write_text(to_json(value, indent=2) + "\n", encoding="utf-8")
 

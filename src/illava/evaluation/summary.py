@@ -1,4 +1,4 @@
-"""What a run found, as JSON and as Markdown: the same bytes for the same answers."""
+"""The summary of a run, as JSON and Markdown; the same answers give the same bytes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .store import Line, write_json
 
 ESTIMATES = ("accuracy", "retained", "above_blank")
 MEANS = ("agrees", "kl", "visual_tokens", "final_tokens", "average_tokens", "kv_bytes", "flops")
-"""Plain means over samples, by the names they have in the answers file."""
+"""Fields of the answers file that are averaged over samples."""
 
 Summary = dict[str, Any]
 
 
 def summarise(settings: Summary, lines: Iterable[Line], timing: Summary | None = None) -> Summary:
-    """All figures of a run: by task and row, and by row over tasks.
+    """All results of a run, by task and row, and by row over tasks.
 
-    Only samples that every row has answered count, so that an unfinished run compares like with like.
-    Intervals are 95 % bootstrap intervals, clustered by picture and paired.
+    Only samples that every row has answered count, so that the rows of an unfinished run are comparable.
+    Intervals are 95 % bootstrap intervals, clustered by image and paired.
     """
     tasks: dict[str, Summary] = {}
     means: dict[str, dict[str, list[Array]]] = {label: {} for label in settings["rows"]}
@@ -65,7 +65,7 @@ def summarise(settings: Summary, lines: Iterable[Line], timing: Summary | None =
 
 
 def shared_lines(lines: Sequence[Line], labels: Iterable[str]) -> dict[str, list[Line]]:
-    """Per row the lines of the samples that all rows have, by number."""
+    """The lines of each row for the samples that all rows have answered, ordered by sample."""
     rows: dict[str, dict[int, Line]] = {label: {} for label in labels}
     for line in lines:
         if line["row"] in rows:
@@ -93,9 +93,9 @@ def _figures(statistics: dict[str, Array], lines: Sequence[Line], drawn: Resampl
 
 
 def _overall(means: dict[str, dict[str, list[Array]]], label: str) -> Summary:
-    """Means over tasks, but above blank: there it is the means that are compared.
+    """Means over tasks; ``above_blank`` is computed from the mean accuracies.
 
-    A mean of the tasks' ratios would be mostly the noise of a task whose questions give much away.
+    The mean of the tasks' ratios would be dominated by the noise of tasks that can be answered by guessing.
     """
     collected = means[label]
     accuracy, plain, blank = (
@@ -107,7 +107,7 @@ def _overall(means: dict[str, dict[str, list[Array]]], label: str) -> Summary:
 
 
 def _breakdown(lines: Sequence[Line]) -> Summary:
-    """Right answers by kind of question, and where something small decides."""
+    """Accuracy by kind of question, and where the answer depends on a small object."""
     kinds: dict[str, list[bool]] = {}
     for line in lines:
         kinds.setdefault(line["kind"], []).append(line["correct"])
@@ -139,30 +139,30 @@ TIMES = {"encoder": "encoder", "prefill": "prefill", "total": "end to end"}
 
 
 def to_markdown(summary: Summary) -> str:
-    """Tables for people: the mean over tasks, then task by task."""
+    """The summary as Markdown: the mean over tasks, then each task."""
     settings, timing = summary["settings"], summary["timing"]
     lines = [
         f"# Evaluation of {settings['model']}",
         "",
         f"{settings['dtype']} on {settings['device']}, split {settings['split']}, seed {settings['seed']}, "
-        f"at most {settings['limit']} samples a task, batches of {settings['batch_size']}. Brackets: 95 % "
-        "bootstrap intervals, clustered by picture and paired with the plain model. *blank*: the plain model "
-        "on grey pictures; *above blank*: (accuracy - blank) / (plain - blank).",
+        f"at most {settings['limit']} samples per task, batch size {settings['batch_size']}. Parentheses: "
+        "95 % bootstrap intervals, clustered by image and paired with the plain model. *blank*: the plain "
+        "model on grey images; *above blank*: (accuracy - blank) / (plain - blank).",
         "",
         "## Mean over tasks",
         "",
     ]
     left_out = [name for name, task in summary["tasks"].items() if not task["in_mean"]]
     counted = [name for name in summary["tasks"] if name not in left_out]
-    lines.append(f"Every task weighs the same: {', '.join(counted) or 'none'}.")
+    lines.append(f"Unweighted mean of: {', '.join(counted) or 'none'}.")
     if left_out:
-        lines.append(f"Left out, below {100 * LEAST_PLAIN:g} % plain: {', '.join(left_out)}.")
+        lines.append(f"Excluded, plain accuracy below {100 * LEAST_PLAIN:g} %: {', '.join(left_out)}.")
     lines += ["", *_markdown_table(summary["mean"]), ""]
     if timing is not None:
         lines += [
-            "## Times faster than plain",
+            "## Speed-up over plain",
             "",
-            f"Medians (lowest-highest) of {len(timing['prompts'])} prompts, one at a time, rows in turn, "
+            f"Median (range) of {len(timing['prompts'])} prompts, batch size 1, rows in turn, "
             f"equal answer lengths, {timing['threads']} threads.",
             "",
         ]
@@ -173,11 +173,11 @@ def to_markdown(summary: Summary) -> str:
         )
         lines.append("")
     for name, task in summary["tasks"].items():
-        mark = "" if task["in_mean"] else ": not in the mean"
+        mark = "" if task["in_mean"] else " (not in the mean)"
         lines += [
             f"## {escape(name)}{mark}",
             "",
-            f"{task['samples']} samples, {task['pictures']} pictures.",
+            f"{task['samples']} samples, {task['pictures']} images.",
             "",
         ]
         lines += [*_markdown_table(task["rows"]), ""]
@@ -196,12 +196,12 @@ def _markdown_table(rows: dict[str, Summary]) -> list[str]:
 
 
 def number(value: float | None, form: str, factor: float = 1) -> str:
-    """A figure as tables show it: "-" where there is none."""
+    """Format a number for a table: "-" if there is none."""
     return "-" if value is None or value != value else format(factor * value, form)
 
 
 def interval(figure: Summary) -> str:
-    """An estimate as tables show it, e.g. "98.3 (97.1-99.2)"."""
+    """Format an estimate for a table, e.g. "98.3 (97.1-99.2)"."""
     if figure["value"] is None or figure["low"] is None:
         return number(figure["value"], ".1f")
     between = " to " if figure["low"] < 0 else "-"
@@ -221,12 +221,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> 
 
 
 def escape(name: str) -> str:
-    """A text as a cell of a Markdown table holds it."""
+    """Escape a text for a cell of a Markdown table."""
     return " ".join(name.split()).replace("|", "\\|")
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Write ``summary.json`` and ``summary.md``, each all at once."""
+    """Write ``summary.json`` and ``summary.md``, both atomically."""
     write_json(folder / "summary.json", summary)
     with replacing(folder / "summary.md") as partial:
         partial.write_text(to_markdown(summary), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Who takes part in a comparison: methods by name, presets, and methods that were saved to files."""
+"""The methods that a comparison includes: methods and presets by name, and methods saved to files."""
 
 from __future__ import annotations
 
@@ -24,103 +24,104 @@ from .rows import TEXT_ONLY, Row, Task, merged_row
 
 ALL = "all"
 STAGES = ("projector", "llm")
-"""Of methods that have a ``stage``: each takes part as, e.g., "random projector" and "random llm"."""
+"""A method with a ``stage`` is compared at each of these, e.g. as "random projector" and "random llm"."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Entrant:
-    """One method of a comparison, at whatever budget."""
+class ComparedMethod:
+    """One method of a comparison, at any budget."""
 
     name: str
     make: Callable[[float], Method]
-    """The method at a budget: final visual tokens / all."""
+    """From a budget, final visual tokens / all, to the method."""
     schedule: Method | None = None
-    """Instead, a method whose steps have shares of their own, so that it takes no budget."""
+    """A method with a fixed share at each step, which is used as it is and has no budget."""
 
     def rows(self, keeps: Sequence[float]) -> list[Row]:
-        """A row a budget, or the one of a schedule."""
+        """One row per budget, or a single row for a fixed schedule."""
         if self.schedule is not None:
             return [Row(f"{self.name} as saved", self.schedule, None, name=self.name)]
         return [merged_row(self.make(keep), keep, self.name) for keep in keeps]
 
 
 def comparison_rows(names: Sequence[str], keeps: Sequence[float]) -> list[Row]:
-    """All rows of a comparison but the plain and the blank one: text only, then every method at every budget.
+    """All rows of a comparison except plain and blank: text only, then every method at every budget.
 
     Args:
-        names: of methods and presets; folders or JSON files written by ``Method.save_pretrained``, whose
-            own ``keep`` the budgets replace; "all": every method and every preset.
+        names: names of methods and presets; folders or JSON files written by ``Method.save_pretrained``,
+            whose ``keep`` is replaced by the budgets; "all" for every method and every preset.
         keeps: final visual tokens / all, in (0, 1].
 
-    Raises InputError for names and files that are no method, and for budgets that a method does not take.
+    Raises InputError for unknown names, for files that are not methods, and for budgets that a method
+    rejects.
     """
     rows: dict[str, Row] = {TEXT_ONLY.label: TEXT_ONLY}
-    for entrant in entrants(names):
+    for method in find(names):
         try:
-            made = entrant.rows(keeps)
+            # 1/2 and 0.5 have the same label.
+            rows |= {row.label: row for row in method.rows(keeps)}
         except (TypeError, ValueError) as error:
-            raise InputError(f"--method {entrant.name}: {error}") from error
-        # 1/2 and 0.5 are one row.
-        rows |= {row.label: row for row in made}
+            raise InputError(f"--method {method.name}: {error}") from error
     return list(rows.values())
 
 
-def entrants(names: Sequence[str]) -> list[Entrant]:
-    """Who is meant by ``names``, each once. Raises InputError."""
+def find(names: Sequence[str]) -> list[ComparedMethod]:
+    """The methods called ``names``, each once. Raises InputError."""
     shipped = known()
-    found: dict[str, Entrant] = {}
+    found: dict[str, ComparedMethod] = {}
     for name in dict.fromkeys(names):
         if name == ALL:
-            meant = list(shipped.values())
+            matches = list(shipped.values())
         elif name in shipped:
-            meant = [shipped[name]]
+            matches = [shipped[name]]
         elif f"{name} {STAGES[0]}" in shipped:
-            meant = [shipped[f"{name} {stage}"] for stage in STAGES]
+            matches = [shipped[f"{name} {stage}"] for stage in STAGES]
         elif os.path.exists(name):
-            meant = [_saved(Path(name))]
-            if meant[0].name in {**shipped, **found}:
-                raise InputError(f"--method {name}: there is another {meant[0].name}; rename this one")
+            matches = [_saved(Path(name))]
+            if matches[0].name in {**shipped, **found}:
+                raise InputError(
+                    f"--method {name}: there is another method called {matches[0].name}; rename this one"
+                )
         else:
             raise InputError(
-                f"--method {name}: there is no such method, folder or file; give {ALL} or some of "
-                f"{', '.join(shipped)}"
+                f"--method {name}: no such method, folder or file; give {ALL} or some of {', '.join(shipped)}"
             )
-        found |= {entrant.name: entrant for entrant in meant}
+        found |= {method.name: method for method in matches}
     return list(found.values())
 
 
 def reference_name(reference: str, names: Sequence[str]) -> str:
-    """The name of the one entrant that ``reference`` means: one of those in ``names``, or else any other.
+    """The name of the reference method, which may be one of ``names`` or another one.
 
-    Raises InputError where there is no such one, or several are.
+    Raises InputError unless ``reference`` stands for exactly one method.
     """
-    if reference in (entrant.name for entrant in entrants(names)):
+    if reference in (method.name for method in find(names)):
         return reference
-    found = [entrant.name for entrant in entrants([reference])]
+    found = [method.name for method in find([reference])]
     if len(found) > 1:
         raise InputError(f"--reference {reference}: give one of {', '.join(found)}")
     return found[0]
 
 
-def known() -> dict[str, Entrant]:
-    """Every method and preset by the name it takes part under."""
-    found: dict[str, Entrant] = {}
+def known() -> dict[str, ComparedMethod]:
+    """Every method and preset by its name in comparisons."""
+    found: dict[str, ComparedMethod] = {}
     for name, kind in methods().items():
         fields = {field.name for field in dataclasses.fields(kind)}
         if {"keep", "stage"} <= fields:
             for stage in STAGES:
-                found[f"{name} {stage}"] = Entrant(f"{name} {stage}", _at(kind, stage=stage))
+                found[f"{name} {stage}"] = ComparedMethod(f"{name} {stage}", _at(kind, stage=stage))
         elif "keep" in fields:
-            # Others, such as methods put together of several, take part from files.
-            found[name] = Entrant(name, _at(kind))
-    return found | {name: Entrant(name, make) for name, make in presets().items()}
+            # Methods without ``keep``, such as Compose, can be compared from files.
+            found[name] = ComparedMethod(name, _at(kind))
+    return found | {name: ComparedMethod(name, make) for name, make in presets().items()}
 
 
 def refusals(model: nn.Module, processor: Any, rows: Sequence[Row], tasks: Sequence[Task]) -> dict[str, str]:
-    """By label why rows cannot run on this model, one line each.
+    """The rows that cannot run on this model: label -> reason, in one line.
 
-    Every method is put on the model and sees a prompt of each form that the tasks' first samples have: one
-    picture, several, a video. So a run of hours does not end at what could be known at its start.
+    Every method generates one token for a prompt of each form among the tasks' first samples: one image,
+    several images, a video. Unsupported rows are thus found before a long run starts.
     """
     first = [task[0] for task in tasks]
     forms = {(bool(sample.video), len(sample.pictures) > 1): sample for sample in first}
@@ -146,8 +147,8 @@ def _at(make: Callable[..., Any], **fields: Any) -> Callable[[float], Method]:
     return lambda keep: make(keep=keep, **fields)
 
 
-def _saved(path: Path) -> Entrant:
-    """A method from a file, under the file's name, or the folder's for the name that folders hold it by."""
+def _saved(path: Path) -> ComparedMethod:
+    """A method from a file, named after the file, or after the folder if the file has its default name."""
     file = path / FILE_NAME if path.is_dir() else path
     protect(path, file)
     name = file.resolve().parent.name if file.name == FILE_NAME else file.stem
@@ -162,5 +163,5 @@ def _saved(path: Path) -> Entrant:
     try:
         make(0.5)
     except (TypeError, ValueError):
-        return Entrant(name, make, schedule=method)
-    return Entrant(name, make)
+        return ComparedMethod(name, make, schedule=method)
+    return ComparedMethod(name, make)
