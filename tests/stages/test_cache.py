@@ -72,7 +72,7 @@ def test_tokens_behind_the_last_dropped_one_can_be_cropped():
     layer.update(torch.zeros(2, 1, 1, 3), torch.zeros(2, 1, 1, 3))
     assert layer.key_columns().tolist() == [[0, 2, 3, 5], [-1, 1, 2, 5]]
     for count in (-2, -9, 3):
-        with pytest.raises(illava.UnsupportedError, match="behind the last one that was dropped"):
+        with pytest.raises(illava.UnsupportedError, match="after the last one that was dropped"):
             layer.crop(count)
 
 
