@@ -90,7 +90,8 @@ REFUSED = {
     "two names": ({**CAT, "picture": "a.png", "image": "b.png"}, "give one of picture and image"),
     "two turns": (
         {"image": "a.png", "conversations": talk("Q")["conversations"] * 2},
-        "conversations has 2 questions, but a line has one question and one answer; write one line per question",
+        "conversations has 2 questions, but a line has one question and one answer; write one line per "
+        "question",
     ),
     "no answer": (
         {"image": "a.png", "conversations": talk("Q")["conversations"][:1]},

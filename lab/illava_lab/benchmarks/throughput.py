@@ -1,6 +1,6 @@
 """Answers per second of a whole published shape at a batch of eight, plain and merged in turn.
 
-Random weights, answers of 32 tokens, the schedules of lab/illava_lab/benchmarks/speed.py that keep a third of the tokens.
+Random weights, answers of 32 tokens, the schedules of ``speed.py`` that keep a third of the tokens.
 
     python -m illava_lab.benchmarks.throughput --dtype bfloat16
 """

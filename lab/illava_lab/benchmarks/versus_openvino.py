@@ -6,7 +6,7 @@ is compared with its own plain model, and torch with OpenVINO in absolute time; 
 OpenVINO's cache is float32 too, and does not carry the prompt over from one answer to the next.
 
     python -m illava_lab.benchmarks.versus_openvino    # an hour on one thread, 13 GB of memory, 5 GB in runs/
-    python -m illava_lab.benchmarks.versus_openvino --blocks 4 --layers 2 --size 224 --rounds 2  # a few minutes
+    python -m illava_lab.benchmarks.versus_openvino --blocks 4 --layers 2 --size 224 --rounds 2  # minutes
 
 OpenVINO lives in an environment of its own, since its exporter needs an older transformers:
 
