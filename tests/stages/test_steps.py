@@ -5,7 +5,7 @@ import torch
 
 import illava
 from illava.methods.merge_step import MergeStep
-from illava.methods.steps import Units
+from illava.methods.steps import LlmStep, Units
 from tests.tiny import picture, prompt, tiny_model
 
 LENGTHS = (7, 12, 7)
@@ -66,3 +66,10 @@ def test_methods_hand_it_to_both_stages(stage):
             (seen,) = handle.report.pictures
             kept[select] = str(seen.kept[0].tolist())
     assert len(set(kept.values())) == 3
+
+
+@pytest.mark.parametrize(("old", "new"), [("asks", "attention_source"), ("weighs", "proportional_attention")])
+def test_names_of_0_1_in_a_step_are_refused(old, new):
+    """Ignored, they would change what is merged without a word."""
+    with pytest.raises(TypeError, match=rf"Mine\.{old} is called {new}"):
+        type("Mine", (LlmStep,), {old: "itself"})

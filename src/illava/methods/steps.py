@@ -168,6 +168,10 @@ def final_count(n: int, of: int, keep: float) -> int:
     return 0 if n == 0 else min(n, keep_count(of, keep))
 
 
+RENAMED = {"asks": "attention_source", "weighs": "proportional_attention"}
+"""What subclasses of :class:`Step` could set in illava 0.1, and its name since."""
+
+
 class Step(ABC):
     """One place in the model where units are reduced. Steps hold no state: checkpointing runs layers again.
 
@@ -180,6 +184,10 @@ class Step(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for old, new in RENAMED.items():
+            if old in cls.__dict__:
+                # Ignored, it would change what is merged.
+                raise TypeError(f"{cls.__name__}.{old} is called {new} since illava 0.2; rename it")
         # Wrapped here, so that no subclass has to.
         for name in ("reduce", "enter", "observe_encoder", "observe_llm"):
             if name in cls.__dict__:
