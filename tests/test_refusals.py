@@ -45,7 +45,7 @@ def test_a_text_only_model_is_refused():
 
 def test_mllama_is_refused_with_its_reason():
 
-    with pytest.raises(illava.UnsupportedError, match="attends across"):
+    with pytest.raises(illava.UnsupportedError, match="uses cross-attention"):
         family_of(MllamaConfig())
 
 

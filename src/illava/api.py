@@ -45,8 +45,8 @@ class Handle:
             check_masks(self.modules)
         if any(self.plan.llm) and any(self.modules.recurrent):
             raise UnsupportedError(
-                f"the LLM stage is not supported for {self.modules.family.model_type}, whose recurrent layers "
-                "hold no keys and values to leave out; use a method of the image encoder, such as "
+                f"the LLM stage is not supported for {self.modules.family.model_type}, whose recurrent "
+                "layers have no keys and values to drop; use a method of the image encoder, such as "
                 "Illava(llm_layers=())"
             )
         self._last: Pass | None = None
@@ -68,13 +68,13 @@ class Handle:
 
     @property
     def report(self) -> Report:
-        """What the last completed prefill with images did. Raises ValueError before the first one."""
+        """The report of the last completed prefill with images. Raises ValueError before the first one."""
         if self._last is None:
             raise ValueError("there is no report yet: run the model on a prompt with a picture first")
         return make_report(self.modules, self.method, self.plan, self._last)
 
     def remove(self) -> None:
-        """Remove all hooks: the model computes bit for bit what it did before. A second call does nothing."""
+        """Remove all hooks: outputs are again bit-identical to the plain model's. Idempotent."""
         # Wait for calls of other threads.
         with self._calls.lock.block():
             self._hooks.remove()
@@ -98,8 +98,8 @@ def accelerate(
 ) -> Handle:
     """Make a loaded vision-language model faster by merging its redundant visual tokens.
 
-    Works on this instance alone, by hooks; ``generate`` and ``forward`` are called as before. Use the
-    returned handle as a context manager, or call its ``remove()``, to get the plain model back.
+    Attaches hooks to this instance only; ``generate`` and ``forward`` are called as before. To restore the
+    plain model, use the returned handle as a context manager or call its ``remove()``.
 
     Args:
         model: a transformers VLM of a supported family (:func:`illava.supported_families`), on any device,
@@ -108,16 +108,16 @@ def accelerate(
 
             1. the method in ``illava_config.json`` beside the weights, in the folder or hub repository that
                the model was loaded from, if there is one (:meth:`illava.Method.save_pretrained` writes it).
-               The hub is asked at most once for a model, and not at all with ``HF_HUB_OFFLINE``, for models
-               from a folder, or for models made from a config;
-            2. else ``illava.Illava()``, the schedule published for the model's family. Pass it to get this
-               schedule whatever lies beside the weights.
+               The hub is queried at most once per model, and never with ``HF_HUB_OFFLINE``, for models loaded
+               from a folder, or for models created from a config;
+            2. otherwise ``illava.Illava()``, the schedule published for the model's family. Pass it to ignore
+               an ``illava_config.json``.
 
             ``handle.method`` is the method in use.
         keep: share of all visual tokens left at the end, in (0, 1]: ``illava.Illava.best(keep)``. For a
             speed-up or a cache size see :func:`illava.plan`.
         trace: record in ``report.traces``, step by step, which patches are kept, which are merged into
-            others, and with what weight. Costs time and memory; off, it costs nothing.
+            others, and with what weight. This costs time and memory; without it there is no overhead.
 
     Raises:
         UnsupportedError: the model's family or attention backend is not supported, or the installed
@@ -126,11 +126,10 @@ def accelerate(
             names a layer that the model does not have, or ``illava_config.json`` is not valid.
 
     While accelerated, logits cover the remaining tokens, so they are shorter than ``input_ids``, and
-    ``labels`` are refused; right padding stays, so the last logits are where the plain model has them.
+    ``labels`` are refused. Right padding is kept, so the last logits are at the same index from the end.
     ``get_image_features``, and the ``image_outputs`` of a forward, keep a row for every placeholder, NaN
     where the encoder dropped a token, and can be passed in again. With ``keep=1.0``, or without images,
-    logits are bit-identical to the plain model's. Threads that call one accelerated model wait for each
-    other.
+    logits are bit-identical to the plain model's. Calls from several threads run one after another.
     """
     if method is not None and not isinstance(method, Method):
         raise ValueError(

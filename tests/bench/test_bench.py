@@ -201,7 +201,7 @@ WRONG = {
     "no such shape": (["--shape", "x"], "--shape x: unknown shape; give one of qwen2-vl-2b"),
     "no such model": (["zoo/x"], "zoo/x"),
     "too many layers": ([*SHAPE, "--layers", 6], "--layers 6: give a number from 1 to 5"),
-    "no such method": ([*SHAPE, "--method", "x"], "--method x: there is no such method"),
+    "no such method": ([*SHAPE, "--method", "x"], "--method x: unknown method"),
     "no share": ([*SHAPE, "--keep", "2"], "--keep 2"),
     "no batch": ([*SHAPE, "--batch", "0"], "--batch 0"),
     "batch in words": ([*SHAPE, "--batch", "1", "two"], "--batch two"),

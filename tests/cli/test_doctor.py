@@ -191,7 +191,7 @@ def test_usage_errors(tmp_path):
         "'qwen9_vl' is neither a folder nor a supported family; did you mean qwen",
         "qwen2_vl",
     )
-    assert_error(invoke("doctor", "mllama"), "attends across", *illava.supported_families())
+    assert_error(invoke("doctor", "mllama"), "uses cross-attention", *illava.supported_families())
     assert_error(invoke("doctor", "llava", "--all"), "give either llava or --all")
     assert_error(invoke("doctor", tmp_path), "has no config.json")
 

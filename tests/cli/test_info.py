@@ -48,7 +48,7 @@ def test_skeleton_plans_like_the_model(family):
 @pytest.mark.parametrize(
     ("family", "texts"),
     [
-        ("mllama", ["attends across", "40 layers"]),
+        ("mllama", ["uses cross-attention", "40 layers"]),
         ("gpt2", ["12 layers"]),
         ("chameleon", ["32 layers"]),
     ],

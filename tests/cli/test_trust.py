@@ -140,7 +140,7 @@ def test_an_image_processor_with_code(hostile, marker):
     (hostile / "processor_config.json").unlink()
     (hostile / "preprocessor_config.json").write_text(json.dumps(settings))
     for function in (pixel_limits, load):
-        with pytest.raises(InputError, match=f"needs code that comes with it.* add {FLAG}"):
+        with pytest.raises(InputError, match=f"needs code that comes with the model.* add {FLAG}"):
             function(str(hostile))
     assert not marker.exists()
     pixel_limits(str(hostile), True)

@@ -89,7 +89,7 @@ def test_weights_without_a_place_are_one_line_of_our_own(copy, picture):
     save_file({**weights, "extra.weight": zeros(2)}, copy / "model.safetensors", metadata={"format": "pt"})
     result = call("ask", picture, "What?", "--model", copy, *SMALL)
     assert result.returncode == 0
-    line = f"model {copy}: 1 of its weights have no place in the model, extra.weight for one"
+    line = f"model {copy}: 1 of its weights do not belong to the model, for example extra.weight"
     assert result.stderr.splitlines() == [f"illava: warning: {line}"]
 
 

@@ -84,7 +84,7 @@ def test_what_is_not_two_methods_is_refused(given):
         ((illava.FastV(), illava.DART()), "only one method can act in the llm, got fastv and dart"),
         ((illava.ToMe(), illava.Illava(keep=0.5)), "only one method can act in the encoder, got tome and"),
         ((illava.FasterVLM(), illava.Pool()), "only one method can act in the projector"),
-        ((illava.Downsample(), illava.ToMe()), "downsample goes with a method of the LLM alone"),
+        ((illava.Downsample(), illava.ToMe()), "downsample can only be combined with a method of the LLM"),
     ],
 )
 def test_two_methods_in_one_stage_are_refused(methods, message):

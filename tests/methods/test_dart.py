@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import illava
-from illava.methods.dart import DART, keep_unlike
+from illava.methods.dart import DART, keep_dissimilar
 from illava.methods.steps import Tokens, Units
 from illava.models.located import locate
 from tests.core.cases import assert_same_bits, bounded
@@ -48,7 +48,7 @@ def test_one_segment_equals_the_loop(draw, data, seed, dtype):
     count = data.draw(st.integers(1, n - 1))
     x, w = draw(n, 4, seed=seed).to(dtype), draw(4, 4, seed=seed + 1).to(dtype)
     norms = norms_of(n, seed=seed)
-    merged = keep_unlike(count, x[None], norms[None], w[None], torch.tensor([words]))
+    merged = keep_dissimilar(count, x[None], norms[None], w[None], torch.tensor([words]))
     expected = unlike_loop(x.tolist(), norms.tolist(), w[:words].tolist(), [1.0] * words, count)
     assert merged.kept[0].tolist() == expected
     assert_same_bits(merged.units[0], x[expected])
@@ -56,9 +56,9 @@ def test_one_segment_equals_the_loop(draw, data, seed, dtype):
     assert set(best) <= set(expected)
     # Lengths of hidden states do not matter; powers of two change no bit of a cosine.
     longer = x * 2.0 ** torch.arange(n)[:, None].remainder(5)
-    assert keep_unlike(count, longer[None], norms[None], w[None], torch.tensor([words])).kept[0].tolist() == (
-        expected
-    )
+    assert keep_dissimilar(count, longer[None], norms[None], w[None], torch.tensor([words])).kept[
+        0
+    ].tolist() == (expected)
 
 
 def lay_out(rows, width, draw, seed):
@@ -141,7 +141,7 @@ def test_words_that_were_generated_are_no_pivots():
 def test_a_copy_of_a_pivot_goes_first():
     x = torch.eye(6)
     x[5] = x[0]
-    merged = keep_unlike(
+    merged = keep_dissimilar(
         5, x[None], torch.tensor([[9.0, 8.0, 7.0, 6.0, 1.0, 2.0]]), torch.zeros(1, 0, 6), torch.tensor([0])
     )
     assert merged.kept.tolist() == [[0, 1, 2, 3, 4]]

@@ -1,6 +1,6 @@
-"""The methods: each one frozen dataclass in one file, all behind the same interface."""
+"""The methods: each is a frozen dataclass in its own file, and all implement the same interface."""
 
-# A method is named here and in its own file, nowhere else: `as` makes it a public name for type checkers.
+# A method is listed here and in its own file only; `as` makes it a public name for type checkers.
 from .base import Method as Method
 from .base import method_from_dict, methods
 from .compose import Compose as Compose

@@ -1,6 +1,7 @@
 """Shared by the methods that act after the encoder: a step with a budget, and selection of units.
 
-Pure functions on S segments of n units each; indices are int64, ascending unless said otherwise.
+The functions are pure and act on S segments of n units each. Indices are int64, and ascending unless stated
+otherwise.
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ class BudgetStep(ProjectorStep):
 
 
 def share_of(count: int, share: float) -> int:
-    """max(1, round(share * count)), never more than ``count``; ``round`` is Python's, half to even."""
+    """max(1, round(share * count)), at most ``count``; ``round`` is Python's, which rounds half to even."""
     return min(count, max(1, round(share * count)))
 
 
 def ranked(scores: Tensor) -> Tensor:
-    """(S, n) scores to (S, n) indices, the highest first; of equal scores the earlier ranks higher."""
+    """(S, n) scores to (S, n) indices, highest score first; ties are broken by the lower index."""
     return scores.float().argsort(dim=1, descending=True, stable=True)
 
 
 def others(chosen: Tensor, n: int) -> Tensor:
-    """(S, c) indices without repeats, in any order, to the (S, n - c) indices that are not among them."""
-    taken = torch.zeros(len(chosen), n, dtype=torch.int64, device=chosen.device).scatter(1, chosen, 1)
-    # A stable sort, not nonzero(): that would wait for the device.
-    return taken.argsort(dim=1, stable=True)[:, : n - chosen.shape[1]]
+    """(S, c) distinct indices, in any order, to the (S, n - c) indices that are not among them."""
+    is_chosen = torch.zeros(len(chosen), n, dtype=torch.int64, device=chosen.device).scatter(1, chosen, 1)
+    # A stable sort instead of nonzero(), which would synchronise with the device.
+    return is_chosen.argsort(dim=1, stable=True)[:, : n - chosen.shape[1]]
 
 
 def strided(indices: Tensor, count: int) -> Tensor:
@@ -57,16 +58,22 @@ def take(values: Tensor, indices: Tensor) -> Tensor:
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
-    """(S, a, w) and (S, b, w) to (S, a, b) fp32 cosine similarities, 0 for vectors of zeros.
+    """(S, a, w) and (S, b, w) to (S, a, b) fp32 cosine similarities, 0 for zero vectors.
 
-    Without gradient: similarities only choose.
+    Detached from the graph, since similarities are only used for selection.
     """
     return normalize(a.detach().float(), dim=-1) @ normalize(b.detach().float(), dim=-1).transpose(1, 2)
 
 
 def survivors(units: Tensor, unchanged: Tensor, changed: Tensor, change: LinearMap | None = None) -> Merged:
-    """The survivors of (S, n, D) units: those at ``unchanged``, and at ``changed``, (S, c), what ``change``
-    makes of all, (S, c, D), back in the dtype of the units. Indices in any order."""
+    """The survivors of (S, n, D) units, in ascending order.
+
+    Args:
+        unchanged: (S, u) indices of units that are kept as they are, in any order. changed: (S, c) indices of
+        survivors whose vectors are computed by ``change``, in any order. change: linear map from all units,
+        (S, n, D) fp32, to the vectors at ``changed``, (S, c, D). Its result
+            is cast to the dtype of the units. None: the units at ``changed`` are kept as they are.
+    """
     kept, order = torch.cat([unchanged, changed], dim=1).sort(dim=1)
     if change is None:
         return Merged(take(units, kept), kept)

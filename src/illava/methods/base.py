@@ -18,7 +18,7 @@ from .steps import Plan
 
 FILE_NAME = "illava_config.json"
 VERSION = 2
-"""Of the dictionaries and files written here. Version 1, of illava 0.1, has no ``version``."""
+"""Version of the dictionaries and files written here. Those of illava 0.1 (version 1) have no ``version``."""
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -53,13 +53,13 @@ class Method(ABC):
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Method:
-        """The method with these fields, where lists stand for tuples."""
+        """The method with these fields; lists are converted to tuples."""
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         return cls(**given)
 
     @classmethod
     def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a dictionary of version 1 as those of the current version."""
+        """Convert the fields of a version 1 dictionary to those of the current version."""
         return fields
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
@@ -75,7 +75,7 @@ class Method(ABC):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save_pretrained` wrote. Raises ValueError where it is missing or not valid."""
+        """Read what :meth:`save_pretrained` wrote. Raises ValueError if it is missing or not valid."""
         return cls.from_dict(read_json(Path(folder) / FILE_NAME))
 
 
@@ -96,7 +96,7 @@ def method_from_dict(values: dict[str, Any]) -> Method:
         raise ValueError(f"version must be a whole number from 1 up, got {version!r}")
     if version > VERSION:
         raise ValueError(
-            f"version {version} was written by a newer illava, this one reads up to {VERSION}: "
+            f"version {version} was written by a newer illava; this release reads up to version {VERSION}: "
             "pip install --upgrade illava"
         )
     kind = _METHODS[name]
@@ -113,7 +113,7 @@ def method_from_dict(values: dict[str, Any]) -> Method:
 
 
 def read_json(file: Path) -> Any:
-    """The JSON in a file. Raises ValueError that names the file where it cannot be read."""
+    """The parsed JSON of a file. If it cannot be read, raises a ValueError that names the file."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -121,7 +121,7 @@ def read_json(file: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A field's value as JSON has it."""
+    """A field's value as a JSON type."""
     if isinstance(value, Mapping):
         return dict(value)
     return list(value) if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Checks of the fields of methods. Each raises ValueError that says what would be right."""
+"""Checks of the fields of methods. Each raises a ValueError that states the accepted values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numbers import Real
 
 
 def check_share(name: str, share: object) -> float:
-    """A number in (0, 1] as a float."""
+    """Check for a number in (0, 1], and return it as a float."""
     try:
         value = float("nan") if isinstance(share, bool) or not isinstance(share, Real) else float(share)
     except OverflowError:
@@ -18,7 +18,7 @@ def check_share(name: str, share: object) -> float:
 
 
 def check_layers(name: str, layers: object, first: int = 0) -> tuple[int, ...]:
-    """Ascending whole numbers from ``first`` up, without repeats."""
+    """Check for distinct whole numbers from ``first`` up, in ascending order."""
     if not isinstance(layers, Iterable):
         raise ValueError(f"{name} must be a tuple of whole numbers, got {layers!r}")
     values = tuple(layers)
@@ -30,19 +30,19 @@ def check_layers(name: str, layers: object, first: int = 0) -> tuple[int, ...]:
 
 
 def check_count(name: str, value: object, least: int = 0, most: float = float("inf")) -> int:
-    """A whole number from ``least`` up, to ``most``."""
+    """Check for a whole number in [``least``, ``most``]."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name} must be a whole number from {least} up, got {value!r}")
     return value
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """One of ``choices``."""
+    """Check for one of ``choices``."""
     if value not in (known := tuple(choices)):
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def check_layer_exists(name: str, layer: int, depth: int) -> None:
-    """A layer of a model that has ``depth`` of them."""
+    """Check that a model with ``depth`` layers has this layer."""
     if layer >= depth:
         raise ValueError(f"{name}: this model has layers 0 to {depth - 1}, got {layer}")

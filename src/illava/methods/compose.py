@@ -16,15 +16,14 @@ class Compose(Method):
     """Combine methods of different stages, such as one of the image encoder and one of the LLM.
 
     ``Compose((ToMe(keep=1/3), FastV(layer=2, keep=1/9)))`` merges tokens in the encoder until a third is
-    left, and drops tokens in the LLM until a ninth of all is left: every ``keep`` is a share of all visual
-    tokens.
+    left, and drops tokens in the LLM until a ninth is left. Every ``keep`` is a share of all visual tokens.
 
     Args:
         methods: two or more, in any order, at most one for each stage (encoder, after the encoder, LLM).
-            If one renumbers positions, they are renumbered.
+            Positions are renumbered if any of them renumbers positions.
 
-    Raises ValueError for fewer than two, for values that are not methods, and from ``plan`` for two methods
-    in one stage.
+    Raises ValueError for fewer than two methods, for values that are not methods, and from ``plan`` for two
+    methods in one stage.
     """
 
     name: ClassVar[str] = "compose"
@@ -57,7 +56,7 @@ class Compose(Method):
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Compose:
-        """From fields as in :meth:`to_dict`."""
+        """The inverse of :meth:`to_dict`, given its fields."""
         given = fields.get("methods", ())
         if not isinstance(given, (list, tuple)):
             raise ValueError(f"methods must be a list of methods, got {given!r}")

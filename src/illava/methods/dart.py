@@ -1,14 +1,14 @@
-"""DART: keep visual tokens that repeat neither each other nor the words, once in the LLM (arXiv 2502.11494).
+"""DART: keep visual tokens that duplicate neither each other nor the text, in the LLM (arXiv 2502.11494).
 
-Pivots are the 4 visual tokens and the 4 later words whose keys are largest. Every pivot in turn takes the
-visual tokens least similar to it from those not yet taken. No attention is needed.
+Pivots are the 4 visual tokens and the 4 later text tokens with the largest key norms. Each pivot in turn
+selects the visual tokens least similar to it among those not yet selected. No attention scores are needed.
 
-Decided here, where the specification leaves it open: "largest" is the L1 norm of all key heads side by side,
-at the layer before, rotary embedding applied. Each run of visual tokens has pivots of its own, visual ones
-first, each kind from the largest norm down; its words are those after it in the same prompt, fewer than 4
-if there are no more. Of T tokens to keep, T - 4 are shared out among the m pivots: int((T - 4) / m) each,
-and one more for the first of them until T is reached. Without room for the visual pivots, the T of them with
-the largest norm stay.
+Where the specification leaves a choice: the norm is the L1 norm of all key heads concatenated, at the
+previous layer, with the rotary embedding applied. Each run of visual tokens has its own pivots: visual ones
+first, then text, each in descending order of norm. Its text pivots follow it in the same prompt; there are
+fewer than 4 if fewer text tokens follow. Of T tokens to keep, T - 4 are divided among the m pivots:
+int((T - 4) / m) each, and one more for each of the first pivots until T is reached. If T is less than 4, the
+T visual tokens with the largest norms are kept.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ VISUAL_PIVOTS = TEXT_PIVOTS = 4
 
 @dataclass(frozen=True)
 class DART(Method):
-    """Keep visual tokens that are little like a few pivots, before one layer of the LLM.
+    """Keep the visual tokens that are least similar to a few pivots, before one layer of the LLM.
 
     Args:
-        layer: decoder layer (0-based, >= 1) before which tokens leave. None: 2, or the first one before
-            which they can: Qwen3-VL's first layers take in features of the full prompt.
-        keep: share of each run of visual tokens that stays, in (0, 1]. None: 2/9, 128 of 576.
+        layer: decoder layer (0-based, >= 1) before which tokens are dropped. None: 2, or the first layer
+            before which tokens can be dropped: Qwen3-VL's first layers add features of the full prompt.
+        keep: share of each run of visual tokens that is kept, in (0, 1]. None: 2/9, 128 of 576.
 
     Raises ValueError for values out of range, and from ``plan`` for a layer that the model does not have.
     """
@@ -61,7 +61,7 @@ class DART(Method):
 
 @dataclass(frozen=True)
 class PivotStep(LlmStep):
-    """Keep pivots and what is unlike them; observes the norms of keys."""
+    """Keep the pivots and the tokens least similar to them; observes the norms of keys."""
 
     keep: float
     """Share of the tokens that a segment had before any step."""
@@ -79,61 +79,59 @@ class PivotStep(LlmStep):
         if counts == units.lengths:
             return None
         assert units.seen is not None
-        numbers = torch.arange(len(counts), device=units.vectors.device)
-        segment = numbers.repeat_interleave(torch.tensor(units.lengths, device=numbers.device))
+        segments = torch.arange(len(counts), device=units.vectors.device)
+        segment = segments.repeat_interleave(torch.tensor(units.lengths, device=segments.device))
         reducer = partial(_reduce, *text_pivots(units))
         return reduce_segments(reducer, units.lengths, counts, units.vectors, units.seen, segment)
 
 
 def text_pivots(units: Units) -> tuple[Tensor, Tensor]:
-    """The words after each segment whose keys are largest, in falling order of their L1 norm.
+    """The text tokens after each segment with the largest L1 norms of keys, in descending order.
 
-    Returns hidden states (S, at most 4, D) and how many of them count, (S,) int64.
+    Returns their hidden states (S, at most 4, D), and how many of them are valid, (S,) int64.
     """
     tokens = units.tokens
     assert tokens is not None
     assert tokens.seen is not None
     ends = torch.tensor(units.lengths).cumsum(0).sub(1).clamp(min=0).to(tokens.runs.device)
-    rows, places = (at[ends] for at in (tokens.runs >= 0).nonzero(as_tuple=True))
-    index = torch.arange(tokens.runs.shape[1], device=places.device)
-    # What was generated may follow the prompt, where there is no cache.
-    later = tokens.text[rows] & (index > places[:, None]) & (index <= tokens.last[rows, None])
+    rows, last_visual = (at[ends] for at in (tokens.runs >= 0).nonzero(as_tuple=True))
+    index = torch.arange(tokens.runs.shape[1], device=last_visual.device)
+    # Without a cache, generated tokens follow the prompt.
+    later = tokens.text[rows] & (index > last_visual[:, None]) & (index <= tokens.last[rows, None])
     norms = tokens.seen[rows].float().masked_fill(~later, float("-inf"))
     best = norms.argsort(dim=1, descending=True, stable=True)[:, :TEXT_PIVOTS]
     return tokens.hidden[rows[:, None], best], later.sum(1).clamp(max=TEXT_PIVOTS)
 
 
-def _reduce(
-    words: Tensor, counted: Tensor, count: int, units: Tensor, norms: Tensor, segment: Tensor
-) -> Merged:
-    """:func:`keep_unlike` with the words of these segments."""
-    return keep_unlike(count, units, norms, words[segment[:, 0]], counted[segment[:, 0]])
+def _reduce(text: Tensor, valid: Tensor, count: int, units: Tensor, norms: Tensor, segment: Tensor) -> Merged:
+    """:func:`keep_dissimilar` with the text pivots of these segments."""
+    return keep_dissimilar(count, units, norms, text[segment[:, 0]], valid[segment[:, 0]])
 
 
-def keep_unlike(count: int, units: Tensor, norms: Tensor, words: Tensor, counted: Tensor) -> Merged:
-    """Keep the units of largest norm, and those least similar to them or to words.
+def keep_dissimilar(count: int, units: Tensor, norms: Tensor, text: Tensor, valid: Tensor) -> Merged:
+    """Keep the units with the largest norms, and those least similar to them or to the text pivots.
 
     Args:
         count: units to keep of each segment, 1 <= count < n.
         units: (S, n, D) hidden states; similarity is their cosine, in fp32.
-        norms: (S, n) fp32, of keys.
-        words: (S, w, D), further pivots.
-        counted: (S,) int64, how many of these there are.
+        norms: (S, n) fp32 norms of keys.
+        text: (S, w, D) hidden states of the text pivots.
+        valid: (S,) int64, how many of the w text pivots are valid.
     """
     visual = min(VISUAL_PIVOTS, count)
     order = norms.argsort(dim=1, descending=True, stable=True)[:, :visual]
-    taken = torch.zeros_like(norms, dtype=torch.bool).scatter(1, order, True)
+    selected = torch.zeros_like(norms, dtype=torch.bool).scatter(1, order, True)
     if count > visual:
-        x, w = (torch.nn.functional.normalize(part.detach().float(), dim=-1) for part in (units, words))
+        x, w = (torch.nn.functional.normalize(part.detach().float(), dim=-1) for part in (units, text))
         pivots = torch.cat([torch.take_along_dim(x, order[..., None], 1), w], 1)
-        similar = pivots @ x.transpose(1, 2)
-        places = torch.arange(units.shape[1], device=units.device)
+        similarity = pivots @ x.transpose(1, 2)
+        rank = torch.arange(units.shape[1], device=units.device)
+        pivot_count = visual + valid
         for number in range(pivots.shape[1]):
-            asking = visual + counted
-            quota = (count - visual) // asking + (number < (count - visual) % asking)
-            quota = quota * (number < asking)
-            # Those taken already come last.
-            order = similar[:, number].masked_fill(taken, float("inf")).argsort(dim=1, stable=True)
-            taken = taken.scatter(1, order, (places < quota[:, None]) | taken.gather(1, order))
-    kept = (~taken).int().argsort(dim=1, stable=True)[:, :count]
+            quota = (count - visual) // pivot_count + (number < (count - visual) % pivot_count)
+            quota = quota * (number < pivot_count)
+            # Units that are already selected rank last.
+            order = similarity[:, number].masked_fill(selected, float("inf")).argsort(dim=1, stable=True)
+            selected = selected.scatter(1, order, (rank < quota[:, None]) | selected.gather(1, order))
+    kept = (~selected).int().argsort(dim=1, stable=True)[:, :count]
     return Merged(torch.take_along_dim(units, kept[..., None], 1), kept)

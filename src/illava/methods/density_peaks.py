@@ -1,4 +1,4 @@
-"""Clustering by density peaks: centres are dense points far from any denser one."""
+"""Density peaks clustering: centres are dense points that are far from any denser point."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def cluster_shares(points: Tensor, count: int, neighbours: int) -> Tensor:
-    """What each point has in the mean of each cluster, for each of S sets of points.
+    """The weight of each point in the mean of each cluster, for each of S sets of points.
 
-    Distances are L2 / sqrt(D). The density of a point is exp(-mean of the squared distances to its nearest
-    ``neighbours`` others); its distinction is density times the distance to the nearest denser point, the
-    densest point's the largest distance of all. The ``count`` most distinct points are centres, every other
-    point goes to the centre nearest to it. Among equals the earlier point comes first: as denser, as a
-    centre, as the nearest centre.
+    Distances are L2 / sqrt(D). The density of a point is exp(-mean of the squared distances to its
+    ``neighbours`` nearest other points). The score of a point is its density times its distance to the
+    nearest denser point; the densest point has an infinite distance. The ``count`` points with the highest
+    scores are centres, and every other point is assigned to its nearest centre. Ties in density, score and
+    distance to a centre are broken by the lower index.
 
     Args:
         points: (S, r, D) fp32.
-        count: clusters, 1 <= count <= r.
-        neighbours: at most; r - 1 where there are no more others.
+        count: number of clusters, 1 <= count <= r.
+        neighbours: number of nearest neighbours, at most r - 1 of which exist.
 
     Returns (S, count, r) fp32, rows in the order of the centres, without gradient.
     """
@@ -31,19 +31,19 @@ def cluster_shares(points: Tensor, count: int, neighbours: int) -> Tensor:
 def _labels(points: Tensor, count: int, neighbours: int) -> Tensor:
     """(S, r) int64: the cluster of each point."""
     r, width = points.shape[1:]
-    # By differences: by products, copies would lie apart and outliers drown the others.
+    # From differences: with matrix products, copies would not have distance 0 and outliers would dominate.
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / width**0.5
-    itself = torch.eye(r, dtype=torch.bool, device=points.device)
+    diagonal = torch.eye(r, dtype=torch.bool, device=points.device)
     k = min(neighbours, r - 1)
-    nearest = distance.masked_fill(itself, float("inf")).sort(2).values[..., :k]
-    # As logarithms, in the same order: of points far apart all densities are zero in fp32.
+    nearest = distance.masked_fill(diagonal, float("inf")).sort(2).values[..., :k]
+    # Logarithms, which have the same order: the densities of points far apart underflow to zero in fp32.
     density = -nearest.square().sum(2) / max(1, k)
     rank = density.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     denser = rank[:, None, :] < rank[:, :, None]
-    # Infinitely far where none is denser: whatever its distance, the densest point is the most distinct.
-    apart = distance.masked_fill(~denser, float("inf")).amin(2)
-    distinct = (density + apart.log()).argsort(dim=1, descending=True, stable=True)
-    centres = distinct[:, :count].sort(1).values
+    # Infinite for the densest point, which is therefore always a centre.
+    separation = distance.masked_fill(~denser, float("inf")).amin(2)
+    ranking = (density + separation.log()).argsort(dim=1, descending=True, stable=True)
+    centres = ranking[:, :count].sort(1).values
     label = torch.take_along_dim(distance, centres[:, None], 2).argmin(2)
-    # A centre that is the copy of another is as near to that one.
+    # Each centre belongs to its own cluster, even if another centre is a copy of it.
     return label.scatter(1, centres, torch.arange(count, device=points.device).expand(len(points), -1))

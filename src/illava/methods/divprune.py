@@ -1,12 +1,12 @@
-"""DivPrune: keep the visual tokens that are most unlike one another (arXiv 2503.02175).
+"""DivPrune: keep the most diverse visual tokens (arXiv 2503.02175).
 
-What the projector made of a run of visual tokens is compared by cosine. The first token chosen is the one
-whose nearest neighbour is farthest away; after that always the one farthest from all chosen so far. No
-attention and no text is looked at, so it all happens before the LLM begins.
+The projected features of a run of visual tokens are compared by cosine distance. The first token selected is
+the one whose nearest neighbour is farthest away; then repeatedly the one farthest from those selected. The
+method uses neither attention nor text, so it runs before layer 0 of the LLM.
 
-Where the paper leaves something open: two distances that differ by no more than rounding are equal, and then
-the token further left goes first. Tokens that a family puts among a picture's (OneVision's line ends) are
-candidates like all others.
+Where the paper leaves a choice: distances that differ only by rounding are ties, which are broken by the
+lower index. Tokens that a family inserts among those of a picture (OneVision's newlines) are candidates as
+well.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .checks import check_share
 from .steps import AttentionSource, LlmStep, Plan, Units
 
 TIE = 2.0**-20
-"""Cosines no further apart than this count as equal: products of the same two vectors differ by kernel."""
+"""Cosines that differ by at most this are ties: the product of the same two vectors depends on the kernel."""
 CHUNK_BYTES = 64 * 2**20
-"""Most memory that cosines take at a time where all pairs are compared."""
+"""Maximum size of one chunk of the matrix of all pairwise cosines."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class DivPrune(Method):
     """Choose the most diverse visual tokens before the LLM, by max-min cosine distance.
 
     Args:
-        keep: share of each run of visual tokens that stays, in (0, 1]. None: the published 0.098.
+        keep: share of each run of visual tokens that is kept, in (0, 1]. None: the published 0.098.
 
     Raises ValueError for values out of range.
     """
@@ -54,7 +54,7 @@ class DivPrune(Method):
 
 @dataclass(frozen=True)
 class DivPruneStep(LlmStep):
-    """The choice among the embeddings of visual tokens."""
+    """The selection among the embeddings of visual tokens."""
 
     attention_source: ClassVar[AttentionSource] = "nothing"
 
@@ -69,42 +69,42 @@ class DivPruneStep(LlmStep):
 
 
 def keep_diverse(p: int, units: Tensor) -> Merged:
-    """Keep the most diverse units of S segments, as they are.
+    """Keep the most diverse units of S segments, unchanged.
 
     Args:
-        p: units that stay, 1 <= p < n.
-        units: (S, n, D), any floating dtype. Of equal distances the unit with the lower index is taken.
+        p: units to keep, 1 <= p < n.
+        units: (S, n, D), any floating dtype. Ties in distance are broken by the lower index.
     """
-    # What is no number is like nothing; left in, it would be chosen again and again.
+    # NaN becomes 0, which is similar to nothing: otherwise it would be selected repeatedly.
     unit = normalize(units.detach().float(), dim=2).nan_to_num()
     rows = torch.arange(len(unit), device=unit.device)
-    # The highest cosine of each unit with those that it must differ from; infinite once it is chosen.
+    # Highest cosine of each unit with all others, then with those selected; infinite for selected units.
     nearest = _nearest(unit)
-    chosen = torch.zeros(len(unit), p, dtype=torch.int64, device=unit.device)
+    selected = torch.zeros(len(unit), p, dtype=torch.int64, device=unit.device)
     for i in range(p):
-        chosen[:, i] = pick = _first_lowest(nearest)
+        selected[:, i] = pick = _first_lowest(nearest)
         similarity = (unit @ unit[rows, pick].unsqueeze(2)).squeeze(2)
-        # Neighbours decide about the first alone.
+        # All others matter for the first selection only.
         nearest = torch.maximum(nearest, similarity) if i else similarity
         nearest = nearest.scatter(1, pick[:, None], float("inf"))
-    kept = chosen.sort(dim=1).values
+    kept = selected.sort(dim=1).values
     return Merged(units[rows[:, None], kept], kept)
 
 
 def _nearest(unit: Tensor) -> Tensor:
-    """(S, n, D) of length one to (S, n): each one's highest cosine with another."""
+    """(S, n, D) unit vectors to (S, n): the highest cosine of each with any other."""
     segments, n, _ = unit.shape
     step = max(1, CHUNK_BYTES // (4 * segments * n))
     out = []
     for start in range(0, n, step):
         similarity = unit[:, start : start + step] @ unit.transpose(1, 2)
-        itself = torch.arange(start, start + similarity.shape[1], device=unit.device)
-        similarity[:, itself - start, itself] = -float("inf")
+        own = torch.arange(start, start + similarity.shape[1], device=unit.device)
+        similarity[:, own - start, own] = -float("inf")
         out.append(similarity.amax(2))
     return torch.cat(out, 1)
 
 
 def _first_lowest(values: Tensor) -> Tensor:
-    """(S, n) to (S,): the first index of a value as low as the lowest."""
-    # Of several ones argmax finds the first.
+    """(S, n) to (S,): the first index of a value within :data:`TIE` of the minimum."""
+    # argmax returns the first of several ones.
     return (values <= values.amin(1, keepdim=True) + TIE).int().argmax(1)

@@ -1,4 +1,4 @@
-"""Down-sampling: the same picture, smaller. The control that every method has to beat."""
+"""Downsampling: encode a smaller picture. The baseline that every method has to beat."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .steps import Plan
 
 @dataclass(frozen=True)
 class Downsample(Method):
-    """Let the image encoder see a smaller picture, as the processor would have made it with fewer pixels.
+    """Encode a smaller picture, as if the processor had been limited to fewer pixels.
 
-    A grid of H x W units becomes h x w with h = max(1, round(H * sqrt(keep))), w likewise: so many tokens are
-    left, which the report says, and not exactly the budget. Positions in the LLM are those of the small grid.
-    Pictures are resized from what the processor made, bicubic with antialiasing.
+    A grid of H x W units becomes h x w with h = max(1, round(H * sqrt(keep))), and w likewise. The number of
+    tokens left, h * w, is in the report; it is close to the budget but seldom equal to it. Position ids in
+    the LLM are those of the small grid. The processed patches are resized bicubically with antialiasing.
 
-    For models that take pictures of any size as one sequence of patches (Qwen-VL, GLM-4V); UnsupportedError
-    for others, whose processor is to be given smaller pictures or fewer tiles.
+    Only for models that encode pictures of any size as one sequence of patches (Qwen-VL, GLM-4V). For others
+    it raises UnsupportedError: give their processor smaller pictures or fewer tiles.
 
     Args:
-        keep: final visual tokens / all, about; default 1/4, half the width and height.
+        keep: approximate share of visual tokens left at the end. None: 1/4, half the width and height.
 
     Raises ValueError for values out of range.
     """

@@ -18,21 +18,22 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Experimental(Mapping[str, Any]):
-    """A frozen, hashable mapping of experimental options; those at their default are left out.
+    """A frozen, hashable mapping of experimental options; options at their default are omitted.
 
     Equal to any mapping with the same items.
 
     Args:
-        values: some of
+        values: any of
 
-            * ``encoder_score``: what encoder units are ranked by: "attention" received (default), "rarity",
-              one minus the mean cosine similarity to all units of the image, or "norm" of the hidden state.
+            * ``encoder_score``: the score of encoder units: the "attention" received (default), "rarity" (one
+              minus the mean cosine similarity to all units of the image), or the "norm" of the hidden state.
             * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
               after the first image.
-            * ``positions``: of tokens in the LLM: "original" (default), or "compact": without gaps.
+            * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
             * ``proportional``: whether later encoder blocks add the logarithm of the number of merged units
-              to the attention that a unit receives (SDPA or eager attention in the encoder). Default False.
-            * ``seed``: of ``select="random"``. Default 0.
+              to the attention logits of a unit as a key (SDPA or eager attention in the encoder). Default
+              False.
+            * ``seed``: random seed of ``select="random"``. Default 0.
 
     Raises ValueError for unknown names and values out of range.
     """
@@ -47,14 +48,14 @@ class Experimental(Mapping[str, Any]):
             raise ValueError(
                 f"experimental has no option {', '.join(unknown)}; its options are {', '.join(DEFAULTS)}"
             )
-        made = {**DEFAULTS, **given}
-        check_choice("encoder_score", made["encoder_score"], ENCODER_SCORES)
-        check_choice("llm_score", made["llm_score"], LLM_SCORES)
-        check_choice("positions", made["positions"], ("original", "compact"))
-        if not isinstance(made["proportional"], bool):
-            raise ValueError(f"proportional must be True or False, got {made['proportional']!r}")
-        check_count("seed", made["seed"], most=2**63 - 1)
-        self._values = {name: value for name, value in made.items() if value != DEFAULTS[name]}
+        options = {**DEFAULTS, **given}
+        check_choice("encoder_score", options["encoder_score"], ENCODER_SCORES)
+        check_choice("llm_score", options["llm_score"], LLM_SCORES)
+        check_choice("positions", options["positions"], ("original", "compact"))
+        if not isinstance(options["proportional"], bool):
+            raise ValueError(f"proportional must be True or False, got {options['proportional']!r}")
+        check_count("seed", options["seed"], most=2**63 - 1)
+        self._values = {name: value for name, value in options.items() if value != DEFAULTS[name]}
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]

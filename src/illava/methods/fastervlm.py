@@ -1,11 +1,11 @@
-"""FasterVLM: keep the tokens that the encoder's class token looks at (arXiv 2412.01818, version 1).
+"""FasterVLM: keep the tokens that the encoder's class token attends to (arXiv 2412.01818, version 1).
 
-After the encoder the patches of each picture, tile or frame are ranked by the class token's attention in
-the block whose output the LLM sees, the mean over heads; the best stay as they are, the others go.
+After the encoder, the patches of each picture, tile or frame are ranked by the class token's attention in the
+block whose output the projector receives, averaged over heads. The highest-ranked are kept unchanged; the
+others are dropped.
 
-Where this had to go beyond the paper: an encoder without a class token is read by the mean attention that
-each patch receives, and where a patch merger folds several patches into one, that unit is scored by their
-mean.
+Beyond the paper: for an encoder without a class token, the score is the mean attention that a patch receives.
+Where a patch merger folds several patches into one unit, the score of the unit is their mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .checks import check_share
 from .steps import Plan, Units
 
 DEFAULT_KEEP = 0.25
-"""The paper reports 0.5, 0.25, 0.1 and 0.05 and singles none out."""
+"""The paper reports 0.5, 0.25, 0.1 and 0.05, and recommends none of them."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class FasterVLM(Method):
     Training-Free Visual Token Pruning", arXiv 2412.01818v1).
 
     Args:
-        keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
-            None: 0.25.
+        keep: share of all visual tokens left at the end, in (0, 1]. It is exact for the projector's input of
+            each picture, tile or frame; newlines that a family adds later (LLaVA-NeXT, OneVision) are all
+            kept. None: 0.25.
 
     Raises ValueError for values out of range.
     """
@@ -51,7 +51,7 @@ class FasterVLM(Method):
 
 @dataclass(frozen=True)
 class FasterVLMStep(BudgetStep):
-    """The highest-scored units stay as they are."""
+    """The highest-scored units are kept unchanged."""
 
     def reduce(self, units: Units) -> MergedSegments | None:
         counts = units.counts(self.keep)

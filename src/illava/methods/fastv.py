@@ -1,10 +1,12 @@
-"""FastV: drop visual tokens once, early in the LLM (arXiv 2403.06764).
+"""FastV: drop visual tokens at one early layer of the LLM (arXiv 2403.06764).
 
-A visual token is worth the attention that the last prompt token pays it one layer earlier, averaged over
-heads. The paper does this at layer 2 and drops half; the choice is made at prefill and stays for decoding.
+The score of a visual token is the attention that it receives from the last prompt token at the previous
+layer, averaged over heads. The paper uses layer 2 and drops half. Tokens are dropped in prefill, and decoding
+uses the shorter KV cache.
 
-The attention of the layer before is read off beside the kernel, so no layer runs twice and no attention
-matrix is made. With several pictures in a prompt each run of visual tokens keeps its own share.
+The scores are computed from the queries and keys of the previous layer, so no layer runs twice and no
+attention matrix is materialised. In a prompt with several pictures, each run of visual tokens keeps the same
+share.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ class FastV(Method):
     """Keep the visual tokens that the last prompt token attends to most, before one layer of the LLM.
 
     Args:
-        layer: decoder layer (0-based, >= 1) before which tokens leave. None: 2, or the nearest one before
-            which they can: Qwen3-VL's first layers take in features of the full prompt, and of layers some
-            of which have sliding windows, those that see the whole prompt are asked.
-        keep: share of each run of visual tokens that stays, in (0, 1]. None: 0.5.
+        layer: decoder layer (0-based, >= 1) before which tokens are dropped. None: 2, or the nearest layer
+            before which tokens can be dropped: Qwen3-VL's first layers add features of the full prompt, and
+            in LLMs with sliding windows the scores come from a layer that attends to the whole prompt.
+        keep: share of each run of visual tokens that is kept, in (0, 1]. None: 0.5.
 
     Raises ValueError for values out of range, and from ``plan`` for a layer that the model does not have.
     """

@@ -33,28 +33,29 @@ class Illava(Method):
         keep: a budget instead of a schedule, in (0, 1]: the share of all visual tokens left at the end. All
             published shares are raised to the same power, so that exactly round(keep * n) of n tokens are
             left (a few more where the LLM stage is off and a family adds tokens of its own, such as
-            OneVision's newlines). Goes with layers, not with ``encoder_keep`` or ``llm_keep``.
+            OneVision's newlines). Cannot be combined with ``encoder_keep`` or ``llm_keep``.
         encoder_layers: encoder blocks (0-based) after whose attention tokens merge. None: the published
             ones; (): no encoder stage.
         encoder_keep: share of an image's units that one encoder step keeps of those that enter it, in (0, 1];
-            one number for all steps or one for each.
+            one number for all steps, or one per step.
         llm_layers: decoder layers (0-based, >= 1) before which tokens merge, by the attention at the
             previous layer. None: the published ones; (): no LLM stage.
         llm_keep: share of a run of visual tokens that one LLM step keeps of those that enter it, in (0, 1].
         recycle: share of the survivors that absorb dropped units, in [0, 1]; at least one does.
         neighbours: dropped units that one recycler absorbs, at most.
-        reduce: what becomes of dropped units: "recycle" (published), "weighted" (one rank-weighted mean of
-            the lowest-scored), "drop", or "fold" (past the paper): each is merged into its most similar
-            survivor, as a mean weighted by size (the LLM counts sizes anew).
+        reduce: what happens to dropped units: "recycle" (published), "weighted" (one rank-weighted mean of
+            the lowest-scored), "drop", or "fold" (not in the paper): each is merged into its most similar
+            survivor, as a mean weighted by size (sizes restart at 1 in the LLM).
         score: the encoder's column scores: "exact", or "sampled" from 256 query rows.
-        select: which units survive: those with the "highest" score (published), or "diverse" ones (past the
-            paper): first the highest-scored, then repeatedly the unit with the largest product of score and
-            distance to those selected. "lowest" and "random" are controls.
+        select: which units survive: those with the "highest" score (published), or "diverse" ones (not in
+            the paper): first the highest-scored, then repeatedly the unit with the largest product of score
+            and distance to those selected. "lowest" and "random" are controls.
         similarity: between dropped units and survivors: "dot" (published), or "cosine".
-        where: where layers are None: the "published" ones, or "middle": one step in each stage, at block
-            depth // 2 - 1 of the encoder (the nearest without windows) and before layer depth // 2 of the LLM
-            (the nearest after a layer that attends to the whole prompt).
-        encoder_share: the encoder's part in the reduction to a budget, in [0, 1] on a logarithmic scale: at
+        where: the layers used where ``encoder_layers`` or ``llm_layers`` is None: the "published" ones, or
+            "middle": one step in each stage, at block depth // 2 - 1 of the encoder (the nearest without
+            windows) and before layer depth // 2 of the LLM (the nearest after a layer that attends to the
+            whole prompt).
+        encoder_share: the encoder's share of the reduction to a budget, in [0, 1] on a logarithmic scale: at
             keep=1/9, 0.5 leaves 1/3 after the encoder. None: as in the schedule.
         experimental: a mapping of options that only ablations use, see
             :class:`~illava.methods.experimental.Experimental`: ``{"positions": "compact"}``.
@@ -120,14 +121,14 @@ class Illava(Method):
 
     @classmethod
     def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 has the experimental options beside the other fields."""
+        """Move the experimental options, which version 1 stores as fields, into ``experimental``."""
         moved = {name: fields[name] for name in DEFAULTS if name in fields}
         others = {name: value for name, value in fields.items() if name not in moved}
         return {**others, "experimental": moved} if moved else others
 
     @classmethod
     def best(cls, keep: float) -> Illava:
-        """The preset "illava-best": the settings that did best on the shipped models, past the paper.
+        """The preset "illava-best": the settings that performed best on the shipped models, not in the paper.
 
         One step in the middle of the encoder and one in the middle of the LLM, each with half of the
         reduction on a logarithmic scale (1/9: to 1/3, then to 1/9). Both select first the highest-scored
@@ -185,7 +186,7 @@ class Illava(Method):
             steps.append(self._step(share, left))
         for number in reversed(range(len(steps))):
             if shares[number] < 1:
-                # The last step ends at the budget exactly, whatever rounding made of the product.
+                # The last step ends exactly at the budget, regardless of rounding in the product.
                 steps[number] = self._step(shares[number], keep)
                 break
         return Plan(

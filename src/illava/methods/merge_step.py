@@ -25,7 +25,7 @@ class MergeStep(EncoderStep, LlmStep):
     """One merge step, in the encoder or in the LLM. The other fields are those of :class:`Illava`."""
 
     share: float
-    """Share of the units that enter this step which it keeps."""
+    """Share of the units entering this step that it keeps."""
     of_all: float | None = None
     """Under a budget: share of the segment's original units left after this step. Takes precedence over
     ``share``."""
@@ -61,8 +61,8 @@ class MergeStep(EncoderStep, LlmStep):
         tokens = attention.tokens
         # Text before the first image does not attend to it. Without a cache, generated text follows.
         index = torch.arange(tokens.runs.shape[1], device=tokens.runs.device)
-        asked = ((tokens.runs >= 0).cumsum(1) > 0) & (index <= tokens.last[:, None])
-        return attention.by_rows(tokens.text & asked)
+        after_image = ((tokens.runs >= 0).cumsum(1) > 0) & (index <= tokens.last[:, None])
+        return attention.by_rows(tokens.text & after_image)
 
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:
@@ -73,14 +73,14 @@ class MergeStep(EncoderStep, LlmStep):
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
         # LLM steps always have scores.
         seen = [] if units.seen is None else [units.scores]
-        counted = self.proportional or self.reduction == "fold"
+        counts_sizes = self.proportional or self.reduction == "fold"
         return reduce_segments(
             self._reduce,
             units.lengths,
             counts,
             units.vectors,
             *seen,
-            sizes=units.weights if counted else units.sizes,
+            sizes=units.weights if counts_sizes else units.sizes,
         )
 
     def _reduce(
@@ -100,13 +100,13 @@ class MergeStep(EncoderStep, LlmStep):
         )
 
     def _ranked(self, units: Tensor, scores: Tensor, p: int) -> Tensor:
-        """(S, n) ranks of the units, the highest are kept."""
+        """(S, n) values by which the units are ranked; those with the highest values are kept."""
         if self.select == "highest":
             return scores
         if self.select == "lowest":
             return -scores
         if self.select == "diverse":
             return diverse_ranking(units, scores, p)
-        # Depends on length and seed alone, so a prompt's result does not depend on the rest of its batch.
-        drawn = torch.rand(scores.shape[1], generator=torch.Generator().manual_seed(self.seed))
-        return drawn.to(scores).expand_as(scores)
+        # Depends on length and seed only, so the result of a prompt does not depend on the rest of its batch.
+        random = torch.rand(scores.shape[1], generator=torch.Generator().manual_seed(self.seed))
+        return random.to(scores).expand_as(scores)

@@ -1,11 +1,12 @@
-"""Average pooling of the token grid: the control that asks whether a coarser picture would do as well.
+"""Average pooling of the token grid: the baseline of a uniformly coarser picture.
 
-What the projector made of a picture (of a tile, of a frame) is a grid of features. It is divided into
-cells, and each becomes the mean of its features. In the LLM the means stand at the places nearest the centres
-of their cells, renumbered without gaps, so that a model sees what it would see of a coarser grid.
+The projected features of a picture, tile or frame form a grid. The grid is divided into cells, and each cell
+is replaced by the mean of its features. Each mean takes the index of the token nearest to the centre of its
+cell, and positions are renumbered without gaps, so that the LLM receives a coarser grid.
 
-As an interpretation: the number of cells is what the two rounded sides give, not the budget exactly. Features
-that a model takes from inside its encoder (Qwen3-VL's deepstack) are those at the centres, not means.
+As an interpretation: the number of cells is the product of the two rounded sides, not exactly the budget.
+Features that the LLM receives from inside the encoder (Qwen3-VL's deepstack) are those at the centres, not
+means.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from .steps import Plan, ProjectorStep, Units
 class Pool(Method):
     """Average pooling of the grid of visual tokens, after the projector.
 
-    A grid of H x W becomes one of max(1, round(H * sqrt(keep))) x max(1, round(W * sqrt(keep))): that many
-    tokens stay, which is near keep * H * W but seldom exactly that. Line ends and the like that a family adds
-    to a picture's tokens stay beside them.
+    A grid of H x W becomes one of max(1, round(H * sqrt(keep))) x max(1, round(W * sqrt(keep))). The number
+    of tokens left is close to keep * H * W but seldom equal to it. Newlines and other tokens that a family
+    adds to those of a picture are kept.
 
     Args:
-        keep: share of the grid's tokens to aim at, in (0, 1]. None: 1/4, half of each side.
+        keep: approximate share of the grid's tokens left, in (0, 1]. None: 1/4, half of each side.
 
-    Raises ValueError for values out of range; on a picture UnsupportedError where the encoder's units are not
-    in raster order (Qwen2.5-VL sorts them by window).
+    Raises ValueError for values out of range. The forward pass raises UnsupportedError if the encoder's units
+    are not in raster order (Qwen2.5-VL sorts them by window).
     """
 
     name: ClassVar[str] = "pool"
@@ -72,11 +73,11 @@ class PoolStep(ProjectorStep):
         return down * across
 
     def reduce(self, units: Units) -> MergedSegments | None:
-        # None where units went before or are sorted by window.
+        # None if units were dropped earlier or are sorted by window.
         if units.shapes is None:
             raise UnsupportedError(
-                "Pool needs visual tokens in raster order, all of them; this encoder has none there "
-                "(Qwen2.5-VL sorts by window): use another method, such as Random or DivPrune"
+                "Pool needs all visual tokens in raster order; the units of this encoder are not "
+                "(Qwen2.5-VL sorts them by window): use another method, such as Random or DivPrune"
             )
         return pool_segments(units.vectors, units.shapes, self.keep)
 
@@ -85,11 +86,11 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
     """Average pooling of consecutive segments, each a grid in raster order.
 
     Args:
-        units: (U, D), any floating dtype; means are taken in fp32.
+        units: (U, D), any floating dtype; means are computed in fp32.
         shapes: rows and columns of each segment.
-        keep: share of a grid to aim at; see :func:`illava.ops.grids.coarse_shape`.
+        keep: approximate share of a grid; see :func:`illava.ops.grids.coarse_shape`.
 
-    Returns None when every grid stays as it is.
+    Returns None if no grid changes.
     """
     smaller = [coarse_shape(*shape, keep) for shape in shapes]
     if smaller == list(shapes):
@@ -102,8 +103,8 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
         if (down, across) != (rows, columns):
             grid = linear_map(grid[None].float())[0].to(units.dtype)
         here = torch.arange(start, start + rows * columns, device=units.device)
-        places = torch.arange(down * across, device=units.device) + sum(map(len, values))
-        blocks.append(Block(here[None], places[None], linear_map))
+        out = torch.arange(down * across, device=units.device) + sum(map(len, values))
+        blocks.append(Block(here[None], out[None], linear_map))
         values.append(grid)
         kept.append(coarse_places(rows, columns, down, across) + start)
         start += rows * columns
@@ -112,6 +113,6 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
 
 
 def _pooled(x: Tensor, shape: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """(S, n, E) rasters of a shape to (S, p, E) of a coarser one."""
+    """(S, n, E) grids of a shape, in raster order, to (S, p, E) of a coarser shape."""
     channels = x.transpose(1, 2).reshape(*x.shape[::2], *shape)
     return adaptive_avg_pool2d(channels, to).flatten(2).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Methods by name, and presets: methods with given settings that have a name on the command line."""
+"""Methods by name, and presets: named settings of methods for the command line."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def make_method(name: str, keep: float | None) -> Method:
 
     known = sorted({*methods(), *presets()} - {Compose.name})
     if name not in known:
-        raise InputError(f"--method {name}: there is no such method; give one of {', '.join(known)}")
+        raise InputError(f"--method {name}: unknown method; give one of {', '.join(known)}")
     if name in presets():
         if keep is None:
-            raise InputError(f"--method {name}: no schedule was published for it; give --keep, such as 1/9")
+            raise InputError(f"--method {name}: this preset needs a budget; give --keep, such as 1/9")
         return presets()[name](keep)
     try:
         return methods()[name]() if keep is None else methods()[name](keep=keep)  # type: ignore[call-arg]

@@ -1,17 +1,17 @@
-"""PruMerge+: kept tokens absorb near ones, one more token stands for the rest (arXiv 2403.15388).
+"""PruMerge+: kept tokens absorb similar ones, and one token absorbs the dropped ones (arXiv 2403.15388).
 
-After the encoder each patch is scored by the attention that the class token's query pays its key in the
-encoder's last block, taken as one head over the full width C: softmax(q k / sqrt(C)). Of a budget of T, one
-token is set aside and T - 1 patches stay: the best by that score, and of the others, in their order, some
-at a uniform stride. Each of them adds the score-weighted sum of the 32 other patches whose keys are nearest
-to its own (cosine over the full width). The token set aside is the score-weighted sum of the dropped ones.
+After the encoder, each patch is scored by the attention of the class token in the encoder's last block,
+computed as one head over the full width C: softmax(q k / sqrt(C)). Of a budget of T tokens, T - 1 are kept
+patches: those with the highest scores, and some of the others at a uniform stride. To each kept patch is
+added the score-weighted sum of the 32 other patches whose keys are nearest to its own (cosine over the full
+width). The last token of the budget is the score-weighted sum of the dropped patches.
 
-Where this departs or had to interpret: the published method lets an outlier test decide how many stay; here
-the budget is fixed, and half of the T - 1 are the best. The 32 nearest are sought among all other patches,
-those that stay included. Scores are the shares of the patches alone, so they sum to one over a segment. The
-extra token takes the place of the highest-scored dropped patch. An encoder without a class token is read by
-the mean attention that each patch receives, with the same single head; where a patch merger folds several
-patches into one, score and key of that unit are the means of theirs, as the attention sees them.
+Departures and interpretations: the published method determines the number of kept patches by an outlier test;
+here the budget is fixed, and half of the T - 1 are chosen by score. The 32 nearest are searched among all
+other patches, kept ones included. Scores are normalised over the patches, so they sum to one over a segment.
+The extra token takes the index of the highest-scored dropped patch. For an encoder without a class token, the
+score is the mean attention that a patch receives, with the same single head. Where a patch merger folds
+several patches into one unit, the score and the key of the unit are their means.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ from .checks import check_count, check_share
 from .steps import EncoderAttention, Plan, Units
 
 DEFAULT_KEEP = 0.25
-"""What the published method keeps on average."""
+"""Share that the published method keeps on average."""
 
 
 @dataclass(frozen=True)
 class PruMergePlus(Method):
-    """Keep the units that the class token looks at and some at a stride, and add what is near them
-    ("LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models", arXiv 2403.15388).
+    """Keep the units that the class token attends to and others at a uniform stride, and merge similar units
+    into them ("LLaVA-PruMerge: Adaptive Token Reduction for Efficient Large Multimodal Models",
+    arXiv 2403.15388).
 
     Args:
-        keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
-            None: 1/4.
-        top: share of those kept (but for the one that stands for the dropped) that is chosen by score, in
-            (0, 1], at least one; the others stand at a uniform stride.
-        neighbours: units that a kept one absorbs, at most.
+        keep: share of all visual tokens left at the end, in (0, 1]. It is exact for the projector's input of
+            each picture, tile or frame; newlines that a family adds later (LLaVA-NeXT, OneVision) are all
+            kept. None: 1/4.
+        top: share of the kept units (except the one that absorbs the dropped units) chosen by score, in
+            (0, 1], at least one; the others are chosen at a uniform stride.
+        neighbours: maximum number of units that a kept unit absorbs.
 
     Raises ValueError for values out of range.
     """
@@ -69,7 +70,7 @@ class PruMergePlus(Method):
 
 @dataclass(frozen=True)
 class PruMergePlusStep(BudgetStep):
-    """Kept units absorb their neighbours; one more unit absorbs the dropped ones."""
+    """Kept units absorb their neighbours; one additional unit absorbs the dropped ones."""
 
     last_block: ClassVar[bool] = True
 
@@ -98,22 +99,22 @@ def one_head(attention: EncoderAttention) -> EncoderAttention:
 
 
 def absorb(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, top: float, neighbours: int) -> Merged:
-    """(S, n, D) units, (S, n) scores >= 0 and (S, n, C) keys to p - 1 kept units and one more a segment."""
+    """(S, n, D) units, (S, n) scores >= 0 and (S, n, C) keys to p units per segment, one of them extra."""
     n = units.shape[1]
-    # Of the patches alone: a class token's attention to itself is nobody's share.
+    # Over the patches only, without the class token's attention to itself.
     shares = scores / scores.sum(1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
     order = ranked(scores)
     best = order[:, : share_of(p - 1, top)]
     kept = torch.cat([best, strided(others(best, n), p - 1 - best.shape[1])], dim=1)
     similarity = cosines(take(keys, kept), keys).scatter(2, kept[..., None], float("-inf"))
     nearest = similarity.argsort(dim=2, descending=True, stable=True)[..., : min(neighbours, n - 1)]
-    # A matrix of weights, mostly zero: what it would gather is many times larger.
+    # A matrix of weights, mostly zero: gathering the neighbours would need many times the memory.
     near = torch.zeros_like(similarity).scatter(2, nearest, 1) * shares[:, None]
     dropped = others(kept, n)
-    place = dropped.gather(1, ranked(take(scores, dropped))[:, :1])
+    extra = dropped.gather(1, ranked(take(scores, dropped))[:, :1])
     rest = shares.scatter(1, kept, 0)[:, None]
 
     def change(x: Tensor) -> Tensor:
         return torch.cat([take(x, kept) + near @ x, rest @ x], dim=1)
 
-    return survivors(units, kept[:, :0], torch.cat([kept, place], dim=1), change)
+    return survivors(units, kept[:, :0], torch.cat([kept, extra], dim=1), change)

@@ -1,13 +1,14 @@
-"""PyramidDrop: drop visual tokens in stages, more of them the deeper the layer (arXiv 2410.17247).
+"""PyramidDrop: drop visual tokens in several stages of the LLM (arXiv 2410.17247).
 
-Before layers 8, 16 and 24 of 32 a half, a quarter and an eighth of the original tokens stay. A visual token
-is worth the attention of the last prompt token, by that layer's own norm, queries, keys and rotary
-embedding, on the states that enter it. Positions of what is left are renumbered without gaps.
+Before layers 8, 16 and 24 of 32, a half, a quarter and an eighth of the original tokens are kept. The score
+of a visual token is the attention of the last prompt token at that same layer: its norm, queries, keys and
+rotary embedding are applied to the hidden states that enter it. Positions of the remaining tokens are
+renumbered without gaps.
 
-The published ratios halve from stage to stage; a budget, or another number of layers, gets the geometric
-series that ends at its share. ``int(N * ratio)`` rounds down; of a budget the last stage keeps exactly
-max(1, round(keep * N)), and no stage before it less than that. For a choice the layer's norm and attention
-projections run once more, in the model's dtype; scores are fp32. The report's FLOPs leave that out.
+The published ratios halve from stage to stage. A budget, or another number of layers, uses the geometric
+series that ends at its share. ``int(N * ratio)`` rounds down; with a budget the last stage keeps exactly
+max(1, round(keep * N)), and no earlier stage keeps less. To score tokens, the layer's norm and attention
+projections run a second time, in the model's dtype; scores are fp32. The report's FLOPs exclude this.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..models.located import LocatedModules
 from ..ops.merging import keep_count
 from .base import Method
 from .checks import check_layers, check_share
-from .llm_layers import carry_over, check_llm_layers, places
+from .llm_layers import allowed_layers, carry_over, check_llm_layers
 from .merge_step import MergeStep
 from .steps import AttentionSource, Plan
 
@@ -30,13 +31,13 @@ PUBLISHED_KEEP = 0.125
 
 @dataclass(frozen=True)
 class PyramidDrop(Method):
-    """Keep fewer and fewer of the visual tokens that the last prompt token attends to most.
+    """Keep progressively fewer visual tokens: those that the last prompt token attends to most.
 
     Args:
-        layers: decoder layers (0-based, >= 1) before which tokens leave. None: 8, 16, 24 of 32, scaled to
-            the LLM's depth; one too shallow for three stages gets the last of them.
-        keep: share of each run of visual tokens that is left at the end, in (0, 1]: of m stages, stage i
-            keeps keep ** (i / m). None: 0.5, 0.25 and 0.125, all rounded down.
+        layers: decoder layers (0-based, >= 1) before which tokens are dropped. None: 8, 16, 24 of 32, scaled
+            to the LLM's depth; an LLM too shallow for three stages runs the last of them.
+        keep: share of each run of visual tokens left at the end, in (0, 1]. After stage i of m,
+            keep ** (i / m) is left. None: 0.5, 0.25 and 0.125, all rounded down.
 
     Raises ValueError for values out of range, and from ``plan`` for layers that the model does not have.
     """
@@ -58,13 +59,13 @@ class PyramidDrop(Method):
         stages = len(self.layers or PUBLISHED_LAYERS)
         if self.layers is None:
             layers = carry_over(
-                PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(modules.layers), places(modules, "itself")
+                PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(modules.layers), allowed_layers(modules, "itself")
             )
         else:
             check_llm_layers("layers", self.layers, modules)
             layers = list(self.layers)
         total = PUBLISHED_KEEP if self.keep is None else self.keep
-        # The last ratio is the share itself, whatever rounding makes of its powers.
+        # The last ratio is the share itself, regardless of rounding in its powers.
         ratios = [*(total ** (i / stages) for i in range(1, stages)), total][-len(layers) :]
         steps = [
             StageStep(ratio / before, ratio, reduction="drop", budget=self.keep)
@@ -80,7 +81,7 @@ class StageStep(MergeStep):
     attention_source: ClassVar[AttentionSource] = "itself"
 
     budget: float | None = None
-    """Share left after the last stage, if one was given."""
+    """Share left after the last stage, if ``keep`` was given."""
 
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:

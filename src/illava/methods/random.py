@@ -1,7 +1,7 @@
-"""Random visual tokens: the control that every choice of tokens must beat.
+"""Random visual tokens: the baseline that every selection of tokens must beat.
 
-Which tokens of a segment stay depends on the seed and on how many there are, on nothing else; so a prompt's
-result doesn't depend on the prompts beside it, and pictures of one size keep the same places.
+The kept tokens of a segment depend on the seed and on the segment's length only. So the result of a prompt
+does not depend on the rest of its batch, and pictures of equal size keep the same indices.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class Random(Method):
     """Keep random visual tokens, each subset as likely as any other of its size.
 
     Args:
-        keep: share of each run of visual tokens that stays, in (0, 1]. None: 1/3.
-        stage: "projector": among what the projector made, before the LLM; "llm": before ``layer``.
-        layer: decoder layer (0-based, >= 1) before which tokens leave, for stage "llm" alone. None: 2, or the
-            first before which they can: Qwen3-VL's first layers take in features of the full prompt.
-        seed: draws other tokens; with a seed a smaller share is a part of a larger one.
+        keep: share of each run of visual tokens that is kept, in (0, 1]. None: 1/3. stage: "projector": drop
+        projected features, before the LLM; "llm": drop tokens before ``layer``. layer: decoder layer
+        (0-based, >= 1) before which tokens are dropped, for stage "llm" only. None: 2, or
+            the first layer before which tokens can be dropped: Qwen3-VL's first layers add features of the
+            full prompt.
+        seed: random seed. For one seed, the tokens kept at a smaller share are a subset of those at a larger.
 
     Raises ValueError for values out of range, and from ``plan`` for a layer that the model does not have.
     """
@@ -63,7 +64,7 @@ class Random(Method):
 
 @dataclass(frozen=True)
 class RandomStep(LlmStep):
-    """A random choice, in the LLM or before it."""
+    """A random selection, in the LLM or before it."""
 
     attention_source: ClassVar[AttentionSource] = "nothing"
 
@@ -82,8 +83,8 @@ class RandomStep(LlmStep):
 
 
 def keep_random(p: int, units: Tensor, seed: int) -> Merged:
-    """Keep ``p`` of the n units of each of (S, n, D) segments, as they are and the same of each."""
-    # Drawn on the CPU, where a seed means the same on every machine.
-    drawn = torch.randperm(units.shape[1], generator=torch.Generator().manual_seed(seed))[:p]
-    kept = drawn.sort().values.to(units.device)
+    """Keep ``p`` of the n units of (S, n, D) segments, unchanged, at the same indices in each segment."""
+    # Drawn on the CPU, so that a seed gives the same indices on every device.
+    chosen = torch.randperm(units.shape[1], generator=torch.Generator().manual_seed(seed))[:p]
+    kept = chosen.sort().values.to(units.device)
     return Merged(units[:, kept], kept.expand(len(units), -1))

@@ -1,4 +1,4 @@
-"""At which layers to merge and how much each keeps: published patterns scaled to a depth, and budgets."""
+"""At which layers to merge and the share each keeps: published patterns scaled to a depth, and budgets."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def published(modules: LocatedModules) -> tuple[Shares, Shares]:
 def middle(modules: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> tuple[Shares, Shares]:
     """One step in the middle of each stage, each keeping half.
 
-    In the encoder: the block without windows nearest to the middle, no later than the first whose output the
-    projector receives. In the LLM: the layer nearest to the middle after one that attends to the whole
-    prompt; none in LLMs with recurrent layers.
+    In the encoder this is the block without windows nearest to the middle, at most the first block whose
+    output the projector receives. In the LLM it is the layer nearest to the middle that follows a layer
+    attending to the whole prompt; LLMs with recurrent layers have none.
 
     Args:
         encoder, llm: relative depth of the two steps.
@@ -55,20 +55,20 @@ def middle(modules: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> t
 
 
 def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | None) -> list[float]:
-    """Share of each step, encoder first, so that their product is ``keep``.
+    """The share of each step, encoder steps first, so that their product is ``keep``.
 
-    All shares are raised to the same power, or, with ``encoder_share``, to one power for each stage. Raises
-    ValueError where both stages are off.
+    All shares are raised to the same power, or, with ``encoder_share``, to one power per stage. Raises
+    ValueError if both stages are off.
     """
     if keep == 1:
         return [1.0] * (len(encoder) + len(llm))
     logs = [sum(map(math.log, stage.values())) for stage in (encoder, llm)]
     if not any(logs):
         raise ValueError("keep needs at least one layer to merge at: both stages are off")
-    part = logs[0] / sum(logs) if encoder_share is None or not all(logs) else encoder_share
+    fraction = logs[0] / sum(logs) if encoder_share is None or not all(logs) else encoder_share
     powers = [
         math.log(keep) * share / log if log else 0.0
-        for share, log in zip((part, 1 - part), logs, strict=True)
+        for share, log in zip((fraction, 1 - fraction), logs, strict=True)
     ]
     return [
         share**power for stage, power in zip((encoder, llm), powers, strict=True) for share in stage.values()
@@ -76,7 +76,7 @@ def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | 
 
 
 def _after_full_layers(modules: LocatedModules) -> tuple[int, ...] | None:
-    """The LLM layers after a layer of full attention, in LLMs with sliding windows; None for others."""
+    """Layers that follow a full-attention layer, in LLMs that also have sliding windows; None for others."""
     if not any(modules.windows) or all(modules.windows):
         return None
     return tuple(i + 1 for i, window in enumerate(modules.windows[:-1]) if window is None)

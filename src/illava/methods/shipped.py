@@ -1,4 +1,4 @@
-"""The method that is published with a model, as ``illava_config.json`` beside its weights."""
+"""The method published with a model, as ``illava_config.json`` beside its weights."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Shipped(NamedTuple):
 
 
 def shipped_with(model: nn.Module) -> Shipped | None:
-    """The method beside the weights that a model was loaded from, in their folder or on the hub.
+    """The method beside the weights that a model was loaded from, in a folder or on the hub.
 
-    None where there is none, where the hub cannot be reached, and for models that were made from a config.
-    Raises ValueError, naming the file, where it is not valid.
+    None if there is no file, if the hub cannot be reached, and for models created from a config. If the file
+    is not valid, raises a ValueError that names it.
     """
     return shipped_with_config(getattr(model, "config", None)) if _from_pretrained(model) else None
 
@@ -38,7 +38,7 @@ def shipped_with_config(config: Any) -> Shipped | None:
         if not file.exists():
             return None
     else:
-        # Only configs from the hub have a commit: never look up there a folder that was deleted since.
+        # Only configs from the hub have a commit. Without one, the name may be that of a deleted folder.
         commit = getattr(config, "_commit_hash", None)
         found = None if commit is None else _on_hub(name, commit)
         if found is None:
@@ -51,10 +51,10 @@ def shipped_with_config(config: Any) -> Shipped | None:
         raise ValueError(f"{file}: {error}") from error
 
 
-# Cached, since the hub would otherwise be asked again for every call of accelerate.
+# Cached, so that not every call of accelerate queries the hub.
 @lru_cache(maxsize=256)
 def _on_hub(name: str, commit: str) -> str | None:
-    """Path of the file in the hub's cache; None where it is missing, or the hub cannot be reached."""
+    """Path of the file in the hub's cache; None if it is missing or the hub cannot be reached."""
     try:
         found = cached_file(
             name,
@@ -66,7 +66,7 @@ def _on_hub(name: str, commit: str) -> str | None:
             _raise_exceptions_for_connection_errors=False,
         )
     except Exception:
-        # The file is optional: no fault of the connection may stop a model that is loaded already.
+        # The file is optional: a connection error must not prevent the use of a loaded model.
         return None
     return None if found is None else str(found)
 

@@ -1,23 +1,23 @@
-"""SparseVLM: the words of the prompt say which visual tokens stay, in three steps (arXiv 2410.04417).
+"""SparseVLM: keep the visual tokens that relevant text attends to, in three steps (arXiv 2410.04417).
 
-Raters are the words after the first picture that the visual embeddings lean to more than to the average one.
-At three layers of the LLM a visual token is worth the raters' attention to it, averaged over heads and
-raters. Of the tokens that go, the better ones are clustered, and every cluster leaves its mean behind.
+Raters are the text tokens after the first picture whose relevance to the visual embeddings is above average.
+At three layers of the LLM, the score of a visual token is the raters' attention to it, averaged over heads
+and raters. The higher-scored of the dropped tokens are clustered, and each cluster is replaced by its mean.
 
-Decided here, where the paper and its code leave it open or a library must do otherwise:
+Choices made where the paper and its code leave one, or where a library needs another behaviour:
 
-* "Words" of the softmax and of its mean are those after the first picture; visual tokens are those of all
-  pictures of the prompt. Without any rater the last prompt token rates.
-* A cluster's mean takes one of the dropped tokens' places, the last ones of its run, in the order of the
-  clusters' centres; so tokens that stay keep their own places, and the mean may stand before some of them.
-* ``keep`` counts tokens and clusters at the end. Published are three patterns, by the tokens that they leave
-  on average (192, 128, 64 of 576); between them, and on to nothing and to everything, the counts after each
-  step (clusters included) are interpolated linearly in the final one. As many tokens stay as with their
-  clusters make up the count; one always does, and should the clusters of the formula exceed what is left,
-  there are fewer of them.
-* A point's neighbours are others, not itself. Of equally dense points the earlier counts as the denser, so of
-  copies only one becomes a centre.
-* Means are plain ones: the published weights of merged tokens are not part of the specification.
+* The softmax and the mean relevance are over the text tokens after the first picture, and the visual tokens
+  are those of all pictures in the prompt. If there is no rater, the last prompt token is the rater.
+* The means of clusters take the last indices of dropped tokens in their run, in the order of the clusters'
+  centres. Kept tokens keep their indices, so a mean may come before some of them.
+* ``keep`` counts kept tokens and clusters at the end. Three patterns are published, named by the average
+  number of tokens that they leave (192, 128, 64 of 576). Between these patterns, 0 and 576, the counts after
+  each step (clusters included) are interpolated linearly in the final count. The number of kept tokens is the
+  largest that fits the count together with its clusters. At least one token is kept; if the formula's
+  clusters do not fit, there are fewer of them.
+* The neighbours of a point do not include the point itself. Of equally dense points, the one with the lower
+  index counts as denser, so that only one of several copies becomes a centre.
+* Means are unweighted: the specification does not include the published weights of merged tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .after_encoder import survivors, take
 from .base import Method
 from .checks import check_layers, check_share
 from .density_peaks import cluster_shares
-from .llm_layers import carry_over, check_llm_layers, places
+from .llm_layers import allowed_layers, carry_over, check_llm_layers
 from .steps import LlmAttention, LlmStep, Plan, Tokens, Units
 
 PUBLISHED_LAYERS, PUBLISHED_DEPTH = (2, 6, 15), 32
@@ -48,12 +48,12 @@ NEIGHBOURS = 5
 
 @dataclass(frozen=True)
 class SparseVLM(Method):
-    """Keep the visual tokens that the telling words of the prompt attend to, and means of the others.
+    """Keep the visual tokens that relevant text tokens attend to, and cluster means of the others.
 
     Args:
-        layers: three decoder layers (0-based) whose attention rates; tokens are dropped after each of them,
-            that is before the next layer. None: 2, 6, 15 of 32, scaled to the LLM's depth; one too shallow
-            for three steps gets the last of them.
+        layers: three decoder layers (0-based) whose attention gives the scores; tokens are dropped after each
+            of them, that is, before the next layer. None: 2, 6, 15 of 32, scaled to the LLM's depth; an LLM
+            too shallow for three steps runs the last of them.
         keep: visual tokens and clusters at the end, as a share of each run of visual tokens, in (0, 1].
             None: 113 / 576, published as 192 tokens on average.
 
@@ -69,14 +69,16 @@ class SparseVLM(Method):
         if self.layers is not None:
             object.__setattr__(self, "layers", check_layers("layers", self.layers))
             if len(self.layers) != len(PUBLISHED_LAYERS):
-                raise ValueError(f"layers must be three layers, or None for the published, got {self.layers}")
+                raise ValueError(
+                    f"layers must be three layers, or None for the published ones, got {self.layers}"
+                )
         if self.keep is not None:
             object.__setattr__(self, "keep", check_share("keep", self.keep))
 
     def plan(self, modules: LocatedModules) -> Plan:
         if self.layers is None:
-            # The layer that rates is the one before.
-            allowed = [place - 1 for place in places(modules, "before")]
+            # The scores come from the layer before the one at which tokens are dropped.
+            allowed = [layer - 1 for layer in allowed_layers(modules, "before")]
             layers = carry_over(PUBLISHED_LAYERS, PUBLISHED_DEPTH, len(modules.layers), allowed)
         else:
             check_llm_layers("layers", self.layers, modules, offset=1)
@@ -90,23 +92,23 @@ def shares(keep: float) -> tuple[float, float, float]:
     knots = [(0, 0, 0), *PUBLISHED_COUNTS, (PUBLISHED_TOKENS,) * 3]
     final = keep * PUBLISHED_TOKENS
     below, above = next((a, b) for a, b in pairwise(knots) if final <= b[-1])
-    part = (final - below[-1]) / (above[-1] - below[-1])
+    fraction = (final - below[-1]) / (above[-1] - below[-1])
     first, second = (
-        min(1.0, max(keep, (low + part * (high - low)) / PUBLISHED_TOKENS))
+        min(1.0, max(keep, (low + fraction * (high - low)) / PUBLISHED_TOKENS))
         for low, high in zip(below[:-1], above[:-1], strict=True)
     )
     return first, second, keep
 
 
 def recycled_count(dropped: int) -> int:
-    """Dropped tokens that are clustered: int(0.3 * dropped) + 1, of at least one dropped."""
+    """Number of dropped tokens that are clustered: int(0.3 * dropped) + 1, for ``dropped`` >= 1."""
     return 3 * dropped // 10 + 1
 
 
 def split_count(n: int, count: int) -> tuple[int, int]:
-    """How many of ``n`` tokens stay and how many clusters stand for others, ``count`` < n in all.
+    """How many of ``n`` tokens are kept and how many clusters are added, ``count`` < n together.
 
-    The clusters of d dropped tokens are int(recycled_count(d) / 10) + 1, where that leaves room for a token.
+    d dropped tokens form int(recycled_count(d) / 10) + 1 clusters, if at least one token can still be kept.
     """
     for kept in range(count - 1, 0, -1):
         if kept + recycled_count(n - kept) // 10 + 1 <= count:
@@ -116,7 +118,7 @@ def split_count(n: int, count: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class RatedStep(LlmStep):
-    """One step: keep tokens by the raters' attention, recycle the dropped ones."""
+    """One step: keep tokens by the raters' attention, and cluster dropped ones."""
 
     keep: float
     """Share of the tokens that a segment had before any step, clusters included."""
@@ -126,15 +128,15 @@ class RatedStep(LlmStep):
         return self.keep >= 1
 
     def enter(self, tokens: Tokens) -> Tensor:
-        """(B, L) bool by column of the full prompt: the raters."""
-        rating = raters(tokens)
-        table = rating.new_zeros(len(rating), int(tokens.columns.max()) + 1)
-        rows, at = rating.nonzero(as_tuple=True)
+        """(B, L) bool: which columns of the full prompt are raters."""
+        is_rater = raters(tokens)
+        table = is_rater.new_zeros(len(is_rater), int(tokens.columns.max()) + 1)
+        rows, at = is_rater.nonzero(as_tuple=True)
         table[rows, tokens.columns[rows, at]] = True
         return table
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
-        # Text always stays, so the raters are all there; columns tell which ones they are by now.
+        # Text is never dropped, so all raters are present; look them up by column.
         columns = attention.tokens.columns
         rows = context.to(columns.device).gather(1, columns.clamp(min=0)) & (columns >= 0)
         return attention.by_rows(rows)
@@ -145,30 +147,31 @@ class RatedStep(LlmStep):
 
 
 def raters(tokens: Tokens) -> Tensor:
-    """Words that rate the visual tokens, by embeddings at the entry of the LLM.
+    """The text tokens that score the visual tokens, selected by the input embeddings of the LLM.
 
-    A word t after the first picture rates if m_t > mean(m), m_t the mean over all visual tokens v of the
-    prompt of softmax_t(<v, t>), in fp32. Where none does, the last prompt token rates.
+    A text token t after the first picture is a rater if m_t > mean(m), where m_t is the mean of
+    softmax_t(<v, t>) over all visual tokens v of the prompt, in fp32. If there is none, the last prompt token
+    is the rater.
 
     Returns (B, n) bool.
     """
     visual = tokens.runs >= 0
     index = torch.arange(visual.shape[1], device=visual.device)
-    # What was generated may follow the prompt, where there is no cache.
-    asked = tokens.text & (visual.cumsum(1) > 0) & (index <= tokens.last[:, None])
-    rating = torch.zeros_like(visual)
-    for row, (hidden, words, shown) in enumerate(zip(tokens.hidden, asked, visual, strict=True)):
-        at = words.nonzero().flatten()
+    # Without a cache, generated tokens follow the prompt.
+    candidates = tokens.text & (visual.cumsum(1) > 0) & (index <= tokens.last[:, None])
+    is_rater = torch.zeros_like(visual)
+    for row, (hidden, is_text, is_visual) in enumerate(zip(tokens.hidden, candidates, visual, strict=True)):
+        at = is_text.nonzero().flatten()
         if len(at):
-            leaning = (hidden[shown].float() @ hidden[at].float().T).softmax(1).mean(0)
-            rating[row, at] = leaning > leaning.mean()
-    return rating | ((index == tokens.last[:, None]) & ~rating.any(1, keepdim=True))
+            relevance = (hidden[is_visual].float() @ hidden[at].float().T).softmax(1).mean(0)
+            is_rater[row, at] = relevance > relevance.mean()
+    return is_rater | ((index == tokens.last[:, None]) & ~is_rater.any(1, keepdim=True))
 
 
 def recycle_clusters(count: int, units: Tensor, scores: Tensor) -> Merged:
-    """Keep the best of (S, n, D) units by (S, n) scores, and cluster means of the better of the others.
+    """Keep the highest-scored of (S, n, D) units by (S, n) scores, and means of clusters of the next ones.
 
-    ``count`` in all, 1 <= count < n. Means stand at the last places that nobody keeps.
+    They are ``count`` together, 1 <= count < n. Means take the last indices of dropped units.
     """
     n = units.shape[1]
     p, clusters = split_count(n, count)

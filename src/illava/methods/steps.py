@@ -33,12 +33,12 @@ class EncoderAttention:
 
     def received(self, score: Score = "exact") -> Tensor:
         """(B, n) fp32: the attention each token receives, averaged over heads, summed over all queries."""
-        # Sums, not means: under window attention a segment's tokens sit in windows of different size.
+        # Sums, not means: with window attention, a segment's tokens are in windows of different sizes.
         return column_scores(self.query, self.key, self.scaling, score=score) * self.query.shape[2]
 
     def by_class(self) -> Tensor:
-        """(B, n) fp32: the class token's attention to each token, averaged over heads; without a class
-        token the attention each token receives."""
+        """(B, n) fp32: the class token's attention to each token, averaged over heads; for encoders without
+        a class token, the attention each token receives."""
         if not self.prefix:
             return self.received()
         first = torch.zeros(len(self.query), dtype=torch.int64, device=self.query.device)
@@ -50,12 +50,12 @@ class EncoderAttention:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a prefill at some point of the LLM, with their text."""
+    """All tokens, visual and text, at some point of a prefill in the LLM."""
 
     hidden: Tensor
     """(B, n, d)."""
     runs: Tensor
-    """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
+    """(B, n) int64: the segment (run of placeholders) that a token belongs to, -1 for text and filler."""
     columns: Tensor
     """(B, n) int64: column of each token in the full prompt, -1 for padding and filler."""
     last: Tensor
@@ -65,7 +65,7 @@ class Tokens:
 
     @property
     def text(self) -> Tensor:
-        """(B, n) bool: tokens of text."""
+        """(B, n) bool: which tokens are text."""
         return (self.runs < 0) & (self.columns >= 0)
 
 
@@ -88,7 +88,7 @@ class LlmAttention:
         """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
         last = self.tokens.last
         scores = last_row_scores(self.query, self.key, self.scaling, last, self.mask, self.softcap)
-        # The scores cover all keys, including those already in the cache.
+        # The scores cover all keys, including those in the cache.
         return scores[:, -self.query.shape[2] :]
 
     def by_rows(self, rows: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class LlmAttention:
 
     @property
     def keys(self) -> Tensor:
-        """(B, H_kv, n, h): the keys of these tokens alone."""
+        """(B, H_kv, n, h): the keys of these tokens, without cached ones."""
         return self.key[:, :, -self.query.shape[2] :]
 
 
@@ -108,7 +108,7 @@ class Units:
     """The units that enter a step, one segment after the other."""
 
     vectors: Tensor
-    """(U, D): in the encoder units of g tokens side by side, in the LLM hidden states of visual tokens."""
+    """(U, D): in the encoder, units of g tokens concatenated; in the LLM, hidden states of visual tokens."""
     seen: Tensor | None
     """(U, ...) output of the step's ``observe_llm`` for each visual token, or (U, g, ...) output of its
     ``observe_encoder`` for each token of a unit; None for a step that observes nothing."""
@@ -117,13 +117,13 @@ class Units:
     full: tuple[int, ...]
     """Units that each segment had before any step."""
     sizes: Tensor | None = None
-    """(U,) fp32: number of original units merged into each, after steps that count it."""
+    """(U,) fp32: number of original units merged into each, after steps that record it."""
     shapes: tuple[tuple[int, int], ...] | None = None
-    """Rows and columns of each segment, where it has all of its units, in raster order."""
+    """Rows and columns of each segment, if all of its units are present and in raster order."""
     tokens: Tokens | None = None
     """In the LLM: all tokens; ``vectors`` are those of the visual ones, row by row."""
     context: Any = None
-    """In the LLM: what the first step's ``enter`` returned."""
+    """In the LLM: the value returned by the first step's ``enter``."""
 
     @property
     def scores(self) -> Tensor:
@@ -137,16 +137,16 @@ class Units:
 
     @property
     def weights(self) -> Tensor:
-        """(U,) fp32: ``sizes``, or ones where no step has counted them."""
+        """(U,) fp32: ``sizes``, or ones if no step has recorded them."""
         ones = torch.ones(len(self.vectors), device=self.vectors.device)
         return ones if self.sizes is None else self.sizes
 
 
 def reduced(step: Step, units: Units) -> MergedSegments | None:
-    """Apply ``step`` to ``units``, propagating NaN and infinity; None where all units are kept.
+    """Apply ``step`` to ``units``, propagating NaN and infinity; None if all units are kept.
 
-    In the plain model attention carries a non-finite number to every later token. A step that drops the unit
-    that holds it must not hide it, so all survivors of its segment become NaN.
+    In the plain model, attention propagates a non-finite number to every later token. A step must not hide it
+    by dropping the unit that holds it, so all survivors of the segment become NaN.
     """
     merged = step.reduce(units)
     if merged is None:
@@ -164,7 +164,7 @@ def reduced(step: Step, units: Units) -> MergedSegments | None:
 
 
 def final_count(n: int, of: int, keep: float) -> int:
-    """Units kept of ``n``, in a segment of originally ``of`` units, at a budget of ``keep``."""
+    """Number of units kept of ``n``, in a segment of originally ``of`` units, at a budget of ``keep``."""
     return 0 if n == 0 else min(n, keep_count(of, keep))
 
 
@@ -173,14 +173,14 @@ RENAMED = {"asks": "attention_source", "weighs": "proportional_attention"}
 
 
 class Step(ABC):
-    """One place in the model where units are reduced. Steps hold no state: checkpointing runs layers again.
+    """A point in the model at which units are reduced. Steps hold no state: checkpointing reruns layers.
 
-    What a subclass computes (``reduce``, ``enter``, ``observe_encoder``, ``observe_llm``) always runs in
+    The methods ``reduce``, ``enter``, ``observe_encoder`` and ``observe_llm`` of a subclass always run in
     :func:`illava.ops.precision.full_precision`.
     """
 
     keep: float
-    """Share of the segment's original units left after this step, unless a subclass says otherwise."""
+    """Share of the segment's original units left after this step, unless a subclass documents otherwise."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -195,20 +195,20 @@ class Step(ABC):
 
     @property
     def keeps_all(self) -> bool:
-        """Whether this step keeps all units, and is left out of the plan."""
+        """Whether this step keeps all units, and is omitted from the plan."""
         return False
 
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
-        """Units left after this step of ``n`` that enter it, in a segment of originally ``of`` units.
+        """Number of units left after this step, if ``n`` enter it, in a segment of originally ``of`` units.
 
-        Known before the model runs; costs are predicted from it. ``grid``: rows and columns of the segment,
-        where its units form a grid. By default round(keep * of), at most ``n``.
+        Must be known before the model runs, since costs are predicted from it. ``grid`` is the number of rows
+        and columns of the segment, if its units form a grid. The default is round(keep * of), at most ``n``.
         """
         return final_count(n, of, self.keep)
 
     @abstractmethod
     def reduce(self, units: Units) -> MergedSegments | None:
-        """Reduce the units. None where all are kept, which must change nothing, bit for bit.
+        """Reduce the units. Returns None if all are kept; outputs are then bit-identical.
 
         The stages call it through :func:`reduced`.
         """
@@ -226,7 +226,7 @@ class EncoderStep(Step):
         return False
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
-        """(B, n, ...) fp32: values for each token, class tokens included, which become :attr:`Units.seen`."""
+        """(B, n, ...) fp32: values for each token, class tokens included; they become :attr:`Units.seen`."""
         raise NotImplementedError
 
 
@@ -243,11 +243,12 @@ class LlmStep(Step):
     """A step before a layer of the LLM; before layer 0 its units are embeddings, and it observes nothing."""
 
     attention_source: ClassVar[AttentionSource] = "before"
-    """Whose attention it observes: of the layer before, of the layer itself on the states that enter it
-    (computed once more for that), or none."""
+    """The layer whose attention it observes: the layer "before"; the layer "itself", recomputed on the hidden
+    states that enter it; or "nothing"."""
 
     def enter(self, tokens: Tokens) -> Any:
-        """Called once, for the first step, on the embeddings; all steps get the result as ``context``."""
+        """Called once per prefill, on the first step, with the embeddings; all steps get the result as
+        ``context``."""
         return None
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
@@ -266,7 +267,7 @@ class Plan:
     projector: ProjectorStep | None = None
     """The step after the image encoder."""
     pixels: float | None = None
-    """The share of its units to which an image is resized before the encoder."""
+    """Share of units to which each image is resized before the encoder."""
     positions: Positions = "original"
     """Position ids in the LLM: the original ones, or renumbered without gaps."""
 
@@ -289,7 +290,7 @@ class Plan:
 
 
 def check_one_stage(names: Sequence[str], plans: Sequence[Plan]) -> None:
-    """Raise ValueError where two plans have steps in one stage."""
+    """Raise ValueError if two plans have steps in one stage."""
     for stage in ("encoder", "projector", "llm"):
         users = [name for name, plan in zip(names, plans, strict=True) if getattr(plan, stage)]
         if len(users) > 1:
@@ -297,4 +298,6 @@ def check_one_stage(names: Sequence[str], plans: Sequence[Plan]) -> None:
     resizing = [name for name, plan in zip(names, plans, strict=True) if plan.pixels is not None]
     others = [name for name, plan in zip(names, plans, strict=True) if plan.before_llm]
     if resizing and len(others) > 1:
-        raise ValueError(f"{resizing[0]} goes with a method of the LLM alone, got {' and '.join(others)}")
+        raise ValueError(
+            f"{resizing[0]} can only be combined with a method of the LLM, got {' and '.join(others)}"
+        )

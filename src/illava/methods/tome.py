@@ -1,15 +1,15 @@
 """ToMe: merge similar tokens in every block of the image encoder (arXiv 2210.09461).
 
-Between attention and MLP a segment's units are split into those at even and those at odd places. Each even
-one proposes to the odd one whose keys are most like its own, and the strongest proposals are carried out:
-units become means, weighted by how many units each already stands for. In later blocks a unit gets
-attention in proportion to that size. About equally many go at every block.
+Between attention and MLP, a segment's units are split into those at even and at odd indices. Each even unit
+is matched with the odd unit whose keys are most similar, and the most similar pairs are merged. A merged unit
+is the mean of its sources, weighted by their sizes: the number of original units merged into each. Later
+blocks add the logarithm of the size to the attention logits of a unit.
 
-Where the paper leaves something open for vision-language models: a unit may be several tokens (those that
-the projector folds into one); its keys, rotary embedding included, are then put side by side. A merged unit
-stands at the place of its first source, so that the LLM gets units in the order of the picture. Class tokens
-are never merged. Under window attention units merge across windows too, into the window of the first. The
-same number of units goes at every block, but for the last ones, which stop when the budget is reached.
+Where the paper leaves a choice for vision-language models: a unit may consist of several tokens (those that
+the projector folds into one); its keys, with the rotary embedding, are then concatenated. A merged unit takes
+the index of its first source, so that the LLM receives units in raster order. Class tokens are never merged.
+With window attention, units also merge across windows, into the window of the first source. Every block
+merges the same number of units, except the last ones, which stop when the budget is reached.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class ToMe(Method):
     """Merge the most similar tokens block by block in the image encoder.
 
     Args:
-        keep: final visual tokens / all, in (0, 1]. None: 1/3. At one block no more than half of the units
-            can go, so that ``b`` blocks leave at least 1 / 2**b of them, whatever is asked for.
+        keep: share of all visual tokens left at the end, in (0, 1]. None: 1/3. One block can merge at most
+            half of the units, so ``b`` blocks leave at least 1 / 2**b of them, even if ``keep`` is smaller.
         encoder_layers: blocks (0-based) between whose attention and MLP tokens merge. None: every block up to
-            the one whose output the LLM sees, of several (VipLLaVA) up to the first.
-        proportional: add the logarithm of a unit's size to the attention it gets in later blocks.
+            the one whose output the projector receives, or the first of several (VipLLaVA).
+        proportional: add the logarithm of a unit's size to its attention logits in later blocks.
 
     Raises ValueError for values out of range.
     """
@@ -74,13 +74,13 @@ class ToMe(Method):
 
 @dataclass(frozen=True)
 class ToMeStep(EncoderStep):
-    """The merging at one block."""
+    """The merge step of one block."""
 
     keep: float
     number: int
-    """Which of the steps this is, counted from 1."""
+    """Number of this step, counted from 1."""
     steps: int
-    """How many there are."""
+    """Number of all steps."""
     proportional: bool = True
 
     @property
@@ -107,12 +107,12 @@ class ToMeStep(EncoderStep):
 
 @lru_cache(maxsize=4096)
 def merged_count(of: int, target: int, number: int, steps: int) -> int:
-    """Units left of ``of`` after step ``number`` (from 1) of ``steps`` that are to leave ``target``.
+    """Number of units left of ``of`` after step ``number`` (from 1) of ``steps`` that aim at ``target``.
 
-    At each step r go, at most half of those there are, until ``target`` is reached; r is the smallest number
-    for which it is reached, or the largest possible where none suffices.
+    Each step merges r units, at most half of those that enter it, until ``target`` is reached. r is the
+    smallest number for which it is reached, or the largest possible number if none reaches it.
     """
-    # More going never leaves more.
+    # The number of units left is monotone in r.
     r = bisect_left(range(of // 2), True, key=lambda r: _left(of, target, steps, r) == target)
     return _left(of, target, number, r)
 
@@ -127,41 +127,41 @@ def merge_similar(p: int, units: Tensor, keys: Tensor, *, sizes: Tensor) -> Merg
     """Merge S segments of n units to p each, by the most similar pairs of an even and an odd unit.
 
     Args:
-        p: units that stay, n - n // 2 <= p < n.
+        p: units to keep, n - n // 2 <= p < n.
         units: (S, n, D), any floating dtype.
-        keys: (S, n, k), what similarity goes by, compared by cosine. Of equally similar odd units the first
-            is taken, of equally similar pairs that of the first even unit.
-        sizes: (S, n) fp32, how many units each stands for already.
+        keys: (S, n, k), compared by cosine similarity. Ties between odd units, and between pairs, are broken
+            by the lower index.
+        sizes: (S, n) fp32 number of original units merged into each.
 
-    Returns means weighted by size (units that nothing merged with as they are), the place of each one's first
-    source and the sums of sizes.
+    Returns the means weighted by size (units that absorb none are unchanged), the index of the first source
+    of each, and the sums of sizes.
     """
     segments, n, _ = units.shape
     unit = normalize(keys.float(), dim=2)
     similarity = unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)
-    # argmax finds the first of several.
+    # argmax returns the first of several maxima.
     partner = similarity.argmax(2)
     strength = similarity.gather(2, partner.unsqueeze(2)).squeeze(2)
-    going = strength.sort(dim=1, descending=True, stable=True).indices[:, : n - p]
-    into = partner.gather(1, going)
-    # (S, odd, going), ones where a unit goes into another: a product adds in the same order every time.
-    moves = one_hot(into, n // 2).transpose(1, 2).float()
+    merged = strength.sort(dim=1, descending=True, stable=True).indices[:, : n - p]
+    target = partner.gather(1, merged)
+    # (S, odd, merged), one where a unit is merged into another: a matrix product sums in a fixed order.
+    assignment = one_hot(target, n // 2).transpose(1, 2).float()
     rows = torch.arange(segments, device=units.device)[:, None]
-    sources = 2 * going
+    sources = 2 * merged
     total = sizes.clone()
-    total[:, 1::2] += (moves @ sizes[rows, sources].unsqueeze(2)).squeeze(2)
-    grown = moves.any(2, keepdim=True)
+    total[:, 1::2] += (assignment @ sizes[rows, sources].unsqueeze(2)).squeeze(2)
+    absorbs = assignment.any(2, keepdim=True)
 
-    # Where each unit's first source stands; n for those that went.
-    places = torch.arange(n, device=units.device).repeat(segments, 1)
-    places[:, 1::2] = places[:, 1::2].scatter_reduce(1, into, sources, "amin")
-    places[rows, sources] = n
-    order = places.argsort(dim=1, stable=True)[:, :p]
+    # Index of the first source of each unit; n for units merged into another.
+    first_source = torch.arange(n, device=units.device).repeat(segments, 1)
+    first_source[:, 1::2] = first_source[:, 1::2].scatter_reduce(1, target, sources, "amin")
+    first_source[rows, sources] = n
+    order = first_source.argsort(dim=1, stable=True)[:, :p]
 
     def linear_map(x: Tensor) -> Tensor:
-        weighed, mixed = x.float() * sizes.unsqueeze(2), x.clone()
-        mean = (weighed[:, 1::2] + moves @ weighed[rows, sources]) / total[:, 1::2].unsqueeze(2)
-        mixed[:, 1::2] = torch.where(grown, mean.to(x.dtype), x[:, 1::2])
-        return mixed[rows, order]
+        weighted, out = x.float() * sizes.unsqueeze(2), x.clone()
+        mean = (weighted[:, 1::2] + assignment @ weighted[rows, sources]) / total[:, 1::2].unsqueeze(2)
+        out[:, 1::2] = torch.where(absorbs, mean.to(x.dtype), x[:, 1::2])
+        return out[rows, order]
 
-    return Merged(linear_map(units), places.gather(1, order), total.gather(1, order), linear_map)
+    return Merged(linear_map(units), first_source.gather(1, order), total.gather(1, order), linear_map)

@@ -1,17 +1,17 @@
-"""VisionZip: dominant tokens by the class token's attention, the others gathered (arXiv 2412.04467).
+"""VisionZip: dominant tokens by the class token's attention, and contextual tokens (arXiv 2412.04467).
 
-After the encoder the patches that the class token looks at most stay as they are (dominant; attention in
-the block whose output the LLM sees, all heads together). Of the others, in their order, some at a uniform
-stride become targets; every further one goes to the target whose key is most similar (cosine of keys, the
-mean over heads, with the rotary embedding where the encoder has one), and a target becomes itself plus the
-mean of what went to it (contextual).
+After the encoder, the patches that the class token attends to most are kept unchanged (dominant). The
+attention is that of the block whose output the projector receives, over all heads. Of the other patches, some
+at a uniform stride become targets, and each of the rest is assigned to the target with the most similar key
+(cosine of keys averaged over heads, with the rotary embedding if the encoder has one). A target becomes its
+own feature plus the mean of those assigned to it (contextual).
 
-Where this departs: the published counts of dominant tokens include the class token, whose feature the LLM
-is not given here; all of a budget of T are patches, round(T * 10/64) of them contextual, as in the published
-54 + 10, 108 + 20 and 162 + 30. The sum above is as published and makes a contextual token about twice as
-long as others; ``reduce="mean"`` halves it. An encoder without a class token is read by the mean attention
-that each patch receives; where a patch merger folds several patches into one, score and key of that unit
-are the means of theirs.
+Departures: the published counts of dominant tokens include the class token, whose feature the LLM does not
+receive here. All T tokens of a budget are patches, round(T * 10/64) of them contextual, as in the published
+54 + 10, 108 + 20 and 162 + 30. The sum above is as published and about doubles the norm of a contextual
+token; ``reduce="mean"`` halves it. For an encoder without a class token, the score is the mean attention that
+a patch receives. Where a patch merger folds several patches into one unit, the score and the key of the unit
+are their means.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ DEFAULT_KEEP = 192 / 576
 
 @dataclass(frozen=True)
 class VisionZip(Method):
-    """Keep the units that the class token looks at, and gather the others into a few ("VisionZip: Longer is
+    """Keep the units that the class token attends to, and merge the others into a few ("VisionZip: Longer is
     Better but Not Necessary in Vision Language Models", arXiv 2412.04467).
 
     Args:
-        keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
-            None: 1/3.
-        contextual: share of those kept that gathers the others, in (0, 1]; at least one unit does, and at
-            least one does not. A single unit left is a dominant one.
-        reduce: what a contextual unit becomes: itself and the mean of what it gathers, their "sum" (as
-            published) or their "mean".
+        keep: share of all visual tokens left at the end, in (0, 1]. It is exact for the projector's input of
+            each picture, tile or frame; newlines that a family adds later (LLaVA-NeXT, OneVision) are all
+            kept. None: 1/3.
+        contextual: share of the kept units that absorb the others, in (0, 1]. At least one unit is contextual
+            and at least one is dominant; if a single unit is kept, it is dominant.
+        reduce: how a contextual unit combines its own feature with the mean of those it absorbs: their "sum"
+            (as published) or their "mean".
 
     Raises ValueError for values out of range.
     """
@@ -70,7 +70,7 @@ class VisionZip(Method):
 
 @dataclass(frozen=True)
 class VisionZipStep(BudgetStep):
-    """The highest-scored units stay, some of the others gather the rest."""
+    """The highest-scored units are kept, and some of the others absorb the rest."""
 
     contextual: float
     halve: bool
@@ -88,28 +88,28 @@ class VisionZipStep(BudgetStep):
 
 
 def contextual_count(p: int, contextual: float) -> int:
-    """Contextual units among ``p``: round(contextual * p), from 1 to p - 1; none of a single one."""
+    """Number of contextual units among ``p``: round(contextual * p), from 1 to p - 1; 0 for p = 1."""
     return min(p - 1, max(1, round(contextual * p)))
 
 
 def gather(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, contextual: float, halve: bool) -> Merged:
-    """(S, n, D) units, (S, n) scores and (S, n, h) keys to p dominant and contextual units a segment."""
+    """(S, n, D) units, (S, n) scores and (S, n, h) keys to p dominant and contextual units per segment."""
     n, c = units.shape[1], contextual_count(p, contextual)
     dominant = ranked(scores)[:, : p - c]
     targets = strided(others(dominant, n), c)
-    going = others(torch.cat([dominant, targets], dim=1), n)
+    dropped = others(torch.cat([dominant, targets], dim=1), n)
     if not c:
         return survivors(units, dominant, targets)
-    similarity = cosines(take(keys, targets), take(keys, going))
-    # A stable sort rather than argmax: of equally similar targets the first, whatever the kernel.
+    similarity = cosines(take(keys, targets), take(keys, dropped))
+    # A stable sort rather than argmax: ties are broken by the lower index on every kernel.
     nearest = similarity.argsort(dim=1, descending=True, stable=True)[:, :1]
-    goes = torch.zeros_like(similarity).scatter(1, nearest, 1)
-    went = goes.sum(2, keepdim=True)
+    assignment = torch.zeros_like(similarity).scatter(1, nearest, 1)
+    absorbed = assignment.sum(2, keepdim=True)
 
     def change(x: Tensor) -> Tensor:
         values = take(x, targets)
-        summed = values + goes @ take(x, going) / went.clamp(min=1)
-        # A target to which nothing went stays as it is.
-        return torch.where(went > 0, summed / 2 if halve else summed, values)
+        summed = values + assignment @ take(x, dropped) / absorbed.clamp(min=1)
+        # A target that absorbs none is unchanged.
+        return torch.where(absorbed > 0, summed / 2 if halve else summed, values)
 
     return survivors(units, dominant, targets, change)

@@ -1,16 +1,16 @@
-"""VisPruner: what the class token looks at, and what differs most from the rest (arXiv 2412.01818).
+"""VisPruner: keep important tokens by the class token's attention, and diverse ones (arXiv 2412.01818).
 
-After the encoder some of the budget goes to the patches that the class token looks at most (in the block
-whose output the LLM sees, the mean over heads). From what is left over, near-duplicates are taken out
-round by round: the units that are still there, in their order, are dealt into even and odd places, and
-those even ones go that have the most similar partner among the odd ones (cosine of the vectors that enter
-the projector), until the other part of the budget is left. All survivors stay as they are.
+After the encoder, a part of the budget is spent on the patches that the class token attends to most (in the
+block whose output the projector receives, averaged over heads). From the others, near-duplicates are removed
+in rounds until the rest of the budget is left. In each round, the remaining units are split into those at
+even and at odd indices, and the even ones with the most similar odd unit are dropped (cosine of the
+projector's input). All survivors are unchanged.
 
-Where the specification left a choice: a round removes at most ``per_round`` units, so that many rounds with
-a new dealing each decide, not the order of the patches; never more than are too many, nor than there are
-even ones. Of equally similar ones the earlier goes first. An encoder without a class token is read by the
-mean attention that each patch receives; where a patch merger folds several patches into one, that unit is
-scored by their mean and its vector is theirs side by side.
+Where the specification leaves a choice: a round drops at most ``per_round`` units, so that the result depends
+on many splits instead of on the order of the patches. It never drops more than exceed the budget, nor more
+than there are even units. Ties are broken by dropping the lower index first. For an encoder without a class
+token, the score is the mean attention that a patch receives. Where a patch merger folds several patches into
+one unit, the score of the unit is their mean and its vector is their concatenation.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ DEFAULT_KEEP = 128 / 576
 
 @dataclass(frozen=True)
 class VisPruner(Method):
-    """Keep the units that the class token looks at, and the most diverse of the rest ("Beyond Text-Visual
+    """Keep the units that the class token attends to, and the most diverse of the rest ("Beyond Text-Visual
     Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs", arXiv 2412.01818).
 
     Args:
-        keep: final visual tokens / all, in (0, 1]; exact for what each picture, tile or frame hands the
-            projector, while line ends that a family adds after it (LLaVA-NeXT, OneVision) all stay.
-            None: 128/576.
-        important: share of those kept that is chosen by attention, in (0, 1]; at least one unit is.
-        per_round: units that one round takes out as duplicates, at most.
+        keep: share of all visual tokens left at the end, in (0, 1]. It is exact for the projector's input of
+            each picture, tile or frame; newlines that a family adds later (LLaVA-NeXT, OneVision) are all
+            kept. None: 128/576.
+        important: share of the kept units that are chosen by attention, in (0, 1]; at least one unit is.
+        per_round: maximum number of duplicates that one round drops.
 
     Raises ValueError for values out of range.
     """
@@ -67,7 +67,7 @@ class VisPruner(Method):
 
 @dataclass(frozen=True)
 class VisPrunerStep(BudgetStep):
-    """The highest-scored units stay, and of the others the most diverse."""
+    """Keeps the highest-scored units, and the most diverse of the others."""
 
     important: float
     per_round: int
@@ -87,7 +87,7 @@ def prune(p: int, units: Tensor, scores: Tensor, *, important: float, per_round:
 
 
 def most_diverse(vectors: Tensor, count: int, per_round: int) -> Tensor:
-    """(S, count) ascending indices of the (S, m, D) vectors that rounds of removal leave."""
+    """(S, count) ascending indices of the (S, m, D) vectors left after rounds of removing duplicates."""
     similarity = cosines(vectors, vectors)
     segments, m = similarity.shape[:2]
     rows = torch.arange(segments, device=vectors.device)[:, None, None]
@@ -97,8 +97,8 @@ def most_diverse(vectors: Tensor, count: int, per_round: int) -> Tensor:
     while (size := left.shape[1]) > count:
         even, odd = left[:, ::2], left[:, 1::2]
         closest = similarity[rows, even[:, :, None], odd[:, None, :]].amax(-1)
-        staying = ranked(closest)[:, min(per_round, size - count) :]
-        places = torch.arange(size, device=vectors.device)[1::2].expand(segments, -1)
-        places = torch.cat([2 * staying, places], dim=1).sort(dim=1).values
-        left = left.gather(1, places)
+        kept_even = ranked(closest)[:, min(per_round, size - count) :]
+        all_odd = torch.arange(size, device=vectors.device)[1::2].expand(segments, -1)
+        kept = torch.cat([2 * kept_even, all_odd], dim=1).sort(dim=1).values
+        left = left.gather(1, kept)
     return left

@@ -1,1 +1,1 @@
-"""Where things are in a model: one entry a family, located modules, dimensions, layout of pictures."""
+"""What differs between models: one entry per family, located modules, dimensions, layout of pictures."""

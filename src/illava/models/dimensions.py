@@ -1,4 +1,4 @@
-"""Sizes that the cost model needs, read off transformers configs."""
+"""Sizes that the cost model needs, read from transformers configs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EncoderDimensions:
-    """Sizes of an image encoder and its projector, in features."""
+    """Sizes of an image encoder and its projector."""
 
     depth: int
     hidden: int
     intermediate: int
     mlp_matrices: int
-    """2 for up and down, 3 with a gate."""
+    """2 for up and down projections, 3 with a gate."""
     patch_values: int
-    """Numbers that one patch embedding takes in."""
+    """Input values of the patch embedding, per patch."""
     projector: tuple[tuple[int, int], ...]
-    """(in, out) of each linear map of the projector, applied to one feature of the LLM."""
+    """(in, out) features of each linear layer of the projector, applied once per visual token."""
     taps: tuple[int, ...] = ()
-    """Blocks after which a projector of the same size feeds the LLM too (deepstack)."""
+    """Blocks after which another projector of the same size feeds the LLM (deepstack)."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class RecurrentDimensions:
     key_dim: int
     value_dim: int
     kernel: int
-    """Tokens that the convolution in front sees."""
+    """Kernel size of the convolution before the recurrence, in tokens."""
     chunk: int = 64
-    """Tokens that are worked on at once in a prefill, to whole numbers of which it is padded."""
+    """Tokens that a prefill processes at once; it is padded to a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class LlmDimensions:
     head_dim: int
     vocabulary: int
     router: float = 0
-    """Numbers that decide which experts a token goes to, averaged over the layers."""
+    """Router outputs per token (logits of experts and gates), averaged over the layers."""
     gated: bool = False
-    """Whether queries come with a gate of their size for the attention's output."""
+    """Whether the query projection also computes a gate of the same size for the attention's output."""
     recurrent: RecurrentDimensions | None = None
-    """What stands in the place of attention in recurrent layers."""
+    """Sizes of the layers that replace attention in recurrent layers, or None."""
 
 
 def llm_dimensions(config: Any) -> LlmDimensions:
@@ -69,7 +69,7 @@ def llm_dimensions(config: Any) -> LlmDimensions:
         head_dim=head_dim,
         vocabulary=text.vocab_size,
         router=_router(text),
-        # Of the supported LLMs, those that have gated delta-rule layers gate their attention too.
+        # Among the supported LLMs, those with gated delta-rule layers also gate their attention.
         gated=hasattr(text, "linear_num_key_heads"),
         recurrent=_recurrent(text),
     )
@@ -96,11 +96,11 @@ def _router(text: Any) -> float:
 
 
 def _intermediate(text: Any) -> int:
-    """Width of a layer's MLP; of a mixture of experts what a token goes through, averaged over the layers."""
-    chosen = getattr(text, "num_experts_per_tok", None)
-    if not chosen:
+    """Width of a layer's MLP; for mixtures of experts the active width, averaged over the layers."""
+    experts = getattr(text, "num_experts_per_tok", None)
+    if not experts:
         return int(text.intermediate_size)
-    width = chosen * text.moe_intermediate_size
+    width = experts * text.moe_intermediate_size
     width += getattr(text, "shared_expert_intermediate_size", 0)
     width += getattr(text, "n_shared_experts", 0) * text.moe_intermediate_size
     dense = getattr(text, "first_k_dense_replace", 0)
@@ -114,7 +114,10 @@ def _intermediate(text: Any) -> int:
 def packed_encoder(
     vision: Any, hidden: int, intermediate: int, mlp_matrices: int, out: int
 ) -> EncoderDimensions:
-    """Encoders of Qwen's kind, which name their widths differently; ``out`` is the language model's."""
+    """Sizes of encoders like Qwen-VL's, whose configs name their widths differently.
+
+    ``out`` is the hidden size of the language model.
+    """
     wide = hidden * vision.spatial_merge_size**2
     return EncoderDimensions(
         depth=vision.depth,
@@ -129,7 +132,7 @@ def packed_encoder(
 def tiled_encoder(
     vision: Any, projector: tuple[tuple[int, int], ...], mlp_matrices: int = 2
 ) -> EncoderDimensions:
-    """CLIP, SigLIP and towers that name their sizes likewise."""
+    """Sizes of CLIP, SigLIP and encoders whose configs use the same names."""
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     return EncoderDimensions(
         depth=vision.num_hidden_layers,

@@ -1,4 +1,4 @@
-"""What the entry of a model family holds: its modules, sizes, layout of pictures, and merging schedule.
+"""The entry of a model family: its modules, sizes, layout of pictures, and merging schedule.
 
 The entries are in :mod:`illava.models.families`.
 """
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from .located import LocatedModules
 
 ANY = "*"
-"""Stands for every kind of image encoder, where a family has but one."""
+"""Matches every kind of image encoder, for families that have only one."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which layers merge and how much they keep, stated for a model of a given depth."""
+    """The layers that merge and the share that each keeps, for a model of a given depth."""
 
     encoder_depth: int
     encoder_layers: tuple[int, ...]
@@ -40,9 +40,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Family:
-    """Everything that illava knows of one model family.
+    """Everything that illava needs to know about one model family.
 
-    Module paths start at the base model (``model.model``) and are those of transformers' own classes.
+    Module paths are relative to the base model (``model.model``) of transformers' own classes.
     """
 
     model_type: str
@@ -51,23 +51,25 @@ class Family:
     # -- modules --------------------------------------------------------------------------------------------
     encoder: str
     projector: str
-    """What turns units into features of the LLM row by row, and where dropped ones get their places back."""
+    """The module that maps units to LLM features row by row. At its output dropped units are marked."""
     towers: Mapping[str, Tower]
-    """By the ``model_type`` of the vision config, the image encoders that this family comes with."""
+    """The image encoders of this family, by the ``model_type`` of the vision config."""
     row_mixers: tuple[str, ...] = ()
     """Methods of the base model between projector and LLM that may average feature rows."""
     taps: str | None = None
-    """A list of more such projectors, fed from inside the encoder (deepstack)."""
+    """A list of further projectors, whose inputs come from inside the encoder (deepstack)."""
     unfolds_after: str | None = None
-    """Where the tokens of a unit are a square of a grid: the module after which the grid is cut up."""
+    """If the tokens of a unit form a square of a grid: the module after which the grid is split into
+    units."""
     unfolds_before: str | None = None
-    """The same, where it is the module itself that cuts up its input."""
+    """The same, if the module itself splits its input into units."""
     compacts_before: str | None = None
-    """The first module after that which works row by row, so that it need not see dropped units."""
+    """The first module after that split that acts row by row, so that it can skip dropped units."""
     pooler: str | None = None
     """A module before the projector that averages the rows of a video's frames."""
     outer_masks: bool = False
-    """Whether the outer model makes the LLM's attention masks, because pictures see themselves whole."""
+    """Whether the outer model makes the LLM's attention masks, because attention within a picture is
+    bidirectional."""
     llm: str = "language_model"
     llm_layers: str = "layers"
     llm_attention: str = "self_attn"
@@ -77,14 +79,15 @@ class Family:
     encoder_dimensions: Callable[[Any], EncoderDimensions] = field(kw_only=True)
     """Model config to the encoder's sizes."""
     group: Callable[[Any], int] = lambda config: 1
-    """Model config to g, the tokens a unit is made of."""
+    """Model config to g, the number of tokens per unit."""
     first_llm_layer: Callable[[Any], int] = lambda config: 1
     """Model config to the first decoder layer before which tokens may merge."""
     config_attributes: tuple[str, ...] = ()
-    """Attributes of the model config that are read. Many have defaults, so that a renamed one would go
-    unnoticed."""
+    """Attributes of the model config that are read. Many have defaults, so a renamed one would otherwise not
+    be detected."""
     llm_attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The same of the LLM's config, by the ``model_type`` of the LLMs that only this family has."""
+    """Attributes of the LLM's config that are read, by ``model_type``, for LLMs that only this family
+    uses."""
     functions: Mapping[tuple[str, str], Call] = field(default_factory=dict)
     """(module, name) of the functions of transformers that the entry calls."""
     broken_releases: tuple[str, ...] = ()
@@ -92,24 +95,26 @@ class Family:
 
     # -- pictures -------------------------------------------------------------------------------------------
     picture: Callable[[LocatedModules, Size, bool], Workload] = whole_picture
-    """Modules, size, and whether the prompt holds a single picture, to what one picture makes of them."""
+    """Modules, size, and whether the prompt has a single picture, to the workload of one picture."""
     video: Callable[[LocatedModules, Size, int], Workload] | None = None
-    """Modules, size and number of frames to what a video makes of them; None where the family has none."""
+    """Modules, size and number of frames to the workload of a video; None if videos are not supported."""
     tiles: Callable[[int, Size], Size] | None = None
-    """Pixels of a tile's side and the size of a picture to the rows and columns of tiles, where the processor
-    cuts pictures up without telling the model; with more than one tile the whole picture comes last."""
+    """Side of a tile in pixels and size of a picture to the rows and columns of tiles. Only for families
+    whose processor splits pictures into tiles that the model treats as separate pictures; if there is more
+    than one tile, the whole picture comes last."""
     resize: Callable[[Any, Size, tuple[int, int] | None], Size] | None = None
-    """Model config, size, and the fewest and the most pixels (None: those published) to the size that the
-    processor resizes a picture to; None where no limits are published."""
+    """Model config, size, and minimum and maximum number of pixels (None: the published ones) to the size to
+    which the processor resizes a picture; None if no limits are published."""
     picture_format: Callable[[Any], str] = lambda config: "square"
-    """Model config to how the processor prepares a picture, one of
+    """Model config to the format in which the processor prepares a picture, one of
     :data:`illava.doctor.inputs.SIZES`."""
     token_types: Callable[[Tensor], dict[str, Tensor]] = lambda kinds: {}
-    """(B, L) 0 for text, 1 for pictures and 2 for videos to the arguments that the processor makes of it."""
+    """(B, L) token kinds, 0 for text, 1 for pictures and 2 for videos, to the arguments of the model that
+    encode them."""
     noise: Callable[[Any, Size, int, int], NoisePictures] | None = None
-    """Model config, size, pictures and frames to pictures of noise; None where ``illava bench`` has none."""
+    """Model config, size, pictures and frames to random pictures; None if ``illava bench`` cannot run it."""
     picture_marks: int = 2
-    """Tokens that the processor writes around a picture."""
+    """Special tokens that the processor adds around a picture."""
 
     # -- tests ----------------------------------------------------------------------------------------------
     tiny: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
@@ -121,6 +126,6 @@ class Family:
         return any("output_router_logits" in names for names in self.llm_attributes.values())
 
     def tower(self, config: Any) -> Tower | None:
-        """The image encoder of a model config; None for one that the family is not known with."""
+        """The image encoder of a model config; None if it is not an encoder known for this family."""
         kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")
         return self.towers.get(ANY) or self.towers.get(kind)

@@ -1,9 +1,9 @@
-"""How many units and tokens pictures of a given size become: what a prompt costs begins with it.
+"""The number of units and tokens of pictures of a given size, on which the cost of a prompt depends.
 
-From a config alone, without a processor: packed encoders (Qwen-VL, GLM-4V, Pixtral) take a picture at its
-own size, rounded to whole units; LLaVA-NeXT, OneVision, InternVL and Idefics3 cut it into tiles; others
-resize it. A processor may have limits of its own (``max_pixels``), which no config states: give the size
-that it resizes to, or what :func:`resized` makes of it by the limits that are published.
+It is computed from the config only, without a processor. Packed encoders (Qwen-VL, GLM-4V, Pixtral) encode a
+picture at its own size, rounded to whole units; LLaVA-NeXT, OneVision, InternVL and Idefics3 split it into
+tiles; others resize it to a fixed size. A processor may have its own limits (``max_pixels``), which are not
+in the config: pass the size after resizing, or use :func:`resized`, which applies the published limits.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def workload(
     prompt_tokens: int = 47,
     batch: int = 1,
 ) -> Workload:
-    """What a prompt of ``pictures`` equal pictures, or of a video, makes of a model.
+    """The workload of a prompt with ``pictures`` equal pictures, or with one video.
 
     Args:
-        picture_size: pixels of a side, or (width, height); of a video's frames too.
-        frames: of one video, instead of pictures.
-        prompt_tokens: text, marks around pictures included; what a family puts between the lines, tiles or
-            frames of a picture comes on top.
+        picture_size: side in pixels, or (width, height), of the pictures or of a video's frames.
+        frames: number of frames of one video, instead of pictures.
+        prompt_tokens: text tokens, including the special tokens around pictures. Tokens that a family inserts
+            between the lines, tiles or frames of a picture are added to this.
 
-    Raises ValueError for sizes below 1, and UnsupportedError for videos of a family that has none.
+    Raises ValueError for sizes below 1, and UnsupportedError for videos if the family does not support them.
     """
     sides = picture_size if isinstance(picture_size, (tuple, list)) else (picture_size, picture_size)
     if len(sides) != 2 or any(type(side) is not int for side in sides):
         raise ValueError(f"picture_size must be a whole number or (width, height), got {picture_size!r}")
     width, height = sides
-    whole = {"pictures": pictures, "frames": frames, "prompt_tokens": prompt_tokens, "batch": batch}
-    for name, value in whole.items():
+    integers = {"pictures": pictures, "frames": frames, "prompt_tokens": prompt_tokens, "batch": batch}
+    for name, value in integers.items():
         if type(value) is not int:
             raise ValueError(f"{name} must be a whole number, got {value!r}")
     if frames and pictures != 1:
@@ -60,13 +60,13 @@ def workload(
     if frames:
         if modules.family.video is None:
             raise UnsupportedError(
-                f"{modules.family.model_type} takes no videos: give pictures instead of frames"
+                f"{modules.family.model_type} does not support videos: give pictures instead of frames"
             )
         one = modules.family.video(modules, (width, height), frames)
         return replace(one, text=one.text + prompt_tokens, batch=batch)
     one = modules.family.picture(modules, (width, height), pictures == 1)
     runs = tuple(
-        Run(tuple((s + i * len(one.segments), n) for s, n in run.shown), run.extra)
+        Run(tuple((s + i * len(one.segments), n) for s, n in run.segment_tokens), run.extra)
         for i in range(pictures)
         for run in one.runs
     )
@@ -75,14 +75,14 @@ def workload(
 
 
 def resized(config: Any, size: Size, pixels: tuple[int, int] | None = None) -> Size:
-    """What the processors published for a config's family make of a picture before the model sees it.
+    """The size to which the published processors of a config's family resize a picture.
 
     Args:
-        size: (width, height) in pixels, as the result.
-        pixels: the fewest and the most pixels that the model's own processor resizes to, where known.
+        size: (width, height) in pixels.
+        pixels: minimum and maximum number of pixels of the model's own processor, if known.
 
-    A picture of a family without published limits is left as it is. Raises ValueError for what the
-    processors refuse.
+    Returns (width, height) in pixels. Without published limits, the size is unchanged. Raises ValueError for
+    sizes that the processors refuse.
     """
     family = FAMILIES.get(config.model_type)
     return size if family is None or family.resize is None else family.resize(config, size, pixels)

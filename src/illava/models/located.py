@@ -1,4 +1,4 @@
-"""The modules of a loaded model, by its family's entry, and the schedule carried over to its depth."""
+"""The modules of a loaded model, by its family's entry, and the schedule scaled to its depth."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocatedModules:
 
     @property
     def windows(self) -> list[int | None]:
-        """The sliding window of every LLM layer, or None."""
+        """The sliding window of each LLM layer, None for layers without one."""
         text = self.llm.config
         window = getattr(text, "sliding_window", None)
         types = getattr(text, "layer_types", None) or ["sliding_attention"] * len(self.layers)
@@ -43,18 +43,18 @@ class LocatedModules:
 
     @property
     def recurrent(self) -> list[bool]:
-        """Of every LLM layer, whether it is a recurrent one without keys and values."""
+        """Whether each LLM layer is a recurrent one, without keys and values."""
         types = getattr(self.llm.config, "layer_types", None) or [""] * len(self.layers)
         return [kind == "linear_attention" for kind in types]
 
     def attending(self, sequences: Sequence[int]) -> tuple[int, ...]:
-        """Tokens of each product of queries and keys in an encoder block, given those of each picture."""
+        """Token counts of each attention matrix of an encoder block, given the tokens of each sequence."""
         if self.tower.masked and "flash" not in str(self.config.vision_config._attn_implementation):
             return (sum(sequences),)
         return tuple(sequences)
 
     def __reduce__(self) -> str:
-        # Every hook leads here; a copy of the hooks would work on the original's state.
+        # Every hook references this object; copied hooks would act on the state of the original.
         raise UnsupportedError("an accelerated model cannot be copied or pickled; call handle.remove() first")
 
 
@@ -64,9 +64,9 @@ def locate(model: nn.Module) -> LocatedModules:
     Args:
         model: a transformers VLM, with or without its language-model head, or peft's wrapper of one.
 
-    Raises UnsupportedError for another family, another class of it than the bare model and the one with a
-    language-model head, a model split over processes, a vision tower that the family's entry does not
-    describe, and where transformers has other modules or config attributes than the entry names.
+    Raises UnsupportedError for an unsupported family; for a class other than the bare model and the model
+    with a language-model head; for a model split over processes; for a vision tower that the family's entry
+    does not describe; and if transformers lacks modules or config attributes that the entry names.
     """
     if callable(getattr(model, "get_base_model", None)):
         check_adapter(model)
@@ -110,7 +110,7 @@ def locate(model: nn.Module) -> LocatedModules:
 
 
 def feature_blocks(modules: LocatedModules) -> list[int]:
-    """The encoder blocks whose outputs the LLM sees, ascending; -1 for what enters the first."""
+    """The encoder blocks whose outputs the projector receives, ascending; -1 for the input of block 0."""
     given = getattr(modules.config, "vision_feature_layer", -1)
     depth = len(modules.blocks)
     # Hidden state 0 is the input of block 0.
@@ -118,19 +118,19 @@ def feature_blocks(modules: LocatedModules) -> list[int]:
 
 
 def feature_block(modules: LocatedModules) -> int:
-    """The encoder block whose output the LLM sees; of several, the last."""
+    """The encoder block whose output the projector receives; the last of several."""
     return max(0, feature_blocks(modules)[-1])
 
 
 def check_feature_layer(modules: LocatedModules, encoder_layers: Iterable[int]) -> None:
-    """Raise UnsupportedError unless the LLM sees encoder layers at or after the last that merges alone."""
+    """Raise UnsupportedError if the projector receives the output of a block before the last merge."""
     given = getattr(modules.config, "vision_feature_layer", -1)
     features = [given] if isinstance(given, int) else list(given)
     last, depth = max(encoder_layers, default=-1), len(modules.blocks)
     if last >= 0 and modules.family.unfolds_after is not None and given != -1:
         raise UnsupportedError(
             f"vision_feature_layer={given}: the encoder stage of {modules.family.model_type} needs -1, the "
-            "encoder's own output; use encoder_layers=() for none"
+            "encoder's own output; use encoder_layers=() to switch the encoder stage off"
         )
     # Hidden state 0 is the input of block 0.
     if last >= 0 and any(feature % (depth + 1) <= last for feature in features):
@@ -148,10 +148,10 @@ def rescale(
     allowed: tuple[int, ...] | None = None,
     first: int = 0,
 ) -> dict[int, float]:
-    """Carry a published pattern of layers over to a model of another depth.
+    """Scale a published pattern of layers to a model of another depth.
 
-    Layer l becomes floor(l * to_depth / depth), at least ``first``; or, where only some layers are
-    ``allowed``, the nearest of those. Steps that fall on one layer become one that keeps their product.
+    Layer l becomes floor(l * to_depth / depth), at least ``first``; or, if only some layers are ``allowed``,
+    the nearest of those. Steps that map to the same layer are combined; the product of their shares is kept.
     """
     out: dict[int, float] = {}
     if to_depth <= first:

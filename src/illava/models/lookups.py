@@ -1,4 +1,4 @@
-"""What illava looks up in a loaded model: module paths and config attributes."""
+"""The module paths and config attributes that illava looks up in a loaded model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .towers import Tower
 
 
 def module_paths(family: Family) -> tuple[str, ...]:
-    """Modules of the base model, as paths."""
+    """Paths of modules of the base model."""
     paths = (
         family.encoder,
         family.projector,
@@ -32,12 +32,12 @@ def module_paths(family: Family) -> tuple[str, ...]:
 
 
 def block_paths(tower: Tower) -> tuple[str, ...]:
-    """Modules of an encoder block, as paths."""
+    """Paths of modules of an encoder block."""
     return (tower.attention, tower.second_norm, tower.mlp)
 
 
 CONFIG = ("image_token_id", "vision_config.model_type", "vision_config._attn_implementation")
-"""Config attributes of all families; :attr:`.family.Family.config_attributes` has those of one."""
+"""Config attributes read for all families; :attr:`.family.Family.config_attributes` has those of one."""
 
 LLM = ("use_cache", "_attn_implementation")
 LLM_BY_TYPE: dict[str, tuple[str, ...]] = {
@@ -47,17 +47,17 @@ LLM_BY_TYPE: dict[str, tuple[str, ...]] = {
     "qwen2": ("sliding_window", "layer_types"),
     "gemma2": ("sliding_window", "layer_types"),
 }
-"""The same of the config of LLMs by their own ``model_type``; :attr:`.family.Family.llm_attributes` has those
-that come with one family alone. The sizes of others are not read beforehand."""
+"""Attributes of the config of an LLM, by its ``model_type``; :attr:`.family.Family.llm_attributes` has those
+of LLMs that only one family uses. The sizes of other LLMs are not checked in advance."""
 
 LAYER_TYPES = ("full_attention", "sliding_attention", "linear_attention")
-"""The kinds of LLM layers that illava has masks for."""
+"""The types of LLM layers for which illava can make masks."""
 
 
 def check_lookups(family: Family, tower: Tower, base: nn.Module, config: Any) -> None:
     """Raise UnsupportedError unless a model has the modules and config attributes that its family names.
 
-    For :func:`illava.models.located.locate`, which needs them to find anything.
+    Called by :func:`illava.models.located.locate` before it uses them.
     """
     faults = list(lookup_faults(family, tower, base, config))
     if faults:

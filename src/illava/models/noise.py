@@ -1,4 +1,4 @@
-"""Pictures of noise in the shape in which a family's processor hands them over, for models without one."""
+"""Random pictures in the format of a family's processor, for benchmarks without a processor."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 TEXT = range(3, 43)
-"""Token ids that are words in every vocabulary."""
+"""Token ids that are text in every vocabulary."""
 
 
 @dataclass(frozen=True)
 class NoisePictures:
-    """Pictures, or a video, as one prompt holds them."""
+    """The pictures, or the video, of one prompt."""
 
     values: dict[str, Tensor]
-    """What the encoder gets, all pictures one after another."""
+    """Arguments of the model, all pictures concatenated."""
     runs: Sequence[list[int]]
-    """Token ids that stand for each picture or video, marks included."""
+    """Token ids of each picture or video, special tokens included."""
 
 
 def text_ids(count: int) -> list[int]:
@@ -28,5 +28,5 @@ def text_ids(count: int) -> list[int]:
 
 
 def noise(*shape: int) -> Tensor:
-    """Normal numbers, the same ones for the same shape."""
+    """Normally distributed numbers, always the same for one shape."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
 """Layouts that several families share: from the size of a picture or video to units and tokens.
 
-A layout takes the modules of a model, a size (width, height) in pixels, and whether the prompt holds a
-single picture; for videos the number of frames.
+A layout takes the modules of a model, a size (width, height) in pixels, and whether the prompt has a single
+picture; for videos the number of frames instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..compat.calls import Call
-from .workload import Run, Size, Workload, check_stretched, first
+from .workload import Run, Size, Workload, check_aspect_ratio, first
 
 if TYPE_CHECKING:
     from .located import LocatedModules
@@ -26,24 +26,24 @@ ANYRES_FUNCTIONS = {
         ("original_size", "possible_resolutions"), optional=True
     ),
 }
-"""Functions of transformers that layouts and reports of tiles call."""
+"""Functions of transformers called by the layouts and reports of tiled pictures."""
 RESIZE_FUNCTIONS = {
     ("transformers.models.qwen2_vl.image_processing_qwen2_vl", "smart_resize"): Call(("height", "width")),
 }
 """The function that :func:`resize_to_units` calls."""
 TIME_TOKENS = 6
-"""What Qwen3-VL and GLM-4V write before a frame: "<0.3 seconds>"."""
+"""Tokens of the timestamp that Qwen3-VL and GLM-4V write before a frame: "<0.3 seconds>"."""
 FRAME_MARKS = TIME_TOKENS + 2
-"""Those, and one mark before and one after a frame."""
+"""Timestamp tokens, and one special token before and one after a frame."""
 
 
 def tile_side(vision: Any) -> int:
-    """Patches along a side of the pictures of one size that an encoder takes."""
+    """Patches per side of the input of an encoder with a fixed input size."""
     return first(vision.image_size) // first(vision.patch_size)
 
 
 def tile_units(modules: LocatedModules) -> int:
-    """Units of such a picture."""
+    """Units of one input of an encoder with a fixed input size."""
     return tile_side(modules.config.vision_config) ** 2 // modules.group
 
 
@@ -55,14 +55,14 @@ def whole_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
 
 
 def packed_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
-    """Qwen-VL and GLM-4V: the picture's own size, rounded to whole units."""
+    """Qwen-VL and GLM-4V encode a picture at its own size, rounded to whole units."""
     rows, columns = _packed_grid(modules, size)
     units = rows * columns
     return Workload((units,), (Run(((0, units),)),), 0, grids=((rows, columns),))
 
 
 def picture_in_lines(modules: LocatedModules, size: Size, alone: bool) -> Workload:
-    """Pixtral: the picture's own size, rounded up to whole units, with a mark after each line of them."""
+    """Pixtral encodes a picture at its own size, rounded up to whole units; a token marks each line end."""
     unit = _unit(modules)
     width, height = size
     rows, columns = math.ceil(height / unit), math.ceil(width / unit)
@@ -71,7 +71,7 @@ def picture_in_lines(modules: LocatedModules, size: Size, alone: bool) -> Worklo
 
 
 def anyres_tiles(config: Any, size: Size) -> int:
-    """Tiles that LLaVA-NeXT's processor makes of a picture, the whole picture included."""
+    """Number of tiles into which LLaVA-NeXT's processor splits a picture, including the whole picture."""
     from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
     width, height = size
@@ -80,8 +80,11 @@ def anyres_tiles(config: Any, size: Size) -> int:
 
 
 def anyres_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
-    """LLaVA-NeXT: tiles, which the model itself puts together. Each gets a number here, to see where its rows
-    end up."""
+    """LLaVA-NeXT splits a picture into tiles, whose features the model packs into one sequence.
+
+    The model's own packing runs on features that hold the number of their tile; this gives the tokens of each
+    tile.
+    """
     config, (width, height) = modules.config, size
     side, tiles = tile_side(config.vision_config), anyres_tiles(config, size)
     numbered = torch.arange(tiles).float()[:, None, None].expand(tiles, side**2, 1)
@@ -104,7 +107,7 @@ def anyres_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload
 
 
 def packed_video(modules: LocatedModules, size: Size, frames: int) -> Workload:
-    """A video whose frames are encoded a few at a time and follow one another in the prompt."""
+    """A video whose frames are encoded in groups and are contiguous in the prompt."""
     steps, grid = _steps(modules, size, frames)
     units = grid[0] * grid[1]
     run = Run(tuple((t, units) for t in range(steps)))
@@ -112,16 +115,16 @@ def packed_video(modules: LocatedModules, size: Size, frames: int) -> Workload:
 
 
 def timed_video(modules: LocatedModules, size: Size, frames: int) -> Workload:
-    """The same, with the time and a mark before each step and a mark after it."""
+    """The same, with a timestamp and a special token before each group of frames, and one after."""
     steps, grid = _steps(modules, size, frames)
     units = grid[0] * grid[1]
     runs = tuple(Run(((t, units),)) for t in range(steps))
-    # The prompt's text has the marks of one picture in it.
+    # The special tokens of one picture are included in the prompt's text.
     return Workload((units,) * steps, runs, FRAME_MARKS * steps - 2, grids=(grid,) * steps, video=True)
 
 
 def pooled_video(units: int, tokens: int, frames: int, extra: int = 0) -> Workload:
-    """A video whose frames of ``units`` are averaged to ``tokens`` each, with ``extra`` tokens at its end."""
+    """A video whose frames are pooled from ``units`` to ``tokens`` each, with ``extra`` tokens at the end."""
     return Workload(
         (units,) * frames, (Run(tuple((t, tokens) for t in range(frames)), extra),), 0, video=True
     )
@@ -130,32 +133,33 @@ def pooled_video(units: int, tokens: int, frames: int, extra: int = 0) -> Worklo
 def resize_to_units(
     config: Any, size: Size, pixels: tuple[int, int] | None = None, *, units: tuple[int, int]
 ) -> Size:
-    """What Qwen-VL's processors make of a picture: whole units, and not too few or too many of them.
+    """The size to which Qwen-VL's processors resize a picture: whole units, within limits.
 
     Args:
-        pixels: the fewest and the most pixels; default: those of ``units``, the fewest and the most units.
+        pixels: minimum and maximum number of pixels. None: those of ``units``.
+        units: minimum and maximum number of units.
 
-    Raises ValueError for what the processors refuse.
+    Raises ValueError for sizes that the processors refuse.
     """
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     unit = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     least, most = pixels or (count * unit**2 for count in units)
-    check_stretched(size)
+    check_aspect_ratio(size)
     width, height = size
     height, width = smart_resize(height, width, factor=unit, min_pixels=least, max_pixels=most)
     return width, height
 
 
 def _unit(modules: LocatedModules) -> int:
-    """Pixels of a unit's side, of a packed encoder."""
+    """Side of a unit in pixels, for packed encoders."""
     return first(modules.config.vision_config.patch_size) * math.isqrt(modules.group)
 
 
 def _packed_grid(modules: LocatedModules, size: Size) -> Size:
     unit = _unit(modules)
     width, height = size
-    check_stretched(size)
+    check_aspect_ratio(size)
     return max(1, round(height / unit)), max(1, round(width / unit))
 
 

@@ -1,4 +1,4 @@
-"""What the configs of tiny models are made of: every mechanism of a family, a few thousand weights."""
+"""Building blocks of the configs of tiny models: all mechanisms of a family, with a few thousand weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Kinds of image encoders: what the encoder stage must know of their blocks, and those of several families.
+"""Kinds of image encoders: what the encoder stage needs to know about their blocks.
 
-Attribute paths are those of transformers' own classes.
+Attribute paths are those of transformers' own classes. Encoders that only one family uses are in its entry.
 """
 
 from __future__ import annotations
@@ -15,34 +15,38 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Tower:
-    """Where the modules of one kind of image encoder are, and how it attends."""
+    """Module paths of one kind of image encoder, and properties of its attention."""
 
     blocks: str
-    """Path of the list of blocks from the encoder; the next three start at a block."""
+    """Path of the list of blocks, relative to the encoder; the next three are relative to a block."""
     attention: str
     second_norm: str
     mlp: str
     packed: bool = False
-    """All pictures in one sequence (Qwen), or a batch of equal tiles (LLaVA)."""
+    """Whether all pictures are packed into one sequence (Qwen-VL), instead of a batch of equal tiles
+    (LLaVA)."""
     masked: bool = False
-    """Whether a packed encoder keeps its pictures apart by a mask, so that all attend to all of a call."""
+    """Whether a packed encoder separates its pictures by a mask, so that one attention matrix covers all."""
     spatial: bool = False
-    """Whether the tokens of a unit are a square of the picture's grid, or simply follow one another."""
+    """Whether the tokens of a unit form a square of the picture's grid, instead of being consecutive."""
     prefix: int = 0
-    """Tokens before a tile's patches (class tokens): always kept, no candidates, but their queries count."""
+    """Tokens before a tile's patches (class tokens). They are always kept, but their queries count in
+    scores."""
     scale: Callable[[nn.Module, Tensor], Tensor] | None = None
-    """Block and its MLP's output to what is added to the residual, where that is not the output itself."""
+    """Block and output of its MLP to the value added to the residual. None: the output itself."""
     grid: Callable[[Any, tuple[Any, ...], dict[str, Any]], Tensor] = lambda vision, args, kwargs: (
         kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
     )
-    """Vision config and the encoder's arguments to (pictures, 3) frames, rows and columns, if packed."""
+    """For packed encoders: vision config and the encoder's arguments to (pictures, 3) frames, rows,
+    columns."""
     full_attention_blocks: Callable[[Any], tuple[int, ...] | None] = lambda vision: None
-    """Vision config to the encoder blocks without windows; None when no block has any."""
+    """Vision config to the encoder blocks without window attention; None if no block has windows."""
     windows: Callable[[Any, Tensor], tuple[int, ...] | None] = lambda vision, grid: None
-    """Vision config and (images, 3) token grids to the tokens of each attention window, in blocks that have
-    windows; None when no block has any."""
+    """Vision config and (images, 3) token grids to the number of tokens in each attention window; None if no
+    block has windows."""
     unit_order: Callable[[Any, Tensor], Tensor | None] = lambda vision, grid: None
-    """Vision config and (images, 3) token grids to (U,) the raster index of each unit; None: raster."""
+    """Vision config and (images, 3) token grids to (U,) the raster index of each unit; None if the units are
+    in raster order."""
 
 
 def _pixtral_grid(vision: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -53,7 +57,7 @@ def _pixtral_grid(vision: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 SIGLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp")
 CLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", prefix=1)
 QWEN_VL = Tower("blocks", "attn", "norm2", "mlp", packed=True)
-"""Of Qwen2-VL; Qwen3-VL, Qwen3.5 and GLM-4V name the modules of a block alike."""
+"""Qwen2-VL's encoder; the blocks of Qwen3-VL, Qwen3.5 and GLM-4V have the same module names."""
 SIGLIP_IN_SQUARES = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", spatial=True)
 PIXTRAL = Tower(
     "transformer.layers",

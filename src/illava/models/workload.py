@@ -1,12 +1,12 @@
-"""What a prompt makes of a model: the units of its image encoder and the visual tokens of its LLM."""
+"""The workload of a prompt: the units of the image encoder and the visual tokens of the LLM."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_STRETCHED = 200
-"""Times that one side may be as long as the other: beyond it the processors of Qwen-VL and GLM-4V refuse."""
+MAX_ASPECT_RATIO = 200
+"""Maximum aspect ratio that the processors of Qwen-VL and GLM-4V accept."""
 
 Size = tuple[int, int]
 """Width and height of a picture in pixels, or rows and columns of a grid."""
@@ -14,17 +14,17 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Run:
-    """Visual tokens that follow one another in a prompt."""
+    """Consecutive visual tokens in a prompt."""
 
-    shown: tuple[tuple[int, int], ...]
-    """(segment, tokens that its units have here) of each segment that it shows."""
+    segment_tokens: tuple[tuple[int, int], ...]
+    """(index of the segment, number of its tokens in this run) of each segment in the run."""
     extra: int = 0
-    """Tokens beside them that no step of the encoder takes: line ends, class tokens."""
+    """Further tokens, which the encoder stage cannot drop: newlines, class tokens."""
 
     @property
     def tokens(self) -> int:
-        """All of them."""
-        return self.extra + sum(count for _, count in self.shown)
+        """Number of all tokens of the run."""
+        return self.extra + sum(count for _, count in self.segment_tokens)
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Workload:
     """A prompt with pictures or a video, or a batch of equal ones."""
 
     segments: tuple[int, ...]
-    """Units of each segment of the image encoder, of one prompt."""
+    """Units of each segment of the image encoder, for one prompt."""
     runs: tuple[Run, ...]
-    """Of one prompt."""
+    """Runs of visual tokens of one prompt."""
     text: int
-    """Tokens of one prompt that are not visual."""
+    """Text tokens of one prompt."""
     batch: int = 1
     grids: tuple[Size, ...] | None = None
     """Rows and columns, in units, of each segment of a packed encoder."""
@@ -44,18 +44,18 @@ class Workload:
 
     @property
     def visual_tokens(self) -> int:
-        """Of one prompt."""
+        """Visual tokens of one prompt."""
         return sum(run.tokens for run in self.runs)
 
 
-def check_stretched(size: Size) -> None:
-    """Raise ValueError for a picture whose sides differ by more than :data:`MOST_STRETCHED`."""
-    if max(size) > MOST_STRETCHED * min(size):
+def check_aspect_ratio(size: Size) -> None:
+    """Raise ValueError for a picture whose aspect ratio exceeds :data:`MAX_ASPECT_RATIO`."""
+    if max(size) > MAX_ASPECT_RATIO * min(size):
         raise ValueError(
-            f"a picture of {size[0]} x {size[1]}: one side may be {MOST_STRETCHED} times as long as the other"
+            f"a picture of {size[0]} x {size[1]}: the aspect ratio must not exceed {MAX_ASPECT_RATIO}"
         )
 
 
 def first(value: int | Sequence[int]) -> int:
-    """A side that a config states once, or for each direction."""
+    """The value that a config states once, or once per dimension."""
     return value if isinstance(value, int) else value[0]

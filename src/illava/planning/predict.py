@@ -252,7 +252,7 @@ def _entering(work: Workload, left: list[int]) -> list[int]:
     seen = [0] * len(left)
     for run in work.runs:
         tokens = run.extra
-        for segment, count in run.shown:
+        for segment, count in run.segment_tokens:
             share = left[segment] / work.segments[segment]
             before, seen[segment] = seen[segment], seen[segment] + count
             # The units left of an image are spread evenly over its lines.

@@ -1,6 +1,6 @@
-"""The supported model families. One file holds all that is particular to a family, or to a few alike.
+"""The supported model families. One file holds everything specific to a family, or to a few similar ones.
 
-Every module of this package lists its families as ``ENTRIES``; a new file needs no entry elsewhere.
+Every module of this package lists its families as ``ENTRIES``; a new file needs no registration elsewhere.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def _entries() -> Iterator[Family]:
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _entries()}
 
 REFUSED: dict[str, str] = {
-    "mllama": "it attends across to the picture instead of holding visual tokens in its LLM",
+    "mllama": "it uses cross-attention to the picture instead of visual tokens in its LLM",
 }
 
 
 def supported_families() -> tuple[str, ...]:
-    """The transformers ``model_type`` names that :func:`illava.accelerate` takes."""
+    """The transformers ``model_type`` names that :func:`illava.accelerate` supports."""
     return tuple(sorted(FAMILIES))
 
 
 def family_of(config: Any) -> Family:
-    """The family of a transformers model config. Raises UnsupportedError naming what is supported."""
+    """The family of a transformers model config. Raises UnsupportedError for other families."""
     model_type = getattr(config, "model_type", type(config).__name__)
     if model_type in FAMILIES:
         return FAMILIES[model_type]

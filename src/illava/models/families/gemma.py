@@ -1,4 +1,4 @@
-"""Gemma 3, which averages tokens before its one matrix, and PaliGemma; both attend within pictures freely."""
+"""Gemma 3, which pools tokens before its projection, and PaliGemma. Pictures attend bidirectionally."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WINDOWS = {
 def _tiny_paligemma_2() -> Any:
     text = {"model_type": "gemma2", **_TEXT, **_WINDOWS}
     config = tiny_llava(transformers.PaliGemmaConfig, tiny.SIGLIP, text, projection_dim=32)
-    # Gemma 2 has no other.
+    # Gemma 2 supports eager attention only.
     config._attn_implementation = "eager"
     return config
 
@@ -45,7 +45,7 @@ def _tiny_paligemma_2() -> Any:
 ENTRIES = (
     Family(
         "gemma3",
-        # Every sixth layer sees the whole prompt; the others' windows may not reach the pictures.
+        # Every sixth layer attends to the whole prompt; the windows of the others may not reach the pictures.
         replace(LIKE_ONEVISION, llm_depth=34, llm_layers=(12,)),
         encoder="vision_tower",
         projector="multi_modal_projector",

@@ -19,9 +19,9 @@ from .qwen3_vl import LIKE_QWEN3_VL
 def _dimensions(config: Any) -> EncoderDimensions:
     vision = config.vision_config
     out, inner = vision.out_hidden_size, vision.intermediate_size
-    shape = packed_encoder(vision, vision.hidden_size, out, 3, out)
+    dimensions = packed_encoder(vision, vision.hidden_size, out, 3, out)
     wide = vision.hidden_size * vision.spatial_merge_size**2
-    return replace(shape, projector=((wide, out), (out, out), (out, inner), (out, inner), (inner, out)))
+    return replace(dimensions, projector=((wide, out), (out, out), (out, inner), (out, inner), (inner, out)))
 
 
 _GLM: dict[str, Any] = {

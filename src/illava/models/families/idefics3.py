@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: tiles with text between them, which the model is handed as if each were a picture."""
+"""Idefics3 and SmolVLM: tiles with text between them, which the model treats as separate pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..located import LocatedModules
 
 LONGER_EDGE = 4
-"""The processor enlarges a picture until its longer edge has that many tiles."""
+"""The processor resizes a picture so that its longer edge has this many tiles."""
 
 
 def _dimensions(config: Any) -> EncoderDimensions:
@@ -28,7 +28,7 @@ def _dimensions(config: Any) -> EncoderDimensions:
 
 
 def _tiles(edge: int, size: Size) -> Size:
-    """The longer edge has four, the other as many as its length needs."""
+    """The longer edge has four tiles, the shorter one as many as needed to cover it."""
     width, height = size
     longest = max(width, height)
     return math.ceil(LONGER_EDGE * height / longest), math.ceil(LONGER_EDGE * width / longest)
@@ -38,7 +38,7 @@ def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
     units = tile_units(modules)
     rows, columns = _tiles(0, size)
     tiles = rows * columns + 1 if rows * columns > 1 else 1
-    # A mark and a name in front of each tile, a line end after each row, two marks around the last.
+    # A special token and a name before each tile, a newline after each row, two special tokens at the last.
     marks = 2 * tiles + rows + 2
     return Workload((units,) * tiles, tuple(Run(((t, units),)) for t in range(tiles)), marks)
 

@@ -1,4 +1,4 @@
-"""InternVL: tiles, which the model is handed as if each were a picture."""
+"""InternVL: tiles, which the model treats as separate pictures."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .llava import FEATURES, LIKE_ONEVISION
 if TYPE_CHECKING:
     from ..located import LocatedModules
 
-MOST_TILES = 12
-"""Tiles of the processor, at most; with more than one a small whole picture comes on top."""
+MAX_TILES = 12
+"""Maximum number of tiles; if there is more than one, the processor adds a thumbnail of the whole picture."""
 FRAME_TOKENS = 4
-"""What the processor writes before a frame: "Frame1: ", with the end of the line before."""
+"""Tokens that the processor writes before a frame: "Frame1: ", and the newline before it."""
 
 
 def _scaled(block: Any, output: Tensor) -> Tensor:
@@ -49,10 +49,10 @@ def _dimensions(config: Any) -> EncoderDimensions:
 
 
 def _tiles(edge: int, size: Size) -> Size:
-    """Tiles arranged most like the picture's shape."""
+    """The arrangement of tiles whose aspect ratio is nearest to that of the picture."""
     from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
 
-    columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (edge, edge), 1, MOST_TILES)
+    columns, rows = get_optimal_tiled_canvas((size[1], size[0]), (edge, edge), 1, MAX_TILES)
     return rows, columns
 
 
@@ -68,7 +68,7 @@ def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
 
 
 def _video(modules: LocatedModules, size: Size, frames: int) -> Workload:
-    """Every frame is a picture of one tile with a line of its own."""
+    """Every frame is a picture of one tile on its own line of the prompt."""
     units = tile_units(modules)
     runs = tuple(Run(((t, units),)) for t in range(frames))
     return Workload((units,) * frames, runs, (FRAME_TOKENS + 2) * frames - 2, video=True)
@@ -77,7 +77,7 @@ def _video(modules: LocatedModules, size: Size, frames: int) -> Workload:
 def _noise(config: Any, size: Size, pictures: int, frames: int) -> NoisePictures:
     vision, token = config.vision_config, config.image_token_id
     high, wide = vision.image_size
-    # The marks' ids are those before the placeholder's.
+    # The ids of the special tokens around a picture precede the placeholder's id.
     mark = [token - 2], [token - 1]
     if frames:
         run = [*text_ids(FRAME_TOKENS), *mark[0], *[token] * config.image_seq_length, *mark[1]]

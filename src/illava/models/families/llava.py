@@ -1,4 +1,4 @@
-"""LLaVA 1.5 and its like, and ViP-LLaVA: one picture of one size, or Pixtral's encoder."""
+"""LLaVA 1.5, models of the same architecture, and ViP-LLaVA: a fixed picture size, or Pixtral's encoder."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..workload import Size, Workload
 if TYPE_CHECKING:
     from ..located import LocatedModules
 
-# 92 of 729 tokens removed at each encoder block: 361 stay.
+# 92 of 729 tokens removed at each encoder block: 361 are kept.
 ONEVISION_KEEP = (637 / 729, 545 / 637, 453 / 545, 361 / 453)
-# Where none was published. Vicuna's and Mistral's 32 layers: OneVision's layer 8 of 28 lies at 9.
+# For families without a published schedule. OneVision's layer 8 of 28 becomes 9 of Vicuna's and Mistral's 32.
 LIKE_ONEVISION = Schedule(
     26, (5, 6, 7, 8), ONEVISION_KEEP, 28, (8,), (0.7,), "LLaVA-OneVision's, none was published for it"
 )
 CLIP_OR_SIGLIP = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
 FEATURES = ("vision_feature_layer", "vision_feature_select_strategy")
-"""Config attributes that say which features of the encoder are read."""
+"""Config attributes that select the encoder features that the projector receives."""
 
 
 def dimensions(config: Any) -> EncoderDimensions:
-    """A LLaVA projector, which may read several encoder layers side by side."""
+    """The sizes of an encoder and a LLaVA projector, whose input may concatenate several encoder layers."""
     layers = getattr(config, "vision_feature_layer", -1)
     read = 1 if isinstance(layers, int) else len(layers)
     hidden, width = config.vision_config.hidden_size, config.get_text_config().hidden_size
@@ -84,12 +84,12 @@ ENTRIES = (
     ),
     Family(
         "vipllava",
-        # Its LLM sees what comes out of block 5, beside later ones: nothing may merge after that.
+        # The projector receives the output of block 5 and of later blocks, so merging must end at block 5.
         replace(LIKE_ONEVISION, encoder_depth=24, encoder_layers=(2, 3, 4, 5)),
         towers=CLIP_OR_SIGLIP,
         **LLAVA,
         config_attributes=("vision_feature_layer",),
-        # That release's own code reads hidden states that it has not kept.
+        # The model code of that release reads hidden states that it does not collect.
         broken_releases=("5.19",),
         tiny={
             "vipllava": lambda: tiny_llava(

@@ -1,4 +1,4 @@
-"""LLaVA-NeXT, for pictures and for videos: a picture in tiles and as a whole, put together by the model."""
+"""LLaVA-NeXT, for pictures and for videos: the model packs the tiles of a picture and the whole picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: one picture in tiles, several pictures and the frames of a video as a whole only."""
+"""LLaVA-OneVision: a single picture in tiles; several pictures and the frames of a video only as a whole."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
     if alone:
         return anyres_picture(modules, size, alone)
-    # Each with a line end after it.
+    # A newline token follows each picture.
     units = tile_side(modules.config.vision_config) ** 2
     return Workload((units,), (Run(((0, units),), 1),), 0)
 
 
 def _video(modules: LocatedModules, size: Size, frames: int) -> Workload:
-    """Frames averaged 2 x 2, and a line end after the last."""
+    """Frames are pooled 2 x 2, and a newline token follows the last."""
     side = tile_side(modules.config.vision_config)
     return pooled_video(side**2, math.ceil(side / 2) ** 2, frames, extra=1)
 
 
 def _noise(config: Any, size: Size, pictures: int, frames: int) -> NoisePictures:
-    """Of a single picture each row of the tiles ends with a mark among the features."""
+    """For a single picture, a newline feature follows each row of the tiles."""
     from transformers.image_processing_utils import select_best_resolution
 
     vision = config.vision_config
     tile, side = vision.image_size, vision.image_size // vision.patch_size
     if frames:
-        # Pooled by 2, and one mark at the end.
+        # Pooled 2 x 2, and one newline feature at the end.
         tokens = frames * math.ceil(side / 2) ** 2 + 1
         pixels = noise(1, frames, vision.num_channels, tile, tile)
         return NoisePictures({"pixel_values_videos": pixels}, [[config.video_token_id] * tokens])
-    # From here on rows come first, as in transformers.
+    # From here on sizes are (height, width), as in transformers.
     shape = size[::-1]
     image_sizes = torch.tensor([shape] * pictures)
     if pictures > 1:
@@ -58,9 +58,9 @@ def _noise(config: Any, size: Size, pictures: int, frames: int) -> NoisePictures
     best = select_best_resolution(shape, config.image_grid_pinpoints)
     high, wide = (length // tile for length in best)
     down, across = _unpadded(shape, high * side, wide * side)
-    # More features than that many tiles have are scaled down.
-    most = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
-    ratio = math.sqrt(down * across / (most * side**2))
+    # If there are more features than in this number of tiles, they are scaled down.
+    max_tiles = int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+    ratio = math.sqrt(down * across / (max_tiles * side**2))
     if ratio > 1.1:
         down, across = int(down // ratio), int(across // ratio)
     tokens = side**2 + down * (across + 1)
@@ -70,7 +70,7 @@ def _noise(config: Any, size: Size, pictures: int, frames: int) -> NoisePictures
 
 
 def _unpadded(shape: Size, down: int, across: int) -> tuple[int, int]:
-    """Rows and columns of features left when those that show only the padding around a picture are gone."""
+    """Rows and columns of features left after removing those of the padding around a picture."""
     height, width = shape
     if width / height > across / down:
         return down - 2 * ((down - int(round(height * (across / width), 7))) // 2), across

@@ -1,4 +1,4 @@
-"""Mistral 3: Pixtral's encoder, and four of its tokens to one of the LLM."""
+"""Mistral 3: Pixtral's encoder, with four of its tokens per visual token of the LLM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL: pictures at their own size in one sequence, four patches to a token."""
+"""Qwen2-VL and Qwen2.5-VL: pictures at their own size, packed into one sequence, four patches per token."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..towers import QWEN_VL, Tower
 from ..workload import Size
 
 UNITS = (4, 16384)
-"""The fewest and the most units of a picture to which the published processors resize."""
+"""Minimum and maximum number of units to which the published processors resize a picture."""
 PATCHES = (
     "vision_config.patch_size",
     "vision_config.spatial_merge_size",
     "vision_config.temporal_patch_size",
     "video_token_id",
 )
-"""Config attributes that say how pictures and videos are cut into units."""
+"""Config attributes that define how pictures and videos are split into units."""
 QWEN: dict[str, Any] = {
     "encoder": "visual",
     "projector": "visual.merger",
@@ -42,7 +42,7 @@ QWEN: dict[str, Any] = {
 def qwen_noise(
     config: Any, size: Size, pictures: int, frames: int, *, units: tuple[int, int], timed: bool = False
 ) -> NoisePictures:
-    """Sides are rounded to whole units; frames go in pairs, with the time before each where ``timed``."""
+    """Sides are rounded to whole units. Frames are encoded in pairs, each after a timestamp if ``timed``."""
     vision = config.vision_config
     patch, merge, pair = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     width, height = resize_to_units(config, size, units=units)
@@ -129,8 +129,8 @@ ENTRIES = (
     ),
     Family(
         "qwen2_5_vl",
-        # None was published for this family: Qwen2-VL's, its encoder share moved to the two
-        # full-attention blocks around the same depth.
+        # No schedule was published for this family. This is Qwen2-VL's, with the encoder steps moved to
+        # the two full-attention blocks around the same depth.
         Schedule(
             32, (7, 15), (0.84**2,) * 2, 28, (6, 7, 8), (0.9,) * 3, "Qwen2-VL's, at full-attention blocks"
         ),

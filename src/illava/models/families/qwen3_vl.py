@@ -1,4 +1,4 @@
-"""Qwen3-VL, whose LLM is fed from inside the encoder as well (deepstack), and Qwen3.5, whose is not."""
+"""Qwen3-VL, whose LLM also receives features from inside the encoder (deepstack), and Qwen3.5."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..towers import QWEN_VL
 from .qwen2_vl import PATCHES, QWEN, qwen_noise
 
 UNITS = (64, 16384)
-"""The fewest and the most units of a picture to which Qwen3-VL's published processors resize."""
+"""Minimum and maximum number of units to which Qwen3-VL's published processors resize a picture."""
 _SCHEDULE = Schedule(27, (5, 6, 7, 8), (0.85,) * 4, 36, (19, 21, 23, 25), (0.9,) * 4, "arXiv 2412.06263")
 LIKE_QWEN3_VL = replace(_SCHEDULE, source="Qwen3-VL's, none was published for it")
-# A recurrent layer after a merge would have to undo what it has already read.
+# A recurrent layer cannot remove tokens from its state.
 _ENCODER_ONLY = replace(
     _SCHEDULE, llm_layers=(), llm_keep=(), source="Qwen3-VL's encoder stage, none was published for it"
 )
@@ -27,8 +27,10 @@ _ENCODER_ONLY = replace(
 
 def _dimensions(config: Any) -> EncoderDimensions:
     vision = config.vision_config
-    shape = packed_encoder(vision, vision.hidden_size, vision.intermediate_size, 2, vision.out_hidden_size)
-    return replace(shape, taps=tuple(getattr(vision, "deepstack_visual_indexes", ())))
+    dimensions = packed_encoder(
+        vision, vision.hidden_size, vision.intermediate_size, 2, vision.out_hidden_size
+    )
+    return replace(dimensions, taps=tuple(getattr(vision, "deepstack_visual_indexes", ())))
 
 
 _QWEN3: dict[str, Any] = {
@@ -40,7 +42,7 @@ _QWEN3: dict[str, Any] = {
 _DEEPSTACK: dict[str, Any] = {
     **_QWEN3,
     "taps": "visual.deepstack_merger_list",
-    # What is tapped is added to the first layers' outputs, at the places of the full prompt.
+    # Tapped features are added to the outputs of the first layers, at the columns of the full prompt.
     "first_llm_layer": lambda config: max(1, len(config.vision_config.deepstack_visual_indexes)),
     "config_attributes": (*PATCHES, "vision_config.deepstack_visual_indexes"),
 }
