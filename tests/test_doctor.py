@@ -140,7 +140,7 @@ def test_what_cannot_be_verified_is_refused():
 def test_a_method_that_drops_nothing_is_named():
     found = illava.verify(tiny_model("llava"), method=illava.Illava(keep=1.0))
     assert found.ok
-    assert "72 of 72 visual tokens left, as the method asks for" in str(found)
+    assert "72 of 72 visual tokens left: the method has no steps" in str(found)
     nearly = illava.Illava(encoder_layers=(1,), encoder_keep=0.99, llm_layers=())
     assert failed(tiny_model("llava"), nearly) == {"merging"}
 

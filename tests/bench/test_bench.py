@@ -285,4 +285,4 @@ def test_bytes_are_never_in_powers(number, said):
 
 def test_files_say_how_many_pictures_were_shown():
     named = {"pictures": 2, "frames": 0}, {"pictures": 1, "frames": 3}, {"pictures": 1, "frames": 0}
-    assert [result._shown(settings) for settings in named] == ["2 pictures", "3 frames", None]
+    assert [result._picture_count(settings) for settings in named] == ["2 pictures", "3 frames", None]

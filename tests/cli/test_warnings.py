@@ -18,7 +18,7 @@ from .conftest import call, invoke
 SMALL = ("--max-new-tokens", "2")
 # Said while the answer is made, as transformers 5.24 says that an argument was renamed.
 NOISE = """
-import logging, warnings, illava.bench.timing
+import logging, warnings, illava.bench.timing as timing
 real = timing.measure
 def measure(*args, **options):
     for _ in range(3):

@@ -119,7 +119,7 @@ def test_refused_questions(server, folder, picture):
     name = str(folder)
     for words, said in (
         (("  ", name, "illava-best", "1/9"), "write a question"),
-        (("What?", "gpt", "illava-best", "1/9"), "no model 'gpt'"),
+        (("What?", "gpt", "illava-best", "1/9"), "unknown model 'gpt'"),
         (("What?", name, "magic", "1/9"), "no such method"),
         (("What?", name, "illava-best", "7"), "no budget '7'"),
     ):

@@ -125,9 +125,9 @@ def test_killed_for_good(tmp_path, dropping):
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = list(map(str, words(out, "--method", dropping, "--time", 0)))
     code = f"""
-import sys; sys.path[:0] = [{str(SRC)!r}, {str(SRC.parent)!r}]; sys.argv = ["illava", *{command!r}]
+import sys; sys.path[:0] = [{str(SRC)!r}, {str(SRC.parent / "lab")!r}, {str(SRC.parent)!r}]; sys.argv = ["illava", *{command!r}]
 import torch; torch.set_num_threads(1)
-from illava.evaluation import tasks
+from illava_lab import tasks
 from tests.evaluation.conftest import Squares
 tasks.names = lambda: ("squares", "others")
 tasks.load = lambda name, split="test", seed=0: Squares(name)
@@ -152,7 +152,7 @@ def test_what_the_model_does_not_allow_is_listed(tmp_path):
     result = invoke(*words(out, "--method", "illava", deep, "--time", 0))
     assert result.exit_code == 0, result.output
     reason = "llm_layers: this model has layers 0 to 5, got 40"
-    assert f"zoo/S: deep 1/3 is left out: {reason}" in result.stderr
+    assert f"zoo/S: skipping deep 1/3: {reason}" in result.stderr
     assert f"| deep 1/3, deep 1/9 | {reason} |" in (out / "comparison.md").read_text()
     table = {line["row"]: line for line in csv.DictReader((out / "comparison.csv").open(newline=""))}
     assert (table["deep 1/3"]["refused"], table["deep 1/3"]["accuracy"]) == (reason, "")

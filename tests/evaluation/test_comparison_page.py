@@ -187,7 +187,7 @@ def test_publishing(found, tmp_path, monkeypatch):
     assert published.publish(docs / "comparison", docs) == written
     assert {path: path.read_bytes() for path in written} == before
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ValueError, match="matplotlib is missing"):
+    with pytest.raises(ValueError, match="matplotlib is not installed"):
         published.publish(source, docs)
 
 

@@ -154,7 +154,7 @@ def test_names_that_are_no_methods(tmp_path):
     with pytest.raises(InputError, match=r"no such method, folder or file; give all or some of .*illava"):
         comparison_rows(["magic"], [0.5])
     Illava().save_pretrained(tmp_path / "illava")
-    with pytest.raises(InputError, match="there is another illava; rename this one"):
+    with pytest.raises(InputError, match="there is another method called illava; rename this one"):
         comparison_rows([str(tmp_path / "illava")], [0.5])
     with pytest.raises(InputError, match="give one of random projector, random llm"):
         reference_name("random", ["illava"])

@@ -117,8 +117,8 @@ def bench(
     \b
     Examples:
       illava bench zoo/L
+      illava bench zoo/L --keep 1/3 1/9 --batch 1 8
       illava bench --shape list
-      illava bench --shape qwen2-vl-2b --layers 4 --keep 1/3 1/9 --batch 1 8
     """
     with one_line_errors():
         hush()

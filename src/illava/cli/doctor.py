@@ -39,7 +39,7 @@ def doctor(
     \b
     Examples:
       illava doctor
-      illava doctor qwen2_vl
+      illava doctor path/to/model
       illava doctor --all
     """
     with one_line_errors():

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers.vision_utils import get_vision_window_index
 
 from ...compat.calls import Call
 from .. import tiny_configs as tiny
@@ -73,19 +72,22 @@ def _dimensions_2_5(config: Any) -> EncoderDimensions:
     return packed_encoder(vision, vision.hidden_size, vision.intermediate_size, 3, vision.out_hidden_size)
 
 
-def _window_order(vision: Any, grid: Tensor) -> Tensor:
-    """Qwen2.5-VL sorts units by window, picture by picture."""
-    index, _ = get_vision_window_index(
+def _windows(vision: Any, grid: Tensor) -> tuple[Tensor, Any]:
+    # Imported here: where a release lacks it, the entries and the contract can still be read.
+    from transformers.vision_utils import get_vision_window_index
+
+    return get_vision_window_index(
         grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
     )
-    return index
+
+
+def _window_order(vision: Any, grid: Tensor) -> Tensor:
+    """Qwen2.5-VL sorts units by window, picture by picture."""
+    return _windows(vision, grid)[0]
 
 
 def _window_lengths(vision: Any, grid: Tensor) -> tuple[int, ...]:
-    _, boundaries = get_vision_window_index(
-        grid, vision.spatial_merge_size, window_size=vision.window_size, patch_size=vision.patch_size
-    )
-    ends = torch.unique_consecutive(torch.as_tensor(boundaries))
+    ends = torch.unique_consecutive(torch.as_tensor(_windows(vision, grid)[1]))
     return tuple(ends.diff().tolist())
 
 
