@@ -143,9 +143,7 @@ def resolve(model: str) -> str:
     if os.path.exists(folder):
         raise InputError(f"model {model}: this is a file; give the folder that holds the model")
     if is_url(model):
-        raise InputError(
-            f"model {model}: URLs are not read; give a folder, or the id after the host name"
-        )
+        raise InputError(f"model {model}: URLs are not read; give a folder, or the id after the host name")
     if model.startswith(("/", ".", "~")) or model.count("/") > 1 or not model.strip():
         raise InputError(f"model {model}: no such folder; give a folder, a hub id or one of {_shipped()}")
     return model
