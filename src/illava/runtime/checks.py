@@ -60,7 +60,7 @@ def check_cache(prefill: Prefill, returned: Any, depth: int) -> None:
     if layers is None:
         return
     if returned is not None and (len(returned.layers) < len(layers) or returned.layers[0] is not layers[0]):
-        _fail("key/value cache that the language model returned", "the one made for it", "another")
+        _fail("KV cache that the language model returned", "the one prepared for it", "another")
     length = prefill.start + prefill.prompt.runs.shape[1]
     for index, layer in enumerate(layers):
         if not isinstance(layer, MergedLayer) or index >= depth:
@@ -68,10 +68,10 @@ def check_cache(prefill: Prefill, returned: Any, depth: int) -> None:
         # The next step's positions start at the length that the cache reports.
         if layer.expected is not None or layer.get_seq_length() != length:
             held = 0 if layer.expected is not None else layer.get_seq_length()
-            _fail(f"tokens that layer {index} of the key/value cache stands for", length, held)
+            _fail(f"logical length of layer {index} of the KV cache", length, held)
         # Sliding-window layers hold fewer keys.
         if layer.window is None and layer.keys.shape[2] != layer.held:
-            _fail(f"keys in layer {index} of the key/value cache", layer.held, layer.keys.shape[2])
+            _fail(f"keys in layer {index} of the KV cache", layer.held, layer.keys.shape[2])
 
 
 def _fail(quantity: str, expected: Any, found: Any) -> None:
