@@ -169,7 +169,7 @@ def test_what_cannot_be_exact_is_refused(name: str) -> None:
     turns = turns_of(model, [[[]], [pictures(model, 1)]])
     with (
         illava.accelerate(model, method_of(name)),
-        pytest.raises(illava.UnsupportedError, match="see themselves"),
+        pytest.raises(illava.UnsupportedError, match="image attention is bidirectional"),
     ):
         chat(model, turns)
 

@@ -130,7 +130,7 @@ def test_dictionaries_and_files_bring_a_method_back(method, tmp_path):
         ({"method": "illava", "keep": 7}, "keep must lie in"),
         (
             {"method": "illava", "version": 3},
-            "newer illava, this one reads up to 2: pip install --upgrade illava",
+            "newer illava; this release reads up to version 2: pip install --upgrade illava",
         ),
         ({"method": "illava", "version": "2"}, "version must be a whole number from 1 up"),
         ({"method": "illava", "version": True}, "version must be a whole number from 1 up"),

@@ -60,7 +60,7 @@ def refused(method: str, family: str) -> str | None:
     if family in RECURRENT and method in IN_THE_LLM:
         return "recurrent"
     if method == "downsample" and family not in SMALLER:
-        return "hand the processor smaller ones"
+        return "give smaller pictures"
     if family == "gemma3" and method in ("pyramiddrop", "pool"):
         return "renumbered positions"
     return None

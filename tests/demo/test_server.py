@@ -120,8 +120,8 @@ def test_refused_questions(server, folder, picture):
     for words, said in (
         (("  ", name, "illava-best", "1/9"), "write a question"),
         (("What?", "gpt", "illava-best", "1/9"), "unknown model 'gpt'"),
-        (("What?", name, "magic", "1/9"), "no such method"),
-        (("What?", name, "illava-best", "7"), "no budget '7'"),
+        (("What?", name, "magic", "1/9"), "unknown method"),
+        (("What?", name, "illava-best", "7"), "unknown budget '7'"),
     ):
         with pytest.raises((InputError, UnsupportedError), match=said):
             last(server, [str(picture)], *words)

@@ -181,5 +181,5 @@ def test_refuses_what_is_no_share(keep):
 
 def test_survives_json():
     method = DivPrune(keep=0.25)
-    assert method.to_dict() == {"method": "divprune", "keep": 0.25}
+    assert method.to_dict() == {"version": 2, "method": "divprune", "keep": 0.25}
     assert illava.methods.method_from_dict(method.to_dict()) == method

@@ -119,7 +119,7 @@ def test_keeping_everything_and_removal_change_nothing(family):
 
 @pytest.mark.parametrize("family", ["llava", "llava_onevision", "internvl", "mistral3", "gemma3"])
 def test_other_families_are_refused_with_what_to_do_instead(family):
-    with pytest.raises(illava.UnsupportedError, match="hand the processor smaller ones"):
+    with pytest.raises(illava.UnsupportedError, match="give smaller pictures"):
         illava.accelerate(tiny_model(family), Downsample(keep=0.5))
 
 

@@ -254,7 +254,7 @@ def test_gradients_flow_through_means():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"layers": (1, 2)}, r"layers must be three layers, or None for the published, got \(1, 2\)"),
+        ({"layers": (1, 2)}, r"layers must be three layers, or None for the published ones, got \(1, 2\)"),
         ({"layers": (3, 2, 1)}, "layers must be ascending without repeats"),
         ({"layers": (-1, 2, 3)}, "layers must be whole numbers from 0 up"),
         ({"keep": 0}, r"keep must lie in \(0, 1\], got 0"),

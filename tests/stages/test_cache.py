@@ -91,7 +91,7 @@ def test_a_sliding_layer_lets_go_of_what_no_query_will_see():
         layer.update(keys[:, :, :1], keys[:, :, :1])
         assert layer.get_seq_length() == length
         assert layer.key_columns().tolist() == [list(range(max(5, length - 2), length))] * 2
-    with pytest.raises(illava.UnsupportedError, match="let go"):
+    with pytest.raises(illava.UnsupportedError, match="evicted"):
         layer.crop(-1)
 
 

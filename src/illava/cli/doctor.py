@@ -50,7 +50,10 @@ def doctor(
         hush()
         visit = _Visit(quiet=as_json)
         try:
-            from ..doctor import family
+            from .. import _import
+
+            # As names of illava are, so that what transformers lacks is named.
+            family = _import("doctor.family")
         except Exception as error:
             # A new transformers may have moved something that illava imports.
             visit.machine()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
-from transformers.utils import cached_file  # type: ignore[attr-defined]
+from transformers.utils.hub import cached_file
 
 from .base import FILE_NAME, Method, method_from_dict, read_json
 

@@ -47,21 +47,21 @@ def tile_units(modules: LocatedModules) -> int:
     return tile_side(modules.config.vision_config) ** 2 // modules.group
 
 
-def whole_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
     """The processor resizes every picture to one size."""
     units = tile_units(modules)
     full = getattr(modules.config, "vision_feature_select_strategy", "default") == "full"
     return Workload((units,), (Run(((0, units),), modules.tower.prefix if full else 0),), 0)
 
 
-def packed_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+def packed_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
     """Qwen-VL and GLM-4V encode a picture at its own size, rounded to whole units."""
     rows, columns = _packed_grid(modules, size)
     units = rows * columns
     return Workload((units,), (Run(((0, units),)),), 0, grids=((rows, columns),))
 
 
-def picture_in_lines(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+def picture_in_lines(modules: LocatedModules, size: Size, single: bool) -> Workload:
     """Pixtral encodes a picture at its own size, rounded up to whole units; a token marks each line end."""
     unit = _unit(modules)
     width, height = size
@@ -79,7 +79,7 @@ def anyres_tiles(config: Any, size: Size) -> int:
     return int(image_size_to_num_patches([height, width], config.image_grid_pinpoints, edge))
 
 
-def anyres_picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+def anyres_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
     """LLaVA-NeXT splits a picture into tiles, whose features the model packs into one sequence.
 
     The model's own packing runs on features that hold the number of their tile; this gives the tokens of each

@@ -48,7 +48,7 @@ def make_report(modules: LocatedModules, method: Method, plan: Plan, completed: 
     ]
     known = in_pictures * repeats == visual
     merged, plain = token_counts = _token_counts(modules, runs, prefill, stages, plan)
-    shape, llm = modules.family.encoder_dimensions(modules.config), llm_dimensions(modules.config)
+    encoder, llm = modules.family.encoder_dimensions(modules.config), llm_dimensions(modules.config)
     size = next(modules.llm.parameters()).element_size()
     return Report(
         family=modules.family.model_type,
@@ -59,8 +59,8 @@ def make_report(modules: LocatedModules, method: Method, plan: Plan, completed: 
         steps=tuple(steps),
         llm_tokens=llm_tokens,
         row_tokens=tuple(zip(*((stage.runs >= 0).sum(1).tolist() for stage in stages), strict=True)),
-        cost=cost_of(shape, llm, merged, size),
-        plain_cost=cost_of(shape, llm, plain, size),
+        cost=cost_of(encoder, llm, merged, size),
+        plain_cost=cost_of(encoder, llm, plain, size),
         token_counts=token_counts,
         pictures=_pictures(modules, plan, pictures, prefill, repeats) if known else (),
         tile_edge=_tile_edge(modules),
@@ -129,7 +129,7 @@ def _encoder_counts(
     modules: LocatedModules, taps: tuple[int, ...], run: EncoderRun, plan: Plan
 ) -> EncoderCounts:
     blocks, g = range(len(modules.blocks)), modules.group
-    # A step that chooses among projected features comes after the projector, which processes all units.
+    # A step on projected features runs after the projector, which processes all units.
     projected = plan.projector is not None and plan.projector.projected
     return EncoderCounts(
         run.embedded,
@@ -188,7 +188,7 @@ def _pictures(
 
 
 def _alive_tokens(prefill: Prefill, sequence: Sequence, repeats: int) -> dict[str, Tensor]:
-    """For images and for videos, (T,) bool: which of their placeholders, in prompt order, are left."""
+    """For images and for videos, (T,) bool: which of their placeholders remain, in prompt order."""
     columns = sequence.columns[::repeats].cpu()
     left = torch.zeros_like(prefill.prompt.runs[::repeats], dtype=torch.bool, device="cpu")
     rows = torch.arange(len(columns))[:, None].expand_as(columns)

@@ -1,7 +1,7 @@
-"""Where in the pictures the encoder's units and the LLM's visual tokens come from.
+"""The patches of the pictures that the encoder's units and the LLM's visual tokens represent.
 
 Every patch is a row ``frame, x0, y0, x1, y1`` with coordinates as fractions of the picture's width and
-height. They may stick out of [0, 1] where a model pads the picture.
+height. They may lie outside of [0, 1] if a model pads the picture.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Layout:
     units: Tensor
     """(U, 5) fp32: the patch of each unit, in the run's own order."""
     tokens: Tensor
-    """(T, 5) fp32: the patch of each placeholder in the prompt; NaN for tokens that show no patch."""
+    """(T, 5) fp32: the patch of each placeholder in the prompt; NaN for tokens without a patch."""
 
 
 def layouts(modules: LocatedModules, run: EncoderRun, video_tokens: int | None = None) -> list[Layout]:
-    """Every picture of an encoder run, in order.
+    """The layout of each picture of an encoder run, in order.
 
-    ``video_tokens``: placeholders of the first video of the prompt, which tell how many frames a video has
-    where the encoder is handed the frames of all of them.
+    ``video_tokens``: placeholders of the first video of the prompt. They determine the number of frames per
+    video if the input of the encoder is the frames of all videos.
     """
     if run.grid is not None:
         return _packed(modules, run)
@@ -69,7 +69,7 @@ def _packed(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
 
 
 def _separate(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
-    """Tiles that are pictures of their own, as far as the model knows."""
+    """Tiles that the model treats as separate pictures."""
     out, first = [], 0
     for n in run.full_lengths:
         side = math.isqrt(n)
@@ -83,17 +83,17 @@ def _separate(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
 
 
 def _pooled(run: EncoderRun, video_tokens: int | None) -> list[Layout]:
-    """Videos frame by frame, whose units a function averages; boxes of tokens by running it on theirs."""
+    """Videos whose frames are pooled. The boxes of tokens are computed by pooling the boxes of units."""
     assert run.mixing is not None
     name, function = run.mixing[:2]
     frames, side = len(run.full_lengths), math.isqrt(run.full_lengths[0])
-    # OneVision closes a video with one newline feature.
+    # OneVision ends a video with one newline feature.
     ends = int(name == "apply_pooling")
     pooled = function(grid_boxes(1, side, side)[None])[0]
     each = frames if video_tokens is None else (video_tokens - ends) // len(pooled)
     if not each or frames % each:
         return []
-    # An average of boxes has the right centre, and the size of one of them.
+    # The average of several boxes has the right centre, but the size of a single box.
     margin = (math.sqrt(side**2 / len(pooled)) - 1) / side / 2
     pooled = pooled + torch.tensor([0, -margin, -margin, margin, margin])
     units, tokens = (_frames(boxes, each) for boxes in (grid_boxes(1, side, side), pooled))
@@ -102,14 +102,14 @@ def _pooled(run: EncoderRun, video_tokens: int | None) -> list[Layout]:
 
 
 def _frames(boxes: Tensor, count: int) -> Tensor:
-    """(n, 5) boxes of a frame to (count n, 5) of as many."""
+    """(n, 5) boxes of a frame to (count * n, 5) boxes of ``count`` frames."""
     out = boxes.repeat(count, 1)
     out[:, 0] = torch.arange(count).repeat_interleave(len(boxes))
     return out
 
 
 def _tiled(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
-    """Pictures cut into tiles; token boxes by running the model's own packing on the boxes of the units."""
+    """Pictures split into tiles. The boxes of tokens result from the model's own packing of unit boxes."""
     assert run.mixing is not None
     _, function, tiles, args, kwargs = run.mixing
     side = math.isqrt(run.full_lengths[0])
@@ -128,7 +128,7 @@ def _tiled(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
 
 
 def _tile_boxes(config: Any, tiles: int, whole: Tensor, size: list[int]) -> Tensor:
-    """(tiles, n, 5): the first tile shows the whole picture, the others a centred, padded enlargement."""
+    """(tiles, n, 5): the first tile is the whole picture; the others split a centred, padded enlargement."""
     if tiles == 1:
         return whole[None]
     from transformers.image_processing_utils import select_best_resolution
@@ -137,14 +137,14 @@ def _tile_boxes(config: Any, tiles: int, whole: Tensor, size: list[int]) -> Tens
     height, width = size
     canvas_height, canvas_width = select_best_resolution(size, config.image_grid_pinpoints)
     scale = min(canvas_width / width, canvas_height / height)
-    shown = torch.tensor([width * scale, height * scale])
-    margin = (torch.tensor([canvas_width, canvas_height]) - shown) / 2
+    scaled = torch.tensor([width * scale, height * scale])
+    margin = (torch.tensor([canvas_width, canvas_height]) - scaled) / 2
     out = [whole]
     for row in range(canvas_height // edge):
         for column in range(canvas_width // edge):
             corner = torch.tensor([column, row])
             box = whole.clone()
             for corners in (slice(1, 3), slice(3, 5)):
-                box[:, corners] = ((corner + box[:, corners]) * edge - margin) / shown
+                box[:, corners] = ((corner + box[:, corners]) * edge - margin) / scaled
             out.append(box)
     return torch.stack(out)

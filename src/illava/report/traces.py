@@ -13,7 +13,7 @@ from ..errors import renamed
 from ..ops.merge_weights import MergeWeights
 from ..runtime.encoder.run import EncoderRun
 from ..runtime.llm.prefill import Prefill
-from ..runtime.traces import Trace, all_stayed
+from ..runtime.traces import Trace, all_kept
 from .patches import Layout
 
 
@@ -95,7 +95,7 @@ def before_llm(stage: str, block: int, pictures: Sequence[tuple[EncoderRun, Layo
     parts = []
     for run in runs:
         assert run.traces is not None
-        parts.append((run.traces.get(block) or all_stayed(run.units_before(block)), _units(run, pictures)))
+        parts.append((run.traces.get(block) or all_kept(run.units_before(block)), _units(run, pictures)))
     return _joined(stage, block, parts)
 
 
@@ -108,7 +108,7 @@ def in_llm(
     if trace is None:
         sequence = prefill.at(layer)
         row, index = (sequence.runs >= 0).nonzero().T
-        trace = all_stayed(row * prefill.prompt.runs.shape[1] + sequence.columns[row, index])
+        trace = all_kept(row * prefill.prompt.runs.shape[1] + sequence.columns[row, index])
     if repeats > 1:
         trace = _subset(trace, trace.entered // prefill.prompt.runs.shape[1] % repeats == 0)
     return _joined("llm", layer, [(trace, _tokens(prefill, pictures, repeats))])

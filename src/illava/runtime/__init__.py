@@ -1,1 +1,1 @@
-"""What is attached to a model: hooks in the order of the data, from the image encoder to the cache."""
+"""The hooks attached to a model, in the order of the data: from the image encoder to the KV cache."""

@@ -1,9 +1,9 @@
-"""Reading queries and keys off an attention layer without changing what it computes.
+"""Reading the queries and keys of an attention module without changing its output.
 
-Only the attention modules that are asked for scores get a tap: a shallow copy of their config names an
-attention implementation registered here, which hands the rotated queries and keys to the tap and then
-calls the implementation the user chose. The model's own config and masks are never touched, and no
-attention matrix is materialised by the model (``output_attentions`` stays off).
+Only the attention modules whose scores are needed get a tap. A shallow copy of their config names an
+attention implementation registered here, which passes the rotated queries and keys to the tap and then calls
+the implementation chosen by the user. The model's own config and masks are not modified, and the model does
+not materialise an attention matrix (``output_attentions`` stays off).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ..compat import eager_attention
 from ..errors import UnsupportedError
 
 IMPLEMENTATION = "illava"
-# Modelling code asks the name whether to hand over all packed sequences at once.
+# By this name, modelling code decides whether to pass all packed sequences in one call.
 FLASH_IMPLEMENTATION = "illava_flash"
 SUPPORTED_BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 Observer = Callable[[Tensor, Tensor, float, Any, float | None], None]
 """Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask
-(Tensor, None, or flex attention's BlockMask) and the softcap on its logits, if it has one."""
+(Tensor, None, or flex attention's BlockMask), and the softcap of its logits or None."""
 Bias = Callable[[Tensor], Tensor | None]
-"""Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, what is added to the logits of each key, or None."""
+"""Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, a bias added to the logits of each key, or None."""
 
 
 class AttentionTap:
-    """Shows observers the queries and keys of one attention module; ``remove`` undoes it."""
+    """Passes the queries and keys of one attention module to observers; ``remove`` undoes it."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -48,7 +48,7 @@ class AttentionTap:
         module._illava_tap = self  # type: ignore[assignment]
 
     def recompute_qk(self, observer: Observer, **kwargs: Any) -> None:
-        """Run the module with ``kwargs`` for its queries and keys alone, which ``observer`` is shown."""
+        """Run the module with ``kwargs`` only to pass its queries and keys to ``observer``."""
         self._recomputing = observer
         try:
             self.module(**kwargs)
@@ -58,8 +58,8 @@ class AttentionTap:
     def observe(
         self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
     ) -> tuple[Any, bool]:
-        """Show the observers; returns the mask to attend with, and whether the attention itself is wanted."""
-        # Scores only choose: no gradient goes through them, and nothing of them is kept for a backward pass.
+        """Call the observers. Returns the mask for the attention, and whether to compute the attention."""
+        # Scores are only used for selection: no gradients, and nothing is saved for a backward pass.
         with torch.no_grad():
             if self._recomputing is not None:
                 self._recomputing(query, key, scaling, mask, softcap)
@@ -70,12 +70,12 @@ class AttentionTap:
             return (mask if bias is None else _biased(mask, bias.to(query.dtype), query.shape[2])), True
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module would have computed without the tap, by the user's current choice of backend."""
+        """The output of the module without the tap, by the backend that the user has chosen now."""
         check_backend(self.config)
         refuse_another(self.config, is_flash(self.tapped))
         backend = self.config._attn_implementation
         if backend == "eager":
-            # Every modelling file of transformers has its own eager function, not a registered one.
+            # Each modelling file of transformers has its own eager function, which is not registered.
             eager = eager_attention(self.module)
             assert eager is not None
             return eager(*args, **kwargs)
@@ -92,12 +92,12 @@ class AttentionTap:
 
 
 def is_flash(config: Any) -> bool:
-    """Whether the attention implementation is flash attention, of whatever version and source."""
+    """Whether the attention implementation is flash attention, of any version and source."""
     return "flash" in config._attn_implementation
 
 
 def refuse_another(config: Any, flash: bool) -> None:
-    """Raise UnsupportedError if the user's choice has gone to or from flash attention since accelerate()."""
+    """Raise UnsupportedError if the user has switched to or from flash attention since accelerate()."""
     if is_flash(config) != flash:
         raise UnsupportedError(
             f"the attention implementation became {config._attn_implementation!r} after accelerate(); "
@@ -106,9 +106,9 @@ def refuse_another(config: Any, flash: bool) -> None:
 
 
 def check_backend(config: Any) -> None:
-    """Raise UnsupportedError unless scores can be read beside the attention backend of ``config``."""
+    """Raise UnsupportedError unless scores can be computed with the attention backend of ``config``."""
     backend = config._attn_implementation
-    # Flash attention kernels that are downloaded go by the name of their repository.
+    # Downloaded flash attention kernels have the name of their repository.
     if backend in SUPPORTED_BACKENDS or ("flash" in backend and "paged" not in backend):
         return
     raise UnsupportedError(
@@ -128,14 +128,14 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    mask, wanted = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"))
-    if not wanted:
+    mask, compute_output = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"))
+    if not compute_output:
         return value.new_zeros(()).expand(*query.transpose(1, 2).shape[:3], value.shape[-1]), None
     return tap.attend(module, query, key, value, mask, scaling=scaling, **kwargs)
 
 
 def _biased(mask: Any, bias: Tensor, rows: int) -> Tensor:
-    """A (B or 1, 1, q, k) boolean or additive mask, or None, with ``bias`` on top."""
+    """Add ``bias`` to a (B or 1, 1, q, k) boolean or additive mask, or None. Returns an additive mask."""
     if mask is None:
         return bias.expand(-1, -1, rows, -1)
     if mask.dtype == torch.bool:

@@ -1,4 +1,4 @@
-"""Values derived once from an object that every layer of a call is handed again."""
+"""Values computed once from an object that every layer of a call receives."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T")
 
 
 class Cached:
-    """``cached(source, make)`` is ``make()``, kept for later calls with the same object ``source``."""
+    """``cached(source, make)`` returns ``make()``, cached for later calls with the same object ``source``."""
 
     def __init__(self) -> None:
-        # The source is held beside the value: as long as it lives, no other object can have its id.
+        # The source is stored with the value: as long as it exists, no other object can have its id.
         self._made: dict[int, tuple[Any, Any]] = {}
 
     def __call__(self, source: Any, make: Callable[[], T]) -> T:
@@ -22,5 +22,5 @@ class Cached:
         return value
 
     def clear(self) -> None:
-        """Forget everything, because what it was derived with has changed."""
+        """Remove all cached values."""
         self._made.clear()

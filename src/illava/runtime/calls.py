@@ -1,9 +1,8 @@
-"""The calls of an accelerated model: one thread at a time, and what is known only while a call lasts.
+"""The calls of an accelerated model: one thread at a time, with the state of each call of ``generate``.
 
-There is one pass under way (:mod:`illava.runtime.passes`), so a second thread waits until the first one's
-call is over.
-What ``generate`` knows and a forward does not (where the prompt ends) is kept in an object of that one call,
-which is dropped when it returns or fails.
+There is one current pass (:mod:`illava.runtime.passes`), so a second thread waits until the call of the first
+one has ended. Information that ``generate`` has and a forward has not (where the prompt ends) is stored in an
+object of that call, which is deleted when the call returns or fails.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from .hooks import Hooks
 
 @dataclass
 class Generation:
-    """What one call of ``generate`` knows."""
+    """The state of one call of ``generate``."""
 
     prompt: Tensor | None = None
-    """(B, L) token ids of the prompt, where candidates follow it or further passes run it again."""
+    """(B, L) token ids of the prompt, if candidates follow it or if later passes run it again."""
     last: Tensor | None = None
     """(B,) int64 column of the last prompt token in the first of the passes that run the prompt again."""
     at_end: Callable[[], None] = lambda: None
-    """Called when it returns or fails."""
+    """Called when the call returns or fails."""
 
 
 class ThreadLock:
-    """A lock that one thread may take several times, and that does not outlive an interrupted forward.
+    """A reentrant lock that is released if a forward is interrupted.
 
-    Forward hooks do not run after Ctrl-C, which is no ``Exception``. So a thread that waits checks whether
+    Forward hooks do not run after Ctrl-C, which is not an ``Exception``. So a waiting thread checks whether
     the owner is still inside a module's call, and otherwise takes the lock from it.
     """
 
@@ -47,18 +46,18 @@ class ThreadLock:
         self._free = threading.Condition()
         self._owner: int | None = None
         self._blocks = 0
-        """``with`` blocks of the owner, which always end."""
+        """Number of active ``with`` blocks of the owner, which always exit."""
         self._calls: list[nn.Module] = []
-        """Modules whose calls the owner is in."""
+        """Modules whose forward the owner is running."""
 
     @property
     def held(self) -> bool:
-        """Whether this thread holds it."""
+        """Whether this thread holds the lock."""
         return self._owner == threading.get_ident()
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        """Hold it for a ``with`` block."""
+        """Hold the lock for a ``with`` block."""
         self._acquire()
         self._blocks += 1
         calls = len(self._calls)
@@ -70,15 +69,15 @@ class ThreadLock:
             self._release()
 
     def enter(self, module: nn.Module) -> None:
-        """Hold it for a call of ``module``, until ``leave``."""
+        """Hold the lock for a call of ``module``, until ``leave``."""
         self._acquire()
-        # No module calls itself: what is there already was interrupted.
+        # No module calls itself: an earlier entry belongs to an interrupted call.
         if any(module is known for known in self._calls):
             del self._calls[next(i for i, known in enumerate(self._calls) if known is module) :]
         self._calls.append(module)
 
     def leave(self, module: nn.Module) -> None:
-        """The call of ``module`` is over; nothing happens where this thread is in none."""
+        """End the call of ``module``. Does nothing if this thread is not in such a call."""
         if self.held and any(module is known for known in self._calls):
             del self._calls[next(i for i, known in enumerate(self._calls) if known is module) :]
             self._release()
@@ -98,7 +97,7 @@ class ThreadLock:
                 self._free.notify()
 
     def _abandoned(self) -> bool:
-        """Whether the owner is in no module's call, although it has not reported the end of one."""
+        """Whether the owner is not inside a module's call, although it has not released the lock."""
         if self._blocks:
             return False
         frame = sys._current_frames().get(self._owner or 0)
@@ -110,7 +109,7 @@ class ThreadLock:
 
 
 class Calls:
-    """Lets one thread at a time run the model; ``generation`` is this thread's call of generate."""
+    """Lets one thread at a time run the model; ``generation`` is this thread's call of ``generate``."""
 
     def __init__(self, modules: LocatedModules, hooks: Hooks) -> None:
         self.modules, self.hooks = modules, hooks
@@ -127,7 +126,7 @@ class Calls:
 
     @property
     def _modules(self) -> list[nn.Module]:
-        # The base reads what the hooks of the outer model noted.
+        # Hooks on the base model read the options that hooks on the outer model have recorded.
         return (
             [self.modules.model]
             if self.modules.model is self.modules.base
@@ -135,7 +134,7 @@ class Calls:
         )
 
     def close(self) -> None:
-        """When all other hooks are attached: come before the first and after the last of them."""
+        """Called after all other hooks are attached: add hooks before the first and after the last one."""
         for module in self._modules:
             self.hooks.pre(module, self._enter, prepend=True)
             self.hooks.post(module, self._leave, always=True)
@@ -148,13 +147,13 @@ class Calls:
 
     @property
     def holds_lock(self) -> bool:
-        """Whether this thread's call is the one under way."""
+        """Whether the current call belongs to this thread."""
         return torch.compiler.is_compiling() or self.lock.held
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if _exporting():
             raise UnsupportedError(
-                "an accelerated model cannot be traced or exported, since what is kept depends on the "
+                "an accelerated model cannot be traced or exported, since the tokens kept depend on the "
                 "picture; call handle.remove() first"
             )
         if not any(module is known for known in self._modules):
@@ -165,7 +164,7 @@ class Calls:
         if not torch.compiler.is_compiling():
             self._lock_for(module)
         elif not self.generating:
-            # Steps that generate() compiles must not leave compiled code, and it holds the lock for them.
+            # Steps compiled by generate() must not cause a graph break; generate() holds the lock for them.
             self._lock_uncompiled(module)
 
     def _leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -177,7 +176,7 @@ class Calls:
     def _lock_for(self, module: nn.Module) -> None:
         self.lock.enter(module)
         if not self.hooks.owner.active:
-            # The hooks were taken off while this thread waited.
+            # The hooks were removed while this thread waited.
             self.lock.leave(module)
 
     @torch.compiler.disable
@@ -209,7 +208,7 @@ class Calls:
 
 
 def _exporting() -> bool:
-    # Younger than the oldest torch that is supported.
+    # is_exporting is missing in the oldest supported torch.
     exporting: bool = getattr(torch.compiler, "is_exporting", bool)()
     return exporting or bool(torch.jit.is_tracing())  # type: ignore[no-untyped-call]
 
@@ -221,6 +220,6 @@ def _cache_implementation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _refuse_paged(*args: Any, **kwargs: Any) -> Any:
     raise UnsupportedError(
-        "paged caches and continuous batching are not supported: they take no pictures, and hold no merged "
-        "prompt; call generate() with a dynamic or static cache"
+        "paged caches and continuous batching are not supported: they support neither pictures nor merged "
+        "prompts; call generate() with a dynamic or static cache"
     )

@@ -1,7 +1,7 @@
-"""Gradient checkpointing: layers run again in the backward pass, long after a stage has moved on.
+"""Gradient checkpointing: layers run again in the backward pass, after their forward pass has ended.
 
-During each later run of a layer, the pass under way is the one of its first run, as that left it. The hooks
-do the same with the same pass however often they are called.
+When a layer is rerun, the current pass is restored to its state after the first run of the layer. Given the
+same pass, the hooks have the same effect in every run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FUNCTION = "_gradient_checkpointing_func"
 
 
 class Checkpoints:
-    """Carries the pass under way through the checkpoints of ``layers``."""
+    """Restores the current pass when the checkpoints of ``layers`` are rerun."""
 
     def __init__(
         self,
@@ -30,22 +30,22 @@ class Checkpoints:
         hooks: Hooks,
         after: Callable[[Pass], None] = lambda _: None,
     ) -> None:
-        """``after`` is called with the pass when a layer has run again."""
+        """``after`` is called with the pass after each rerun of a layer."""
         self.passes, self.layers, self.after = passes, layers, after
-        self.again = False
-        """Whether a layer is running again just now."""
+        self.rerunning = False
+        """Whether a layer is currently being rerun."""
         # Read here, since compiled code cannot.
         self._need_grad = checkpoints_need_grad()
         hooks.undo(self._restore)
 
     @property
     def active(self) -> bool:
-        """Whether a pass made now would run the layers again."""
+        """Whether the layers of a pass that starts now would be rerun."""
         return torch.is_grad_enabled() and self._switched_on
 
     @property
     def without_cache(self) -> bool:
-        """Whether a pass made now would hand the layers no key/value cache, since they are checkpointed."""
+        """Whether the layers of a pass that starts now would get no KV cache, since they are checkpointed."""
         return self.active or (not self._need_grad and self._switched_on)
 
     @property
@@ -55,9 +55,9 @@ class Checkpoints:
         )
 
     def prepare(self, *, reentrant: bool = True) -> None:
-        """Before a pass: users switch checkpointing on and off whenever they like.
+        """Called before each pass, since users can switch checkpointing on and off at any time.
 
-        Raises UnsupportedError for reentrant checkpoints where they are not ``reentrant``.
+        Raises UnsupportedError for reentrant checkpoints unless ``reentrant`` allows them.
         """
         if not self.active:
             return
@@ -65,44 +65,44 @@ class Checkpoints:
             function = layer.__dict__.get(_FUNCTION)
             if function is None:
                 continue
-            inner = function.function if isinstance(function, _Carrying) else function
+            inner = function.function if isinstance(function, _RestoringPass) else function
             if not reentrant and getattr(inner, "keywords", {}).get("use_reentrant", True):
                 raise UnsupportedError(
                     "reentrant gradient checkpointing is not supported by the encoder stage: enable it with "
                     "gradient_checkpointing_kwargs={'use_reentrant': False}"
                 )
-            layer.__dict__[_FUNCTION] = _Carrying(inner, self)
+            layer.__dict__[_FUNCTION] = _RestoringPass(inner, self)
 
     def _restore(self) -> None:
         for layer in self.layers:
             function = layer.__dict__.get(_FUNCTION)
-            if isinstance(function, _Carrying):
+            if isinstance(function, _RestoringPass):
                 layer.__dict__[_FUNCTION] = function.function
 
 
-class _Carrying:
-    """A checkpoint function whose later runs of a layer all find the pass that the first one left."""
+class _RestoringPass:
+    """A checkpoint function that restores the pass of a layer's first run in every rerun."""
 
     def __init__(self, function: Callable[..., Any], checkpoints: Checkpoints) -> None:
         self.function, self.checkpoints = function, checkpoints
 
     def __call__(self, forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
         passes = self.checkpoints.passes
-        left: list[Pass | None] = []
+        saved: list[Pass | None] = []
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            if not left:
+            if not saved:
                 output = forward(*args, **kwargs)
-                left.append(passes.snapshot())
+                saved.append(passes.snapshot())
                 return output
-            before, passes.current = passes.current, left[0]
-            self.checkpoints.again = True
+            previous, passes.current = passes.current, saved[0]
+            self.checkpoints.rerunning = True
             try:
                 return forward(*args, **kwargs)
             finally:
-                passes.current = before
-                self.checkpoints.again = False
-                if left[0] is not None:
-                    self.checkpoints.after(left[0])
+                passes.current = previous
+                self.checkpoints.rerunning = False
+                if saved[0] is not None:
+                    self.checkpoints.after(saved[0])
 
         return self.function(run, *args, **options)

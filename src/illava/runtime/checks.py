@@ -1,6 +1,6 @@
-"""Checks of a merged prefill while it runs: what transformers made of it against what was planned.
+"""Checks of a merged prefill while it runs: the actual token counts against the expected ones.
 
-They compare numbers that are on the host anyway, and raise rather than let a wrong answer out.
+They compare numbers that are already on the host, and raise an error instead of returning a wrong result.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _COMPILED = " (torch.compile follows hooks where torch._dynamo.config.skip_nnmod
 
 
 def check_source(marks: Tensor) -> None:
-    """Raise UnsupportedError if any of (B, L) ``marks`` is set, in features that the model did not make."""
+    """Raise UnsupportedError if any of (B, L) ``marks`` is set in features from an unknown source."""
     if bool(marks.any()):
         raise UnsupportedError(
-            "mm_encoder_outputs hold NaN, and are not the very objects that this accelerated model's "
-            "get_image_features returned, so whether NaN marks dropped tokens is not known; hand over these"
+            "mm_encoder_outputs contain NaN and are not the objects returned by get_image_features of this "
+            "accelerated model, so it is unknown whether NaN marks dropped tokens; pass these objects"
         )
 
 
 def check_marks(runs: list[EncoderRun], prefill: Prefill, blocks: frozenset[int]) -> None:
     """Raise RuntimeError unless the encoder merged in all ``blocks`` and all features it dropped are marked.
 
-    ``runs`` made the features, all of which each row of the batch may hold once more, as beams do.
+    ``runs`` computed the features. Each row of the batch may contain all of them again, as for beams.
     """
     if prefill.prompt.unknown_source or not runs:
         return
@@ -45,7 +45,7 @@ def check_marks(runs: list[EncoderRun], prefill: Prefill, blocks: frozenset[int]
 
 
 def check_output(prefill: Prefill, output: Any, layers: frozenset[int]) -> None:
-    """Raise RuntimeError unless tokens merged before all ``layers``, and all that are left came out."""
+    """Raise RuntimeError unless tokens merged before all ``layers`` and the remaining ones were returned."""
     if not layers <= prefill.visited:
         _fail(f"layers before which tokens merged{_COMPILED}", sorted(layers), sorted(prefill.visited))
     hidden = output[0]
@@ -55,27 +55,27 @@ def check_output(prefill: Prefill, output: Any, layers: frozenset[int]) -> None:
 
 
 def check_cache(prefill: Prefill, returned: Any, depth: int) -> None:
-    """Raise RuntimeError unless the first ``depth`` layers of the key/value cache hold what is left."""
+    """Raise RuntimeError unless the first ``depth`` layers of the KV cache hold the remaining tokens."""
     layers = prefill.cache_layers
     if layers is None:
         return
     if returned is not None and (len(returned.layers) < len(layers) or returned.layers[0] is not layers[0]):
-        _fail("key/value cache that the language model returned", "the one made for it", "another")
+        _fail("KV cache that the language model returned", "the one prepared for it", "another")
     length = prefill.start + prefill.prompt.runs.shape[1]
     for index, layer in enumerate(layers):
         if not isinstance(layer, MergedLayer) or index >= depth:
             continue
-        # Positions of the next step count from the length that the cache reports.
+        # The next step's positions start at the length that the cache reports.
         if layer.expected is not None or layer.get_seq_length() != length:
             held = 0 if layer.expected is not None else layer.get_seq_length()
-            _fail(f"tokens that layer {index} of the key/value cache stands for", length, held)
-        # A sliding window holds fewer, as its layer counts itself.
+            _fail(f"logical length of layer {index} of the KV cache", length, held)
+        # Sliding-window layers hold fewer keys.
         if layer.window is None and layer.keys.shape[2] != layer.held:
-            _fail(f"keys in layer {index} of the key/value cache", layer.held, layer.keys.shape[2])
+            _fail(f"keys in layer {index} of the KV cache", layer.held, layer.keys.shape[2])
 
 
-def _fail(what: str, expected: Any, found: Any) -> None:
+def _fail(quantity: str, expected: Any, found: Any) -> None:
     raise RuntimeError(
-        f"{what}: expected {expected}, found {found} in a merged prefill on transformers {installed()}; the "
-        "result would be wrong. Run `illava doctor`, and install a release that works"
+        f"{quantity}: expected {expected}, found {found} in a merged prefill on transformers {installed()}; "
+        "the result would be wrong. Run `illava doctor`, and install a supported release"
     )

@@ -1,4 +1,4 @@
-"""Everything that is attached to a model, in one list, so that it can be taken off again."""
+"""Everything that is attached to a model, in one list, so that it can be removed again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .attention_tap import AttentionTap, Bias, Observer
 
 
 class Owner:
-    """Whether an acceleration is still on; shared with the caches it filled, wherever these are copied to."""
+    """Whether an acceleration is still active; shared with the caches that it filled and their copies."""
 
     _alive: ClassVar[weakref.WeakValueDictionary[str, Owner]] = weakref.WeakValueDictionary()
 
     def __init__(self) -> None:
         self.active = True
         self.running = False
-        """Whether its LLM is at work just now."""
+        """Whether its LLM is running."""
         self.name = uuid.uuid4().hex
         self._alive[self.name] = self
 
@@ -28,7 +28,7 @@ class Owner:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A pickle finds its way back only in this process, and only as long as the acceleration is there.
+        # A pickle refers to this object only within this process, and only as long as the object exists.
         return _owner, (self.name,)
 
 
@@ -41,7 +41,7 @@ def _owner(name: str) -> Owner:
 
 
 class Hooks:
-    """Attaches hooks, taps and instance attributes; ``remove`` takes them off in reverse order."""
+    """Attaches hooks, taps and instance attributes; ``remove`` removes them in reverse order."""
 
     def __init__(self) -> None:
         self.owner = Owner()
@@ -49,25 +49,25 @@ class Hooks:
         self._taps: dict[nn.Module, AttentionTap] = {}
 
     def pre(self, module: nn.Module, hook: Callable[..., Any], *, prepend: bool = False) -> None:
-        """``hook(module, args, kwargs)`` before the module's forward; may return (args, kwargs)."""
+        """Call ``hook(module, args, kwargs)`` before the module's forward; it may return (args, kwargs)."""
         handle = module.register_forward_pre_hook(hook, with_kwargs=True, prepend=prepend)
         self._undo.append(handle.remove)
 
     def post(
         self, module: nn.Module, hook: Callable[..., Any], *, prepend: bool = False, always: bool = False
     ) -> None:
-        """``hook(module, args, kwargs, output)`` after it; may return another output."""
+        """Call ``hook(module, args, kwargs, output)`` after the forward; it may return another output."""
         handle = module.register_forward_hook(hook, with_kwargs=True, prepend=prepend, always_call=always)
         self._undo.append(handle.remove)
 
     def undo(self, function: Callable[[], Any]) -> None:
-        """Call ``function`` when everything is taken off."""
+        """Call ``function`` in :meth:`remove`."""
         self._undo.append(function)
 
     def tap(
         self, attention: nn.Module, observer: Observer | None = None, *, bias: Bias | None = None
     ) -> AttentionTap:
-        """Show ``observer`` the queries and keys of an attention module, or add ``bias`` to its logits."""
+        """Pass the queries and keys of an attention module to ``observer``, or add ``bias`` to its logits."""
         tap = self._taps.get(attention)
         if tap is None:
             tap = self._taps[attention] = AttentionTap(attention)
@@ -78,7 +78,7 @@ class Hooks:
         return tap
 
     def attribute(self, module: nn.Module, name: str, value: Any) -> None:
-        """Shadow a method or set a mark on this one instance."""
+        """Set an attribute on this instance, such as a wrapper that shadows a method of the class."""
         if name in module.__dict__:
             before = module.__dict__[name]
             self._undo.append(lambda: module.__dict__.__setitem__(name, before))

@@ -1,12 +1,14 @@
-"""Faster products of a few rows on a CPU, which is what merging leaves: short prefills and decoding.
+"""Faster linear layers with few rows on a CPU, as in decoding and in the short prefills that merging leaves.
 
-A wide matrix times a few rows is slower per row than times many: libraries copy the matrix into an order of
-their own first, in blocks that fit no cache. The same product in slices of output features does better, where
-a quick try on the machine at hand says so. Nothing is copied, and no result changes by more than rounding.
+The product of a wide matrix with few rows is slower per row than with many: libraries first repack the
+matrix, in blocks that do not fit into a CPU cache. Computing the product in slices of output features is
+faster on some machines, which a short measurement decides. Nothing is copied, and results change only by
+rounding.
 
-Decoding one sequence reads every weight once for each token, so that only fewer bytes can make it faster:
-``half=True`` keeps a float16 copy of the LLM's weights for products of a few rows, whose inputs are rounded
-to float16 too; what would leave its range, or weights that have changed since, take the usual way.
+Decoding one sequence reads every weight once per token, so it can only get faster by reading fewer bytes.
+``half=True`` stores a float16 copy of the LLM's weights for products with few rows; their inputs are rounded
+to float16 as well. Results outside the range of float16, and weights that have changed since, use the float32
+path.
 """
 
 from __future__ import annotations
@@ -26,20 +28,20 @@ from ..errors import UnsupportedError
 from ..models.located import locate
 
 ROWS = (8, 64, 256)
-"""Numbers of rows at which slices are tried; others take the choice of the next."""
+"""Numbers of rows at which slicing is measured; other numbers use the result of the next larger one."""
 WIDTH = 896
-"""Output features of a slice: with a thousand or two that go in, a few megabytes."""
+"""Output features of a slice: a few megabytes with one or two thousand input features."""
 LEAST = 1792
-"""Output features from which slicing is tried."""
+"""Minimum number of output features for which slicing is measured."""
 HEADS = 32768
-"""Output features from which a matrix is a head, which sees a row a sequence."""
+"""Minimum number of output features of a language-model head, which processes one row per sequence."""
 GAIN = 0.95
-"""The share of the whole product's time that slices must stay under."""
+"""Slicing is used if it takes less than this share of the time of the whole product."""
 HALF_ROWS = 4
-"""Rows up to which float16 weights are used."""
+"""Maximum number of rows for which float16 weights are used."""
 
 Choice = tuple[bool, ...]
-"""For each of ROWS, whether products are sliced."""
+"""For each number of rows in ``ROWS``, whether products are sliced."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class _Shape:
 
 
 class Tuned:
-    """A model whose products are sliced. Use it as a context manager, or call :meth:`remove` when done."""
+    """A model with tuned linear layers. Use it as a context manager, or call :meth:`remove` when done."""
 
     def __init__(self, modules: Sequence[tuple[nn.Linear, Choice, bool]]) -> None:
         self.modules = [module for module, _, _ in modules]
@@ -58,12 +60,12 @@ class Tuned:
             (module.in_features, module.out_features): dict(zip(ROWS, choice, strict=True))
             for module, choice, _ in modules
         }
-        """(in, out) features -> most rows -> whether products of so many are sliced."""
+        """(in, out) features -> maximum number of rows -> whether products with these rows are sliced."""
         for module, choice, half in modules:
             module.forward = _Forward(module, choice, half)  # type: ignore[method-assign]
 
     def remove(self) -> None:
-        """Take it off again. Calling it twice does no harm."""
+        """Restore the plain linear layers. A second call does nothing."""
         for module in self.modules:
             module.__dict__.pop("forward", None)
         self.modules, self.removed = [], True
@@ -85,28 +87,28 @@ def tune(
     half: bool = False,
     advance: Callable[[int], None] = lambda steps: None,
 ) -> Tuned:
-    """Make products of a few rows faster on this CPU: short prefills, and decoding of batches.
+    """Make linear layers with few rows faster on this CPU: short prefills, and decoding of batches.
 
-    Works on this instance alone, with or without :func:`illava.accelerate`, in passes without gradients.
-    Takes a few seconds, in which every shape of matrix is tried at three numbers of rows.
+    Changes this instance only, with or without :func:`illava.accelerate`, and only passes without gradients.
+    Takes a few seconds, in which every shape of matrix is measured at three numbers of rows.
 
     Args:
-        half: decode up to four sequences in float16, with a copy of the LLM's weights (half of their memory
-            on top); products that leave its range are done anew in float32.
+        half: decode up to four sequences in float16, with a float16 copy of the LLM's weights, which takes
+            half of their memory in addition. Products outside the range of float16 are recomputed in float32.
         advance: called after each shape.
 
-    Raises UnsupportedError for a model whose weights are not float32 on a CPU, ValueError for one that is
-    tuned already.
+    Raises UnsupportedError for a model whose weights are not float32 on a CPU, and ValueError for a model
+    that is tuned already.
     """
     located = locate(model)
     weight = next(located.llm.parameters())
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         raise UnsupportedError(
             f"tune() is for float32 weights on a CPU, got {str(weight.dtype).removeprefix('torch.')} on "
-            f"{weight.device}: elsewhere products of few rows are fast as they are"
+            f"{weight.device}: with other devices and dtypes there is nothing to tune"
         )
     in_llm = {id(module) for module in located.llm.modules()}
-    # The head may be the embedding's own weights: it is no part of the LLM, but decodes with it.
+    # The head is not part of the LLM, but runs in each decoding step.
     head = getattr(located.model, "lm_head", None)
     linear = [module for module in located.model.modules() if type(module) is nn.Linear]
     if any("forward" in module.__dict__ for module in linear):
@@ -143,28 +145,28 @@ def sliced(x: Tensor, weight: Tensor, bias: Tensor | None, width: int) -> Tensor
 
 
 class _Forward:
-    """What stands in for the ``forward`` of one linear layer."""
+    """Replacement of the ``forward`` of one linear layer."""
 
     def __init__(self, module: nn.Linear, choice: Choice, half: bool) -> None:
         self.module, self.choice = module, choice
         self.half = module.weight.detach().half() if half else None
-        # A copy of weights that have changed since would be wrong.
+        # To detect that the weights have changed since they were copied.
         self.weight, self.version = module.weight, module.weight._version
 
     def __call__(self, x: Tensor) -> Tensor:
         module, weight = self.module, self.module.weight
         rows = x.numel() // x.shape[-1]
-        # What moved, was cast, needs a gradient or is being compiled goes the usual way.
-        usual = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
-        usual = usual or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-        if usual or weight.dtype != torch.float32:
+        # On other devices and dtypes, with gradients, and in compiled code the plain product is used.
+        plain = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
+        plain = plain or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+        if plain or weight.dtype != torch.float32:
             return F.linear(x, weight, module.bias)
         if self.half is not None and rows <= HALF_ROWS and self._is_current(weight):
             out = F.linear(x.half(), self.half).float()
-            # Numbers beyond float16's range come out as infinite.
+            # Numbers outside the range of float16 become infinite.
             if bool(out.isfinite().all()):
                 return out if module.bias is None else out + module.bias
-        # The first number that is not passed decides.
+        # The first measured number that is not exceeded decides.
         at = next((i for i, limit in enumerate(ROWS) if rows <= limit), None)
         if rows > 1 and at is not None and self.choice[at]:
             return sliced(x, weight, module.bias, WIDTH)
@@ -175,14 +177,14 @@ class _Forward:
 
     def __reduce__(self) -> str:
         raise UnsupportedError(
-            "a tuned model cannot be copied or pickled; call remove() on what tune() gave first"
+            "a tuned model cannot be copied or pickled; call remove() on the result of tune() first"
         )
 
 
 @torch.no_grad()
 def _choose(module: nn.Linear) -> Choice:
-    """Whether slices pay, at each number of rows."""
-    # With a copy of the weights neither comes out of a cache, as they do not in a model.
+    """Whether slicing is faster, at each number of rows."""
+    # Alternating with a copy keeps the weights out of the CPU cache, as in a model.
     weights = [module.weight.detach()]
     if module.out_features < HEADS:
         weights.append(weights[0].clone())
@@ -202,7 +204,7 @@ def _seconds(run: Callable[[], Any], repeats: int = 2) -> float:
     run()
     best = math.inf
     for _ in range(repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         run()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - start)
     return best

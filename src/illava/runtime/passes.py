@@ -1,19 +1,19 @@
 """The state of one forward pass, in one object.
 
-1. :class:`Passes` makes a :class:`Pass` when the base model's forward begins. ``get_image_features``, the
-   image encoder and the LLM make one as well where they are called outside of a forward.
+1. :class:`Passes` creates a :class:`Pass` when the base model's forward starts. ``get_image_features``, the
+   image encoder and the LLM also create one if they are called outside of a forward.
 2. The encoder stage appends an :class:`EncoderRun` to it for each call of the image encoder; the projector
-   stage reads the run under way.
+   stage reads the current run.
 3. The prompt reader writes the padding and, for a prompt with pictures, the :class:`Prompt`.
-4. At the entry of the LLM its stage writes what gives the decoder layers their arguments
-   (:class:`LayerArguments`), and for a prompt with pictures the :class:`Prefill`, which also tells the cache
-   layers what to expect.
-5. When the LLM returns without an error, its stage publishes the pass to the handle. In any case the pass is
-   over.
-6. Layers that gradient checkpointing runs again find the pass as their first run left it.
+4. At the entry of the LLM, the LLM stage writes the object that provides the arguments of the decoder layers
+   (:class:`LayerArguments`). For a prompt with pictures it also writes the :class:`Prefill`, which announces
+   the remaining tokens to the cache layers.
+5. When the LLM returns without an error, the LLM stage publishes the pass to the handle. The pass ends in any
+   case.
+6. When gradient checkpointing reruns a layer, the pass is restored to its state after the layer's first run.
 
-Two things outlive a pass: which runs made which features (``FeatureCalls``, by weak reference), and what one
-call of ``generate`` knows (``Generation``).
+Two things are kept longer than a pass: the runs of features (``FeatureCalls``, by weak reference), and the
+state of a call of ``generate`` (``Generation``).
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from .llm.prefill import Prefill, Prompt
 
 
 class LayerArguments(Protocol):
-    """Gives the decoder layers their arguments: :class:`Prefill`, ``CachedMasks`` or ``StaticMasks``."""
+    """Provides the arguments of the decoder layers: :class:`Prefill`, ``CachedMasks`` or ``StaticMasks``."""
 
     def layer_arguments(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """What the layer at ``index`` is called with instead of ``args`` and ``kwargs``; None: with these."""
+        """New arguments for the layer at ``index``; None to keep ``args`` and ``kwargs``."""
 
 
 @dataclass
 class Options:
-    """What a call of the outer model tells its pass."""
+    """Options of a call of the outer model."""
 
     refusal: str | None = None
     """The argument that is not supported with pictures, or None."""
     given: tuple[list[EncoderRun], bool] | None = None
-    """The encoder runs that made the features handed to the outer model, and whether all of these are known;
-    None where the base model was called itself."""
+    """The encoder runs of the features passed to the outer model, and whether all of these are known; None if
+    the base model was called directly."""
 
 
 @dataclass
@@ -59,51 +59,51 @@ class Pass:
     video: bool = False
     """Whether videos are being encoded."""
     videos: Tensor | None = None
-    """(videos, 3) frames, rows and columns in tokens of these videos, where the model has them."""
+    """(videos, 3) frames, rows and columns in tokens of these videos, if the model provides them."""
     encoder_run: EncoderRun | None = None
     """The last call of the image encoder."""
     encoder_runs: list[EncoderRun] = field(default_factory=list)
     """All calls of the image encoder in this pass."""
     padding: Tensor | None = None
-    """(B, L) the padding mask that the model was handed, cached tokens included, or None."""
+    """(B, L) the padding mask passed to the model, including cached tokens, or None."""
     prompt: Prompt | None = None
-    """The prompt, if it shows pictures."""
+    """The prompt, if it has pictures."""
     llm_entered: bool = False
     """Whether the LLM was called."""
     prefill: Prefill | None = None
-    """Which tokens of the prompt are left at which layer, and what the cache layers are to expect."""
+    """The remaining tokens of the prompt at each layer, which are announced to the cache layers."""
     layers: LayerArguments | None = None
-    """Gives the decoder layers their arguments; None where they get those of the model."""
+    """Provides the arguments of the decoder layers; None if those of the model are unchanged."""
 
     @property
     def runs(self) -> list[EncoderRun]:
-        """The encoder runs that made the prompt's features: of those handed in, and of this pass."""
+        """The encoder runs of the prompt's features: those of features passed in, and those of this pass."""
         given = [] if self.prompt is None else self.prompt.runs_given
         return [*given, *self.encoder_runs]
 
     def forget(self) -> None:
-        """Drop what no report needs."""
+        """Delete what no report needs."""
         self.videos = self.padding = self.encoder_run = self.layers = None
 
 
 class Passes:
-    """Holds the pass under way; hooks on the base model begin and end it."""
+    """Holds the current pass; hooks on the base model begin and end it."""
 
     def __init__(self, base: nn.Module, calls: Calls, hooks: Hooks) -> None:
         self.calls = calls
         self.current: Pass | None = None
         self.options = Options()
-        """Those of the outer model's call under way, which begins before the base model's."""
+        """Options of the current call of the outer model, which starts before that of the base model."""
         hooks.pre(base, self._enter)
         hooks.post(base, self.leave, always=True)
 
     @property
     def encoder_run(self) -> EncoderRun | None:
-        """The last call of the image encoder in the pass under way."""
+        """The last call of the image encoder in the current pass."""
         return None if self.current is None else self.current.encoder_run
 
     def begin(self, *, standalone: bool = False) -> Pass:
-        """A new pass. One that was interrupted, whose end nobody reported, is dropped."""
+        """Start a new pass. An interrupted pass, whose end was not reported, is discarded."""
         self.current = Pass(standalone=standalone)
         return self.current
 
@@ -122,19 +122,19 @@ class Passes:
         return current
 
     def end(self) -> Pass | None:
-        """The pass under way is over; returns it."""
+        """End the current pass, and return it."""
         current, self.current = self.current, None
         return current
 
     def snapshot(self) -> Pass | None:
-        """The pass as it is now, for layers that run again after it."""
+        """A copy of the current pass, for reruns of layers after it."""
         return copy.copy(self.current)
 
     def _enter(self, *_: Any) -> None:
         self.begin()
 
     def leave(self, *_: Any) -> None:
-        """A hook: the call is over, whether or not the LLM was reached."""
-        # A call that was refused before it held the lock must not end another thread's pass.
+        """Hook that ends the pass when the call returns or fails, even if the LLM was not reached."""
+        # A call that was refused before it acquired the lock must not end the pass of another thread.
         if self.calls.holds_lock:
             self.current, self.options = None, Options()

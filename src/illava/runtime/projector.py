@@ -1,10 +1,10 @@
-"""The projector: hand the model as many features as it has placeholders, with the dropped ones marked.
+"""The projector stage: return as many features as there are placeholders, with dropped ones marked.
 
-The model checks that every placeholder finds its feature, so survivors go back to their places in a
-full-size tensor whose other rows are NaN. Whatever handles features row by row afterwards (splitting by
-picture, undoing window order, unpadding, scattering, beams) carries the mark along, the LLM stage drops
-the marked rows, and a drop forgotten anywhere is loud. What averages rows (interpolation, pooling) runs
-on zeros in place of the mark and on the share of survivors beside it.
+The model checks that there is a feature for every placeholder. So survivors are scattered to their indices in
+a full-size tensor whose other rows are NaN. Later operations that act row by row (splitting by picture,
+undoing the window order, unpadding, scattering, beams) preserve the mark, and the LLM stage drops the marked
+rows. A missing drop is visible as NaN. Operations that average rows (interpolation, pooling) run on zeros
+instead of the marks, and also on the share of survivors in each row.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .hooks import Hooks
 
 
 class ProjectorStage:
-    """Expands the projector's output to full size; marks what the encoder stage dropped."""
+    """Expands the projector's output to full size, and marks features dropped by the encoder stage."""
 
     def __init__(
         self, modules: LocatedModules, step: ProjectorStep | None, encoder: EncoderStage, hooks: Hooks
@@ -52,7 +52,7 @@ class ProjectorStage:
             pooler = module(family.pooler)
             hooks.attribute(pooler, "forward", self._pooling(pooler, pooler.forward))
 
-    # -- where the tokens of a unit are squares of a grid: back to their places before that is cut up ----
+    # -- units that are squares of a grid: scatter their tokens before the grid is split into units ------
 
     def _unfold_after(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -72,8 +72,8 @@ class ProjectorStage:
     def _tokens_in_place(self, run: EncoderRun, tokens: Tensor) -> Tensor:
         """(..., prefix + P g, d) survivors to (..., prefix + N, d) in the grid's order, zero elsewhere.
 
-        Not marked: what is cut out of the grid is taken out again before any weight sees it, whose gradient
-        would be NaN.
+        Dropped rows are zero instead of marked: they are removed again before the next weights, whose
+        gradients would otherwise be NaN.
         """
         prefix = tokens[..., : run.prefix, :]
         rows = tokens[..., run.prefix :, :].reshape(-1, tokens.shape[-1])
@@ -89,7 +89,7 @@ class ProjectorStage:
         rows = x.reshape(-1, x.shape[-1])[run.kept.to(x.device)]
         return (rows.view(*x.shape[:-2], -1, x.shape[-1]), *rest), kwargs
 
-    # -- what averages rows ----------------------------------------------------------------------------
+    # -- operations that average rows ------------------------------------------------------------------
 
     def _pooling(self, pooler: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
         through = mark_through(function)
@@ -105,8 +105,8 @@ class ProjectorStage:
             mode = getattr(pooler, "mode", "average")
             if mode != "average":
                 raise UnsupportedError(
-                    f"spatial_pool_mode={mode!r}: the encoder stage can follow a video's rows through an "
-                    "average alone; use encoder_layers=() for this model's videos"
+                    f"spatial_pool_mode={mode!r}: the encoder stage only supports averaging of a video's "
+                    "rows; use encoder_layers=() for this model's videos"
                 )
             pooled = through(self._rows_in_place(run, features), *args, **kwargs)
             run.marked = count_marked(pooled)
@@ -120,7 +120,7 @@ class ProjectorStage:
         def linear_map(features: Any, *args: Any, **kwargs: Any) -> Any:
             run = self.passes.encoder_run
             if run is not None:
-                # Sizes only: the report applies the function later to find where each feature comes from.
+                # Lengths only: the report later calls the function to find the source of each feature.
                 run.mixing = (name, function, [len(part) for part in features], args, kwargs)
             mixed = through(features, *args, **kwargs)
             if run is not None and run.marked:
@@ -138,16 +138,16 @@ class ProjectorStage:
         if self.step is not None and self.step.projected and module is self.modules.projector:
             features = self._reduce(run, features)
         if run.mixing and run.mixing[0] == self.modules.family.pooler:
-            # Marked before they came here: a row that was not is no mark now.
-            before = marked(args[0] if args else next(iter(kwargs.values())))
-            return unmarked(features).masked_fill(before[..., None], float("nan"))
+            # The pooler has marked the input; NaN in any other row is not a mark.
+            dropped = marked(args[0] if args else next(iter(kwargs.values())))
+            return unmarked(features).masked_fill(dropped[..., None], float("nan"))
         features = unmarked(features)
         if module is self.modules.projector:
             run.marked = 0 if run.kept is None else sum(run.full_lengths) - sum(run.lengths)
         return features if run.kept is None else self._rows_in_place(run, features)
 
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Features of smaller pictures, in raster order whatever the order inside the encoder."""
+        """Expand the features of resized pictures, which are in raster order for every encoder."""
         run = self.passes.encoder_run
         if run is None or run.resized is None:
             return None
@@ -177,26 +177,26 @@ class ProjectorStage:
         return args, {**kwargs, name: self._reduce(run, kwargs[name])}
 
     def _reduce(self, run: EncoderRun, x: Tensor) -> Tensor:
-        """Let the step after the encoder choose among units, or among the features made of them.
+        """Apply the step after the encoder to units, or to projected features.
 
-        (U g, d) tokens, (U, d) units, or (tiles, n, d) units, where a class token's row in front of each
-        tile, if it is there, stays.
+        ``x`` is (U g, d) tokens, (U, d) units, or (tiles, n, d) units. Rows of class tokens before each tile,
+        if present, are kept.
         """
         step, depth = self.step, len(self.modules.blocks)
         assert step is not None
         if run.mixing and run.mixing[0] == self.modules.family.pooler:
             raise UnsupportedError(
                 f"videos of {self.modules.family.model_type} are pooled before the projector, where this "
-                "method chooses; give pictures, or a method of the encoder or the LLM"
+                "method selects units; use pictures, or a method of the encoder or the LLM"
             )
         tiles = 1 if run.grid is not None else len(run.full_lengths)
         rows, units = x.numel() // x.shape[-1] // tiles, sum(run.lengths) // tiles
-        # Tokens of a unit may still stand one after the other.
+        # The tokens of a unit may not have been concatenated yet.
         extra = 0 if rows == units * run.group else rows - units
         tiled = x.reshape(tiles, rows, x.shape[-1])
         prefix, tiled = tiled[:, :extra], tiled[:, extra:]
         vectors = tiled.reshape(sum(run.lengths), -1)
-        of = Units(
+        units_in = Units(
             vectors,
             run.seen_by(depth),
             run.lengths,
@@ -204,12 +204,12 @@ class ProjectorStage:
             run.sizes_before(depth),
             self._shapes(run),
         )
-        merged = reduced(step, of)
-        # Keys of every token may be large, and a report keeps the run.
+        merged = reduced(step, units_in)
+        # Observations may include the keys of every token, and the run is kept for the report.
         run.seen = None
         if merged is None:
             return x
-        run.record(depth, merged, of)
+        run.record(depth, merged, units_in)
         left = torch.cat([prefix, merged.units.reshape(tiles, -1, x.shape[-1])], 1)
         return left.reshape(*x.shape[:-2], -1, x.shape[-1])
 
@@ -224,10 +224,10 @@ class ProjectorStage:
         return tuple((h // side, w // side) for t, h, w in run.grid.tolist() for _ in range(t))
 
     def _rows_in_place(self, run: EncoderRun, features: Tensor) -> Tensor:
-        """Rows of survivors to as many as there are units, NaN for dropped ones.
+        """Scatter the rows of survivors to one row per unit, NaN for dropped ones.
 
-        (P, d) or (1, P, d) for packed encoders, (tiles, p, d) for batched ones, where a class token's row in
-        front of each tile, if it is there, stays.
+        ``features`` is (P, d) or (1, P, d) for packed encoders, (tiles, p, d) for batched ones. Rows of class
+        tokens before each tile, if present, are kept.
         """
         assert run.kept is not None
         tiles = 1 if run.grid is not None else len(run.full_lengths)

@@ -22,16 +22,16 @@ class Trace:
     kept: Tensor
     """(P,) int64: indices of the survivors among the input units."""
     merge_weights: MergeWeights
-    """What the survivors are made of: ``into`` indexes survivors, ``source`` input units."""
+    """The sources of the survivors: ``into`` indexes survivors, ``source`` indexes input units."""
     scores: Tensor | None
     """(N,) fp32: the attention score of each input unit; None if it is not a single number."""
 
 
 def trace_of(merged: MergedSegments, units: Units, entered: Tensor) -> Trace:
     """The record of a step on ``units``."""
-    # One number per token: in the LLM per unit, before it for each token of a unit.
-    plain = units.seen is not None and units.seen.dim() == (2 if units.tokens is None else 1)
-    scores = units.scores if plain else None
+    # One number per token: (U,) in the LLM, (U, g) before it.
+    is_score = units.seen is not None and units.seen.dim() == (2 if units.tokens is None else 1)
+    scores = units.scores if is_score else None
     return Trace(
         entered.cpu(),
         merged.kept.cpu(),
@@ -40,7 +40,7 @@ def trace_of(merged: MergedSegments, units: Units, entered: Tensor) -> Trace:
     )
 
 
-def all_stayed(entered: Tensor) -> Trace:
+def all_kept(entered: Tensor) -> Trace:
     """The record of a step that kept every unit."""
     everything = torch.arange(len(entered))
     ones = torch.ones(len(entered))

@@ -34,7 +34,7 @@ def _tiles(edge: int, size: Size) -> Size:
     return math.ceil(LONGER_EDGE * height / longest), math.ceil(LONGER_EDGE * width / longest)
 
 
-def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+def _picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
     units = tile_units(modules)
     rows, columns = _tiles(0, size)
     tiles = rows * columns + 1 if rows * columns > 1 else 1

@@ -61,7 +61,7 @@ def _count(edge: int, size: Size) -> int:
     return rows * columns + (rows * columns > 1)
 
 
-def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
+def _picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
     units = tile_units(modules)
     tiles = _count(first(modules.config.vision_config.image_size), size)
     return Workload((units,) * tiles, (Run(tuple((t, units) for t in range(tiles))),), 0)

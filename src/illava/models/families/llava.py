@@ -48,8 +48,8 @@ def _in_lines(config: Any) -> bool:
     return bool(config.vision_config.model_type == "pixtral")
 
 
-def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
-    return (picture_in_lines if _in_lines(modules.config) else whole_picture)(modules, size, alone)
+def _picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
+    return (picture_in_lines if _in_lines(modules.config) else whole_picture)(modules, size, single)
 
 
 def tiny_llava(kind: Any, vision: Any, text: Any, **more: Any) -> Any:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ..located import LocatedModules
 
 
-def _picture(modules: LocatedModules, size: Size, alone: bool) -> Workload:
-    if alone:
-        return anyres_picture(modules, size, alone)
+def _picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
+    if single:
+        return anyres_picture(modules, size, single)
     # A newline token follows each picture.
     units = tile_side(modules.config.vision_config) ** 2
     return Workload((units,), (Run(((0, units),), 1),), 0)

@@ -1,1 +1,1 @@
-"""Key/value caches that hold fewer tokens than the sequence has."""
+"""KV caches that hold fewer tokens than the sequence has."""

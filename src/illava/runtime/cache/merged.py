@@ -1,8 +1,8 @@
-"""A key/value cache layer that holds fewer tokens than the sequence has.
+"""A KV cache layer that holds fewer tokens than the sequence has.
 
-Outwards it speaks in logical lengths (dropped tokens counted), so that ``generate`` slices inputs and
-continues positions as for the plain model; towards mask creation it acts like a sliding-window layer:
-the keys it holds are the last ones, ``dropped`` columns in.
+It reports logical lengths, which include dropped tokens, so that ``generate`` slices inputs and continues
+positions as for the plain model. For mask creation it acts like a sliding-window layer: the keys that it
+holds are the last ones, at an offset of ``dropped`` columns.
 """
 
 from __future__ import annotations
@@ -20,49 +20,49 @@ from ..hooks import Owner
 
 
 class Merged:
-    """What layers have in common that hold what is left of a prefill."""
+    """Base of the cache layers that hold the remaining tokens of a prefill."""
 
     group: tuple[int, ...] = ()
-    """How many merges came before, in each prefill: layers of one group hold the same tokens."""
+    """For each prefill, the number of merges before this layer. Layers of one group hold the same tokens."""
     owner: Owner | None = None
 
     @property
     def _sliding_window_tensor(self) -> Any:
-        # DynamicCache reads this of every layer that it takes apart into tuples of keys and values.
+        # DynamicCache reads this attribute of every layer that it splits into tuples of keys and values.
         if self.group:
             raise UnsupportedError(
-                "a merged cache cannot be taken apart into keys and values, which do not say what was "
-                "dropped; copy or pickle it whole"
+                "a merged cache cannot be split into keys and values, since these do not record which tokens "
+                "were dropped; copy or pickle it whole"
             )
         raise AttributeError("_sliding_window_tensor")
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a layer is to expect of a prefill: shared by all layers that hold the same tokens of it."""
+    """The tokens of a prefill that a layer will receive, shared by all layers that hold the same tokens."""
 
     columns: Tensor
-    """(B, n) int64: the logical column of each token that is left, counted from the cache's first one; -1 for
-    filler."""
+    """(B, n) int64: the logical column of each remaining token, counted from the first column of the cache;
+    -1 for filler."""
     length: int
-    """Tokens of the prompt, dropped ones included."""
+    """Tokens of the prompt, including dropped ones."""
     group: int
-    """How many merges of this prefill come before the layer."""
+    """Number of merges of this prefill before the layer."""
     padded: bool
-    """Whether any token of the prompt, or of what the cache held before, is padding or filler."""
+    """Whether any token of the prompt, or any token cached earlier, is padding or filler."""
 
 
 class MergedLayer(Merged, DynamicLayer):
-    """A DynamicLayer some of whose tokens were dropped before they entered it."""
+    """A DynamicLayer that does not receive dropped tokens."""
 
     def __init__(self, owner: Owner | None = None, window: int | None = None) -> None:
         super().__init__()
         self.owner = owner
         self.window = window
-        """Columns that a query sees, its own included, in a sliding-window layer."""
+        """Size of the sliding window in columns, including that of the query, or None."""
         self.replaced: StaticLayer | None = None
-        """The static layer that this one stands for during a prefill."""
-        # Mask creation takes a cache's sizes from the first layer that does not slide.
+        """The static layer that this one replaces during a prefill."""
+        # Mask creation reads the sizes of a cache from the first layer without a sliding window.
         self.is_sliding = window is not None
         self.dropped = 0
         """Logical minus physical length."""
@@ -70,30 +70,30 @@ class MergedLayer(Merged, DynamicLayer):
         """(B, n) int64: the logical column of each key up to the end of the last prefill, -1 for filler."""
         self.prompt_length = 0
         """Logical length up to the end of the last prefill."""
-        self.forgotten = 0
-        """Those of the dropped ones that a sliding window no longer covers."""
+        self.evicted = 0
+        """How many of the dropped tokens were evicted by a sliding window."""
         self.ends: list[int] | None = None
-        """In a sliding layer, of each key held the last column, over all rows, that must be out of the window
-        before it may go; None where that is to be worked out anew."""
+        """In a sliding layer, for each key held, the last column (over all rows) that must have left the
+        window before the key can be evicted; None if it must be recomputed."""
         self._groups_held: tuple[int, ...] = ()
         self.padded = False
         """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
         self.held = 0
-        """Keys of the last prefill and of what came before it, sliding windows left aside."""
+        """Keys held after the last prefill, before eviction by a sliding window."""
         self.expected: Expected | None = None
-        """The prefill that is about to enter."""
+        """The prefill that this layer receives next, or None."""
         self.attended: Tensor | None = None
-        """(B, k) columns of all keys that the last prefill saw, as :attr:`columns`."""
+        """(B, k) columns of all keys that the last prefill attended to, like :attr:`columns`."""
 
     def expect(self, expected: Expected) -> None:
-        """What is left of a prefill enters next; a later call before that replaces the earlier one."""
+        """Announce the remaining tokens of a prefill. A second call before they arrive replaces the first."""
         if self.expected is None:
             self._groups_held = self.group
         self.group = (*self._groups_held, expected.group)
         self.expected, self.padded = expected, self.padded or expected.padded
 
     def _begin(self, n: int) -> None:
-        """The expected prefill enters, of which ``n`` tokens are left."""
+        """Start the expected prefill, of which ``n`` tokens are left."""
         assert self.expected is not None
         length = self.expected.length
         assert n == self.expected.columns.shape[1]
@@ -104,32 +104,32 @@ class MergedLayer(Merged, DynamicLayer):
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.owner is not None:
-            refuse_without(self.owner)
+            check_running(self.owner)
         if self.expected is not None:
             self._begin((args[0] if args else kwargs["key_states"]).shape[2])
         keys, values = super().update(*args, **kwargs)
         if self.window is not None and self.columns is not None:
-            self._forget()
+            self._evict()
         return keys, values
 
-    def _forget(self) -> None:
-        """Let go of keys in front that no later query will see; the columns tell which."""
+    def _evict(self) -> None:
+        """Evict the first keys, up to those whose columns are inside the sliding window."""
         assert self.window is not None
         length, held = self.get_seq_length(), self.physical_length()
         if self.ends is None:
-            # At the prefill, not at every new token, for which an accelerator would have to be waited for.
+            # Once per prefill instead of per token, since this synchronises with the device.
             self.ends = self.key_columns().amax(0).cummax(0).values.tolist()
         if held < self.window:
             return
         columns = self.key_columns()
-        # Tokens that came since follow one another.
+        # Later tokens have consecutive columns.
         self.ends += range(length - (held - len(self.ends)), length)
         outside = bisect_right(self.ends, length - self.window)
         del self.ends[:outside]
         self.keys, self.values = self.keys[..., outside:, :], self.values[..., outside:, :]
         self.columns, self.prompt_length = columns[:, outside:], self.get_seq_length() + outside
         self.dropped += outside
-        self.forgotten += outside
+        self.evicted += outside
 
     def physical_length(self) -> int:
         return super().get_seq_length()
@@ -143,9 +143,9 @@ class MergedLayer(Merged, DynamicLayer):
         return length + query_length, self.dropped if length else 0
 
     def key_columns(self, queries: int = 0) -> Tensor:
-        """(B, k) int64: the logical column of each key held and of new ones, -1 for filler.
+        """(B, k) int64: the logical column of each key held and of each new one, -1 for filler.
 
-        New ones are the prefill that is expected, or else ``queries`` that follow one another.
+        The new keys are those of the expected prefill, or else ``queries`` consecutive ones.
         """
         if self.expected is not None:
             new = self.expected.columns
@@ -159,9 +159,9 @@ class MergedLayer(Merged, DynamicLayer):
         return torch.cat([self.columns, after.expand(len(self.columns), -1)], 1)
 
     def key_padding(self, padding: Tensor | None, queries: int) -> Tensor:
-        """(B, k) bool over the keys held plus ``queries`` new ones, True = a real token.
+        """(B, k) bool over the keys held plus ``queries`` new ones: True for real tokens.
 
-        ``padding`` is the model's 2-D mask over the logical sequence, new tokens included, or None.
+        ``padding`` is the model's 2-D mask over the logical sequence, including new tokens, or None.
         """
         columns = self.key_columns(queries)
         real = columns >= 0
@@ -170,18 +170,18 @@ class MergedLayer(Merged, DynamicLayer):
         return real & padding.to(columns.device).bool().gather(1, columns.clamp(min=0))
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take off the last tokens, given as a number <= 0, as far as none was dropped among them."""
+        """Remove the last tokens, given as a number <= 0. None of them may have been merged."""
         if tokens_to_remove == 0 or not self.is_initialized:
             return
         assert self.columns is not None
         length, count = self.get_seq_length(), -tokens_to_remove
         check_crop(self.key_columns()[:, -count:] if count > 0 else self.columns, length, tokens_to_remove)
-        if self.forgotten:
+        if self.evicted:
             raise UnsupportedError(
-                "a sliding-window layer that has let go of tokens cannot be cropped: decode unassisted"
+                "a sliding-window layer that has evicted tokens cannot be cropped; decode without assistant"
             )
         self.ends = None
-        # Counted from the end: the logical length says nothing about where the keys lie.
+        # Counted from the end: the logical length does not give the index of a key.
         self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
         if self.physical_length() < self.columns.shape[1]:
             self.columns, self.prompt_length = self.columns[:, : self.physical_length()], length - count
@@ -189,7 +189,7 @@ class MergedLayer(Merged, DynamicLayer):
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False
-        self.dropped = self.forgotten = self.prompt_length = 0
+        self.dropped = self.evicted = self.prompt_length = 0
         self.columns = self.expected = self.attended = self.ends = None
         self.padded, self.group, self._groups_held = False, (), ()
 
@@ -215,20 +215,20 @@ class MergedLayer(Merged, DynamicLayer):
 def check_crop(last: Tensor, length: int, tokens_to_remove: int) -> None:
     """Raise UnsupportedError unless (B, n) columns are those of the last n tokens of a logical length."""
     count = -tokens_to_remove
-    wanted = torch.arange(length - count, length, device=last.device) if 0 < count <= length else None
-    if wanted is None or last.shape[1] != count or not bool((last == wanted).all()):
+    expected = torch.arange(length - count, length, device=last.device) if 0 < count <= length else None
+    if expected is None or last.shape[1] != count or not bool((last == expected).all()):
         raise UnsupportedError(
-            f"a merged cache can be cropped by a number <= 0 of tokens after the last one that was "
+            f"a merged cache can only be cropped by a number <= 0 of tokens after the last one that was "
             f"dropped, got {tokens_to_remove}"
         )
 
 
-def refuse_without(owner: Owner) -> None:
-    """Raise UnsupportedError unless it is the accelerated model that works on a cache merged by it."""
+def check_running(owner: Owner) -> None:
+    """Raise UnsupportedError if a cache is used by anything but the accelerated model that merged it."""
     if not (owner.active and owner.running):
         raise UnsupportedError(
-            "this cache was filled while the model was accelerated and can only be used while it is; "
-            "run the prompt again"
+            "this cache was filled while the model was accelerated and can only be used while it is "
+            "accelerated; run the prompt again"
         )
 
 

@@ -1,4 +1,4 @@
-"""Making the layers of a cache ready for a prefill that is to be merged."""
+"""Preparing the layers of a cache for a merged prefill."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def prepare_for_merging(
 ) -> list[Any]:
     """Make every layer of a cache a MergedLayer, in place, and return them.
 
-    ``windows`` has an entry for every layer of the model: its sliding window, or None. What a dynamic cache
-    holds already, a merged prefill or plain text, stays. Static layers must be empty; ``not_static`` says
-    what stands against them, if anything does.
+    ``windows`` has an entry for every layer of the model: its sliding window, or None. Tokens in a dynamic
+    cache, of a merged prefill or of plain text, are kept. Static layers must be empty; ``not_static`` is the
+    reason why they are not supported, or None.
 
     Raises UnsupportedError for quantised and other special layers, and for filled static and recurrent ones.
     """
     if any(isinstance(layer, StaticLayer) for layer in cache.layers):
         return _prepare_static(cache, windows, owner, not_static)
     known = (DynamicLayer, DynamicSlidingWindowLayer, MergedLayer, LinearAttentionLayer)
-    strange = {type(layer).__name__ for layer in cache.layers if type(layer) not in known}
+    unsupported = {type(layer).__name__ for layer in cache.layers if type(layer) not in known}
     for layer, window in zip(cache.layers, windows, strict=False):
         if type(layer) is DynamicSlidingWindowLayer and layer.sliding_window != window:
-            strange.add(
+            unsupported.add(
                 f"{type(layer).__name__} with a window of {layer.sliding_window}, which this model lacks"
             )
     lazy = cache.layer_class_to_replicate
     if lazy not in (None, DynamicLayer):
-        strange.add(lazy.__name__)
-    if strange:
+        unsupported.add(lazy.__name__)
+    if unsupported:
         raise UnsupportedError(
-            f"illava needs a DynamicCache (transformers' default), got {', '.join(sorted(strange))}"
+            f"illava needs a DynamicCache (transformers' default), got {', '.join(sorted(unsupported))}"
         )
     layers: list[Any] = [MergedLayer(owner, window) for window in windows]
     layers += [MergedLayer(owner) for _ in cache.layers[len(windows) :]]
@@ -58,25 +58,25 @@ def prepare_for_merging(
                     "pictures on top of a filled cache are not supported for models with recurrent layers; "
                     "pass the whole chat at once with a fresh cache"
                 )
-            # A state of constant size, to which tokens that are not there have never come.
+            # A state of constant size, which has not seen dropped tokens.
             layers[index] = layer
         elif isinstance(layer, MergedLayer) and layer.get_seq_length() > 0:
             layers[index] = layer
         elif isinstance(layer, MergedLayer):
             layers[index].replaced = layer.replaced
         elif layer.get_seq_length() > 0:
-            _take_over(layers[index], layer)
+            _move(layer, layers[index])
     cache.layers[:] = layers
     return layers
 
 
-def refuse_static(refusal: str) -> None:
-    """Raise UnsupportedError: what stands against holding a merged prompt in static layers."""
-    raise UnsupportedError(f"static caches are not supported with {refusal}; use a DynamicCache")
+def refuse_static(reason: str) -> None:
+    """Raise UnsupportedError, with the reason why static layers cannot hold a merged prompt."""
+    raise UnsupportedError(f"static caches are not supported with {reason}; use a DynamicCache")
 
 
 def refuse_filled(cache: Cache, refusal: str | None = None) -> None:
-    """Raise UnsupportedError for a static cache that holds anything, or that ``refusal`` stands against."""
+    """Raise UnsupportedError for filled static caches, and for all of them if there is a ``refusal``."""
     if refusal is not None and any(isinstance(layer, StaticLayer) for layer in cache.layers):
         refuse_static(refusal)
     if any(isinstance(layer, StaticLayer) and layer.get_seq_length() > 0 for layer in cache.layers):
@@ -89,23 +89,23 @@ def refuse_filled(cache: Cache, refusal: str | None = None) -> None:
 def _prepare_static(
     cache: Cache, windows: Sequence[int | None], owner: Owner | None, refusal: str | None
 ) -> list[Any]:
-    """Put layers that grow in the places of empty static ones; after the prefill they are static again."""
+    """Replace empty static layers by dynamic ones; after the prefill they become static again."""
     if refusal is not None:
         refuse_static(refusal)
     refuse_filled(cache)
     layers = [MergedLayer(owner, window) for window in windows]
-    for layer, before in zip(layers, cache.layers, strict=True):
-        layer.replaced = before
+    for layer, static in zip(layers, cache.layers, strict=True):
+        layer.replaced = static
     cache.layers[:] = layers
     return layers
 
 
-def _take_over(merged: MergedLayer, layer: DynamicLayer) -> None:
-    """Move the text that a plain layer holds into a merged one."""
+def _move(layer: DynamicLayer, merged: MergedLayer) -> None:
+    """Move the text tokens of a plain layer into a merged one."""
     length, held = layer.get_seq_length(), layer.keys.shape[2]
     merged.lazy_initialization(layer.keys, layer.values)
     merged.keys, merged.values = layer.keys, layer.values
-    # A sliding layer holds the last ones.
+    # A sliding layer holds the last tokens.
     columns = torch.arange(length - held, length, device=layer.keys.device)
     merged.columns, merged.prompt_length = columns.expand(len(layer.keys), -1), length
-    merged.dropped = merged.forgotten = length - held
+    merged.dropped = merged.evicted = length - held

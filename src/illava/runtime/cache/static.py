@@ -1,10 +1,10 @@
-"""What becomes of a static cache when its prompt was merged: layers of constant, shorter length.
+"""A static cache whose prompt was merged: layers of constant, shorter length.
 
-A prefill is merged in layers that grow (:mod:`illava.runtime.cache.merged`), since how much of it is left
-only its pictures tell. After it the layers of a static cache become static again, each as long as what is
-left and what may still come. So ``generate`` compiles decoding as it does for the plain model. What a
-decoding step reads is held in tensors that stay where they are, and no number that changes from prompt to
-prompt is one of Python's: a compiled step serves every prompt whose layers are as long.
+A prefill is merged in dynamic layers (:mod:`illava.runtime.cache.merged`), since the number of remaining
+tokens depends on its pictures. After the prefill the layers of a static cache become static again. Each has
+room for the remaining tokens and for those that may still be generated. So ``generate`` compiles decoding as
+for the plain model. A decoding step reads only tensors at constant addresses, and numbers that depend on the
+prompt are tensors as well. So a compiled step is reused by every prompt whose layers have the same length.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from transformers.cache_utils import Cache, StaticLayer
 
 from ...errors import UnsupportedError
 from ..llm.masks import LlmMasks
-from .merged import Merged, MergedLayer, check_crop, refuse_without
+from .merged import Merged, MergedLayer, check_crop, check_running
 from .setup import refuse_static
 
 BACKENDS = ("sdpa", "eager")
 ROUNDED = 64
-"""Room is a multiple of that many tokens: prompts of about one length then share compiled code."""
+"""The room of a layer is a multiple of this, so that prompts of similar length share compiled code."""
 
 
 Shared = dict[tuple[int, ...], tuple[Tensor, Tensor]]
 
 
 class StaticMergedLayer(Merged, StaticLayer):
-    """A StaticLayer that begins with a merged prompt; empty again after ``reset``, and then a plain one."""
+    """A StaticLayer that starts with a merged prompt. After ``reset`` it acts like an empty plain one."""
 
     def __init__(self, room: int) -> None:
         super().__init__(room)
         self.whole_room = room
-        """Logical tokens that it holds at most."""
+        """Maximum number of logical tokens."""
         self.columns: Tensor | None = None
-        """(B, room) int64: the logical column of each place, -1 for padding and filler."""
+        """(B, room) int64: the logical column of each slot, -1 for padding and filler."""
         self.real: Tensor | None = None
-        """(B, room) bool: False where that is padding."""
+        """(B, room) bool: False for padding and filler."""
         # As a tensor, like cumulative_length: compiled code must not depend on its value.
         self.columns_dropped = torch.tensor(0, dtype=torch.int64)
-        """(), int64: logical minus physical length, counting no free places."""
+        """(), int64: logical minus physical length, without free slots."""
 
     def fill(self, merged: MergedLayer, shared: Shared) -> StaticMergedLayer:
-        """Take over a prompt, in the tensors of the last one where it fits them.
+        """Copy a prompt from ``merged``, into the tensors of the previous prompt if the shapes match.
 
-        ``shared``: by group, what layers that hold the same tokens have in common.
+        ``shared``: by group, the tensors shared by layers that hold the same tokens.
         """
         assert merged.columns is not None
         self.owner, self.group = merged.owner, merged.group
@@ -67,14 +67,14 @@ class StaticMergedLayer(Merged, StaticLayer):
         if self.group not in shared:
             columns = torch.arange(room, device=self.keys.device).repeat(len(self.keys), 1) + dropped
             columns[:, :held] = merged.columns
-            shared[self.group] = self._place(columns, shared)
+            shared[self.group] = self._store(columns, shared)
         self.columns, self.real = shared[self.group]
         return self
 
-    def _place(self, columns: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
-        """Columns, and which are real, in the tensors there are unless another group took them."""
-        taken = any(self.columns is other for other, _ in shared.values())
-        if taken or self.columns is None or self.real is None:
+    def _store(self, columns: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
+        """Columns, and which are real, in the existing tensors unless another group uses these."""
+        used = any(self.columns is other for other, _ in shared.values())
+        if used or self.columns is None or self.real is None:
             self.columns, self.real = torch.empty_like(columns), torch.empty_like(columns, dtype=torch.bool)
             for tensor in (self.columns, self.real):
                 torch._dynamo.mark_static_address(tensor)
@@ -82,10 +82,10 @@ class StaticMergedLayer(Merged, StaticLayer):
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.group and self.owner is not None:
-            refuse_without(self.owner)
+            check_running(self.owner)
         if not self.group and self.columns is not None:
-            # Empty, and now somebody else's.
-            self._let_go()
+            # After ``reset``, used for a prompt that is not merged.
+            self._release()
         return super().update(*args, **kwargs)  # type: ignore[no-any-return]
 
     def get_seq_length(self) -> Any:
@@ -95,11 +95,11 @@ class StaticMergedLayer(Merged, StaticLayer):
         return self.cumulative_length + self.columns_dropped
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        # As long as any mask that a model makes of it: illava's own take its place.
+        # The masks that the model makes have this length; they are replaced by illava's own.
         return (self.max_cache_len if self.group else self.whole_room), 0
 
     def update_padding(self, padding: Tensor) -> None:
-        """Read which tokens the model's (B, L) mask calls real, new ones included."""
+        """Read from the model's (B, L) mask which tokens are real, including new ones."""
         assert self.columns is not None
         assert self.real is not None
         padding = padding.to(self.real.device).bool()
@@ -110,14 +110,14 @@ class StaticMergedLayer(Merged, StaticLayer):
     def seen(self, queries: int) -> Tensor:
         """(B, 1, queries, room) bool: which keys the next ``queries`` tokens may attend to."""
         assert self.real is not None
-        places = torch.arange(self.max_cache_len, device=self.keys.device)
+        slots = torch.arange(self.max_cache_len, device=self.keys.device)
         own = torch.arange(queries, device=self.keys.device) + self.cumulative_length
-        seen = self.real[:, None] & (places <= own[:, None])
-        # Padding sees itself, so that its softmax is not empty.
-        return (seen | (places == own[:, None]))[:, None]
+        seen = self.real[:, None] & (slots <= own[:, None])
+        # Padding attends to itself, so that its softmax is not empty.
+        return (seen | (slots == own[:, None]))[:, None]
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take off the last tokens, given as a number <= 0, as far as none was dropped among them."""
+        """Remove the last tokens, given as a number <= 0. None of them may have been merged."""
         if tokens_to_remove == 0 or not self.is_initialized:
             return
         count, held = -tokens_to_remove, int(self.cumulative_length)
@@ -125,18 +125,18 @@ class StaticMergedLayer(Merged, StaticLayer):
             assert self.columns is not None
             length = held + int(self.columns_dropped)
             check_crop(self.columns[:, max(0, held - count) : held], length, tokens_to_remove)
-        # In place: compiled code reads the tensor where it is. The next tokens overwrite what is there.
+        # In place, since compiled code reads the tensor at this address. New tokens overwrite the old ones.
         self.cumulative_length.sub_(count)
 
     def reset(self) -> None:
         if not self.group:
             super().reset()
             return
-        # Tensors stay for the next prompt.
+        # The tensors are reused for the next prompt.
         self.group = ()
         self.cumulative_length.zero_()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self.keys = self.values = self.columns = self.real = None
         self.is_initialized, self.max_cache_len = False, self.whole_room
         self.cumulative_length = torch.zeros_like(self.cumulative_length)
@@ -144,13 +144,13 @@ class StaticMergedLayer(Merged, StaticLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
         if self.columns is not None and self.real is not None:
-            # Not shared any more: the next layer of the group selects its own.
+            # No longer shared: the other layers of the group select their own.
             index = beam_idx.to(self.real.device)
             self.columns, self.real = self.columns.index_select(0, index), self.real.index_select(0, index)
 
 
 class StaticMasks:
-    """The masks of a pass on static layers after a merged prefill, each made once for its group."""
+    """The masks of a pass on static layers after a merged prefill, each made once per group."""
 
     def __init__(self, cache: Cache, masks: LlmMasks, queries: int, dtype: torch.dtype) -> None:
         if masks.backend not in BACKENDS:
@@ -162,7 +162,7 @@ class StaticMasks:
     def layer_arguments(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """With its own mask, where a layer holds other tokens than the first one."""
+        """The arguments with the layer's own mask, if it holds other tokens than the first layer."""
         if self.layers[index].group == self.layers[0].group:
             return None
         return args, {**kwargs, "attention_mask": self.for_layer(index)}
@@ -182,16 +182,16 @@ def is_static(cache: Cache | None) -> bool:
 
 
 def update_padding(cache: Cache, padding: Tensor | None) -> None:
-    """Read which tokens the model's (B, L) mask calls real; None: all are, or nothing has changed."""
+    """Read from the model's (B, L) mask which tokens are real; None: all are, or nothing has changed."""
     if padding is not None:
         for layer in {id(layer.real): layer for layer in cache.layers}.values():
             layer.update_padding(padding)
 
 
 def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> str | None:
-    """Why a merged prefill cannot be held in static layers, or None."""
+    """Why static layers cannot hold a merged prefill, or None."""
     if masks.ready_made or any(recurrent):
-        return "layers that slide, are recurrent or are handed their masks ready made"
+        return "sliding windows, recurrent layers or bidirectional image attention"
     if masks.backend not in BACKENDS:
         return f"attention implementation {masks.backend!r}"
     if cache.offloading:
@@ -201,13 +201,13 @@ def static_refusal(masks: LlmMasks, recurrent: Sequence[bool], cache: Cache) -> 
 
 @torch.compiler.disable
 def settle(cache: Cache) -> None:
-    """After a prefill: make what was static before it static again, in place."""
+    """After a prefill: convert the layers that were static before it to static ones again, in place."""
     shared: Shared = {}
     for index, layer in enumerate(cache.layers):
         if isinstance(layer, MergedLayer) and layer.replaced is not None:
             static = layer.replaced
             if layer.columns is None:
-                # Nothing was merged after all, or the prefill failed.
+                # Nothing was merged, or the prefill failed.
                 if layer.is_initialized and layer.keys.shape[2]:
                     static.update(layer.keys, layer.values)
             elif isinstance(static, StaticMergedLayer):
@@ -218,7 +218,7 @@ def settle(cache: Cache) -> None:
 
 
 def check_room(layers: list[Any], length: int) -> None:
-    """Raise UnsupportedError where a prompt of ``length`` tokens is longer than static layers are."""
+    """Raise UnsupportedError if a prompt of ``length`` tokens is longer than the static layers."""
     merged = [layer for layer in layers if isinstance(layer, MergedLayer)]
     static = [layer.replaced for layer in merged if layer.replaced is not None]
     room = min((getattr(layer, "whole_room", layer.max_cache_len) for layer in static), default=length)

@@ -1,8 +1,8 @@
-"""Whether the installed transformers still has what illava relies on: a list, and its check.
+"""The contract: a list of everything that illava relies on in transformers, and its check.
 
-``accelerate()`` asks before it touches a model. Signatures are read, not versions: a renamed argument,
-a lost module or a method with its arguments in another order is a :class:`Fault`, and becomes an
-UnsupportedError that names it.
+``accelerate()`` checks it before it modifies a model. The check reads signatures, not versions: a renamed
+argument, a missing module or a method with reordered arguments is a :class:`Fault`, which is reported by an
+UnsupportedError.
 """
 
 from __future__ import annotations

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 
 
 def check_contract(modules: LocatedModules, plan: Plan | None = None) -> None:
-    """Raise UnsupportedError unless everything is there that illava relies on.
+    """Raise UnsupportedError unless everything that illava relies on is present.
 
     Args:
-        modules: the modules of the model, plain.
-        plan: leaves out forwards that it does not touch. None: all are checked.
+        modules: the modules of the plain model.
+        plan: forwards that this plan does not use are not checked. None: all are checked.
 
-    Warns once (UntestedVersionWarning) where all is there, but transformers is outside of the tested range.
+    If everything is present but transformers is outside of the tested range, warns once
+    (UntestedVersionWarning).
     """
     faults = [*everywhere_faults(helpers=False), *_model_faults(modules, plan)]
     if faults:
@@ -46,20 +47,20 @@ def check_contract(modules: LocatedModules, plan: Plan | None = None) -> None:
 
 
 def contract_faults(modules: LocatedModules, plan: Plan | None = None) -> list[Fault]:
-    """All that illava relies on and this model, or the installed transformers, lacks.
+    """Everything that illava relies on and that this model, or the installed transformers, lacks.
 
-    ``plan`` leaves out forwards that it does not touch; None: all are checked, those that some method needs.
+    Forwards that ``plan`` does not use are not checked. None: all that any method needs are checked.
     """
     return list(dict.fromkeys([*missing_everywhere(), *_model_faults(modules, plan)]))
 
 
 def missing_everywhere() -> list[Fault]:
-    """What is missing in transformers whatever the model: caches, masks, attention, ``generate``, helpers."""
+    """What transformers lacks for every model: caches, masks, attention, ``generate``, helpers."""
     return list(dict.fromkeys(everywhere_faults(helpers=True)))
 
 
 def import_refusal(error: ImportError) -> UnsupportedError:
-    """What to raise where a name that illava imports from transformers is gone."""
+    """The error to raise if a name that illava imports from transformers is missing."""
     lost = Fault(str(error.name), f"lost a name: {str(error).partition(' from ')[0]}")
     return UnsupportedError(refusal(missing_everywhere() or [lost]))
 
@@ -88,13 +89,13 @@ def _model_faults(modules: LocatedModules, plan: Plan | None) -> Iterator[Fault]
     model = original(modules.model)
     if hasattr(type(model), "generate"):
         for name, call in GENERATE.items():
-            # What users put in their places on the one model is theirs to get right.
+            # Read from the class: methods that users have replaced on the instance are not checked.
             yield from method_faults(type(model), name, call)
         if method_of(model, "create_masks_for_generate") is not None:
             yield from _method_faults(model, "create_masks_for_generate", MASKS)
-        made = getattr(model, "generation_config", None)
-        if made is not None:
-            yield from attribute_faults(type(made).__name__, made, GENERATION_CONFIG)
+        config = getattr(model, "generation_config", None)
+        if config is not None:
+            yield from attribute_faults(type(config).__name__, config, GENERATION_CONFIG)
     for module in (*modules.blocks[:1], *modules.layers[:1]):
         yield from attribute_faults(
             type(original(module)).__name__, original(module), ("gradient_checkpointing",)
@@ -111,7 +112,7 @@ def _forward_faults(targets: list[tuple[nn.Module, str]], call: Call) -> Iterato
         module = original(found)
         signature = method_of(module, "forward")
         assert signature is not None
-        # Layers of one class are alike.
+        # Layers of one class have the same signature.
         if signature.opaque or signature in seen:
             continue
         seen.add(signature)

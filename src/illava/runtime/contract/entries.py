@@ -1,7 +1,8 @@
 """What illava relies on in a loaded model: the forwards of its modules, and its methods.
 
-One declarative list with :mod:`.lookups` (module paths, config attributes) and :mod:`.everywhere` (what
-depends on no model): an argument of transformers that illava reads or gives has an entry here.
+Together with :mod:`illava.models.lookups` (module paths, config attributes) and :mod:`.everywhere` (what does
+not depend on a model) this is one declarative list: every argument of transformers that illava reads or
+passes has an entry.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ...methods.steps import Plan
     from ...models.located import LocatedModules
 
-# What the first argument of a projector, pooler or connector is called.
+# Names of the first argument of a projector, pooler or connector.
 FEATURES = (
     "image_features",
     "hidden_states",
@@ -30,9 +31,9 @@ FEATURES = (
     "x",
     "input",
 )
-# How the attention of a modelling file finds its implementation: taps act through this.
+# How the attention of a modelling file looks up its implementation, which taps rely on.
 LOOKS_UP = ("config", "_attn_implementation", "ALL_ATTENTION_FUNCTIONS")
-# Of arguments that hold nothing for each token.
+# Arguments without values per token.
 FLAGS = ("use_cache", "output_attentions", "output_hidden_states", "output_router_logits", "return_dict")
 
 
@@ -43,17 +44,17 @@ class Forward:
     owners: Callable[[LocatedModules], Sequence[nn.Module]]
     call: Callable[[LocatedModules], Call] | Call
     path: Callable[[LocatedModules], str | None] = lambda modules: ""
-    """From each of the owners to the module; "" for the owner itself, None where a family has none."""
+    """Path from each owner to the module; "" for the owner itself, None if the family has no such module."""
     needed: Callable[[Plan], Any] = lambda plan: True
-    """Whether a plan touches them."""
+    """Whether a plan uses these forwards."""
 
     def targets(self, modules: LocatedModules) -> list[tuple[nn.Module, str]]:
-        """The owners and the path from each, which may lead nowhere."""
+        """The owners and the path from each, which may not exist."""
         path = self.path(modules)
         return [] if path is None else [(owner, path) for owner in self.owners(modules)]
 
     def call_of(self, modules: LocatedModules) -> Call:
-        """What the forwards must offer."""
+        """The arguments that the forwards must have."""
         return self.call if isinstance(self.call, Call) else self.call(modules)
 
 
@@ -136,7 +137,7 @@ def observing(plan: Plan) -> bool:
     return any(index and step.attention_source != "nothing" for index, step in plan.llm.items())
 
 
-def _peeking(plan: Plan) -> bool:
+def _recomputing(plan: Plan) -> bool:
     return any(index and step.attention_source == "itself" for index, step in plan.llm.items())
 
 
@@ -158,7 +159,7 @@ HEADED = Call(
         "logits_to_keep",
         "mm_encoder_outputs",
     ),
-    # Kernels for training put a forward without these in the place of transformers' own.
+    # Training kernels replace the forward of transformers by one without these arguments.
     foreign=("logits_to_keep", "mm_encoder_outputs"),
     uses=("inputs_embeds", "attention_mask", CACHE_NAMES, "pixel_values"),
 )
@@ -208,9 +209,9 @@ FORWARDS: tuple[Forward, ...] = (
     Forward(lambda modules: [modules.llm], _llm_call),
     Forward(_attending, LAYER),
     Forward(_attending, LLM_ATTENTION, lambda modules: modules.family.llm_attention, observing),
-    Forward(_attending, ONE_ARGUMENT, lambda modules: modules.family.llm_norm, _peeking),
+    Forward(_attending, ONE_ARGUMENT, lambda modules: modules.family.llm_norm, _recomputing),
     Forward(
-        # Called for renumbered positions; "layer_type" is what those are refused by.
+        # Called for renumbered positions, which are refused if it has a "layer_type" argument.
         lambda modules: [modules.llm] if hasattr(modules.llm, "rotary_emb") else [],
         Call(("x", "position_ids"), known=("layer_type",)),
         lambda modules: "rotary_emb",
@@ -226,13 +227,13 @@ ROW_MIXERS: dict[str, tuple[str, Call]] = {
     "pack_image_features": ("get_image_features", PACK),
     "apply_pooling": ("get_video_features", FIRST_FEATURES),
 }
-"""By name, the method of the base model that calls it, and its arguments."""
+"""By name: the method of the base model that calls the row mixer, and the arguments of the row mixer."""
 
 
 def features_calls(modules: LocatedModules) -> dict[str, Call]:
-    """The methods of the base model that encode pictures and videos, and what they must offer."""
+    """The methods of the base model that encode pictures and videos, and the arguments they must have."""
     mixers = [(name, ROW_MIXERS[name][0]) for name in modules.family.row_mixers]
-    # Some encode videos by the method for pictures.
+    # Some families encode videos by the method for pictures.
     mixers.append(("pooler_output", "get_image_features"))
     grid = modules.tower.packed and not modules.tower.masked
     calls = {"get_image_features": ("pixel_values", "image_grid_thw")[: 1 + grid]}
@@ -261,7 +262,7 @@ GENERATE: dict[str, Call] = {
     ),
     "_expand_inputs_for_generation": Call(names=("expand_size", "input_ids")),
 }
-"""Parts of ``generate`` that are replaced on the model, or that call those."""
-# Families have their own in front of it.
+"""Methods of ``generate`` that are replaced on the model, or that call these."""
+# Families override it and call it.
 PREPARE_INPUTS = Call(("input_ids",), (CACHE_NAMES,), uses=("create_masks_for_generate",))
 GENERATION_CONFIG = ("prefill_chunk_size", "cache_implementation")

@@ -1,4 +1,4 @@
-"""What illava relies on in transformers whatever the model: caches, masks, attention, ``generate``."""
+"""What illava relies on in transformers for every model: caches, masks, attention, ``generate``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ INHERITED = {
     "DynamicLayer": {"offload", "prefetch", "get_max_length", "get_max_cache_shape"},
     "StaticLayer": {"offload", "prefetch", "get_max_length", "get_max_cache_shape", "crop"},
 }
-"""Further methods that merged layers inherit as they are. One that is not listed may act on lengths."""
+"""Further methods that merged layers inherit unchanged. A method that is not listed may depend on lengths."""
 
 SAMPLES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     "DynamicLayer": ((), ("keys", "values", "is_initialized", "is_sliding")),
@@ -66,7 +66,7 @@ SAMPLES: dict[str, tuple[tuple[Any, ...], tuple[str, ...]]] = {
     ),
     "DynamicCache": ((), ("layers", "layer_class_to_replicate", "offloading", "is_compileable")),
 }
-"""Arguments to make one of a class with, and attributes that it must have."""
+"""For each class, arguments to create an instance, and attributes that the instance must have."""
 
 FUNCTIONS: dict[tuple[str, str], Call] = {
     (MASKING, "create_causal_mask"): MASKS,
@@ -77,17 +77,17 @@ HELPERS: dict[tuple[str, str], Call] = {
     ("transformers.vision_utils", "get_vision_position_ids"): Call(("grid_thw", "spatial_merge_size")),
     **{name: call for family in FAMILIES.values() for name, call in family.functions.items()},
 }
-"""Functions that reports, plans and the command line call, with those of all families. Those that are not
-imported yet are checked by :func:`missing_everywhere` alone, since importing them takes time."""
+"""Functions called by reports, planning, the command line and the family entries. Only
+:func:`missing_everywhere` imports modules to check them, since imports take time."""
 
 ATTENTION = Call(("module", "query", "key", "value", "attention_mask"), ("scaling",))
-"""An attention implementation: how taps call it, and are called."""
+"""Arguments of an attention implementation, in calls by taps and of taps."""
 OUTPUTS = {"BaseModelOutputWithPooling": ("last_hidden_state", "pooler_output")}
 """Classes of transformers.modeling_outputs and their first fields, in order."""
 
 
 def everywhere_faults(*, helpers: bool) -> Iterator[Fault]:
-    """What is missing whatever the model. ``helpers``: whether to import and check all of ``HELPERS``."""
+    """What is missing for every model. ``helpers``: whether to import and check all of ``HELPERS``."""
     yield from _cache_faults()
     for (module, name), call in {**FUNCTIONS, **HELPERS}.items():
         if helpers or module in sys.modules or (module, name) in FUNCTIONS:
@@ -166,12 +166,14 @@ def _attention_faults() -> Iterator[Fault]:
     else:
         yield from call_faults("the attention implementation 'sdpa'", function(table["sdpa"]), ATTENTION)
     requested: Callable[..., Any] | None = _find("transformers.utils.generic", "is_flash_attention_requested")
-    # Packed encoders ask it by the name of the implementation, which is then that of a tap.
+    # Packed encoders call it with the name of the implementation, which may be that of a tap.
     names = {"illava_flash": True, "illava": False}
     if requested is None:
         yield Fault("transformers.utils.generic", "lost its function is_flash_attention_requested")
     elif any(requested(SimpleNamespace(_attn_implementation=name)) != flash for name, flash in names.items()):
-        yield Fault("is_flash_attention_requested", "no longer goes by 'flash' in the implementation's name")
+        yield Fault(
+            "is_flash_attention_requested", "no longer looks for 'flash' in the implementation's name"
+        )
 
 
 def _generate_faults() -> Iterator[Fault]:
@@ -181,9 +183,9 @@ def _generate_faults() -> Iterator[Fault]:
         return
     for name, call in {**GENERATE, "prepare_inputs_for_generation": PREPARE_INPUTS}.items():
         yield from method_faults(mixin, name, call)
-    made = _find("transformers.generation", "GenerationConfig")
-    read = None if made is None else method_of(made, "__init__")
-    yield from use_faults("GenerationConfig", None if read is None else read.uses, GENERATION_CONFIG)
+    config = _find("transformers.generation", "GenerationConfig")
+    init = None if config is None else method_of(config, "__init__")
+    yield from use_faults("GenerationConfig", None if init is None else init.uses, GENERATION_CONFIG)
 
 
 def _checkpoint_faults() -> Iterator[Fault]:
@@ -192,9 +194,9 @@ def _checkpoint_faults() -> Iterator[Fault]:
         yield Fault(LAYERS, "lost its class GradientCheckpointingLayer")
         return
     yield from attribute_faults("GradientCheckpointingLayer", layer, ("gradient_checkpointing",))
-    # Run by __call__, or by what __init_subclass__ wraps around forward.
-    read = [method_of(layer, name) for name in ("__call__", "__init_subclass__")]
-    names = frozenset(name for one in read if one is not None for name in one.uses or ())
+    # Called by __call__, or by the wrapper that __init_subclass__ puts around forward.
+    callers = [method_of(layer, name) for name in ("__call__", "__init_subclass__")]
+    names = frozenset(name for caller in callers if caller is not None for name in caller.uses or ())
     yield from use_faults("GradientCheckpointingLayer", names, ("_gradient_checkpointing_func",))
     model = _find(MODELING, "PreTrainedModel")
     setter = None if model is None else method_of(model, "_set_gradient_checkpointing")

@@ -1,4 +1,4 @@
-"""The model's own functions that encode pictures, and which encoder run made which features."""
+"""The model's functions that encode pictures, and the encoder runs that computed given features."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ FUNCTIONS = ("get_image_features", "get_video_features")
 
 
 class FeatureCalls:
-    """Shadows ``get_image_features`` and ``get_video_features`` on one instance.
+    """Wraps ``get_image_features`` and ``get_video_features`` on one instance.
 
-    ``generate`` encodes pictures before the prefill, and users may do so long before. The encoder runs
-    therefore outlive their pass as long as the features that they made; ``runs_of`` looks them up by these.
+    ``generate`` encodes pictures before the prefill, and users may encode them long before. So encoder runs
+    are kept after their pass as long as their features exist; ``runs_of`` looks them up by the features.
     """
 
     def __init__(self, base: nn.Module, passes: Passes, hooks: Hooks) -> None:
         self.passes = passes
         self._made: dict[int, tuple[weakref.ref[Any], list[EncoderRun]]] = {}
-        """By the id of the features."""
+        """By the id of the output that holds the features."""
         for name in FUNCTIONS:
             if hasattr(base, name):
                 hooks.attribute(base, name, self._wrap(getattr(base, name), name == "get_video_features"))
         hooks.undo(self._made.clear)
 
     def runs_of(self, outputs: Any) -> tuple[list[EncoderRun], bool]:
-        """The runs that made the features in ``mm_encoder_outputs``, and whether all are known.
+        """The runs that computed the features in ``mm_encoder_outputs``, and whether all are known.
 
-        Features that came from elsewhere, copies included, have none.
+        The runs of features from other sources, including copies, are unknown.
         """
         runs, known = [], True
         given = outputs.values() if isinstance(outputs, dict) else () if outputs is None else (outputs,)
@@ -49,7 +49,7 @@ class FeatureCalls:
         return runs, known
 
     def _wrap(self, encode: Callable[..., Any], is_video: bool) -> Callable[..., Any]:
-        # generate() asks for the signature.
+        # generate() reads the signature.
         @wraps(encode)
         def encode_pictures(*args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling():
@@ -67,14 +67,14 @@ class FeatureCalls:
         if outermost:
             current = self.passes.begin()
         assert current is not None
-        before = current.video, current.videos, len(current.encoder_runs)
+        previous = current.video, current.videos, len(current.encoder_runs)
         if is_video:
             current.video = True
             current.videos = kwargs.get("video_grid_thw", args[1] if len(args) > 1 else None)
         try:
             output = encode(*args, **kwargs)
         finally:
-            current.video, current.videos, first = before
+            current.video, current.videos, first = previous
             if outermost:
                 self.passes.end()
         made = current.encoder_runs[first:]
@@ -91,5 +91,5 @@ class FeatureCalls:
         try:
             self._made[key] = (weakref.ref(output, lambda _: self._made.pop(key, None)), runs)
         except TypeError:
-            # A tuple, which no model takes back.
+            # A tuple, which cannot be passed in again.
             return

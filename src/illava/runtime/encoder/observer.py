@@ -1,6 +1,6 @@
-"""What a step observes of the attention of an encoder block, and the sizes that the block attends with.
+"""The observations of a step in an encoder block's attention, and the size bias of the attention.
 
-A block may call its attention several times, so both count in the run's :class:`BlockState`.
+A block may call its attention several times, so both keep their progress in the run's :class:`BlockState`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .run import Observed
 
 
 class AttentionObserver:
-    """Collects what a step observes of the tokens of one block, over all calls of the block's attention."""
+    """Collects a step's observations of the tokens of one block, over all calls of the block's attention."""
 
     def __init__(self, stage: str, step: EncoderStep, index: int, passes: Passes, prefix: int) -> None:
         self.stage, self.step, self.index, self.passes, self.prefix = stage, step, index, passes, prefix
@@ -26,34 +26,34 @@ class AttentionObserver:
         assert run is not None
         observed = run.block_state().observed
         if self.stage not in observed:
-            lengths = None if run.grid is None else run.sequence_lengths(self.index, merged=True)
-            observed[self.stage] = Observed(sequences=lengths)
-        so_far = observed[self.stage]
-        # A packed encoder attends to one sequence after the other, or to all at once and keeps them apart.
-        here = [query.shape[2]]
-        if so_far.sequences is not None:
-            here = []
-            while sum(here) < query.shape[2]:
-                here.append(so_far.sequences.pop(0))
+            sequences = None if run.grid is None else run.sequence_lengths(self.index, merged=True)
+            observed[self.stage] = Observed(sequences=sequences)
+        collected = observed[self.stage]
+        # A packed encoder attends to its sequences in separate calls, or to all of them in one call.
+        lengths = [query.shape[2]]
+        if collected.sequences is not None:
+            lengths = []
+            while sum(lengths) < query.shape[2]:
+                lengths.append(collected.sequences.pop(0))
         start = 0
-        for length, alike in groupby(here):
-            # Those of equal length that follow one another in one go.
-            count = len(list(alike))
-            q, k = (_apart(t[:, :, start : start + count * length], count) for t in (query, key))
+        for length, group in groupby(lengths):
+            # Consecutive sequences of equal length are batched.
+            count = len(list(group))
+            q, k = (_split(t[:, :, start : start + count * length], count) for t in (query, key))
             start += count * length
             rows = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix))
-            so_far.tokens.append(rows.flatten(0, 1))
+            collected.tokens.append(rows.flatten(0, 1))
 
 
-def _apart(tokens: Tensor, count: int) -> Tensor:
-    """(1, H, count * n, h) to (count, H, n, h); unchanged where it is one sequence, or a batch of them."""
+def _split(tokens: Tensor, count: int) -> Tensor:
+    """(1, H, count * n, h) to (count, H, n, h); unchanged for one sequence, or for a batch."""
     if count == 1:
         return tokens
     return tokens[0].unflatten(1, (count, -1)).transpose(0, 1)
 
 
 class SizeBias:
-    """The logarithm of how many tokens each key stands for, call by call of one block."""
+    """The logarithms of the sizes of the keys of one block, for each call of its attention."""
 
     def __init__(self, index: int, passes: Passes) -> None:
         self.index, self.passes = index, passes
@@ -69,7 +69,7 @@ class SizeBias:
                 return None
             state.size_bias = sizes.log()
         count = key.shape[0] * key.shape[2]
-        here, state.size_bias = state.size_bias[:count], state.size_bias[count:]
+        bias, state.size_bias = state.size_bias[:count], state.size_bias[count:]
         if not len(state.size_bias):
             state.size_bias = None
-        return here.view(key.shape[0], 1, 1, key.shape[2]).to(key.device)
+        return bias.view(key.shape[0], 1, 1, key.shape[2]).to(key.device)

@@ -1,8 +1,9 @@
-"""Smaller pictures for the image encoder: the model is told of the full size, the encoder sees less of it.
+"""Smaller pictures for the image encoder, while the rest of the model uses the full size.
 
-Packed encoders take a picture as rows of patches. These are put together to a picture again, that is
-resized, and its patches go through the encoder in place of the first ones. The features of the small picture
-then stand at the places of the full one nearest the centres of what they show; other places are marked.
+The input of packed encoders is a sequence of patches. The patches are reassembled to a picture, the picture
+is resized, and its patches are encoded instead of the original ones. Each feature of the small picture takes
+the index of the full-size unit nearest to the centre of the area that it shows; the other indices are marked
+as dropped.
 """
 
 from __future__ import annotations
@@ -20,29 +21,30 @@ from ...ops.grids import coarse_places, coarse_shape
 
 @dataclass(frozen=True)
 class Resized:
-    """What a call of the encoder saw of pictures that were made smaller."""
+    """The pictures of one encoder call that were resized."""
 
     full: Tensor
-    """(pictures, 3) the grid of the pictures as the model was handed them."""
+    """(pictures, 3) frames, rows and columns of the pictures at their full size."""
     places: Tensor
-    """(P,) int64: the units of the full grid, in raster order, that stand for those of the small one."""
+    """(P,) int64: for each unit of the small grids, the index of a unit of the full grids, in raster
+    order."""
 
 
 class ResizeStage:
-    """Makes the pictures smaller that a packed encoder is called with."""
+    """Resizes the pictures in the arguments of a packed encoder."""
 
     def __init__(self, modules: LocatedModules, keep: float) -> None:
         if not modules.tower.packed or not modules.family.projector.startswith(f"{modules.family.encoder}."):
             raise UnsupportedError(
-                f"pictures of {modules.family.model_type} cannot be made smaller inside the model, which "
-                "takes them at one size or folds them up outside its encoder; hand the processor smaller ones"
+                f"pictures of {modules.family.model_type} cannot be resized inside the model, which has a "
+                "fixed picture size or merges patches outside its encoder; give smaller pictures"
             )
         self.modules, self.keep = modules, keep
 
     def shrink(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], Resized | None]:
-        """The encoder's arguments with smaller pictures; None at the end where none is made smaller."""
+        """The encoder's arguments with smaller pictures; the third value is None if no picture is resized."""
         vision, side = self.modules.config.vision_config, round(self.modules.group**0.5)
         grid = self.modules.tower.grid(vision, args, kwargs)
         small, places, first = [], [], 0
@@ -72,21 +74,21 @@ class ResizeStage:
 def resize_patches(
     pixels: Tensor, grid: Tensor, small: Tensor, patch: int, side: int, temporal: int
 ) -> Tensor:
-    """Resize pictures that are given as patches, bicubic with antialiasing.
+    """Resize pictures given as patches, by bicubic interpolation with antialiasing.
 
     Args:
-        pixels: (N, channels * temporal * patch * patch) patches of all pictures, ``side`` x ``side``
-            neighbours one after the other, as the processors of Qwen-VL and GLM-4V put them.
-        grid, small: (pictures, 3) frames, rows and columns in patches, before and after.
+        pixels: (N, channels * temporal * patch * patch) patches of all pictures. ``side`` x ``side``
+            neighbours are consecutive, as in the output of the processors of Qwen-VL and GLM-4V.
+        grid, small: (pictures, 3) frames, rows and columns in patches, before and after resizing.
 
     Returns (N', ...) patches in the same order and dtype.
     """
     out, first = [], 0
     for (frames, rows, columns), (_, down, across) in zip(grid.tolist(), small.tolist(), strict=True):
         count = frames * rows * columns
-        some = pixels[first : first + count].float()
+        patches = pixels[first : first + count].float()
         first += count
-        block = some.view(frames, rows // side, columns // side, side, side, -1, temporal, patch, patch)
+        block = patches.view(frames, rows // side, columns // side, side, side, -1, temporal, patch, patch)
         # frames, temporal, channels, rows, side, patch, columns, side, patch
         picture = block.permute(0, 6, 5, 1, 3, 7, 2, 4, 8).reshape(
             frames * temporal, -1, rows * patch, columns * patch

@@ -1,4 +1,4 @@
-"""What the encoder stage knows of one call of the image encoder."""
+"""The state of one call of the image encoder."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..traces import Trace, trace_of
 
 @dataclass
 class Observed:
-    """What one step observed of a block, over the calls of its attention so far."""
+    """The observations of one step in a block, over the calls of its attention so far."""
 
     tokens: list[Tensor] = field(default_factory=list)
     """(n, ...) fp32 of each call, class tokens included."""
     sequences: list[int] | None = None
-    """Tokens of the attention sequences that are left for later calls; None where all are alike."""
+    """Lengths of the attention sequences of later calls; None for batches of equal sequences."""
 
 
 @dataclass
@@ -32,67 +32,67 @@ class BlockState:
     observed: dict[str, Observed] = field(default_factory=dict)
     """By the stage of the step: its own in the encoder, and the one after the encoder."""
     size_bias: Tensor | None = None
-    """(n,) fp32: the logarithms of the sizes of the tokens that are left for later calls of its attention."""
+    """(n,) fp32: the logarithms of the sizes of the tokens of later calls of its attention."""
     shape: torch.Size = field(default_factory=torch.Size)
-    """Of the tokens that entered its second norm."""
+    """Shape of the input of its second norm."""
     merged: Tensor | None = None
-    """(..., n', d) x', where a step merged."""
+    """(..., n', d) x', if a step merged tokens."""
     output: Tensor | None = None
-    """(..., n', d) y', what the MLP made of it."""
+    """(..., n', d) y', the output of the MLP for x'."""
 
 
 @dataclass
 class EncoderRun:
-    """One call of the image encoder: what went in, and what is left of it so far."""
+    """One call of the image encoder: its input units, and those that remain after each step."""
 
     group: int
     """Tokens per unit."""
     lengths: tuple[int, ...]
-    """Units of each segment that are left."""
+    """Remaining units of each segment."""
     grid: Tensor | None = None
     """(pictures, 3) frames, rows and columns in tokens, for packed encoders."""
     video: bool = False
-    """Whether it is handed the frames of videos."""
+    """Whether its input is frames of videos."""
     videos: Tensor | None = None
-    """(videos, 3) frames, rows and columns in tokens, where given; ``grid`` may list their frames."""
+    """(videos, 3) frames, rows and columns in tokens, if known; ``grid`` may list frames as pictures."""
     prefix: int = 0
-    """Class tokens in front of each segment, which are no units."""
+    """Class tokens before each segment, which are not part of units."""
     order: Tensor | None = None
-    """(U, g) int64: the tokens of each unit among all tokens that are in units, where they do not follow one
-    another. From the first merge on the survivors stand in the order of units."""
+    """(U, g) int64: indices of the tokens of each unit among all tokens in units, if these are not
+    consecutive. After the first merge the survivors are in the order of units."""
     history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
-    """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step; the
-    number of blocks stands for a step after the encoder."""
+    """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step. A
+    step after the encoder has the number of blocks as its block."""
     sizes: dict[int, Tensor] = field(default_factory=dict)
-    """Block -> (P,) fp32 how many units each survivor of its step stands for, where the step counted it."""
+    """Block -> (P,) fp32 number of units merged into each survivor of its step, if the step records sizes."""
     seen: Tensor | None = None
-    """(U, g, ...) what a step after the encoder observed of the units that entered ``seen_at``."""
+    """(U, g, ...) observations of a step after the encoder, for the units that entered block ``seen_at``."""
     seen_at: int = 0
     resized: Tensor | None = None
-    """(P,) int64 raster indices of the units at which those of smaller pictures stand, where the encoder was
-    given smaller ones; ``history`` then begins with them, before block 0."""
+    """(P,) int64 raster indices in the full-size grids of the units of resized pictures, or None. ``history``
+    then starts with these units, before block 0."""
     full_windows: tuple[int, ...] | None = None
-    """Tokens of each attention window of pictures before they were made smaller, where blocks have any."""
+    """Tokens of each attention window of resized pictures at full size; None without window attention."""
     full_blocks: tuple[int, ...] = ()
-    """The blocks that have none all the same."""
+    """Blocks without window attention in an encoder that has it."""
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
     traces: dict[int, Trace] | None = None
-    """Block -> what its step did, as in ``history``, where that is asked for."""
+    """Block -> record of its step, with blocks as in ``history``; None without tracing."""
     visited: set[int] = field(default_factory=set)
-    """The blocks whose steps were asked to choose, whatever they kept."""
+    """The blocks whose steps were called, even if they kept all units."""
     features: int = 0
-    """Features that the language model is to get, dropped ones included; 0 where that is not known."""
+    """Features for the language model, including dropped ones; 0 if unknown."""
     marked: int | None = None
-    """Features of dropped units among those that the language model is to get, once these are made."""
+    """How many of these features belong to dropped units; None before they are computed."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
-    """The call that arranged the projected features: name, function, tiles a picture, other arguments."""
+    """The call that arranged the projected features: name, function, tiles per picture, other arguments."""
     block: BlockState | None = field(default=None, repr=False)
-    """The block under way, where it has a step, is observed, or attends with the sizes of tokens."""
+    """The state of the current block, if it has a step, is observed, or uses proportional attention."""
 
     def __post_init__(self) -> None:
         self.full_lengths = self.lengths
-        # By number of the merges before.
+        # By the number of merges before.
         self._cached: dict[int, Cached] = {}
 
     @property
@@ -101,7 +101,7 @@ class EncoderRun:
         return self.history[-1][1] if self.history else None
 
     def record(self, block: int, merged: MergedSegments, units: Units) -> None:
-        """Its ``kept`` indexes the units that were left before; a backward pass may come by again."""
+        """Record a step; ``merged.kept`` indexes the units that entered it. Ignored in reruns."""
         if self.history and self.history[-1][0] >= block:
             return
         kept, before = merged.kept, self.kept
@@ -113,28 +113,31 @@ class EncoderRun:
             self.sizes[block] = merged.sizes
 
     def forget(self) -> None:
-        """Drop what only the blocks needed: their state, masks and tables cut to the tokens that are left."""
+        """Delete what only the blocks need: their state, and masks and tables of the remaining tokens."""
         self.block = None
         self._cached.clear()
 
     def shrink(self, kept: Tensor, lengths: tuple[int, ...], places: Tensor) -> None:
-        """Note that the encoder sees smaller pictures, whose units stand at ``kept``, raster ``places``."""
+        """Record that the pictures were resized.
+
+        Their units take the indices ``kept`` among all units, or ``places`` in raster order.
+        """
         self.history.append((-1, kept, lengths))
         self.lengths, self.resized = lengths, places
 
     @property
     def embedded(self) -> int:
-        """Tokens that the encoder began with."""
+        """Number of tokens that the encoder embedded."""
         return self.group * sum(self.full_lengths if self.resized is None else self.lengths_before(0))
 
     def sizes_before(self, block: int) -> Tensor | None:
-        """(U,) fp32 how many units each stands for that enters ``block``; None where nothing was counted."""
+        """(U,) fp32 sizes of the units that enter ``block``; None if no step has recorded sizes."""
         return next(
             (self.sizes[at] for at, _, _ in reversed(self.history) if at < block and at in self.sizes), None
         )
 
     def token_sizes(self, block: int) -> Tensor | None:
-        """(N,) fp32: the same for each token that enters ``block``, class tokens included."""
+        """(N,) fp32 sizes of the tokens that enter ``block``, class tokens included."""
         sizes = self.sizes_before(block)
         if sizes is None:
             return None
@@ -154,22 +157,22 @@ class EncoderRun:
         return rows.reshape(-1, self.group, *rows.shape[1:])
 
     def seen_by(self, block: int) -> Tensor | None:
-        """(U, g, ...) what was observed of the units that enter ``block``, a later one."""
+        """(U, g, ...) the observations in ``seen`` for the units that enter ``block``, a later one."""
         if self.seen is None:
             return None
-        now, then = self.kept_before(block), self.kept_before(self.seen_at)
-        if now is None or now is then:
+        kept, kept_then = self.kept_before(block), self.kept_before(self.seen_at)
+        if kept is None or kept is kept_then:
             return self.seen
-        if then is not None:
-            now = torch.searchsorted(then.to(now.device), now)
-        return self.seen[now.to(self.seen.device)]
+        if kept_then is not None:
+            kept = torch.searchsorted(kept_then.to(kept.device), kept)
+        return self.seen[kept.to(self.seen.device)]
 
     def kept_before(self, block: int) -> Tensor | None:
         """(P,) int64 indices of the units that enter ``block``; None if all do."""
         return next((kept for at, kept, _ in reversed(self.history) if at < block), None)
 
     def units_before(self, block: int) -> Tensor:
-        """(P,) int64, likewise, all of them if all do."""
+        """(P,) int64 indices of the units that enter ``block``, even if all do."""
         kept = self.kept_before(block)
         return torch.arange(sum(self.full_lengths)) if kept is None else kept
 
@@ -193,7 +196,10 @@ class EncoderRun:
         return [self.prefix + n * self.group for n in left]
 
     def tokens(self, block: int | None = None) -> Tensor:
-        """(P * g,) int64 indices of the tokens that enter ``block``, or survive all, among those in units."""
+        """(P * g,) int64 indices, among all tokens in units, of the tokens that enter ``block``.
+
+        Without ``block``, the indices of the tokens that survive all steps.
+        """
         kept = self.kept if block is None else self.kept_before(block)
         assert kept is not None
         if self.order is not None:
@@ -201,14 +207,17 @@ class EncoderRun:
         return (kept[:, None] * self.group + torch.arange(self.group, device=kept.device)).flatten()
 
     def block_state(self) -> BlockState:
-        """The state of the block under way; a new one where gradient checkpointing runs a block again, which
-        calls no hooks of the block itself."""
+        """The state of the current block.
+
+        It is created here when gradient checkpointing reruns a block, since the hooks of the block itself are
+        not called then.
+        """
         if self.block is None:
             self.block = BlockState()
         return self.block
 
     def take_observed(self, stage: str, block: int) -> Tensor | None:
-        """(U, g, ...) fp32: what the step of ``stage`` observed of the units in the ``block`` under way."""
+        """(U, g, ...) fp32: remove and return the observations of the step of ``stage`` in ``block``."""
         observed = None if self.block is None else self.block.observed.pop(stage, None)
         return None if observed is None else self.by_unit(torch.cat(observed.tokens), block)
 
@@ -216,11 +225,11 @@ class EncoderRun:
         return self._cached.setdefault(sum(at < block for at, _, _ in self.history), Cached())
 
     def mask(self, mask: Tensor, block: int) -> Tensor:
-        """(1, 1, N, N) attention mask of all tokens to that of those that enter ``block``."""
-        return self._at(block)(mask, lambda: self._at_both_ends(mask, self.tokens(block).to(mask.device)))
+        """(1, 1, N, N) attention mask of all tokens to the mask of those that enter ``block``."""
+        return self._at(block)(mask, lambda: self._rows_and_columns(mask, self.tokens(block).to(mask.device)))
 
     @staticmethod
-    def _at_both_ends(mask: Tensor, tokens: Tensor) -> Tensor:
+    def _rows_and_columns(mask: Tensor, tokens: Tensor) -> Tensor:
         return mask[:, :, tokens][..., tokens]
 
     def rotary(self, tables: tuple[Tensor, ...], block: int) -> tuple[Tensor, ...]:
@@ -230,7 +239,7 @@ class EncoderRun:
         )
 
     def sequences(self, cu_seqlens: Tensor, block: int) -> Tensor:
-        """Boundaries of all tokens' attention sequences to those in ``block``, without emptied ones."""
+        """Boundaries of the attention sequences of all tokens to those in ``block``, without empty ones."""
         return self._at(block)(cu_seqlens, lambda: self._boundaries(cu_seqlens, block))
 
     def _boundaries(self, cu_seqlens: Tensor, block: int) -> Tensor:

@@ -1,9 +1,10 @@
 """The encoder stage: merge between attention and MLP, inside the blocks of the image encoder.
 
-At a chosen block a pre-hook on the second norm replaces the block's tokens x by the merged x', a hook on
-the MLP keeps its output y' and hands the block zeros that cost nothing in its place, and a hook on the
-block returns x' + y'. No forward is replaced. Later blocks of a packed encoder get the rotary tables and
-sequence boundaries of the survivors; a batched encoder needs neither, its tiles shrink alike.
+At each block with a step, a pre-hook on the second norm replaces the block's tokens x by the merged x'. A
+hook on the MLP stores its output y' and returns expanded zeros to the block instead. A hook on the block
+returns x' + y'. No forward is replaced. Later blocks of a packed encoder get the rotary tables and sequence
+boundaries of the survivors. A batched encoder needs neither, since all its tiles keep the same number of
+tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .run import BlockState, EncoderRun
 
 
 class EncoderStage:
-    """Hooks on the image encoder; each of its calls is an :class:`EncoderRun` of the pass under way."""
+    """Hooks on the image encoder; each of its calls is an :class:`EncoderRun` of the current pass."""
 
     def __init__(
         self, modules: LocatedModules, plan: Plan, passes: Passes, hooks: Hooks, *, trace: bool = False
@@ -58,7 +59,7 @@ class EncoderStage:
             if index in steps:
                 _MergingBlock(passes, modules, index, block, steps[index], hooks)
             if sized:
-                # Sizes are counted by a step before this block.
+                # A step before this block records sizes.
                 hooks.tap(block.get_submodule(modules.tower.attention), bias=SizeBias(index, passes))
             if observer is not None:
                 self._observe_for_projector(observer, index, block, hooks)
@@ -69,12 +70,12 @@ class EncoderStage:
             run.block = BlockState()
 
     def _observe_for_projector(self, step: ProjectorStep, index: int, block: nn.Module, hooks: Hooks) -> None:
-        """Show a step after the encoder the attention of a block."""
+        """Let a step after the encoder observe the attention of a block."""
 
         def record(*_: Any) -> None:
             run = self.passes.encoder_run
             observed = None if run is None else run.take_observed("projector", index)
-            if run is not None and observed is not None and not self.checkpoints.again:
+            if run is not None and observed is not None and not self.checkpoints.rerunning:
                 run.seen, run.seen_at = observed, index
 
         observer = AttentionObserver("projector", step, index, self.passes, self.modules.tower.prefix)
@@ -82,7 +83,7 @@ class EncoderStage:
         hooks.post(block, record)
 
     def _leave(self, *_: Any) -> None:
-        """The encoder is done, or failed: what only its blocks needed goes."""
+        """When the encoder returns or fails, delete what only its blocks need."""
         if self.passes.current is not None:
             self._forget(self.passes.current)
 
@@ -114,7 +115,7 @@ class EncoderStage:
         return args, kwargs
 
     def _begin_run(self, current: Pass, tokens: tuple[int, ...], grid: Tensor | None = None) -> EncoderRun:
-        """Record a call over segments of that many tokens each, class tokens included."""
+        """Start the run of a call; ``tokens`` is the length of each segment, class tokens included."""
         tower, g = self.modules.tower, self.modules.group
         lengths = tuple((n - tower.prefix) // g for n in tokens)
         order = None
@@ -131,14 +132,13 @@ class EncoderStage:
         return run
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.checkpoints.again:
+        if self.checkpoints.rerunning:
             return
         x, *rest = [*args, *kwargs.values()]
         if self.reads and any(isinstance(part, Tensor) for part in rest):
             raise UnsupportedError(
-                "pictures with masked patches are not supported in the image encoder: hand over whole tiles, "
-                "as the processor makes them, or use a method of the LLM alone, such as "
-                "Illava(encoder_layers=())"
+                "pictures with masked patches are not supported in the image encoder: give whole tiles, as "
+                "the processor makes them, or use a method of the LLM only, such as Illava(encoder_layers=())"
             )
         if self.reads and any(isinstance(part, BlockMask) for part in rest):
             raise UnsupportedError(
@@ -156,19 +156,19 @@ class EncoderStage:
         assert run is not None
         after = merged and run.kept_before(index) is not None
         kwargs = dict(kwargs)
-        # Pixtral has boundaries for flash attention alone, under the names of that.
+        # Pixtral has boundaries only for flash attention, by the argument names of its kernel.
         for name in ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k"):
             if name in kwargs:
-                whole = kwargs[name]
-                kwargs[name] = run.sequences(whole, index) if after else whole
-                run.boundaries[index] = (whole, kwargs[name])
+                full = kwargs[name]
+                kwargs[name] = run.sequences(full, index) if after else full
+                run.boundaries[index] = (full, kwargs[name])
         if not after:
             return None
         kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"], index)
         for name in ("max_seqlen", "max_length_q", "max_length_k"):
             if kwargs.get(name) is not None:
                 kwargs[name] = int(run.boundaries[index][1].diff().max())
-        # Pixtral's blocks are handed a mask that keeps the pictures apart.
+        # Pixtral's blocks get a mask that separates the pictures.
         args = tuple(
             run.mask(part, index) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
         )
@@ -176,7 +176,7 @@ class EncoderStage:
 
 
 def frames_of(grid: Tensor) -> tuple[int, ...]:
-    """Tokens of every frame of (pictures, 3) frames, rows and columns."""
+    """Number of tokens of each frame, given (pictures, 3) frames, rows and columns."""
     return tuple(h * w for t, h, w in grid.tolist() for _ in range(t))
 
 
@@ -187,7 +187,7 @@ def _spatial_units(shapes: list[tuple[int, int, int]], side: int) -> Tensor:
         if rows % side or columns % side or rows * columns != tokens:
             raise UnsupportedError(
                 f"{rows} x {columns} patches do not divide into {side} x {side} squares; the encoder stage "
-                "needs pictures that do, or encoder_layers=() for none"
+                "needs pictures that do; use encoder_layers=() to switch it off"
             )
         places = torch.arange(tokens).view(rows // side, side, columns // side, side)
         out.append(places.transpose(1, 2).reshape(-1, side * side) + first)
@@ -214,14 +214,14 @@ class _MergingBlock:
             hooks.tap(block.get_submodule(names.attention), observer)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
         hooks.post(block.get_submodule(names.mlp), _bind(self._keep_output, block))
-        # Prepended: hooks that record hidden states must see what the block really returns.
+        # Prepended, so that hooks that record hidden states get the actual output of the block.
         hooks.post(block, self._leave, prepend=True)
 
     def _merge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         (x,) = args
         run = self.passes.encoder_run
         assert run is not None
-        # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), of which all keep equally many.
+        # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), where all tiles keep the same number.
         index = self.index
         run.visited.add(index)
         units = Units(
@@ -253,7 +253,7 @@ class _MergingBlock:
         state = self._state
         if state is None or state.merged is None:
             return None
-        # Here, not when the block is left: an offloaded block has its weights only while it runs.
+        # Here, not in the hook on the block: an offloaded block has its weights only while it runs.
         state.output = y if self.scale is None else self.scale(block, y)
         return y.new_zeros(()).expand(state.shape)
 

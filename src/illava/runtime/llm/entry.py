@@ -1,4 +1,4 @@
-"""The entry of the LLM: what the encoder stage marked leaves embeddings, positions and masks."""
+"""The entry of the LLM: tokens dropped by the encoder stage are removed from embeddings, positions, masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .prefill import Prefill, Prompt, Sequence
 
 
 def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
-    """All tokens of a prompt."""
+    """The sequence of all tokens of a prompt."""
     columns = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
     if prompt.padding is not None:
         columns = columns.where(prompt.padding.to(columns.device).bool(), -1)
@@ -26,13 +26,13 @@ def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
 
 
 def sequence_of(prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) -> Sequence:
-    """The tokens of a prompt at (B, n) ``columns``; see :class:`Sequence`."""
+    """The sequence of a prompt's tokens at (B, n) ``columns``; see :class:`Sequence`."""
     counts = torch.bincount(runs[runs >= 0], minlength=len(prompt.lengths))
     return Sequence(columns, entered, prompt.runs.shape[1] - columns.shape[1], runs, tuple(counts.tolist()))
 
 
 class LlmEntry:
-    """Shortens what the language model is called with."""
+    """Shortens the arguments of the language model."""
 
     def __init__(self, modules: LocatedModules, plan: Plan, masks: LlmMasks, *, trace: bool = False) -> None:
         self.modules, self.masks, self.trace = modules, masks, trace
@@ -42,12 +42,12 @@ class LlmEntry:
     def enter(
         self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor, dropped: Tensor, start: int
     ) -> Prefill:
-        """Take what is ``dropped``, (B, L) bool, and what a step before layer 0 drops out of ``kwargs``."""
+        """Remove ``dropped`` tokens, (B, L) bool, and those dropped before layer 0 from ``kwargs``."""
         sequence = whole(prompt, embeds)
         alive = (sequence.columns >= 0) & ~dropped
-        here = sequence.runs[alive & (sequence.runs >= 0)]
-        counts = torch.bincount(here, minlength=len(prompt.lengths))
-        # In one go, since an accelerator is waited for.
+        visual_runs = sequence.runs[alive & (sequence.runs >= 0)]
+        counts = torch.bincount(visual_runs, minlength=len(prompt.lengths))
+        # One transfer, since it synchronises with the device.
         *entering, marked_tokens = torch.cat([counts, dropped.sum()[None].to(counts)]).tolist()
         entering = tuple(entering)
         prefill = Prefill(prompt, sequence, traces={} if self.trace else None, marked=marked_tokens)
@@ -66,7 +66,7 @@ class LlmEntry:
         return prefill
 
     def _context(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Any:
-        """What the first step returns for the embeddings, without marked ones."""
+        """The result of the first step's ``enter`` for the embeddings, without marked ones."""
         if not self.steps:
             return None
         return next(iter(self.steps.values())).enter(self._alive(prompt, sequence, alive, embeds))
@@ -88,7 +88,7 @@ class LlmEntry:
         embeds: Tensor,
         lengths: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
-        """Let the step before layer 0 choose; embeddings and (B, L) bool of the tokens that are left."""
+        """Apply the step before layer 0. Returns embeddings, and (B, L) bool of the remaining tokens."""
         tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
         visual = tokens.runs >= 0
         units = Units(tokens.hidden[visual], None, lengths, prefill.prompt.lengths, tokens=tokens)
@@ -103,10 +103,10 @@ class LlmEntry:
         return embeds.index_put(places, merged.units), kept.to(alive.device)
 
     def refuse(self, prompt: Prompt, mask: Any, start: int) -> None:
-        """Raise UnsupportedError for what cannot be merged, before anything is touched."""
+        """Raise UnsupportedError for a prompt that cannot be merged, before anything is modified."""
         if not self.masks.outer and mask is not None and not (isinstance(mask, Tensor) and mask.dim() == 2):
             raise UnsupportedError(
-                "illava needs the 2-D attention mask that the processor returns, not one made ready"
+                "illava needs the 2-D attention mask that the processor returns, got another kind of mask"
             )
         if bool((prompt.runs.gather(1, prompt.last[:, None]) >= 0).any()):
             raise UnsupportedError(
@@ -116,12 +116,12 @@ class LlmEntry:
         if start and self.compact:
             raise UnsupportedError(
                 "pictures on top of a filled cache are not supported by methods that renumber positions: "
-                "what is cached has its own already; pass the whole chat at once with a fresh cache"
+                "cached tokens already have positions; pass the whole chat at once with a fresh cache"
             )
         if start and self.masks.outer:
             raise UnsupportedError(
                 f"pictures on top of a filled cache are not supported for {self.modules.family.model_type}, "
-                "whose pictures see themselves whole; pass the whole chat at once with a fresh cache"
+                "whose image attention is bidirectional; pass the whole chat at once with a fresh cache"
             )
 
     def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor, start: int) -> None:
@@ -131,7 +131,7 @@ class LlmEntry:
         if self.masks.outer or (isinstance(mask, Tensor) and mask.dim() > 2):
             kwargs["attention_mask"] = self.masks.at(mask, columns, embeds.dtype)
         else:
-            # Always an explicit mask: positions with gaps would look like packed sequences without one.
+            # Always an explicit mask: without one, positions with gaps would be read as packed sequences.
             if mask is None:
                 mask = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
             kwargs["attention_mask"] = take_rows(mask, columns)
@@ -139,7 +139,7 @@ class LlmEntry:
         kwargs["position_ids"] = compact(positions, sequence.runs, columns) if self.compact else positions
         visual = kwargs.get("visual_pos_masks")
         if visual is not None and kwargs.get("deepstack_visual_embeds") is not None:
-            # What was tapped early has rows of tokens that were dropped later.
+            # Features tapped early have rows of tokens that were dropped later.
             left, row = occurring(columns, length)[visual], visual.nonzero()[:, 0]
             kwargs["deepstack_visual_embeds"] = [
                 _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch)
@@ -159,8 +159,8 @@ class LlmEntry:
 def _left_of_tap(rows: Tensor, left: Tensor, row: Tensor, batch: int) -> Tensor:
     """(V, d) tapped features of all placeholders to those that are ``left``, (V,) bool.
 
-    NaN and infinity in dropped ones go to those of the same ``row`` of the batch, (V,) int64, as attention
-    would have carried them; marks do not.
+    NaN and infinity in dropped features are propagated to the others of the same ``row`` of the batch, (V,)
+    int64, as attention would have done. Marks are not propagated.
     """
     bad = zero_or_nan(finite(rows) | marked(rows))
     each = bad.new_zeros(batch).index_add_(0, row, bad)

@@ -1,7 +1,7 @@
-"""The attention masks of a shortened prompt, in the form that the user's attention backend takes.
+"""The attention masks of a shortened prompt, in the form required by the user's attention backend.
 
-SDPA takes boolean masks, eager attention additive ones, flex attention functions with their block sparsity,
-and flash attention only the keys that are real: it makes the causal part itself.
+SDPA takes boolean masks, eager attention additive ones, and flex attention functions with their block
+sparsity. Flash attention only takes a mask of real keys, since its kernel is causal.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class LlmMasks:
 
     @property
     def flash(self) -> bool:
-        """Whether it is flash attention, of whatever version and source."""
+        """Whether it is flash attention, of any version and source."""
         return is_flash(self.config)
 
     @property
@@ -48,12 +48,12 @@ class LlmMasks:
 
     @property
     def ready_made(self) -> bool:
-        """Whether the LLM is handed its masks, because it would make them by places, not by columns."""
+        """Whether the LLM is given complete masks, because its own would use indices instead of columns."""
         return self.outer or any(self.windows)
 
     @property
     def by_window(self) -> bool:
-        """Whether that is for windows, which are all there is to its masks."""
+        """Whether these masks depend only on sliding windows."""
         return self.ready_made and not self.outer
 
     @property
@@ -61,12 +61,12 @@ class LlmMasks:
         return getattr(self.config, "layer_types", None)
 
     def at(self, mask: Any, columns: Tensor, dtype: torch.dtype) -> Any:
-        """What becomes of the full prompt's mask when only ``columns`` are left of it.
+        """Restrict the full prompt's mask to ``columns``.
 
         Args:
-            mask: as the layers got it, None and one for each type of layer included.
+            mask: the mask that the layers received: a tensor, None, or a dictionary by type of layer.
             columns: (B, n) int64, -1 for filler and padding.
-            dtype: of additive masks.
+            dtype: dtype of additive masks.
         """
         if isinstance(mask, dict):
             return {kind: self.at(part, columns, dtype) for kind, part in mask.items()}
@@ -74,7 +74,7 @@ class LlmMasks:
             return take_mask(mask, columns) if mask.dim() == 4 else take_rows(mask, columns)
         real = columns >= 0
         if self.flex:
-            # Without a mask it would not even be causal.
+            # Without a mask, flex attention would not be causal.
             return block_mask(columns, columns, None)
         if bool(real.all()):
             return None
@@ -95,13 +95,13 @@ class LlmMasks:
         return column_mask(keys, queries, window, dtype, additive=self._eager)
 
     def at_layer(self, index: int, mask: Any, columns: Tensor, entered: Tensor, dtype: torch.dtype) -> Any:
-        """As :meth:`at`, for the layer that stands at ``index``, from the full prompt's columns too."""
+        """Like :meth:`at`, for the layer at ``index``; windows are counted in columns of the full prompt."""
         if self.by_window:
             return self.by_columns(columns, columns, self.windows[index], dtype)
         return self.at(mask, entered, dtype)
 
     def of_windows(self, columns: Tensor, dtype: torch.dtype) -> Any:
-        """The masks of a whole prompt for a model with sliding windows, which count the prompt's columns."""
+        """The masks of a prompt for a model with sliding windows, which count columns of the full prompt."""
         made = {window: self.by_columns(columns, columns, window, dtype) for window in set(self.windows)}
         if not self._types:
             return made[self.windows[0]]
@@ -109,48 +109,48 @@ class LlmMasks:
 
 
 def check_masks(modules: LocatedModules, flash: bool | None = None) -> None:
-    """Raise UnsupportedError where the chosen attention backend cannot be given the masks that are needed.
+    """Raise UnsupportedError if the chosen attention backend does not support the masks that are needed.
 
-    ``flash`` is whether it was flash attention when the model was accelerated, if that was before.
+    ``flash``: whether the backend was flash attention when the model was accelerated; None in accelerate().
     """
     masks = LlmMasks(modules)
     refuse_another(masks.config, masks.flash if flash is None else flash)
     name = modules.family.model_type
     if masks.outer and (masks.flash or masks.flex):
         raise UnsupportedError(
-            f"{name} with {masks.backend!r} is not supported: its pictures see themselves whole, for which "
-            "the masks are made ready; load it with attn_implementation='sdpa'"
+            f"{name} with {masks.backend!r} is not supported: its image attention is bidirectional, which "
+            "needs complete masks; load it with attn_implementation='sdpa'"
         )
     if masks.flash and masks.ready_made:
         raise UnsupportedError(
-            f"{name} with sliding windows and {masks.backend!r} is not supported: the kernel would count a "
-            "window among the tokens that are left; load it with attn_implementation='sdpa'"
+            f"{name} with sliding windows and {masks.backend!r} is not supported: the kernel would count "
+            "windows in remaining tokens instead of columns; load it with attn_implementation='sdpa'"
         )
 
 
 def check_biases(modules: LocatedModules, plan: Plan) -> None:
-    """Raise UnsupportedError where a plan wants what this model's attention or rotary tables cannot give."""
+    """Raise UnsupportedError if this model's attention or rotary tables do not support a plan."""
     backend = modules.config.vision_config._attn_implementation
     if any(step.proportional_attention for step in plan.encoder.values()) and backend not in (
         "sdpa",
         "eager",
     ):
         raise UnsupportedError(
-            f"attention implementation {backend!r} of the image encoder takes no sizes of merged tokens: "
-            "load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method that weighs "
-            "none"
+            f"attention implementation {backend!r} of the image encoder does not support proportional "
+            "attention: load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method "
+            "without proportional attention"
         )
     if plan.positions == "compact" and plan.pixels is None and not plan.empty:
         rotary = getattr(modules.llm, "rotary_emb", None)
         if rotary is None or "layer_type" in inspect.signature(rotary.forward).parameters:
             raise UnsupportedError(
                 f"renumbered positions are not supported for {modules.family.model_type}, whose layers have "
-                "rotary tables of different kinds; use a method that leaves positions as they are"
+                "different kinds of rotary tables; use a method that keeps the original positions"
             )
 
 
 class CachedMasks:
-    """The masks of a pass on a filled cache: new tokens, or an expected prefill, on what a layer holds."""
+    """The masks of a pass on a filled cache: for new tokens, or for an expected prefill."""
 
     def __init__(self, masks: LlmMasks, padding: Tensor | None, dtype: torch.dtype, queries: int) -> None:
         self.masks, self.padding, self.dtype, self.queries = masks, padding, dtype, queries
@@ -159,14 +159,14 @@ class CachedMasks:
     def layer_arguments(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """With its own mask after a merge; before any, the mask made at the entry is the right one."""
+        """The arguments with the layer's own mask after a merge; None before any merge."""
         layer = cache_of(kwargs).layers[index]
         if not any(layer.group):
             return None
         return args, {**kwargs, "attention_mask": self.for_layer(layer)}
 
     def for_layer(self, layer: MergedLayer) -> Any:
-        """(B, 1, q, k), or (B, k) for flash attention; None where all that is held is to be seen."""
+        """(B, 1, q, k), or (B, k) for flash attention; None if all keys are attended to."""
         if not layer.padded and (self.masks.flash or (layer.window is None and self.queries == 1)):
             return None
         key = (layer.group, layer.window)
@@ -188,18 +188,18 @@ class CachedMasks:
         return self.masks.by_columns(keys, queries, layer.window, self.dtype)
 
     def at_entry(self, cache: Any, given: Any) -> Any:
-        """What the LLM is handed: masks made ready, or what it makes its own mask of.
+        """The mask argument of the LLM: complete masks, or the padding mask from which it makes its own.
 
-        Ready made ones come as ``given``, or one for each type of layer if it has any.
+        Complete masks have the form of ``given``, or are a dictionary by type of layer, if it has types.
         """
         first = next(layer for layer in cache.layers if isinstance(layer, MergedLayer))
         if self.masks.ready_made:
             types = self.masks._types
             if types and (not self.masks.outer or isinstance(given, dict)):
-                # The first layer of a type decides: layers after a merge get their own.
+                # The mask of the first layer of each type; layers after a merge get their own.
                 return {types[i]: self.for_layer(cache.layers[i]) for i in reversed(range(len(types)))}
             return self.for_layer(first)
         if first.expected is not None and not self.masks.flash:
             return self.for_layer(first)
-        # (B, logical keys) 0/1, of which a merged layer takes the last columns.
+        # (B, logical keys) 0/1, of which a merged layer uses the last columns.
         return nn.functional.pad(first.key_padding(self.padding, self.queries).long(), (first.dropped, 0))

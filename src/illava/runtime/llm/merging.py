@@ -31,7 +31,7 @@ class LlmMerging:
     def layer_arguments(
         self, prefill: Prefill, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the layer at ``index`` is called with, after the step before it."""
+        """The arguments of the layer at ``index``, after the step before it."""
         kwargs = dict(kwargs)
         hidden = args[0] if args else kwargs["hidden_states"]
         if index in self.steps and index:
@@ -44,7 +44,7 @@ class LlmMerging:
             else:
                 kwargs["hidden_states"] = hidden
         if self.flash:
-            # Positions with gaps would look like packed sequences.
+            # Positions with gaps would be read as packed sequences.
             kwargs["position_ids"] = None
         sequence = prefill.at(index)
         if sequence is prefill.entry:
@@ -85,10 +85,10 @@ class LlmMerging:
     def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
         step, sequence, seen = self.steps[index], prefill.at(index - 1), prefill.seen.get(index)
         prefill.visited.add(index)
-        # The layers of a model may lie on several devices.
+        # The layers of a model may be on different devices.
         visual = (sequence.runs >= 0).to(hidden.device)
         seen = None if seen is None else seen.to(hidden.device)
-        # Row by row and left to right, so segments follow one another.
+        # Row by row and left to right, so that segments are contiguous.
         units = Units(
             hidden[visual],
             None if seen is None else seen[visual],

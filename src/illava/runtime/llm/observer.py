@@ -1,4 +1,4 @@
-"""What steps of the LLM stage observe of its attention in a prefill."""
+"""The observations of the LLM's attention by the steps of the LLM stage, in a prefill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .prefill import Prefill
 
 
 class LlmObserver:
-    """Shows steps the attention that they score by."""
+    """Passes the attention that steps use for scoring to them."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class LlmObserver:
     def recompute_qk(
         self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...]
     ) -> Tensor:
-        """What the step before ``index`` observes of that layer's own attention, on what enters it."""
+        """The observations of the step before ``index`` in that layer's recomputed attention."""
         layer, step, found = self.modules.layers[index], self.steps[index], list[Tensor]()
-        norm, given = layer.get_submodule(self.modules.family.llm_norm), hidden.device
-        # Inputs go where a layer lies only once it is called.
-        here = _device_of(norm, layer)
-        hidden, tables = hidden.to(here), tuple(table.to(here) for table in tables)
+        norm, input_device = layer.get_submodule(self.modules.family.llm_norm), hidden.device
+        # Inputs are moved to the device of a layer only when it is called.
+        device = _device_of(norm, layer)
+        hidden, tables = hidden.to(device), tuple(table.to(device) for table in tables)
         sequence = prefill.at(index - 1)
         tokens = prefill.tokens(index - 1, hidden)
         seen = (sequence.columns >= 0).to(hidden.device)
@@ -79,11 +79,12 @@ class LlmObserver:
                 position_embeddings=tables,
                 attention_mask=None,
             )
-        return found[0].to(given)
+        return found[0].to(input_device)
 
     def _seen(self, prefill: Prefill, padding: Tensor | None, index: int, last: Tensor) -> Tensor:
-        """(B, k) bool: which keys the querying token attends to, later ones included; flex attention's masks
-        are functions, of which nothing can be read.
+        """(B, k) bool: which keys the last prompt token attends to, ignoring causality.
+
+        Used for flex attention, whose masks are functions and cannot be read.
         """
         keys = prefill.at(index).columns.to(last.device)
         if prefill.cached_masks is not None and prefill.cache_layers is not None:
@@ -101,8 +102,8 @@ class LlmObserver:
 def _device_of(module: nn.Module, parent: nn.Module) -> torch.device | str | int:
     """The device on which a module computes.
 
-    The weights of an offloaded module are on "meta" between its calls. Then accelerate's hook on it, or on
-    the parent that it was placed with, holds the device that inputs and weights are moved to.
+    Between calls, the weights of an offloaded module are on "meta". The device to which inputs and weights
+    are moved is then in the hook that the accelerate library attached to the module or to its parent.
     """
     for owner in (module, parent):
         hook = getattr(owner, "_hf_hook", None)

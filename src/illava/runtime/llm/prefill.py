@@ -1,4 +1,4 @@
-"""A prompt with pictures, and which of its tokens are left at which layer."""
+"""A prompt with pictures, and its remaining tokens at each layer."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ class Prompt:
     """A batch of prompts with pictures."""
 
     runs: Tensor
-    """(B, L) int64: number of the run of placeholders a token belongs to, over the batch; -1 for text."""
+    """(B, L) int64: the run of placeholders that a token belongs to, numbered over the batch; -1 for text."""
     lengths: tuple[int, ...]
     """Placeholders in each run."""
     video: Tensor
-    """(B, L) bool: which placeholders stand for videos."""
+    """(B, L) bool: which tokens are placeholders of videos."""
     mixed: bool
     """Whether there are both images and videos."""
     last: Tensor
     """(B,) int64: column of the last prompt token, whose attention scores the visual tokens."""
     padding: Tensor | None
-    """(B, L) the model's mask of padding, or None."""
+    """(B, L) the model's padding mask, or None."""
     runs_given: list[EncoderRun]
-    """The encoder's runs that made the features the model was handed, pictures before videos."""
+    """The encoder runs of the features that were passed to the model, pictures before videos."""
     unknown_source: bool
-    """Whether it was handed features whose runs are not known."""
+    """Whether the runs of some features passed to the model are unknown."""
 
 
 @dataclass
 class Sequence:
-    """The tokens that are left at some point of the prefill."""
+    """The remaining tokens at some point of the prefill."""
 
     columns: Tensor
-    """(B, n) int64 column of each in the full prompt, -1 for padding and filler."""
+    """(B, n) int64 column of each token in the full prompt, -1 for padding and filler."""
     entered: Tensor
-    """(B, n) int64 index of each among the tokens that entered the first layer, -1 likewise."""
+    """(B, n) int64 index of each token among those that entered layer 0, -1 for padding and filler."""
     dropped: int
     """Columns of the full prompt minus n."""
     runs: Tensor
-    """(B, n) int64: which segment (run of placeholders) a token belongs to, -1 for text and filler."""
+    """(B, n) int64: the segment (run of placeholders) that a token belongs to, -1 for text and filler."""
     lengths: tuple[int, ...]
     """Visual tokens left in each segment, over all rows of the batch."""
     cached: Cached = field(default_factory=Cached, repr=False)
-    """Masks and tables cut to these tokens, each made once for all layers."""
+    """Masks and tables of these tokens, each made once for all layers."""
 
 
 class Merging(Protocol):
@@ -62,7 +62,7 @@ class Merging(Protocol):
     def layer_arguments(
         self, prefill: Prefill, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What the layer at ``index`` is called with."""
+        """The arguments of the layer at ``index``."""
 
 
 @dataclass
@@ -73,49 +73,49 @@ class Prefill:
     entry: Sequence
     """The tokens that enter layer 0."""
     cache_layers: list[Any] | None = None
-    """The layers of the key/value cache, prepared for merging; None without a cache."""
+    """The layers of the KV cache, prepared for merging; None without a cache."""
     depth: int = 0
-    """Decoder layers of the LLM: a cache may have more."""
+    """Decoder layers of the LLM; a cache may have more."""
     padded: bool = False
-    """Whether the prompt, or what the cache held before, has padding."""
+    """Whether the prompt, or any token cached earlier, is padding."""
     merging: Merging | None = field(default=None, repr=False)
-    """Merges before the layers; None where no token is dropped."""
+    """Merges before the layers; None if no token is dropped."""
     history: list[tuple[int, Sequence]] = field(default_factory=list)
-    """(first layer that sees it, sequence), starting with the entry at layer 0."""
+    """(first layer that receives the sequence, sequence), starting with the entry at layer 0."""
     cached_masks: CachedMasks | None = None
-    """Makes the masks where the cache was filled before."""
+    """Makes the masks if the cache was filled before."""
     seen: dict[int, Tensor] = field(default_factory=dict)
-    """Layer before which tokens go -> (B, n, ...) what its step observed of the tokens there are."""
+    """Layer with a step before it -> (B, n, ...) observations of the step for all tokens."""
     positions: Tensor | None = None
-    """(B or 1, n) or (3, B, n) of the tokens that entered, where they are renumbered."""
+    """(B or 1, n) or (3, B, n) position ids of the tokens that entered, if positions are renumbered."""
     entering: tuple[int, ...] = ()
-    """Visual tokens in each segment that the image encoder left, before any step of the LLM."""
+    """Visual tokens of each segment left after the encoder stage, before any step of the LLM."""
     context: Any = None
-    """What the first step returned at the entry."""
+    """The value returned by the first step's ``enter``."""
     visited: set[int] = field(default_factory=set)
-    """The layers before which a step was called, whatever it kept."""
+    """The layers before which a step was called, even if it kept all tokens."""
     marked: int = 0
     """Placeholders whose features were marked."""
     start: int = 0
-    """Tokens that the cache held before, dropped ones counted."""
+    """Tokens that the cache held before, including dropped ones."""
     traces: dict[int, Trace] | None = None
-    """Layer -> what the step before it did, where that is asked for."""
+    """Layer -> record of the step before it; None without tracing."""
 
     def __post_init__(self) -> None:
         self.history.append((0, self.entry))
         self.entering = self.entering or self.entry.lengths
 
     def begin(self, entry: Sequence, entering: tuple[int, ...]) -> None:
-        """Record which tokens enter layer 0, and how many of each segment came to a step before it."""
+        """Record which tokens enter layer 0, and how many of each segment entered a step before it."""
         self.entry, self.history = entry, [(0, entry)]
         self.entering = entering or entry.lengths
 
     def last(self, layer: int) -> Tensor:
-        """(B,) int64 index, among the tokens that ``layer`` works on, of the last prompt token."""
+        """(B,) int64 index of the last prompt token among the input tokens of ``layer``."""
         return (self.at(layer).columns == self.prompt.last[:, None]).int().argmax(1)
 
     def tokens(self, layer: int, hidden: Tensor, seen: Tensor | None = None) -> Tokens:
-        """The tokens that ``layer`` works on, so far."""
+        """The input tokens of ``layer``, as far as is known."""
         sequence, device = self.at(layer), hidden.device
         return Tokens(
             hidden,
@@ -126,7 +126,7 @@ class Prefill:
         )
 
     def trace(self, layer: int, merged: MergedSegments, units: Units) -> None:
-        """Record what the step before ``layer`` did, where that is asked for."""
+        """Record the step before ``layer``, if tracing is on."""
         assert units.tokens is not None
         if self.traces is not None and layer not in self.traces:
             row, index = (units.tokens.runs >= 0).nonzero().T
@@ -134,18 +134,18 @@ class Prefill:
             self.traces[layer] = trace_of(merged, units, places)
 
     def record(self, layer: int, sequence: Sequence) -> None:
-        """``layer`` and later ones work on ``sequence``. Known already where the layer runs again."""
+        """Record that ``sequence`` is the input of ``layer`` and later ones. Ignored in reruns."""
         if self.history[-1][0] < layer:
             self.history.append((layer, sequence))
             self.expect()
 
     def expect(self) -> None:
-        """Tell the cache layers which tokens enter them, from the layer on that last changed them."""
+        """Announce the remaining tokens to the cache layers, starting at the layer of the last merge."""
         if self.cache_layers is None:
             return
         first, sequence = self.history[-1]
         columns = sequence.columns
-        # Of this prompt, whose padding has no columns, and of what the cache held before.
+        # Padding of this prompt has no columns; ``padded`` includes tokens cached earlier.
         padded = bool((columns < 0).any()) or self.padded
         columns = columns.where(columns < 0, columns + self.start) if self.start else columns
         expected = Expected(columns, self.prompt.runs.shape[1], len(self.history) - 1, padded)
@@ -156,16 +156,16 @@ class Prefill:
     def layer_arguments(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """What is left of the hidden states, and the tables and masks of these tokens."""
+        """The remaining hidden states, with their rotary tables and masks."""
         return None if self.merging is None else self.merging.layer_arguments(self, index, args, kwargs)
 
     def forget(self) -> None:
-        """Drop what only the layers needed."""
+        """Delete what only the layers need."""
         self.seen.clear()
         self.context = self.cached_masks = self.cache_layers = self.merging = None
         for _, sequence in self.history:
             sequence.cached.clear()
 
     def at(self, layer: int) -> Sequence:
-        """The tokens that ``layer`` works on."""
+        """The input tokens of ``layer``."""
         return next(sequence for first, sequence in reversed(self.history) if first <= layer)

@@ -1,10 +1,10 @@
-"""The LLM stage: drop what the encoder stage marked, then merge visual tokens before chosen layers.
+"""The LLM stage: drop the tokens marked by the encoder stage, then merge visual tokens before some layers.
 
-A pre-hook on the language model takes the marked rows out of embeddings, positions and mask. Before a
-chosen decoder layer another pre-hook merges the visual tokens by the attention that the last prompt
-token pays them one layer earlier; from there on every layer gets the hidden states, rotary tables and
-masks of the survivors, and the key/value cache holds only them. This happens in prefill alone; decoding
-steps see a cache that is shorter than it says.
+A pre-hook on the language model removes the marked rows from embeddings, positions and mask. Before a layer
+with a step, another pre-hook merges the visual tokens, by default by the attention of the last prompt token
+at the previous layer. From there on, every layer gets the hidden states, rotary tables and masks of the
+survivors, and the KV cache holds only these. Tokens merge in prefill only; in decoding, the cache is shorter
+than the logical length that it reports.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class LlmStage:
         observer = LlmObserver(modules, plan.llm, self.masks, passes, hooks)
         self.merging = LlmMerging(modules, plan.llm, self.masks, observer)
         for index, layer in enumerate(modules.layers):
-            # Before layer 0 tokens go at the entry.
+            # A step before layer 0 runs at the entry.
             first = min((at for at in self.steps if at), default=len(modules.layers))
-            wanted = index >= first or self.masks.outer or (self.flash and (self.marks or 0 in self.steps))
-            if wanted and not modules.recurrent[index]:
+            needed = index >= first or self.masks.outer or (self.flash and (self.marks or 0 in self.steps))
+            if needed and not modules.recurrent[index]:
                 hooks.pre(layer, self._layer_hook(index), prepend=True)
 
     # -- before the LLM ---------------------------------------------------------------------------
@@ -81,14 +81,14 @@ class LlmStage:
         self.checkpoints.prepare()
         if self.steps or self.marks:
             check_masks(self.modules, flash=self.flash)
-        # Checkpointed layers are handed none.
+        # Checkpointed layers get no cache.
         cache = None if self.checkpoints.without_cache else cache_of(kwargs)
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:
             return None
         if prompt is None:
             return self._enter_decoding(current, args, kwargs, cache, embeds)
-        # Without an encoder stage nothing is marked: a NaN is then the model's own affair.
+        # Without an encoder stage nothing is marked, and a NaN is an output of the plain model.
         placeholders = (prompt.runs >= 0).to(embeds.device)
         dropped = marked(embeds) & placeholders if self.marks else torch.zeros_like(placeholders)
         if prompt.unknown_source:
@@ -131,16 +131,16 @@ class LlmStage:
         return args, kwargs
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
-        wanted = False if self.checkpoints.without_cache else kwargs.get("use_cache")
-        return bool(self.modules.llm.config.use_cache if wanted is None else wanted)
+        use_cache = False if self.checkpoints.without_cache else kwargs.get("use_cache")
+        return bool(self.modules.llm.config.use_cache if use_cache is None else use_cache)
 
     def _enter_decoding(
         self, current: Pass, args: tuple[Any, ...], kwargs: dict[str, Any], cache: Any, embeds: Tensor
     ) -> Any:
         if is_static(cache):
-            # Waits for no device, and branches on no tensor: this is what gets compiled.
+            # This branch is compiled: it must not synchronise with the device or branch on a tensor.
             static = current.layers = StaticMasks(cache, self.masks, embeds.shape[1], embeds.dtype)
-            # In generate() that was done before, and what comes here was made of it.
+            # In generate() the padding was read before, and ``current.padding`` is None.
             update_padding(cache, current.padding)
             return args, {**kwargs, "attention_mask": static.for_layer(0)}
         if not is_merged(cache) or cache.get_seq_length() == 0:
@@ -162,7 +162,7 @@ class LlmStage:
         if current is None or prefill is None:
             return
         merging = prefill.merging is not None
-        # A pass that failed has no output.
+        # A failed pass has no output.
         if output is not None:
             if merging:
                 depth = self.modules.llm.config.num_hidden_layers
@@ -170,8 +170,7 @@ class LlmStage:
                 check_cache(prefill, output_cache(output), depth)
             current.forget()
             self.publish(current)
-        # What the report needs stays; keys, values and tables are the caller's to keep or drop, and those
-        # of a backward pass that runs layers again.
+        # Keep only what the report needs. A backward pass that reruns layers needs the rest as well.
         if merging and not self.checkpoints.active:
             prefill.forget()
             cache = cache_of(kwargs)
