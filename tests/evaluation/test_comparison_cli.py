@@ -125,7 +125,9 @@ def test_killed_for_good(tmp_path, dropping):
     out, whole = tmp_path / "out", tmp_path / "whole"
     command = list(map(str, words(out, "--method", dropping, "--time", 0)))
     code = f"""
-import sys; sys.path[:0] = [{str(SRC)!r}, {str(SRC.parent / "lab")!r}, {str(SRC.parent)!r}]; sys.argv = ["illava", *{command!r}]
+import sys
+sys.path[:0] = [{str(SRC)!r}, {str(SRC.parent / "lab")!r}, {str(SRC.parent)!r}]
+sys.argv = ["illava", *{command!r}]
 import torch; torch.set_num_threads(1)
 from illava_lab import tasks
 from tests.evaluation.conftest import Squares

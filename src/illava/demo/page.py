@@ -26,7 +26,8 @@ SECONDS_KEPT = 1800
 """The age at which uploads are deleted even if their session has not ended."""
 INTRODUCTION = (
     "Upload one or more images, or a video, and ask a question. Both answers come from the same model: once "
-    "with all visual tokens, once with most of them merged. The shipped models are toys that know shapes, colours, digits and short words."
+    "with all visual tokens, once with most of them merged. The shipped models are toys that know shapes, "
+    "colours, digits and short words."
 )
 STEPS = list(BUDGETS)
 
