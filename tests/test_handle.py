@@ -201,3 +201,11 @@ def test_an_encoder_that_failed_leaves_nothing_behind():
         hook.remove()
         found = model.model.language_model(inputs_embeds=words).last_hidden_state
     assert torch.equal(found, expected)
+
+
+def test_the_old_name_of_the_modules_warns():
+    with (
+        illava.accelerate(tiny_model("llava")) as handle,
+        pytest.warns(DeprecationWarning, match=r"Handle\.parts"),
+    ):
+        assert handle.parts is handle.modules

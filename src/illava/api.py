@@ -6,11 +6,11 @@ from types import TracebackType
 
 from torch import nn
 
-from .errors import UnsupportedError
+from .errors import UnsupportedError, renamed
 from .methods import Illava, Method
 from .methods.shipped import shipped_with
 from .methods.steps import Plan
-from .models.located import check_feature_layer, locate
+from .models.located import LocatedModules, check_feature_layer, locate
 from .report.building import make_report
 from .report.report import Report
 from .runtime.attention_tap import check_backend
@@ -89,6 +89,12 @@ class Handle:
     ) -> None:
         self.remove()
 
+    @property
+    def parts(self) -> LocatedModules:
+        """Deprecated name of ``modules``."""
+        modules: LocatedModules = renamed(self, "parts", "modules")
+        return modules
+
     def _publish(self, completed: Pass) -> None:
         self._last = completed
 
@@ -141,5 +147,10 @@ def accelerate(
         method = Illava.best(keep)
     if method is None:
         shipped = shipped_with(model)
-        method = Illava() if shipped is None else shipped.method
+        if shipped is not None:
+            try:
+                return Handle(model, shipped.method, trace=trace)
+            except ValueError as error:
+                raise ValueError(f"{shipped.file}: {error}") from error
+        method = Illava()
     return Handle(model, method, trace=trace)

@@ -13,6 +13,7 @@ A distribution registers an object, usually a module, in one of two groups:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 MODELS, TASKS = "illava.models", "illava.tasks"
 LAB = "illava-lab"
 """The distribution of the models ``zoo/S`` and ``zoo/L`` and of the drawn tasks."""
+INSTALL_LAB = f"pip install {LAB} (in a clone: pip install ./lab)"
 LAB_MODELS = "zoo"
 
 
@@ -45,21 +47,42 @@ class Tasks(Protocol):
         """A task. Raises ValueError for an unknown name, split or seed."""
 
 
+def prefixes() -> set[str]:
+    """The prefixes of registered models' names. Imports nothing."""
+    return {entry.name for entry in entry_points(group=MODELS)}
+
+
 def models() -> dict[str, Models]:
-    """The registered sources of models, by the prefix of their names."""
+    """All registered providers of models, by the prefix of the models' names."""
     return _registered(MODELS)
 
 
 def tasks() -> dict[str, Tasks]:
-    """The registered sources of tasks, by task name."""
-    return {name: one for one in _registered(TASKS).values() for name in one.names()}
+    """All registered providers of tasks, by the names of their tasks."""
+    return {name: provider for provider in _registered(TASKS).values() for name in provider.names()}
 
 
 def model_names() -> list[str]:
-    """The names of all models of the installed distributions, sorted."""
-    return sorted(name for one in models().values() for name in one.names())
+    """The names of all registered models, sorted."""
+    return sorted(name for provider in models().values() for name in provider.names())
 
 
 @lru_cache(None)
 def _registered(group: str) -> dict[str, Any]:
-    return {entry.name: entry.load() for entry in entry_points(group=group)}
+    """Providers by the names of their entries. One that cannot be imported is left out, with a warning."""
+    found = {}
+    for entry in entry_points(group=group):
+        try:
+            provider = entry.load()
+            provider.names()
+        except Exception as error:
+            # Another distribution's fault must not stop what has nothing to do with it.
+            source = entry.dist.name if entry.dist is not None else entry.value
+            warnings.warn(
+                f"{source}: its entry {entry.name!r} in {group} cannot be used: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+        else:
+            found[entry.name] = provider
+    return found

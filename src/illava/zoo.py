@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .plugins import LAB, LAB_MODELS, models
+from .plugins import INSTALL_LAB, LAB, LAB_MODELS, models
 
 
 def names() -> list[str]:
@@ -20,5 +20,5 @@ def path(name: str) -> Path:
     """
     found = models().get(LAB_MODELS)
     if found is None:
-        raise ValueError(f"{name} comes with {LAB}, which is not installed: pip install {LAB}")
+        raise ValueError(f"{name} comes with {LAB}, which is not installed: {INSTALL_LAB}")
     return found.path(name)

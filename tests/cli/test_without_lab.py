@@ -27,7 +27,10 @@ NEEDS_LAB = {
 @pytest.fixture(autouse=True)
 def without_lab(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugins, "_registered", lambda group: {})
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [])
+    plugins._registered.cache_clear()
+    yield
+    plugins._registered.cache_clear()
 
 
 @pytest.mark.parametrize("words", NEEDS_LAB.values(), ids=NEEDS_LAB)

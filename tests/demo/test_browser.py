@@ -116,7 +116,7 @@ def test_upload_ask_slide_and_see(browser, demo) -> None:
     assert answers(page) == (told.plain_text, told.text)
     facts = page.inner_text("#facts")
     assert "144" in facts
-    assert "16" in facts
+    assert "24" in facts
     assert "9.00x" in facts
     page.wait_for_function("document.querySelector('#steps img')?.naturalWidth > 1000")
     # To the left: more is kept.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -214,3 +216,19 @@ def test_every_option_runs_in_batches_as_in_single_prompts_and_hits_the_budget(f
 def left_of(model: nn.Module, handle: illava.Handle, inputs: dict[str, Tensor]) -> int:
     model(**inputs)
     return handle.report.final_tokens
+
+
+def test_options_of_0_1_are_refused_with_their_new_place():
+    with pytest.raises(TypeError, match=r"write experimental=\{'seed': 3\}"):
+        illava.Illava(keep=0.5, seed=3)
+    assert illava.Illava.from_dict(
+        {"method": "illava", "seed": 5, "experimental": {"positions": "compact"}}
+    ).experimental == {"seed": 5, "positions": "compact"}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_methods_pickle(protocol):
+    method = illava.Illava(keep=0.5, experimental={"seed": 3})
+    again = pickle.loads(pickle.dumps(method, protocol))
+    assert again == method
+    assert hash(again) == hash(method)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
+import warnings
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import illava
@@ -70,13 +74,17 @@ def hub(monkeypatch):
     """Counts what is asked of the hub, which answers with ``hub.answer``."""
     asked = SimpleNamespace(calls=[], answer=None)
 
-    def cached_file(name, file, **options):
-        asked.calls.append((name, file, options["revision"]))
-        if isinstance(asked.answer, Exception):
-            raise asked.answer
-        return asked.answer
+    class Session:
+        def head(self, url, headers, timeout):
+            assert timeout == shipped.SECONDS
+            asked.calls.append(url.removeprefix(constants.ENDPOINT))
+            if isinstance(asked.answer, Exception):
+                raise asked.answer
+            return SimpleNamespace(status_code=404 if asked.answer is None else 302)
 
-    monkeypatch.setattr(shipped, "cached_file", cached_file)
+    monkeypatch.setattr(shipped, "get_session", Session)
+    monkeypatch.setattr(shipped, "hf_hub_download", lambda *_, **__: asked.answer)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     shipped._on_hub.cache_clear()
     yield asked
     shipped._on_hub.cache_clear()
@@ -92,15 +100,36 @@ def test_the_hub_is_asked_once_for_the_commit_of_the_weights(folder, tmp_path, h
     hub.answer = str(METHOD.save_pretrained(tmp_path / "cache"))
     model = from_hub(folder)
     assert used(model) == used(model) == METHOD
-    assert hub.calls == [("someone/model", "illava_config.json", "0123abcd")]
+    assert hub.calls == ["/someone/model/resolve/0123abcd/illava_config.json"]
 
 
 @pytest.mark.parametrize("answer", [None, OSError("no route to host"), RuntimeError("anything")])
 def test_without_a_file_or_a_connection_the_published_schedule_is_used(folder, hub, answer):
     hub.answer = answer
     model = from_hub(folder)
-    assert used(model) == used(model) == illava.Illava()
+    # Said once, where it is not known whether there is one.
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert used(model) == used(model) == illava.Illava()
+    texts = [str(one.message) for one in said if "illava_config.json" in str(one.message)]
+    assert len(texts) == (answer is not None)
+    assert all("the hub cannot be reached" in text and "\n" not in text for text in texts)
     assert len(hub.calls) == 1, "what is missing is not asked for again"
+
+
+def test_a_hub_that_never_answers_holds_nobody_up(folder, monkeypatch):
+    """A real socket, which takes requests and is silent, as behind some firewalls."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(shipped, "SECONDS", 0.5)
+        shipped._on_hub.cache_clear()
+        began = time.monotonic()
+        with pytest.warns(UserWarning, match="the hub cannot be reached"):
+            assert used(from_hub(folder)) == illava.Illava()
+        # Minutes, were the request repeated as the hub's own functions do.
+        assert time.monotonic() - began < 30
+    shipped._on_hub.cache_clear()
 
 
 def test_the_hub_is_not_asked_for_models_of_folders(folder, hub):
@@ -112,15 +141,12 @@ def test_the_hub_is_not_asked_for_models_of_folders(folder, hub):
 
 
 def test_offline_the_cache_of_the_hub_is_read(folder, tmp_path, monkeypatch):
-    """The real ``cached_file``, on a cache laid out as the hub's client does."""
-    import huggingface_hub.constants
-    import transformers.utils.hub
+    """The real lookup, on a cache laid out as the hub's client does."""
 
     snapshot = tmp_path / "hub" / "models--someone--model" / "snapshots" / "0123abcd"
     METHOD.save_pretrained(snapshot)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(transformers.utils.hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"), raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     shipped._on_hub.cache_clear()
     assert used(from_hub(folder)) == METHOD
     shipped._on_hub.cache_clear()
@@ -132,3 +158,15 @@ def test_offline_the_cache_of_the_hub_is_read(folder, tmp_path, monkeypatch):
 def test_the_file_is_what_the_method_wrote(folder):
     path = METHOD.save_pretrained(folder)
     assert json.loads(path.read_text()) == {"method": "fastv", "version": 2, "layer": 2, "keep": 0.5}
+
+
+def test_a_method_that_does_not_fit_the_model_is_named_with_its_file(folder):
+    illava.FastV(layer=99, keep=0.5).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"illava_config\.json: layer: must lie in"):
+        illava.accelerate(load(folder))
+
+
+def test_a_link_that_leads_nowhere_is_an_error(folder):
+    (folder / "illava_config.json").symlink_to(folder / "nothing")
+    with pytest.raises(ValueError, match="cannot read"):
+        illava.accelerate(load(folder))

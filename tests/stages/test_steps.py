@@ -73,3 +73,5 @@ def test_names_of_0_1_in_a_step_are_refused(old, new):
     """Ignored, they would change what is merged without a word."""
     with pytest.raises(TypeError, match=rf"Mine\.{old} is called {new}"):
         type("Mine", (LlmStep,), {old: "itself"})
+    with pytest.raises(TypeError, match=rf"Mine\.{old} is called {new}"):
+        type("Mine", (type("Mixin", (), {old: "itself"}), LlmStep), {})

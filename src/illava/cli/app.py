@@ -134,6 +134,8 @@ def ask(
 
         if os.path.isfile(question):
             raise InputError(f"{question}: the last argument must be the question, but this is a file")
+        if not question.strip():
+            raise InputError("give a question after the images, in quotes")
         share = None if keep is None else parse_keep(keep)
         opened = [open_picture(picture) for picture in pictures]
         if save_overlay is not None:
@@ -218,7 +220,9 @@ def print_answer(answer: Answer) -> None:
         f"{report.average_tokens:.1f} on average over the LLM's layers",
         _steps_table(answer),
     )
-    how = "one run without warm-up" if answer.plain_timings is None else f"median (range) of {rounds} rounds"
+    how = "one run without warm-up"
+    if answer.plain_timings is not None:
+        how = f"median (range) of {rounds} rounds; ratios compare the two runs of a round"
     print_table(f"Time and cost: {how}", _cost_table(answer))
 
 

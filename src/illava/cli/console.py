@@ -219,6 +219,8 @@ def writing(folder: Path) -> Iterator[None]:
     """Turn an OSError into an InputError that names ``folder``."""
     try:
         yield
+    except FileExistsError as error:
+        raise InputError(f"{folder}: this is a file; give a folder") from error
     except OSError as error:
         raise InputError(f"{folder}: cannot write there: {error.strerror or error}") from error
 

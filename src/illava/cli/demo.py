@@ -49,9 +49,9 @@ def demo(
         hush()
         from ..demo import serve
         from ..demo.server import Server, shipped
-        from ..plugins import LAB
+        from ..plugins import INSTALL_LAB, LAB
 
         names = model or shipped()
         if not names:
-            raise InputError(f"give --model, or install the models of {LAB}: pip install {LAB}")
+            raise InputError(f"give --model, or install the models of {LAB}: {INSTALL_LAB}")
         serve(Server(names, device, dtype, trust_remote_code), host, port)

@@ -153,7 +153,7 @@ def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bo
     """The tasks and folders of questions named; all registered tasks if none is. Raises InputError."""
     from ..errors import InputError
     from ..evaluation.data import FolderTask
-    from ..plugins import LAB
+    from ..plugins import INSTALL_LAB, LAB
     from ..plugins import tasks as registered
 
     if split not in ("test", "val"):
@@ -161,7 +161,7 @@ def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bo
     known, tasks = registered(), []
     if not known and not names:
         raise InputError(
-            f"--tasks: give a folder with a samples.jsonl, or install the tasks of {LAB}: pip install {LAB}"
+            f"--tasks: give a folder with a samples.jsonl, or install the tasks of {LAB}: {INSTALL_LAB}"
         )
     for name in dict.fromkeys(names or known):
         if name in known:
@@ -174,11 +174,7 @@ def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bo
         else:
             raise InputError(
                 f"--tasks {name}: no such task or folder; give a folder or "
-                + (
-                    f"some of {', '.join(known)}"
-                    if known
-                    else f"install the tasks of {LAB}: pip install {LAB}"
-                )
+                + (f"some of {', '.join(known)}" if known else f"install the tasks of {LAB}: {INSTALL_LAB}")
             )
     labels = [task.name for task in tasks]
     for label in labels:

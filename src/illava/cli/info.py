@@ -18,7 +18,7 @@ from ..models.families import FAMILIES, Schedule, family_of
 from ..models.loading import read_config
 from ..models.located import LocatedModules
 from ..planning.predict import skeleton
-from ..plugins import LAB
+from ..plugins import INSTALL_LAB
 
 Titled = tuple[str, Table]
 
@@ -54,7 +54,14 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
     if shipped is not None:
         facts.add_row("beside the weights", f"{brief(shipped.method)}, from {shipped.file}")
     yield model, facts
-    yield "Merge steps of the published schedule on this model", _steps(modules)
+    if shipped is None:
+        yield "Merge steps of the published schedule on this model", _steps(modules, Illava())
+        return
+    try:
+        steps = _steps(modules, shipped.method)
+    except ValueError as error:
+        raise InputError(f"{shipped.file}: {error}") from error
+    yield f"Merge steps of {shipped.file} on this model", steps
 
 
 def overview() -> Iterator[Titled]:
@@ -66,7 +73,7 @@ def overview() -> Iterator[Titled]:
         families.add_row(name, _schedule(family.schedule))
     yield "Supported families and their published schedules", families
     shipped = _facts()
-    shipped.add_row("models", ", ".join(zoo.names()) or f"none; pip install {LAB}")
+    shipped.add_row("models", ", ".join(zoo.names()) or f"none; {INSTALL_LAB}")
     shipped.add_row("images", ", ".join(demo_names()))
     yield "Shipped with illava", shipped
 
@@ -89,12 +96,14 @@ def _facts() -> Table:
     return table
 
 
-def _steps(modules: LocatedModules) -> Table:
+def _steps(modules: LocatedModules, method: Method) -> Table:
     table = Table(box=SIMPLE_HEAD)
     for column in ("stage", "layer", "kept by this step", "kept in total"):
         table.add_column(column, justify="left" if column == "stage" else "right")
-    plan, left = Illava().plan(modules), 1.0
-    for stage, steps in (("image encoder", plan.encoder), ("LLM", plan.llm)):
+    plan, left = method.plan(modules), 1.0
+    after = {} if plan.projector is None else {"": plan.projector}
+    stages = (("image encoder", plan.encoder), ("after the encoder", after), ("LLM", plan.llm))
+    for stage, steps in stages:
         for layer, step in steps.items():
             left *= step.share
             table.add_row(stage, str(layer), f"{step.share:.1%}", f"{left:.1%}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,7 +136,11 @@ def plan(
         try:
             targets = collect_targets(share, speedup, most_kv, ttft_ms)
         except ValueError as error:
-            raise InputError(str(error)) from error
+            # With the names that options have here.
+            named = re.sub(
+                r"\b(keep|speedup|kv_bytes|ttft_ms)\b", lambda m: f"--{m[1]}".replace("_", "-"), str(error)
+            )
+            raise InputError(named) from error
         prompts: list[Any] = []
         if calibrate is not None:
             from ..evaluation.calibrate import samples

@@ -11,6 +11,7 @@ from torch import nn
 from ..api import _MARK, accelerate
 from ..errors import UnsupportedError
 from ..methods import Illava, Method
+from ..methods.shipped import shipped_with
 from ..models.located import LocatedModules, locate
 from ..runtime.contract import contract_faults
 from .checks import PLAIN, Check, run_checks
@@ -92,7 +93,7 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
     Args:
         model: as for :func:`illava.accelerate`, with its language-model head, on any device and in any dtype.
             It is restored afterwards, also after an error.
-        method: the method to check. Default: the schedule published for the model's family.
+        method: the method to check. Default: the one that ``accelerate(model)`` uses.
 
     Logits may differ by rounding: by 1e-4 of their standard deviation in float32, 0.02 in float16, 0.1 in
     bfloat16, plus a multiple of the plain model's own deviation in the same comparison.
@@ -112,7 +113,9 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
             f"verify needs a model with generate(), got {type(modules.model).__name__}; load it with "
             "AutoModelForImageTextToText"
         )
-    method = Illava() if method is None else method
+    if method is None:
+        found = shipped_with(modules.model)
+        method = Illava() if found is None else found.method
     begin = time.perf_counter()
     # Raises for unsupported models and methods before any check runs.
     accelerate(modules.model, method).remove()

@@ -38,8 +38,6 @@ class Experimental(Mapping[str, Any]):
     Raises ValueError for unknown names and values out of range.
     """
 
-    __slots__ = ("_values",)
-
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
         if values is not None and not isinstance(values, Mapping):
             raise ValueError(f"experimental must be a mapping of options to values, got {values!r}")

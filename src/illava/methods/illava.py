@@ -119,12 +119,17 @@ class Illava(Method):
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
         object.__setattr__(self, "experimental", Experimental(self.experimental))
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Illava:
+        if moved := {name: value for name, value in kwargs.items() if name in DEFAULTS}:
+            raise TypeError(f"options that only experiments set have a mapping: write experimental={moved}")
+        return super().__new__(cls)
+
     @classmethod
     def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Move the experimental options, which version 1 stores as fields, into ``experimental``."""
         moved = {name: fields[name] for name in DEFAULTS if name in fields}
         others = {name: value for name, value in fields.items() if name not in moved}
-        return {**others, "experimental": moved} if moved else others
+        return {**others, "experimental": {**moved, **fields.get("experimental", {})}} if moved else others
 
     @classmethod
     def best(cls, keep: float) -> Illava:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import build_hf_headers, get_session  # type: ignore[attr-defined]
 from torch import nn
-from transformers.utils.hub import cached_file
 
 from .base import FILE_NAME, Method, method_from_dict, read_json
+
+SECONDS = 3.0
+"""How long the hub may take to say whether it has the file."""
 
 
 class Shipped(NamedTuple):
@@ -35,7 +41,7 @@ def shipped_with_config(config: Any) -> Shipped | None:
         return None
     if Path(name).is_dir():
         file = Path(name) / FILE_NAME
-        if not file.exists():
+        if not os.path.lexists(file):
             return None
     else:
         # Only configs from the hub have a commit. Without one, the name may be that of a deleted folder.
@@ -54,21 +60,30 @@ def shipped_with_config(config: Any) -> Shipped | None:
 # Cached, so that not every call of accelerate queries the hub.
 @lru_cache(maxsize=256)
 def _on_hub(name: str, commit: str) -> str | None:
-    """Path of the file in the hub's cache; None if it is missing or the hub cannot be reached."""
-    try:
-        found = cached_file(
-            name,
-            FILE_NAME,
-            revision=commit,
-            _commit_hash=commit,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except Exception:
-        # The file is optional: a connection error must not prevent the use of a loaded model.
+    """Path of the file in the hub's cache, downloaded first if the hub has it; None if there is none.
+
+    Warns where the hub does not answer within SECONDS: whether there is a file is then not known.
+    """
+    known = try_to_load_from_cache(name, FILE_NAME, revision=commit)
+    if isinstance(known, str):
+        return known
+    # Anything else but None says that the hub has no such file.
+    if known is not None or constants.HF_HUB_OFFLINE:
         return None
-    return None if found is None else str(found)
+    url = hf_hub_url(name, FILE_NAME, revision=commit, endpoint=constants.ENDPOINT)
+    try:
+        # One request without retries, which the functions of the hub would make for minutes.
+        answer = get_session().head(url, headers=build_hf_headers(), timeout=SECONDS)
+        return hf_hub_download(name, FILE_NAME, revision=commit) if answer.status_code < 400 else None
+    except Exception as error:
+        # The file is optional: a connection error must not prevent the use of a loaded model.
+        warnings.warn(
+            f"whether {name} has an {FILE_NAME} is not known, as the hub cannot be reached "
+            f"({type(error).__name__}): the schedule published for the family is used; pass a method, or set "
+            "HF_HUB_OFFLINE=1, to skip this",
+            stacklevel=2,
+        )
+        return None
 
 
 def _from_pretrained(model: nn.Module) -> bool:

@@ -185,7 +185,7 @@ class Step(ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for old, new in RENAMED.items():
-            if old in cls.__dict__:
+            if hasattr(cls, old):
                 # Ignored, it would change what is merged.
                 raise TypeError(f"{cls.__name__}.{old} is called {new} since illava 0.2; rename it")
         # Wrapped here, so that no subclass has to.

@@ -16,7 +16,7 @@ from transformers.utils.hub import cached_file
 from ..errors import InputError
 from ..io.files import protect
 from ..io.texts import is_url
-from ..plugins import LAB, LAB_MODELS, model_names, models
+from ..plugins import INSTALL_LAB, LAB, LAB_MODELS, model_names, models, prefixes
 from .families import family_of
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -124,9 +124,11 @@ def _refusal(model: str, what: str, error: Exception) -> InputError:
 def resolve(model: str) -> str:
     """Resolve the name of a model to a folder or an id of the hub. Raises InputError if it is neither."""
     prefix = model.partition("/")[0]
-    if model.startswith((f"{LAB_MODELS}/", *(f"{name}/" for name in models()))):
+    if "/" in model and prefix in {LAB_MODELS, *prefixes()}:
+        if prefix not in models() and prefix in prefixes():
+            raise InputError(f"model {model}: what registers {prefix}/ cannot be used; see the warning above")
         if prefix not in models():
-            raise InputError(f"model {model}: it is part of {LAB}: pip install {LAB}")
+            raise InputError(f"model {model}: it is part of {LAB}: {INSTALL_LAB}")
         try:
             return str(models()[prefix].path(model))
         except ValueError as error:

@@ -77,7 +77,8 @@ def predict(
 
     Args:
         model: a transformers VLM, or its config, for which no weights are created.
-        method: default: iLLaVA at the schedule published for the model's family.
+        method: default: iLLaVA at the schedule published for the model's family, even if another method
+            lies beside the weights: a config has none.
         picture_size, pictures, frames, prompt_tokens, batch: see :func:`illava.models.layout.workload`.
 
     Raises UnsupportedError for an unsupported model, ValueError for values out of range and for a method that

@@ -47,10 +47,10 @@ def untiled(report: Report, sizes: Sequence[Size]) -> Report:
 
 def _boxes(report: Report, size: Size) -> list[Box]:
     """x0, y0, x1, y1 of each tile in the order of the model's input; the whole picture is last."""
-    tiles = FAMILIES[report.family].tiles
+    grid = FAMILIES[report.family].tiles
     assert report.tile_edge is not None
-    assert tiles is not None
-    rows, columns = tiles(report.tile_edge, size)
+    assert grid is not None
+    rows, columns = grid(report.tile_edge, size)
     if rows * columns == 1:
         return [WHOLE]
     tiles = [

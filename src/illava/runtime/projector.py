@@ -117,7 +117,7 @@ class ProjectorStage:
     def _mixing(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         through = mark_through(function)
 
-        def linear_map(features: Any, *args: Any, **kwargs: Any) -> Any:
+        def arrange(features: Any, *args: Any, **kwargs: Any) -> Any:
             run = self.passes.encoder_run
             if run is not None:
                 # Lengths only: the report later calls the function to find the source of each feature.
@@ -127,7 +127,7 @@ class ProjectorStage:
                 run.marked = count_marked(mixed)
             return mixed
 
-        return linear_map
+        return arrange
 
     def _expand(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor

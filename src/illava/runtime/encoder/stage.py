@@ -231,6 +231,11 @@ class _MergingBlock:
             run.full_lengths,
             run.sizes_before(index),
         )
+        if self.step.observes and units.seen is None:
+            # Without it a step would choose by something else.
+            raise RuntimeError(
+                f"the attention of encoder block {index} was not observed; run `illava doctor`"
+            )
         merged = reduced(self.step, units)
         if merged is None:
             return None

@@ -1,0 +1,47 @@
+"""What other distributions register: one that is broken stops nothing but itself."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+
+import pytest
+
+from illava import plugins
+from illava.errors import InputError
+from illava.models.loading import resolve
+
+
+@pytest.fixture
+def registered(monkeypatch, tmp_path):
+    """Two distributions: one whose module is missing, and one with a model."""
+    good = SimpleNamespace(names=lambda: ["mine/a"], path=lambda name: tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "good_models", good)
+    entries = [
+        EntryPoint("broken", "no_such_module_xyz", plugins.MODELS),
+        EntryPoint("mine", "good_models", plugins.MODELS),
+    ]
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [e for e in entries if e.group == group])
+    plugins._registered.cache_clear()
+    yield
+    plugins._registered.cache_clear()
+
+
+def test_a_broken_one_is_named_and_left_out(registered, tmp_path):
+    with pytest.warns(UserWarning, match=r"no_such_module_xyz: its entry 'broken' .* cannot be used") as said:
+        assert plugins.model_names() == ["mine/a"]
+    assert "\n" not in str(said[0].message)
+    assert resolve("mine/a") == str(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be used")
+def test_its_own_models_are_refused(registered):
+    with pytest.raises(InputError, match="broken/x: what registers broken/ cannot be used"):
+        resolve("broken/x")
+    with pytest.raises(InputError, match="pip install illava-lab"):
+        resolve("zoo/L")
+
+
+def test_names_of_the_hub_load_nothing(registered, recwarn):
+    assert resolve("someone/model") == "someone/model"
+    assert not recwarn.list
