@@ -7,7 +7,7 @@ from pathlib import Path
 
 from illava_lab.tasks import load
 
-FOLDER = Path(__file__).parents[2] / "src" / "illava" / "io" / "data"
+FOLDER = Path(__file__).parents[1] / "illava_lab" / "demo"
 SHOWN = {"number": ("digits", 7), "word": ("words", 6)}
 
 for name, (task, number) in SHOWN.items():

@@ -1,11 +1,13 @@
-"""Models and tasks of other distributions, found through entry points.
+"""Models, images and tasks of other distributions, found through entry points.
 
-A distribution registers an object, usually a module, in one of two groups:
+A distribution registers an object, usually a module, in one of three groups:
 
 ``illava.models``
     The name of the entry is the prefix of its model names, such as "zoo" for "zoo/L". The object has
     ``names()``, which lists all names, and ``path(name)``, which returns the folder of a model and raises
     ValueError for an unknown name.
+``illava.images``
+    The same for images: the prefix is "demo" for "demo/word.png", and ``path(name)`` returns a file.
 ``illava.tasks``
     The object has ``names()`` and ``load(name, split=, seed=)``, which returns a task
     (:class:`illava.evaluation.rows.Task`) and raises ValueError for an unknown name, split or seed.
@@ -20,21 +22,21 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-MODELS, TASKS = "illava.models", "illava.tasks"
+MODELS, IMAGES, TASKS = "illava.models", "illava.images", "illava.tasks"
 LAB = "illava-lab"
-"""The distribution of the models ``zoo/S`` and ``zoo/L`` and of the drawn tasks."""
+"""The distribution of the models ``zoo/S`` and ``zoo/L``, the images ``demo/...`` and the drawn tasks."""
 INSTALL_LAB = f"pip install {LAB} (in a clone: pip install ./lab)"
-LAB_MODELS = "zoo"
+LAB_MODELS, LAB_IMAGES = "zoo", "demo"
 
 
 class Models(Protocol):
-    """Models by name."""
+    """Models, or images, by name."""
 
     def names(self) -> Sequence[str]:
         """All names, each with the prefix of the entry."""
 
     def path(self, name: str) -> Path:
-        """The folder of a model, as ``save_pretrained`` writes it. Raises ValueError for an unknown name."""
+        """The folder of a model, as ``save_pretrained`` writes it, or an image file. Raises ValueError."""
 
 
 class Tasks(Protocol):
@@ -55,6 +57,11 @@ def prefixes() -> set[str]:
 def models() -> dict[str, Models]:
     """All registered providers of models, by the prefix of the models' names."""
     return _registered(MODELS)
+
+
+def images() -> dict[str, Models]:
+    """All registered providers of images, by the prefix of the images' names."""
+    return _registered(IMAGES)
 
 
 def tasks() -> dict[str, Tasks]:

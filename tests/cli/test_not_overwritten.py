@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import illava_lab.demo
 import pytest
 from PIL import Image
 
@@ -47,9 +48,7 @@ def test_overlay_on_the_picture(picture, how, monkeypatch):
 
 
 def test_overlay_on_a_shipped_picture():
-    import illava
-
-    shipped = Path(illava.__file__).parent / "io" / "data" / "word.png"
+    shipped = illava_lab.demo.path("demo/word.png")
     before = shipped.read_bytes()
     assert_error(invoke("ask", "demo/word.png", "What?", "--save-overlay", shipped), NEVER)
     assert shipped.read_bytes() == before

@@ -13,6 +13,7 @@ NEEDS_LAB = {
     "eval": ["eval", "--output", "x"],
     "eval by name": ["eval", "--output", "x", "--tasks", "counting"],
     "compare": ["compare", "--output", "x"],
+    "image": ["ask", "demo/word.png", "What?", "--model", "some/model"],
     "ask": ["ask", "demo/word.png", "What does it read?"],
     "look": ["look", "demo/word.png", "--output", "x"],
     "demo": ["demo"],

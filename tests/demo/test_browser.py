@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import illava_lab.demo
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -18,7 +19,7 @@ import illava
 from illava.ask import ask, load
 from illava.viz import html_page
 
-NUMBER = Path(illava.__file__).parent / "io" / "data" / "number.png"
+NUMBER = illava_lab.demo.path("demo/number.png")
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",

@@ -11,20 +11,19 @@ from typing import IO
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import InputError as InputError
+from ..plugins import INSTALL_LAB, LAB, LAB_IMAGES, images
 from .containers import is_video_file
 from .files import check_free, protect, replacing
 from .texts import check_path
 
-_DEMO = Path(__file__).parent / "data"
-
 
 def demo_names() -> list[str]:
-    """Names of the shipped images, as :func:`open_picture` accepts them."""
-    return sorted(f"demo/{file.name}" for file in _DEMO.glob("*.png"))
+    """Names of the images of installed distributions, as :func:`open_picture` accepts them."""
+    return sorted(name for provider in images().values() for name in provider.names())
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image file, or a shipped image ``demo/NAME``, as an 8-bit RGB image.
+    """Read an image file, or an image of illava-lab, ``demo/NAME``, as an 8-bit RGB image.
 
     Applies the EXIF rotation, puts transparent images on white, scales 16-bit greyscale to 8 bits, and reads
     the first frame of an animation. The format is detected from the content, not from the file name.
@@ -33,7 +32,12 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
     or has more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels; also for URLs.
     """
     check_path(path, "a picture")
-    path = _DEMO / Path(path).name if str(path) in demo_names() else Path(path)
+    prefix, name = str(path).partition("/")[0], str(path)
+    path = Path(path)
+    if prefix in images() and name in images()[prefix].names():
+        path = images()[prefix].path(name)
+    elif prefix == LAB_IMAGES and prefix not in images() and not path.exists():
+        raise InputError(f"{name}: no such file; as a demo image it is part of {LAB}: {INSTALL_LAB}")
     try:
         size = path.stat().st_size
         if path.is_dir():

@@ -1,0 +1,17 @@
+"""Two images of the test split, which no model of the zoo has seen: ``illava ask demo/word.png``."""
+
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Return the names that :func:`path` accepts, sorted, for example ``["demo/number.png"]``."""
+    return sorted(f"demo/{file.name}" for file in _FOLDER.glob("*.png"))
+
+
+def path(name: str) -> Path:
+    """Return the file of the image ``name``. Raises ValueError for an unknown name."""
+    if name not in names():
+        raise ValueError(f"no demo image named {name!r}; there are {', '.join(names())}")
+    return _FOLDER / name.removeprefix("demo/")
