@@ -101,7 +101,7 @@ def measured(found: Results) -> list[str]:
         "",
         "Written by `make evidence` from the files in [`docs/evidence`](evidence), measured by `make evidence-runs`. "
         "Speed and memory: random weights of Qwen2-VL-2B ([performance.md](performance.md)); the schedule published for "
-        "this family is another than those timed (`illava info Qwen/Qwen2-VL-2B-Instruct`) and was not timed. "
+        "this family (`illava info Qwen/Qwen2-VL-2B-Instruct`) is another and was not timed. "
         "Accuracy: two toy models, "
         "`zoo/S` and `zoo/L`, trained on drawn pictures and easy-VQA; they say nothing about photographs. Unseen test "
         f"material, {settings['limit']} questions a task, {settings['dtype']}, {machine['cpu']}, torch "
