@@ -31,8 +31,6 @@ from illava import api as handles
 from illava.ask import load
 from illava.bench.published import config as published_config
 from illava.cli.app import app
-from illava.io.pictures import open_picture
-from illava.io.prompts import build_prompt
 from illava.methods import base
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +39,7 @@ LANGUAGES = {"python", "bash", "json", "text"}
 FENCE = re.compile(r"^( *)(`{3,}|~{3,})(.*)$")
 NOT_RUN = re.compile(r"<!--\s*not run(.*?)-->")
 # Pages with calls of accelerate() that are alternatives: each starts from the plain model.
-CHOICES = ("README.md", "methods.md")
+CHOICES = ("README.md",)
 DEEP = "Qwen/Qwen2-VL-7B-Instruct"
 CONFIGS = {"Qwen/Qwen2-VL-2B-Instruct": "qwen2-vl-2b", DEEP: "qwen2-vl-7b"}
 
@@ -155,11 +153,9 @@ def deep(config: Any) -> Any:
 def namespace(page: Path) -> dict[str, Any]:
     """What a page takes for granted."""
     names: dict[str, Any] = {"__name__": "shown"}
-    if page.name in ("README.md", "methods.md", "planning.md"):
-        model, processor = load("zoo/S")
-        inputs = build_prompt(processor, [open_picture("demo/number.png")], "What colour is the heart?")
-        # A page that goes on with a prompt of its own making.
-        names |= {"illava": illava, "model": model, "processor": processor, "inputs": inputs}
+    if page.name == "README.md":
+        # Its alternatives are about any loaded model.
+        names["model"] = load("zoo/S")[0]
     return names
 
 

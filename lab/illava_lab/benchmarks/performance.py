@@ -92,8 +92,18 @@ def machines(found: Found) -> str:
         for part in (*one, *found["speed"], *found["versus_openvino"])
         if (place := part.get("machine") or part["settings"].get("machine"))
     ]
-    threads = "{threads} thread(s) of {cpu}, torch {torch}, transformers {transformers}"
-    return "; ".join(dict.fromkeys(threads.format(**place) for place in used))
+    return "; ".join(
+        dict.fromkeys(
+            f"{threads(place['threads'])} of {place['cpu']}, torch {place['torch']}, transformers "
+            f"{place['transformers']}"
+            for place in used
+        )
+    )
+
+
+def threads(count: int) -> str:
+    """A number of threads, in words."""
+    return "one thread" if count == 1 else f"{count} threads"
 
 
 def against(found: Found) -> str:

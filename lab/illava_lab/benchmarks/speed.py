@@ -35,7 +35,11 @@ TUNED = ", tuned"
 
 
 def schedules(shape: str) -> dict[str, illava.Illava]:
-    """The published one (0.85 in encoder blocks 5 to 8, then 0.9 in the LLM), harder ones, and the preset."""
+    """Three at encoder blocks 5 to 8 and four LLM layers, with sampled scores, and the preset at two budgets.
+
+    None is the schedule published for a family: that of Qwen2-VL merges at encoder blocks 12 to 15 and LLM
+    layers 6, 7 and 8, and was not timed.
+    """
     depth = published.depths(shape)[1]
     late = tuple(layer * depth // 28 for layer in (15, 17, 19, 21))
 
@@ -62,7 +66,7 @@ def main() -> None:
     inputs = prompts.make(model.config, size=(options.size, options.size))
     methods = schedules(options.shape)
     if options.layers:
-        # A slice ends before the published steps.
+        # A slice may end before the layers of the others.
         methods = {name: one for name, one in methods.items() if name.startswith("keep")}
     parts = locate(model)
     patches = max(workload(parts, options.size).segments)

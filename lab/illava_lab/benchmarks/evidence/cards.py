@@ -62,7 +62,7 @@ visual tokens.
 ## Figures
 
 Exact matches of the greedily generated answer on unseen pictures, handwriting, words and fonts, with 95 % bootstrap
-intervals, and the same questions about plain grey pictures, which shows what guessing gives:
+intervals, and the same questions about plain gray pictures, which shows what guessing gives:
 
 {figures(found)}
 
@@ -83,13 +83,13 @@ English words in other families of fonts in the test.
     python -m illava_lab.zoo.train {size}
 
 Float32, seed 0; interrupted at any time it goes on from its last checkpoint. {versions(log)} Stages: {stages(log)}. First the
-vision tower alone, on dense labels (what lies at each place, its colour, its outline, where its centre is, which
+vision tower alone, on dense labels (what lies at each place, its color, its outline, where its center is, which
 character of the word it is), at the end on pages full of text; then the language model on the frozen tower, first on
 finding the thing that a question means, then on relations, then on everything, first in small and then in large pictures;
 then the tower on text once more and the language model on everything again, in turns. Beside the answers the language
 model's middle layer learns to tell what each mention of a thing means and where each visual token is, by heads that are
 thrown away; an attention head of the layer before it is told where to look, and a second one how much. Words for shapes,
-colours, ways and characters start in the directions that the tower gives their looks. Several questions share a picture; each sees the picture and itself only. Muon for the hidden matrices,
+colors, ways and characters start in the directions that the tower gives their looks. Several questions share a picture; each sees the picture and itself only. Muon for the hidden matrices,
 AdamW for the rest. No token merging takes part. `training.jsonl` is the log, `training.png` its curve.
 
 ## Limits

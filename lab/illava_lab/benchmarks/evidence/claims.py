@@ -12,8 +12,8 @@ TARGETS = {"1/3": 99.0, "1/9": 95.0}
 """% of the accuracy above blank to retain; that at 1/9 is the paper's, that at 1/3 the project's own."""
 THROUGHPUT, PREFILL, MEMORY, LOSS = 2.0, 4.0, 1.7, 0.5
 """Speed-ups, cached bytes plain / merged, and points lost at the published schedules."""
-PUBLISHED_SPEED = "0.85 x4, then 0.9 x4"
-"""The row of the speed file with the published schedule."""
+MILDEST = "0.85 x4, then 0.9 x4"
+"""The mildest schedule of the speed file: encoder blocks 5 to 8, then four LLM layers."""
 Results = dict[str, Any]
 
 
@@ -49,10 +49,12 @@ def speed(found: Results) -> Iterator[Claim]:
         ("prefill up to 4x faster", PREFILL, lambda row: row["measured"]["prefill"]["median"]),
         ("KV cache 1.7x to 2x smaller", MEMORY, lambda row: 1 / row["kv_ratio"]),
     ):
-        usual = next(value(row) for row in rows if row["name"] == PUBLISHED_SPEED)
+        usual = next(value(row) for row in rows if row["name"] == MILDEST)
         most = max(map(value, rows))
         remark = "" if (usual >= target) == (most >= target) else "only by harder schedules"
-        measured = f"{usual:.2f}x at the published schedule, {most:.2f}x at most"
+        measured = (
+            f"{usual:.2f}x with 0.85 at four encoder blocks, then 0.9 at four LLM layers; {most:.2f}x at most"
+        )
         yield Claim(name, measured, most >= target, remark)
 
 

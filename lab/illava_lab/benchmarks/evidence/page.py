@@ -100,12 +100,14 @@ def measured(found: Results) -> list[str]:
         "## What was measured",
         "",
         "Written by `make evidence` from the files in [`docs/evidence`](evidence), measured by `make evidence-runs`. "
-        "Speed and memory: random weights of Qwen2-VL-2B ([performance.md](performance.md)). Accuracy: two toy models, "
+        "Speed and memory: random weights of Qwen2-VL-2B ([performance.md](performance.md)); the schedule published for "
+        "this family (`illava info Qwen/Qwen2-VL-2B-Instruct`) is another and was not timed. "
+        "Accuracy: two toy models, "
         "`zoo/S` and `zoo/L`, trained on drawn pictures and easy-VQA; they say nothing about photographs. Unseen test "
         f"material, {settings['limit']} questions a task, {settings['dtype']}, {machine['cpu']}, torch "
         f"{machine['torch']}, transformers {machine['transformers']}: `python -m illava_lab.benchmarks.evidence.measure test L "
         f"--limit {settings['limit']} --threads 1`. Brackets: 95 % bootstrap intervals by picture, paired. *Above "
-        "blank*: (accuracy - blank) / (plain - blank); blank: plain on grey pictures. "
+        "blank*: (accuracy - blank) / (plain - blank); blank: plain on gray pictures. "
         f"\\*: plain is below {100 * LEAST_PLAIN:.0f} %, not in means.",
     ]
 
