@@ -17,7 +17,7 @@ PAGES = [page for page in (ROOT / "docs").glob("*.md") if page.name != "upgradin
 TEXTS = (ROOT / "README.md", *PAGES, *(ROOT / "src/illava").rglob("*.py"))
 # After a letter, a slash or a hyphen it is part of a file or a URL.
 NAME = re.compile(r"(?<![\w/.-])illava\.([A-Za-z]\w*)")
-ENDINGS = ("cli", "main", "py", "json", "zip", "ipynb", "tasks")  # tasks: a group of entry points
+ENDINGS = ("cli", "main", "py", "json", "zip", "ipynb", "tasks", "images")  # groups of entry points
 RESOLVE = """
 import sys
 import illava

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from illava.api import Handle
 from illava.planning.plan import Candidate, Recommendation
 from illava.planning.predict import Prediction
 from illava.report import Report, StepTrace
@@ -17,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "upgrading.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (`[^|]+`) \| (`[^|]+`) \|$", TEXT, re.MULTILINE)
 RENAMED = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", TEXT, re.MULTILINE)
-CLASSES = {kind.__name__: kind for kind in (Report, StepTrace, Prediction, Candidate, Recommendation)}
+CLASSES = {kind.__name__: kind for kind in (Handle, Report, StepTrace, Prediction, Candidate, Recommendation)}
 
 
 def paths(cell: str) -> list[str]:
@@ -63,7 +64,7 @@ def test_all_renamed_attributes_are_listed() -> None:
         if isinstance(member, property) and (member.__doc__ or "").startswith("Deprecated name")
     }
     assert deprecated == {(name, old) for name, old, _ in RENAMED}
-    assert len(deprecated) == 8
+    assert len(deprecated) == 9
 
 
 @pytest.mark.parametrize(("name", "old", "new"), RENAMED)

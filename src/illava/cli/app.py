@@ -82,7 +82,7 @@ def _root(
 def ask(
     pictures: Annotated[
         list[str],
-        typer.Argument(metavar="IMAGE", help="Image files, or shipped images such as demo/word.png."),
+        typer.Argument(metavar="IMAGE", help="Image files, or images of illava-lab such as demo/word.png."),
     ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="A question about them, in quotes.")],
     model: ModelOption = "zoo/L",
@@ -181,7 +181,7 @@ def info(
 ) -> None:
     """Show whether a model is supported and at which layers its tokens merge.
 
-    Without MODEL, list the supported families, the shipped models and the shipped images.
+    Without MODEL, list the supported families, and the models and images of illava-lab.
 
     \b
     Examples:

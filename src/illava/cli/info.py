@@ -74,8 +74,8 @@ def overview() -> Iterator[Titled]:
     yield "Supported families and their published schedules", families
     shipped = _facts()
     shipped.add_row("models", ", ".join(zoo.names()) or f"none; {INSTALL_LAB}")
-    shipped.add_row("images", ", ".join(demo_names()))
-    yield "Shipped with illava", shipped
+    shipped.add_row("images", ", ".join(demo_names()) or f"none; {INSTALL_LAB}")
+    yield "Models and images of installed distributions", shipped
 
 
 def brief(method: Method) -> str:

@@ -35,7 +35,7 @@ def look(
         str,
         typer.Argument(
             metavar="IMAGE|VIDEO",
-            help="An image, a video, a folder of frames, or a shipped image such as demo/word.png.",
+            help="An image, a video, a folder of frames, or an image of illava-lab, such as demo/word.png.",
         ),
     ],
     question: Annotated[

@@ -81,7 +81,7 @@ class FolderTask:
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int, skip_bad: bool = False) -> None:
-        # Absolute, because a relative "demo/..." would name a shipped image.
+        # Absolute, because a relative "demo/..." would name an image of illava-lab.
         self.folder = Path(folder).resolve()
         self.name = self.folder.name
         check_text("the folder's name", self.name)
