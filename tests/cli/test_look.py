@@ -53,7 +53,7 @@ def test_other_methods(folder, picture, tmp_path, method):
         (("nothing.png",), "no such file"),
         (("demo/word.png", " "), "give a question"),
         (("demo/word.png", "--keep", "2"), "--keep 2"),
-        (("demo/word.png", "--method", "magic"), "no such method"),
+        (("demo/word.png", "--method", "magic"), "unknown method"),
         (("demo/word.png", "--output", "/proc/no"), "cannot write there"),
     ],
 )

@@ -132,5 +132,5 @@ def test_one_picture():
 
 
 def test_values_must_match_samples():
-    with pytest.raises(ValueError, match="2 samples, 1 values"):
+    with pytest.raises(ValueError, match="one value per sample: 2, got 1"):
         resample(["a", "b"]).mean([1.0])

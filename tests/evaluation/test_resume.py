@@ -77,7 +77,7 @@ def test_torn_line_in_the_middle(undisturbed, go, tmp_path):
     lines = answers(undisturbed).splitlines(keepends=True)
     (tmp_path / SETTINGS).write_bytes((undisturbed.folder / SETTINGS).read_bytes())
     (tmp_path / ANSWERS).write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
-    with pytest.raises(InputError, match="line 2 is broken"):
+    with pytest.raises(InputError, match="line 2 is invalid"):
         go(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_other_settings_are_refused(undisturbed, go, changed):
 
 def test_less_is_refused(undisturbed, go):
     with pytest.raises(
-        InputError, match=r"rows illava 1/3, illava 1/9 there, not here; limit 6 there, 5 here"
+        InputError, match=r"rows illava 1/3, illava 1/9 there, none here; limit 6 there, 5 here"
     ):
         go(undisturbed.folder, rows=ROWS[:1], limit=5)
     with pytest.raises(InputError, match="tasks squares there, not here"):

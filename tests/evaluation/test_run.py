@@ -115,7 +115,7 @@ def test_impossible_picture_is_named(loaded):
 
 def test_placeholder_in_a_question_is_named(loaded):
     bad = Sample("odd", 7, "What is <|image_pad|>?", ("x",), pictures=Squares()[0].pictures)
-    with pytest.raises(InputError, match=r"sample 7: its question holds <\|image_pad\|>"):
+    with pytest.raises(InputError, match=r"sample 7: its question contains <\|image_pad\|>"):
         build_batch(loaded[1], [Squares()[0], bad])
 
 
