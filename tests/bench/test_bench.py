@@ -252,7 +252,9 @@ def test_weights_that_do_not_fit(tmp_path, monkeypatch):
 
 def test_an_output_that_cannot_be_written(tiny_shapes, tmp_path):
     (tmp_path / "file").touch()
-    assert_error(invoke("bench", *SHAPE, "--output", tmp_path / "file"), "file: this is a file; give a folder")
+    assert_error(
+        invoke("bench", *SHAPE, "--output", tmp_path / "file"), "file: this is a file; give a folder"
+    )
 
 
 def test_what_a_plan_saved_is_measured(tmp_path):

@@ -120,7 +120,7 @@ def test_less_is_refused(undisturbed, go):
         InputError, match=r"rows illava 1/3, illava 1/9 there, none here; limit 6 there, 5 here"
     ):
         go(undisturbed.folder, rows=ROWS[:1], limit=5)
-    with pytest.raises(InputError, match="tasks squares there, not here"):
+    with pytest.raises(InputError, match="tasks squares there, none here"):
         go(undisturbed.folder, tasks=(Squares("else"),))
 
 
