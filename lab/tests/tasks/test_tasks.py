@@ -184,7 +184,7 @@ def test_what_is_not_there_is_refused_in_one_line(monkeypatch):
         load("counting")[-1]
     for name, module in (("easy_vqa", "easy_vqa"), ("digits", "sklearn"), ("words", "matplotlib")):
         monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(UnsupportedError, match=r"pip install 'illava\[eval\]'$"):
+        with pytest.raises(UnsupportedError, match=r"pip install illava-lab$"):
             load(name)
 
 
