@@ -16,14 +16,14 @@ from ..io.tables import new_table
 from .bench import bench
 from .compare import compare
 from .console import (
-    DEFAULT_KEEP,
-    KEEP_HELP,
     MODEL_HELP,
     AnswerTokensOption,
     App,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    KeepOption,
+    MethodOption,
     ModelOption,
     SeveralCommand,
     TrustOption,
@@ -86,22 +86,8 @@ def ask(
     ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="A question about them, in quotes.")],
     model: ModelOption = "zoo/L",
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE",
-            help=f"{KEEP_HELP}.",
-            show_default=f"{DEFAULT_KEEP}, or with --method that method's own",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METHOD",
-            help="Name of a method or preset; illava is the published schedule.",
-            show_default="illava-best, or, without --keep, the illava_config.json beside the model's weights",
-        ),
-    ] = None,
+    keep: KeepOption = None,
+    method: MethodOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also run the plain model.")] = False,
     rounds: Annotated[
         int,

@@ -23,7 +23,7 @@ from ..io.warning_lines import one_line, one_line_warnings, take_over
 
 # -- Options that several commands have ----------------------------------------------------------------------
 
-MODEL_HELP = "A shipped model such as zoo/S, a folder, or a Hugging Face hub id"
+MODEL_HELP = "A model of illava-lab such as zoo/S, a folder, or a Hugging Face hub id"
 KEEP_HELP = "Share of the visual tokens left at the end, such as 0.33 or 1/9"
 DTYPE_HELP = (
     "auto, float32, bfloat16 or float16; auto is float32 on CPUs and the checkpoint's dtype elsewhere"
@@ -42,6 +42,28 @@ TrustOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 AnswerTokensOption = Annotated[
     int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Generate at most this many tokens.")
+]
+
+# What ask and look run.
+DEFAULT_KEEP = "1/6"
+"""That of :data:`illava.methods.presets.DEFAULT_KEEP`, which takes seconds to import."""
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="SHARE",
+        help=f"{KEEP_HELP}.",
+        show_default=f"{DEFAULT_KEEP}, or with --method that method's own",
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        metavar="METHOD",
+        help="Name of a method or preset; illava is the published schedule.",
+        show_default="illava-best, or, without --keep, the illava_config.json beside the model's weights",
+    ),
 ]
 
 # What eval and compare run.
@@ -179,10 +201,6 @@ def values(words: list[str] | None) -> list[str]:
     """Split comma-separated words; an existing path with a comma in its name is not split."""
     pieces = [[word] if os.path.exists(word) else word.split(",") for word in words or ()]
     return [piece.strip() for some in pieces for piece in some if piece.strip()]
-
-
-DEFAULT_KEEP = "1/6"
-"""That of :data:`illava.methods.presets.DEFAULT_KEEP`, which takes seconds to import."""
 
 
 def parse_keep(text: str) -> float:

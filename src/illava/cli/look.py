@@ -9,10 +9,11 @@ import typer
 
 from .console import (
     DEFAULT_KEEP,
-    KEEP_HELP,
     AnswerTokensOption,
     DeviceOption,
     DtypeOption,
+    KeepOption,
+    MethodOption,
     ModelOption,
     TrustOption,
     hush,
@@ -42,22 +43,8 @@ def look(
         str, typer.Argument(metavar="QUESTION", help="A question about it, in quotes.")
     ] = QUESTION,
     model: ModelOption = "zoo/L",
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SHARE",
-            help=f"{KEEP_HELP}.",
-            show_default=f"{DEFAULT_KEEP}, or with --method that method's own",
-        ),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METHOD",
-            help="Name of a method or preset.",
-            show_default="illava-best, or, without --keep, the illava_config.json beside the model's weights",
-        ),
-    ] = None,
+    keep: KeepOption = None,
+    method: MethodOption = None,
     output: Annotated[
         Path,
         typer.Option(metavar="DIR", help="Write to this folder; files are named after the image or video."),

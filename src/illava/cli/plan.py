@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -134,13 +133,11 @@ def plan(
         most_kv = None if kv_bytes is None else parse_bytes(kv_bytes, "--kv-bytes")
         original = parse_size(size)
         try:
-            targets = collect_targets(share, speedup, most_kv, ttft_ms)
-        except ValueError as error:
-            # With the names that options have here.
-            named = re.sub(
-                r"\b(keep|speedup|kv_bytes|ttft_ms)\b", lambda m: f"--{m[1]}".replace("_", "-"), str(error)
+            targets = collect_targets(
+                share, speedup, most_kv, ttft_ms, lambda name: f"--{name}".replace("_", "-")
             )
-            raise InputError(named) from error
+        except ValueError as error:
+            raise InputError(str(error)) from error
         prompts: list[Any] = []
         if calibrate is not None:
             from ..evaluation.calibrate import samples

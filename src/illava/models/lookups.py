@@ -65,6 +65,7 @@ def check_lookups(family: Family, tower: Tower, base: nn.Module, config: Any) ->
 
 
 def lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) -> Iterator[Fault]:
+    """The modules and config attributes of a family's entry that a model lacks."""
     for path in module_paths(family):
         yield from path_faults(base, path)
     encoder = submodule(base, family.encoder)
@@ -104,6 +105,7 @@ def _llm_config_faults(config: Any, names: tuple[str, ...]) -> Iterator[Fault]:
 
 
 def submodule(owner: nn.Module, path: str) -> nn.Module | None:
+    """The module at ``path`` below ``owner``; None if there is none."""
     try:
         return owner.get_submodule(path)
     except AttributeError:
@@ -111,5 +113,6 @@ def submodule(owner: nn.Module, path: str) -> nn.Module | None:
 
 
 def path_faults(owner: nn.Module, path: str) -> Iterator[Fault]:
+    """A fault if there is no module at ``path`` below ``owner``."""
     if submodule(owner, path) is None:
         yield Fault(type(original(owner)).__name__, f"has no module {path}")

@@ -16,21 +16,33 @@ TOLERANCE = 1 + 1e-9
 
 
 def collect_targets(
-    keep: float | None, speedup: float | None, kv_bytes: int | None, ttft_ms: float | None
+    keep: float | None,
+    speedup: float | None,
+    kv_bytes: int | None,
+    ttft_ms: float | None,
+    called: Callable[[str], str] = str,
 ) -> dict[str, float]:
-    """The targets that are not None, by name. Raises ValueError if there is none or one is out of range."""
+    """The targets that are not None, by name.
+
+    Args:
+        keep, speedup, kv_bytes, ttft_ms: as for :func:`illava.plan`.
+        called: a target's name to what its user calls it, for messages.
+
+    Raises ValueError if there is none or one is out of range.
+    """
     given = {"keep": keep, "speedup": speedup, "kv_bytes": kv_bytes, "ttft_ms": ttft_ms}
     targets = {name: float(value) for name, value in given.items() if value is not None}
     if not targets:
-        raise ValueError("give at least one target: keep, speedup, kv_bytes or ttft_ms")
+        *names, last = map(called, given)
+        raise ValueError(f"give at least one target: {', '.join(names)} or {last}")
     if keep is not None:
-        check_share("keep", keep)
+        check_share(called("keep"), keep)
     for name, value in targets.items():
         if not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}")
+            raise ValueError(f"{called(name)} must be a finite number, got {value}")
         if value <= 0 or (name == "speedup" and value < 1):
             least = "at least 1" if name == "speedup" else "above 0"
-            raise ValueError(f"{name} must be {least}, got {value:g}")
+            raise ValueError(f"{called(name)} must be {least}, got {value:g}")
     return targets
 
 
