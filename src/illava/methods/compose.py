@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..models.located import LocatedModules
 from .base import VERSION, Method, method_from_dict
-from .steps import Plan, check_one_stage
+from .steps import Plan
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Compose(Method):
 
     def plan(self, modules: LocatedModules) -> Plan:
         plans = [method.plan(modules) for method in self.methods]
-        check_one_stage([method.name for method in self.methods], plans)
+        _check_one_stage([method.name for method in self.methods], plans)
         return Plan(
             {block: step for plan in plans for block, step in plan.encoder.items()},
             {layer: step for plan in plans for layer, step in plan.llm.items()},
@@ -61,3 +61,17 @@ class Compose(Method):
         if not isinstance(given, (list, tuple)):
             raise ValueError(f"methods must be a list of methods, got {given!r}")
         return cls(tuple(method_from_dict(values) for values in given))
+
+
+def _check_one_stage(names: Sequence[str], plans: Sequence[Plan]) -> None:
+    """Raise ValueError if two plans have steps in one stage."""
+    for stage in ("encoder", "projector", "llm"):
+        users = [name for name, plan in zip(names, plans, strict=True) if getattr(plan, stage)]
+        if len(users) > 1:
+            raise ValueError(f"only one method can act in the {stage}, got {' and '.join(users)}")
+    resizing = [name for name, plan in zip(names, plans, strict=True) if plan.pixels is not None]
+    others = [name for name, plan in zip(names, plans, strict=True) if plan.before_llm]
+    if resizing and len(others) > 1:
+        raise ValueError(
+            f"{resizing[0]} can only be combined with a method of the LLM, got {' and '.join(others)}"
+        )

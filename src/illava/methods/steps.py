@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -287,17 +286,3 @@ class Plan:
     def empty(self) -> bool:
         """Whether there is no step at all."""
         return not self.before_llm and not self.llm
-
-
-def check_one_stage(names: Sequence[str], plans: Sequence[Plan]) -> None:
-    """Raise ValueError if two plans have steps in one stage."""
-    for stage in ("encoder", "projector", "llm"):
-        users = [name for name, plan in zip(names, plans, strict=True) if getattr(plan, stage)]
-        if len(users) > 1:
-            raise ValueError(f"only one method can act in the {stage}, got {' and '.join(users)}")
-    resizing = [name for name, plan in zip(names, plans, strict=True) if plan.pixels is not None]
-    others = [name for name, plan in zip(names, plans, strict=True) if plan.before_llm]
-    if resizing and len(others) > 1:
-        raise ValueError(
-            f"{resizing[0]} can only be combined with a method of the LLM, got {' and '.join(others)}"
-        )
