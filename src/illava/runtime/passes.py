@@ -103,7 +103,7 @@ class Passes:
         return None if self.current is None else self.current.encoder_run
 
     def begin(self, *, standalone: bool = False) -> Pass:
-        """Start a new pass. An interrupted pass, whose end was not reported, is discarded."""
+        """Start a new pass. It replaces one that was interrupted, whose end no hook reported."""
         self.current = Pass(standalone=standalone)
         return self.current
 
