@@ -10,9 +10,9 @@ PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
-	$(BIN)/illava ask demo/word.png "What does it read?" --compare --save-overlay out/word.png
-	$(BIN)/illava ask demo/number.png "What colour is the heart?" --compare --save-overlay out/number.png
-	$(BIN)/illava ask demo/number.png "Is there a red diamond?" --compare
+	$(BIN)/illava ask demo/word.png "What does it read?" --compare --rounds 15 --save-overlay out/word.png
+	$(BIN)/illava ask demo/number.png "What colour is the heart?" --compare --rounds 15 --save-overlay out/number.png
+	$(BIN)/illava ask demo/number.png "Is there a red diamond?" --compare --rounds 15
 	@echo "Patches that stayed are drawn in out/number.png and out/word.png."
 
 test: $(READY)  ## all tests but the slow ones

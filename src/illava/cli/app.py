@@ -214,23 +214,29 @@ def print_answer(answer: Answer) -> None:
 
 def _verdict(answer: Answer) -> str:
     """In one line: whether the answers agree, and what was gained."""
-    from ..bench.timing import ratio
-
-    assert answer.plain_timings is not None
     same = answer.text == answer.plain_text
     said = "Same answer" if same else f'The answer differs: "{answer.text}", plain "{answer.plain_text}"'
-    first, whole = (ratio(answer.plain_timings, answer.timings, part) for part in ("ttft", "total"))
-    if min(first.low, whole.low) > 1:
-        gain = f"first token {first.median:.2f}x, whole answer {whole.median:.2f}x as fast"
-    elif first.low > 1:
-        gain = f"first token {first.median:.2f}x as fast, whole answer not measurably faster"
-    else:
-        gain = "not measurably faster here"
+    measured = [_measured(answer, *named) for named in (("ttft", "first token"), ("total", "whole answer"))]
     much, little = answer.report.plain_cost, answer.report.cost
     return (
-        f"{said}. Measured: {gain}. Counted: {much.total / little.total:.2f}x fewer FLOPs, KV cache "
+        f"{said}. Measured: {', '.join(measured)}. "
+        f"Counted: {much.total / little.total:.2f}x fewer FLOPs, KV cache "
         f"{much.kv_bytes / little.kv_bytes:.2f}x smaller."
     )
+
+
+def _measured(answer: Answer, part: str, name: str) -> str:
+    """A speed-up, if the 95 % interval of its median (below six rounds: its range) excludes 1."""
+    from statistics import median
+
+    from ..bench.timing import median_interval, ratios
+
+    assert answer.plain_timings is not None
+    values = ratios(answer.plain_timings, answer.timings, part)
+    low, high = median_interval(values) or (min(values), max(values))
+    if low <= 1 <= high:
+        return f"{name} not measurably faster or slower"
+    return f"{name} {median(values):.2f}x as fast"
 
 
 def _steps_table(answer: Answer) -> Table:
