@@ -60,7 +60,7 @@ def test_heads_are_refused(family: str, name: str) -> None:
     assert "\n" not in str(error.value)
     if model.config.model_type == family:
         assert name in str(error.value)
-        assert f"{family} supported are" in str(error.value)
+        assert f"supported classes of {family} are" in str(error.value)
         assert "ForConditionalGeneration" in str(error.value)
     assert all(vars(module).keys() == kept.keys() for module, kept in before.items())
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import tempfile
 from itertools import pairwise
 
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 
 import illava
 from illava.ask import ask, load
+from illava.demo import serve
 from illava.demo import server as work
 from illava.demo.server import BUDGETS, MOST_FILES, MOST_MEGABYTES, Server, read, table
 from illava.errors import UnsupportedError
@@ -159,4 +163,14 @@ def test_uploads_go_with_their_session(tmp_path):
 
 def test_the_shipped_models_are_offered():
     assert work.shipped()[0] == "zoo/L"
-    assert os.environ.get("GRADIO_TEMP_DIR") is None
+
+
+def test_a_server_that_stops_leaves_the_process_as_it_was(monkeypatch, tmp_path):
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(InputError, match="in use"):
+        serve(Server(["unused"]), port=taken.getsockname()[1])
+    assert "GRADIO_TEMP_DIR" not in os.environ
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not list(tmp_path.iterdir())

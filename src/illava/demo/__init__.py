@@ -30,11 +30,12 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
 
     folder = tempfile.mkdtemp(prefix="illava-demo-")
     # Gradio reads this variable when it is imported.
+    before = os.environ.get("GRADIO_TEMP_DIR")
     os.environ["GRADIO_TEMP_DIR"] = folder
-    page = None
+    page, handler = None, None
     if threading.current_thread() is threading.main_thread():
         # Service managers send SIGTERM; uploads must be deleted then, too.
-        signal.signal(signal.SIGTERM, _stop)
+        handler = signal.signal(signal.SIGTERM, _stop)
     try:
         from .page import build, launch
 
@@ -55,3 +56,9 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
         if page is not None:
             page.close()
         shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+        if handler is not None:
+            signal.signal(signal.SIGTERM, handler)
