@@ -17,7 +17,7 @@ from torch import Tensor
 
 import illava
 from illava.methods.steps import Step
-from illava.ops import merging, scoring
+from illava.ops import merging, scoring, selection
 from illava.ops.merge_weights import merge_weights
 from illava.ops.precision import full_precision
 from tests.battery.test_battery import inputs_of, model_of
@@ -170,7 +170,7 @@ def test_pure_functions() -> None:
             scoring.last_row_scores(query, key, 0.3, last),
             scoring.row_scores(query, key, 0.3, rows),
             scoring.rarity(units),
-            scoring.diverse_ranking(units, scores, 9),
+            selection.diverse_ranking(units, scores, 9),
         ]
         for reduce in merging.REDUCTIONS:
             for similarity in merging.SIMILARITIES:

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from illava.ops import scoring
+from illava.ops import selection
 from illava.ops.merging import merge
-from illava.ops.scoring import diverse_ranking, rarity, row_scores
+from illava.ops.scoring import rarity, row_scores
+from illava.ops.selection import diverse_ranking
 from tests.core.cases import DTYPES, assert_same_bits, bounded, normal_units
 from tests.core.loops import alike, attention_row, merge_loop, ranked
 
@@ -96,7 +97,7 @@ def test_diverse_ranking_equals_the_loop(n, data, paired):
     p = data.draw(st.integers(1, n))
     units = normal_units(2, n, 5, seed=n + 1000 * p, dtype=torch.float32)
     scores = torch.rand(2, n, generator=torch.Generator().manual_seed(n))
-    with mock.patch.object(scoring, "MAX_PAIRWISE_UNITS", 4096 if paired else 0):
+    with mock.patch.object(selection, "MAX_PAIRWISE_UNITS", 4096 if paired else 0):
         rank = diverse_ranking(units, scores, p)
     for segment in range(2):
         want = diverse_loop(units[segment].double().tolist(), scores[segment].double().tolist(), p)

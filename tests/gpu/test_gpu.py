@@ -15,7 +15,8 @@ from transformers import AutoModelForImageTextToText
 
 import illava
 from illava.ops.merging import merge
-from illava.ops.scoring import column_scores, diverse_ranking
+from illava.ops.scoring import column_scores
+from illava.ops.selection import diverse_ranking
 from tests.battery.test_battery import inputs_of, method_of
 from tests.test_exact import logits_of_steps
 from tests.tiny import ALL, tiny_model

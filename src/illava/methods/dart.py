@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..models.located import LocatedModules
+from ..ops.graphs import captured
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_count, check_share
@@ -108,6 +109,7 @@ def _reduce(text: Tensor, valid: Tensor, count: int, units: Tensor, norms: Tenso
     return keep_dissimilar(count, units, norms, text[segment[:, 0]], valid[segment[:, 0]])
 
 
+@captured
 def keep_dissimilar(count: int, units: Tensor, norms: Tensor, text: Tensor, valid: Tensor) -> Merged:
     """Keep the units with the largest norms, and those least similar to them or to the text pivots.
 

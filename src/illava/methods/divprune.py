@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..models.located import LocatedModules
+from ..ops.graphs import captured
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_share
@@ -68,6 +69,7 @@ class DivPruneStep(LlmStep):
         return reduce_segments(keep_diverse, units.lengths, units.counts(self.keep), units.vectors)
 
 
+@captured
 def keep_diverse(p: int, units: Tensor) -> Merged:
     """Keep the most diverse units of S segments, unchanged.
 

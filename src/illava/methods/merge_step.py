@@ -8,8 +8,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..ops.merging import Merged, MergedSegments, Reduce, Similarity, keep_count, merge, reduce_segments
-from ..ops.scoring import Score, diverse_ranking, rarity
+from ..ops.merging import (
+    Merged,
+    MergedSegments,
+    Reduce,
+    Similarity,
+    keep_count,
+    merge,
+    merge_diverse,
+    reduce_segments,
+)
+from ..ops.scoring import Score, rarity
 from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
 Select = Literal["highest", "diverse", "lowest", "random"]
@@ -88,25 +97,23 @@ class MergeStep(EncoderStep, LlmStep):
     ) -> Merged:
         if scores is None:
             scores = rarity(units) if self.encoder_score == "rarity" else units.float().norm(dim=-1)
-        return merge(
-            units,
-            self._ranked(units, scores, p),
-            p,
-            reduce=self.reduction,
-            recycle=self.recycle,
-            neighbours=self.neighbours,
-            similarity=self.similarity,
-            sizes=sizes,
-        )
+        options: dict[str, Any] = {
+            "reduce": self.reduction,
+            "recycle": self.recycle,
+            "neighbours": self.neighbours,
+            "similarity": self.similarity,
+            "sizes": sizes,
+        }
+        if self.select == "diverse":
+            return merge_diverse(units, scores, p, **options)
+        return merge(units, self._ranked(scores), p, **options)
 
-    def _ranked(self, units: Tensor, scores: Tensor, p: int) -> Tensor:
+    def _ranked(self, scores: Tensor) -> Tensor:
         """(S, n) values by which the units are ranked; those with the highest values are kept."""
         if self.select == "highest":
             return scores
         if self.select == "lowest":
             return -scores
-        if self.select == "diverse":
-            return diverse_ranking(units, scores, p)
         # Depends on length and seed only, so the result of a prompt does not depend on the rest of its batch.
         random = torch.rand(scores.shape[1], generator=torch.Generator().manual_seed(self.seed))
         return random.to(scores).expand_as(scores)

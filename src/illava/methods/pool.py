@@ -22,7 +22,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..errors import UnsupportedError
 from ..models.located import LocatedModules
 from ..ops.grids import coarse_places, coarse_shape
-from ..ops.merging import Block, MergedSegments
+from ..ops.merging import MergedSegments
+from ..ops.segments import Block
 from .base import Method
 from .checks import check_share
 from .steps import Plan, ProjectorStep, Units
@@ -102,9 +103,7 @@ def pool_segments(units: Tensor, shapes: tuple[tuple[int, int], ...], keep: floa
         linear_map = partial(_pooled, shape=(rows, columns), to=(down, across))
         if (down, across) != (rows, columns):
             grid = linear_map(grid[None].float())[0].to(units.dtype)
-        here = torch.arange(start, start + rows * columns, device=units.device)
-        out = torch.arange(down * across, device=units.device) + sum(map(len, values))
-        blocks.append(Block(here[None], out[None], linear_map))
+        blocks.append(Block((start,), rows * columns, (sum(map(len, values)),), down * across, linear_map))
         values.append(grid)
         kept.append(coarse_places(rows, columns, down, across) + start)
         start += rows * columns

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..ops.marks import finite, zero_or_nan
+from ..ops.marks import propagated
 from ..ops.merging import MergedSegments, keep_count
 from ..ops.precision import full_precision
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
@@ -33,18 +33,17 @@ class EncoderAttention:
     def received(self, score: Score = "exact") -> Tensor:
         """(B, n) fp32: the attention each token receives, averaged over heads, summed over all queries."""
         # Sums, not means: with window attention, a segment's tokens are in windows of different sizes.
-        return column_scores(self.query, self.key, self.scaling, score=score) * self.query.shape[2]
+        return column_scores(self.query, self.key, self.scaling, score=score, times=self.query.shape[2])
 
     def by_class(self) -> Tensor:
         """(B, n) fp32: the class token's attention to each token, averaged over heads; for encoders without
         a class token, the attention each token receives."""
         if not self.prefix:
             return self.received()
-        first = torch.zeros(len(self.query), dtype=torch.int64, device=self.query.device)
-        everything = torch.ones(len(self.query), 1, 1, self.query.shape[2], dtype=torch.bool)
-        return last_row_scores(
-            self.query[:, :, :1], self.key, self.scaling, first, everything.to(self.query.device)
-        )
+        device, shape = self.query.device, (len(self.query), 1, 1, self.query.shape[2])
+        first = torch.zeros(shape[0], dtype=torch.int64, device=device)
+        everything = torch.ones(shape, dtype=torch.bool, device=device)
+        return last_row_scores(self.query[:, :, :1], self.key, self.scaling, first, everything)
 
 
 @dataclass(frozen=True)
@@ -150,16 +149,7 @@ def reduced(step: Step, units: Units) -> MergedSegments | None:
     merged = step.reduce(units)
     if merged is None:
         return None
-    bad = zero_or_nan(finite(units.vectors))
-    survivors = merged.units
-    if len(units.lengths) == 1:
-        return merged._replace(units=survivors + bad.sum().to(survivors.dtype))
-    of, left = (
-        torch.repeat_interleave(torch.tensor(lengths), output_size=sum(lengths)).to(bad.device)
-        for lengths in (units.lengths, merged.lengths)
-    )
-    each = bad.new_zeros(len(units.lengths)).index_add_(0, of, bad)
-    return merged._replace(units=survivors + each[left][:, None].to(survivors.dtype))
+    return merged._replace(units=propagated(merged.units, units.vectors, units.lengths, merged.lengths))
 
 
 def final_count(n: int, of: int, keep: float) -> int:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..models.located import LocatedModules
+from ..ops.graphs import captured
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .after_encoder import BudgetStep, cosines, others, ranked, share_of, survivors, take
 from .base import Method
@@ -77,6 +78,7 @@ class VisPrunerStep(BudgetStep):
         return reduce_segments(reducer, units.lengths, units.counts(self.keep), units.vectors, units.scores)
 
 
+@captured
 def prune(p: int, units: Tensor, scores: Tensor, *, important: float, per_round: int) -> Merged:
     """Choose p of (S, n, D) units: share_of(p, important) by their (S, n) scores, the others by diversity."""
     best = ranked(scores)[:, : share_of(p, important)]

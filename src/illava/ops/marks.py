@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from . import kernels
+from .precision import full_precision
+from .transfers import upload
 
 
 def marked(features: Tensor) -> Tensor:
@@ -84,3 +88,33 @@ def finite(rows: Tensor) -> Tensor:
 def zero_or_nan(sound: Tensor) -> Tensor:
     """(...) fp32: zero where ``sound`` is True, NaN elsewhere. Adding it makes values at other places NaN."""
     return torch.zeros_like(sound, dtype=torch.float32).masked_fill(~sound, float("nan"))
+
+
+@full_precision
+def propagated(survivors: Tensor, units: Tensor, lengths: Sequence[int], left: Sequence[int]) -> Tensor:
+    """The survivors of consecutive segments, all NaN in those of which a unit is NaN or infinite.
+
+    Args:
+        survivors: (P, D), any floating dtype.
+        units: (U, D'), the units that the segments had.
+        lengths: units of each segment, summing to U.
+        left: survivors of each segment, summing to P.
+    """
+    if kernels.enabled(survivors, units):
+        from .kernels.guarding import propagate
+
+        return propagate(survivors, units, lengths, left)
+    # Sum in float32, which sums of finite float16 numbers cannot overflow. x - x is NaN unless x is finite.
+    total = units.detach().sum(-1, dtype=torch.promote_types(units.dtype, torch.float32))
+    bad = total - total
+    if len(lengths) == 1:
+        return survivors + bad.sum().to(survivors.dtype)
+    if len({*zip(lengths, left, strict=True)}) == 1:
+        each = bad.view(len(lengths), -1).sum(1).to(survivors.dtype)
+        return (survivors.view(len(left), left[0], -1) + each[:, None, None]).flatten(0, 1)
+    of, rows = (
+        torch.repeat_interleave(upload(range(len(n)), bad.device), upload(n, bad.device), output_size=sum(n))
+        for n in (lengths, left)
+    )
+    each = bad.new_zeros(len(lengths)).index_add_(0, of, bad)
+    return survivors + each[rows][:, None].to(survivors.dtype)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .merging import Block, MergedSegments
 from .precision import full_precision
+from .segments import Block, MergedSegments
 
 MAX_ELEMENTS = 2**24
 """Number of elements of the one-hot vectors in one call of the map, approximately."""
@@ -48,9 +48,10 @@ def _unchanged(kept: Tensor) -> MergeWeights:
 
 
 def _of_block(block: Block, kept: Tensor) -> list[MergeWeights]:
-    segments, n = block.rows.shape
+    rows, survivors = block.rows.to(kept.device), block.survivors.to(kept.device)
+    segments, n = rows.shape
     if block.linear_map is None:
-        into = block.survivors.flatten()
+        into = survivors.flatten()
         return [MergeWeights(into, kept[into], torch.ones_like(into, dtype=torch.float32))]
     out = []
     width = max(1, MAX_ELEMENTS // (segments * n))
@@ -62,8 +63,8 @@ def _of_block(block: Block, kept: Tensor) -> list[MergeWeights]:
             segment, survivor, source = weights.nonzero(as_tuple=True)
             out.append(
                 MergeWeights(
-                    block.survivors[segment, survivor],
-                    block.rows[segment, source + first],
+                    survivors[segment, survivor],
+                    rows[segment, source + first],
                     weights[segment, survivor, source],
                 )
             )

@@ -13,60 +13,27 @@ TF32. The result has the dtype of the units. The rules for dropped units are in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import accumulate
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
+from . import kernel_merging, kernels
+from .graphs import captured
 from .precision import full_precision
 from .reductions import SIMILARITIES as SIMILARITIES
 from .reductions import LinearMap as LinearMap
+from .reductions import Merged as Merged
 from .reductions import Similarity as Similarity
 from .reductions import fold, gather_units, rank_weighted_mean, recycling, row_index
+from .segments import MergedSegments as MergedSegments
+from .segments import reduce_segments as reduce_segments
+from .selection import diverse_ranking, select_diverse
 
 Reduce = Literal["recycle", "drop", "weighted", "fold"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
-
-
-class Merged(NamedTuple):
-    """The result of a merge step on S segments of equal size."""
-
-    units: Tensor
-    """(S, p, D), dtype of the input: the survivors in their original order."""
-    kept: Tensor
-    """(S, p) int64: index of each survivor in its segment, ascending."""
-    sizes: Tensor | None = None
-    """(S, p) fp32: how many units each survivor stands for; None where sizes are not tracked."""
-    linear_map: LinearMap | None = None
-    """The map from the input units to ``units``; None where survivors are unchanged."""
-
-
-class MergedSegments(NamedTuple):
-    """The result of a merge step on consecutive segments of any size."""
-
-    units: Tensor
-    """(P, D), dtype of the input: the survivors of all segments, in their original order."""
-    kept: Tensor
-    """(P,) int64: index of each survivor among all input units, ascending."""
-    lengths: tuple[int, ...]
-    """Number of survivors of each segment."""
-    sizes: Tensor | None = None
-    """(P,) fp32: how many units each survivor stands for; None where sizes are not tracked."""
-    blocks: tuple[Block, ...] = ()
-    """How the survivors were made of the input units; see :func:`illava.ops.merge_weights.merge_weights`."""
-
-
-class Block(NamedTuple):
-    """Segments of equal size that were merged together."""
-
-    rows: Tensor
-    """(S, n) int64: index of each of their units among all input units."""
-    survivors: Tensor
-    """(S, p) int64: index of each of their survivors among all survivors."""
-    linear_map: LinearMap | None
-    """As in :class:`Merged`."""
+KERNEL_REDUCTIONS = ("recycle", "fold")
+"""The reductions that :mod:`illava.ops.kernels` implements; the others are few operations."""
 
 
 def keep_count(n: int, keep: float) -> int:
@@ -130,30 +97,29 @@ def merge(
         raise ValueError(f"a merge step must keep between 1 and {n - 1} of {n} units, got p={p}")
     if neighbours < 1:
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
-    order = scores.float().argsort(dim=1, descending=True, stable=True)
-    if reduce == "fold":
-        return Merged(*fold(units, order, p, similarity, sizes))
-    kept = order[:, :p].sort(dim=1).values
-    kept_sizes = None if sizes is None else sizes.gather(1, kept)
-    if reduce == "drop":
-        return Merged(gather_units(units, kept), kept, kept_sizes)
-    if reduce == "recycle":
-        changed = order[:, p - recycler_count(p, recycle) : p]
-        change = recycling(units.float(), changed, order[:, p:], neighbours, similarity)
-    elif reduce == "weighted":
-        changed, lowest = order[:, p - 1 : p], order[:, p - 1 :]
-
-        def change(x: Tensor) -> Tensor:
-            return rank_weighted_mean(gather_units(x, lowest))
-
-    else:
+    if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
-    survivors = units.scatter(1, row_index(changed, units), change(units.float()).to(units.dtype))
+    options = (p, reduce, recycle, neighbours, similarity)
+    if reduce in KERNEL_REDUCTIONS and kernels.enabled(units, scores):
+        return _by_kernels(units, scores, sizes, *options)
+    return _captured_merge(units, scores, sizes, *options)
 
-    def linear_map(x: Tensor) -> Tensor:
-        return gather_units(x.scatter(1, row_index(changed, x), change(x)), kept)
 
-    return Merged(gather_units(survivors, kept), kept, kept_sizes, linear_map)
+@full_precision
+def merge_diverse(
+    units: Tensor, scores: Tensor, p: int, *, sizes: Tensor | None = None, **options: Any
+) -> Merged:
+    """As :func:`merge`, with the units ranked by :func:`illava.ops.selection.diverse_ranking`.
+
+    On graphics cards it takes fewer launches than the two functions, since the selection already knows which
+    survivor each unit is most similar to.
+    """
+    if options.get("reduce") == "fold" and options.get("similarity") == "cosine":
+        if kernels.enabled(units, scores):
+            found = select_diverse(units, scores, p)
+            return Merged(*kernel_merging.fold(units, found.kept, found.target, sizes))
+        return _captured_diverse_fold(units, scores, sizes, p)
+    return merge(units, diverse_ranking(units, scores, p), p, sizes=sizes, **options)
 
 
 @full_precision
@@ -202,68 +168,63 @@ def merge_segments(
     return reduce_segments(reducer, lengths, counts, units, scores, sizes=sizes)
 
 
-@full_precision
-def reduce_segments(
-    reducer: Callable[..., Merged],
-    lengths: Sequence[int],
-    counts: Sequence[int],
+def _by_kernels(
     units: Tensor,
-    *more: Tensor,
-    sizes: Tensor | None = None,
-) -> MergedSegments | None:
-    """Apply ``reducer`` to each of several consecutive segments, once for all segments of equal size.
+    scores: Tensor,
+    sizes: Tensor | None,
+    p: int,
+    reduce: Reduce,
+    recycle: float,
+    neighbours: int,
+    similarity: Similarity,
+) -> Merged:
+    """:func:`merge` with the kernels of :mod:`illava.ops.kernels`."""
+    order = scores.float().argsort(dim=1, descending=True, stable=True)
+    kept = order[:, :p].sort(dim=1).values
+    if reduce == "fold":
+        return Merged(*kernel_merging.fold_most_similar(units, kept, similarity, sizes))
+    recyclers = recycler_count(p, recycle)
+    return Merged(*kernel_merging.recycle(units, order, kept, recyclers, neighbours, similarity, sizes))
 
-    Args:
-        reducer: ``reducer(p, units, *more)`` with units (S, n, D), the others (S, n, ...) and 1 <= p < n.
-        lengths: number of units of each segment, summing to T.
-        counts: number of survivors of each segment; 0 only for empty segments.
-        units: (T, D), the segments one after the other.
-        more: (T, ...), further tensors with one entry per unit, passed on to the reducer.
-        sizes: (T,) fp32, how many units each unit already stands for. The reducer gets them as ``sizes=``
-            and returns the sizes of the survivors.
 
-    Returns None when every segment keeps all of its units. Raises ValueError for shapes that do not match.
-    """
-    if units.dim() != 2 or sum(lengths) != len(units):
-        raise ValueError(
-            f"units must be (T, D) and lengths sum to T, got {tuple(units.shape)} and the sum {sum(lengths)}"
-        )
-    if len(counts) != len(lengths) or any(
-        min(n, 1) > p or p > n for n, p in zip(lengths, counts, strict=True)
-    ):
-        raise ValueError(f"counts must lie between 1 and the lengths {tuple(lengths)}, got {tuple(counts)}")
-    if tuple(counts) == tuple(lengths):
-        return None
-    starts = [0]
-    for n in lengths:
-        starts.append(starts[-1] + n)
-    values: list[Tensor] = [units[:0]] * len(lengths)
-    kept: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=units.device)] * len(lengths)
-    kept_sizes: list[Tensor] = [units.new_empty(0, dtype=torch.float32)] * len(lengths)
-    ends = [0, *accumulate(counts)]
-    blocks = []
-    for n, p in sorted(set(zip(lengths, counts, strict=True))):
-        if n == 0:
-            continue
-        members = [i for i, pair in enumerate(zip(lengths, counts, strict=True)) if pair == (n, p)]
-        offsets = torch.tensor([starts[i] for i in members], device=units.device)
-        rows = offsets[:, None] + torch.arange(n, device=units.device)
-        if p == n:
-            block = Merged(units[rows], rows - offsets[:, None], None if sizes is None else sizes[rows])
-        else:
-            sized = {} if sizes is None else {"sizes": sizes[rows]}
-            block = reducer(p, units[rows], *(part[rows] for part in more), **sized)
-        places = torch.tensor([ends[i] for i in members], device=units.device)
-        blocks.append(Block(rows, places[:, None] + torch.arange(p, device=units.device), block.linear_map))
-        for position, i in enumerate(members):
-            values[i] = block.units[position]
-            kept[i] = block.kept[position] + starts[i]
-            if block.sizes is not None:
-                kept_sizes[i] = block.sizes[position]
-    return MergedSegments(
-        torch.cat(values),
-        torch.cat(kept),
-        tuple(counts),
-        None if sizes is None else torch.cat(kept_sizes),
-        tuple(blocks),
-    )
+def _by_operations(
+    units: Tensor,
+    scores: Tensor,
+    sizes: Tensor | None,
+    p: int,
+    reduce: Reduce,
+    recycle: float,
+    neighbours: int,
+    similarity: Similarity,
+) -> Merged:
+    """:func:`merge` with PyTorch operations."""
+    order = scores.float().argsort(dim=1, descending=True, stable=True)
+    if reduce == "fold":
+        return Merged(*fold(units, order, p, similarity, sizes))
+    kept = order[:, :p].sort(dim=1).values
+    kept_sizes = None if sizes is None else sizes.gather(1, kept)
+    if reduce == "drop":
+        return Merged(gather_units(units, kept), kept, kept_sizes)
+    if reduce == "recycle":
+        changed = order[:, p - recycler_count(p, recycle) : p]
+        change = recycling(units.float(), changed, order[:, p:], neighbours, similarity)
+    else:
+        changed, lowest = order[:, p - 1 : p], order[:, p - 1 :]
+
+        def change(x: Tensor) -> Tensor:
+            return rank_weighted_mean(gather_units(x, lowest))
+
+    survivors = units.scatter(1, row_index(changed, units), change(units.float()).to(units.dtype))
+
+    def linear_map(x: Tensor) -> Tensor:
+        return gather_units(x.scatter(1, row_index(changed, x), change(x)), kept)
+
+    return Merged(gather_units(survivors, kept), kept, kept_sizes, linear_map)
+
+
+def _diverse_fold(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int) -> Merged:
+    ranking = diverse_ranking(units, scores, p)
+    return _by_operations(units, ranking, sizes, p, "fold", 0, 1, "cosine")
+
+
+_captured_merge, _captured_diverse_fold = captured(_by_operations), captured(_diverse_fold)

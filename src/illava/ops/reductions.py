@@ -6,7 +6,7 @@ Pure tensor functions on segments of equal size, called by :func:`illava.ops.mer
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,19 @@ SIMILARITIES: tuple[str, ...] = get_args(Similarity)
 LinearMap = Callable[[Tensor], Tensor]
 """Maps (S, n, E) fp32, one row per unit, to (S, p, E), one row per survivor. Linear: which rows are combined,
 and with what weight, is fixed beforehand."""
+
+
+class Merged(NamedTuple):
+    """The result of a merge step on S segments of equal size."""
+
+    units: Tensor
+    """(S, p, D), dtype of the input: the survivors in their original order."""
+    kept: Tensor
+    """(S, p) int64: index of each survivor in its segment, ascending."""
+    sizes: Tensor | None = None
+    """(S, p) fp32: how many units each survivor stands for; None where sizes are not tracked."""
+    linear_map: LinearMap | None = None
+    """The map from the input units to ``units``; None where survivors are unchanged."""
 
 
 def recycling(
@@ -67,7 +80,7 @@ def fold(
         order: (S, n) int64, the units from the highest score to the lowest.
         sizes: (S, n) fp32, how many units each unit already stands for; None counts each as one.
 
-    Returns the fields of :class:`illava.ops.merging.Merged`. Each survivor is the size-weighted mean of
+    Returns the fields of :class:`Merged`. Each survivor is the size-weighted mean of
     itself and the units merged into it.
     """
     kept, dropped = order[:, :p].sort(dim=1).values, order[:, p:]

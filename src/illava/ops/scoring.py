@@ -7,11 +7,13 @@ and TF32.
 
 from __future__ import annotations
 
+from functools import lru_cache, reduce
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from . import kernels
 from .precision import full_precision
 
 Score = Literal["exact", "sampled"]
@@ -23,12 +25,11 @@ CHUNK_BYTES = 2**20
 ACCELERATOR_CHUNK_BYTES = 256 * 2**20
 """The same on an accelerator, where a few large products are faster than many small ones."""
 
-MAX_PAIRWISE_UNITS = 4096
-"""Largest segment for which :func:`diverse_ranking` holds the distances of all pairs in memory."""
-
 
 @full_precision
-def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = "exact") -> Tensor:
+def column_scores(
+    query: Tensor, key: Tensor, scaling: float, *, score: Score = "exact", times: float = 1
+) -> Tensor:
     """Attention that each token receives, averaged over heads and over the queries of its segment.
 
     Args:
@@ -37,30 +38,52 @@ def column_scores(query: Tensor, key: Tensor, scaling: float, *, score: Score = 
         scaling: factor on the dot products, usually h ** -0.5.
         score: ``"exact"`` uses every query row, ``"sampled"`` 256 evenly spaced ones, or all if there are
             fewer.
+        times: factor on the scores.
 
-    Returns (B, n) fp32; each row sums to 1.
+    Returns (B, n) fp32; each row sums to ``times``.
     """
     if score not in SCORES:
         raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     batch, heads, n, width = query.shape
-    if score == "sampled" and n > SAMPLED_ROWS:
-        # Integer arithmetic: a float linspace would follow the default dtype.
-        rows = torch.arange(SAMPLED_ROWS, device=query.device) * n // SAMPLED_ROWS
-        query = query[:, :, rows]
+    count = min(n, SAMPLED_ROWS) if score == "sampled" else n
+    if kernels.enabled(query, key):
+        from .kernels.attention import column_sums
+
+        return column_sums(query, key, scaling, count, times / (heads * count))
+    if count < n:
+        query = query[:, :, _evenly_spaced(count, n, query.device)]
     # One matrix product per batch entry and key/value head, over all query rows that share its keys.
     rows, keys = query.float().reshape(batch * key.shape[1], -1, width), key.float().flatten(0, 1)
     room = CHUNK_BYTES if query.device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
     some = max(1, room // (4 * rows.shape[1] * n))
     step = max(1, room // (4 * min(some, len(rows)) * n))
-    total = torch.zeros(len(rows), n, device=query.device, dtype=torch.float32)
+    sums = []
     for head in range(0, len(rows), some):
-        heads_here = slice(head, head + some)
-        for start in range(0, rows.shape[1], step):
-            chunk = rows[heads_here, start : start + step] * scaling
-            weights = chunk.matmul(keys[heads_here].transpose(1, 2)).softmax(-1)
-            # Multiplying by a row of ones sums columns faster than sum() does.
-            total[heads_here] += weights.new_ones(len(weights), 1, weights.shape[1]).bmm(weights)[:, 0]
-    return total.reshape(batch, -1, n).sum(1) / (heads * query.shape[2])
+        queries, transposed = rows[head : head + some], keys[head : head + some].transpose(1, 2)
+        parts = [
+            _column_sums((chunk * scaling).matmul(transposed).softmax(-1))
+            for chunk in torch.split(queries, step, dim=1)
+        ]
+        sums.append(reduce(Tensor.add_, parts))
+    total = torch.cat(sums) if len(sums) > 1 else sums[0]
+    mean = total.reshape(batch, -1, n).sum(1) / (heads * count)
+    return mean if times == 1 else mean * times
+
+
+@lru_cache(maxsize=64)
+def _evenly_spaced(count: int, n: int, device: torch.device) -> Tensor:
+    # A tensor made in inference mode could not be used in a later pass with gradients.
+    with torch.inference_mode(False):
+        # Integer arithmetic: a float linspace would follow the default dtype.
+        return torch.arange(count, device=device) * n // count
+
+
+def _column_sums(weights: Tensor) -> Tensor:
+    """(S, r, n) to (S, n)."""
+    if weights.device.type != "cpu":
+        return weights.sum(1)
+    # On a CPU, multiplying by a row of ones is faster than sum().
+    return weights.new_ones(len(weights), 1, weights.shape[1]).bmm(weights)[:, 0]
 
 
 @full_precision
@@ -86,6 +109,12 @@ def last_row_scores(
 
     Returns (B, k) fp32; each row sums to 1.
     """
+    if mask is not None and mask.dim() != 2:
+        _check_mask(mask)
+    if kernels.enabled(query, key):
+        from .kernels.attention import row_weights
+
+        return row_weights(query, key, scaling, last, mask, softcap).mean(1)
     batch, heads, rows, width = query.shape
     length = key.shape[2]
     rows_used = query[torch.arange(batch, device=query.device), :, last].float()
@@ -98,10 +127,6 @@ def last_row_scores(
         if mask is not None:
             seen = seen & mask.bool()
         logits = logits.masked_fill(~seen[:, None], float("-inf"))
-    elif mask.dim() != 4 or not (mask.dtype == torch.bool or mask.is_floating_point()):
-        raise ValueError(
-            f"mask must be (B, k), or (B, H, q, k) boolean or additive, got {tuple(mask.shape)} {mask.dtype}"
-        )
     else:
         mask = mask.expand(batch, *mask.shape[1:])
         row = mask[torch.arange(batch, device=mask.device), :, last][..., :length]
@@ -109,6 +134,13 @@ def last_row_scores(
             row = torch.zeros_like(row, dtype=torch.float32).masked_fill(~row, float("-inf"))
         logits = logits + row.float()
     return logits.softmax(-1).mean(1)
+
+
+def _check_mask(mask: Tensor) -> None:
+    if mask.dim() != 4 or not (mask.dtype == torch.bool or mask.is_floating_point()):
+        raise ValueError(
+            f"mask must be (B, k), or (B, H, q, k) boolean or additive, got {tuple(mask.shape)} {mask.dtype}"
+        )
 
 
 @full_precision
@@ -154,41 +186,6 @@ def rarity(units: Tensor) -> Tensor:
     """
     directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
     return 1 - (directions @ directions.mean(1).unsqueeze(-1)).squeeze(-1)
-
-
-@full_precision
-def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
-    """Rank units by max-min diversity.
-
-    Selects the highest-scored unit first, then repeatedly the unit farthest from those selected. The distance
-    of a unit is the cosine distance to the nearest selected unit, times the score of the unit. Of equally
-    distant units the earlier one is selected. Takes p steps of O(n).
-
-    Args:
-        units: (S, n, D), any floating dtype.
-        scores: (S, n) fp32, not negative.
-        p: number of units to rank, 1 <= p <= n.
-
-    Returns (S, n) fp32: n for the first unit, n - 1 for the second, and so on; 0 for the others.
-    """
-    directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
-    count = units.shape[1]
-    rank = torch.zeros_like(scores, dtype=torch.float32)
-    newest = scores.argmax(1, keepdim=True)
-    nearest = torch.full_like(rank, float("inf"))
-    # If they fit, all distances at once are one large product instead of many small ones.
-    whole = count <= MAX_PAIRWISE_UNITS
-    distances = (1 - directions @ directions.transpose(1, 2)).clamp_(min=0) if whole else None
-    for step in range(p):
-        rank.scatter_(1, newest, float(count - step))
-        if distances is not None:
-            distance = distances.gather(1, newest[..., None].expand(-1, -1, count)).squeeze(1)
-        else:
-            one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
-            distance = (1 - (directions @ one.transpose(1, 2)).squeeze(-1)).clamp(min=0)
-        nearest = torch.minimum(nearest, distance)
-        newest = (nearest * scores).masked_fill(rank > 0, -1).argmax(1, keepdim=True)
-    return rank
 
 
 @full_precision

@@ -1,0 +1,91 @@
+"""Triton kernels for scoring, selection and merging on graphics cards.
+
+Each function here computes what a function of :mod:`illava.ops` computes with PyTorch operations, in one or
+two launches. Operands keep the dtype of the model and sums are fp32. The product of two bfloat16 or float16
+numbers is exact in fp32, so that only the order of summation differs from fp32 arithmetic. No setting of
+autocast or TF32 applies to them.
+
+The kernels are used for tensors on CUDA or ROCm devices if Triton is installed (:func:`enabled`). No function
+is differentiable. The modules with kernels import Triton and are only imported when they are used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+VARIABLE = "ILLAVA_KERNELS"
+"""Environment variable: "triton", "torch" for plain PyTorch operations, or "auto", the default."""
+
+_INSTALLED = importlib.util.find_spec("triton") is not None
+_trusted: dict[tuple[torch.device, torch.dtype], bool] = {}
+"""Devices and dtypes on which the kernels were tried, and whether they can be used."""
+
+
+def enabled(*tensors: Tensor) -> bool:
+    """Whether the kernels are used for these tensors.
+
+    False where a gradient is needed. On a CPU they are used only if ``ILLAVA_KERNELS=triton`` and Triton's
+    interpreter is on (``TRITON_INTERPRET=1``), as in tests. Before their first use on a device, all of them
+    are run on a small input and compared with PyTorch operations (:mod:`illava.ops.kernels.trial`).
+    """
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted == "torch" or not _INSTALLED:
+        return False
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False
+    first = tensors[0]
+    if first.device.type == "cpu":
+        return wanted == "triton" and interpreted()
+    return first.device.type == "cuda" and _is_trusted(first.device, first.dtype)
+
+
+def _is_trusted(device: torch.device, dtype: torch.dtype) -> bool:
+    key = (device, dtype)
+    if key not in _trusted:
+        if torch.cuda.is_current_stream_capturing():
+            # The trial waits for the device, which a capture does not allow.
+            return False
+        # During the trial, the functions that it compares with use PyTorch operations.
+        _trusted[key] = False
+        _trusted[key] = _passes(device, dtype)
+    return _trusted[key]
+
+
+def _passes(device: torch.device, dtype: torch.dtype) -> bool:
+    try:
+        from .trial import differences
+
+        wrong = differences(device, dtype)
+    except torch.OutOfMemoryError:
+        raise
+    # Triton raises errors of many kinds, for example if there is no C compiler.
+    except Exception as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    if wrong:
+        reason = "; ".join(wrong).splitlines()[0]
+        warnings.warn(
+            f"illava's kernels are not used on {device} in {dtype}, and merging is slower: {reason}",
+            stacklevel=4,
+        )
+    return not wrong
+
+
+def interpreted() -> bool:
+    """Whether Triton's interpreter runs the kernels, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager[object]:
+    """Context in which kernels are launched on the device of ``tensor``, which may not be the current one."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
+
+
+def block(n: int, least: int = 16) -> int:
+    """The smallest power of two that is at least ``n`` and ``least``."""
+    return max(least, 1 << (n - 1).bit_length())

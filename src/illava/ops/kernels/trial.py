@@ -1,0 +1,70 @@
+"""A trial of all kernels on one device: their results against those of PyTorch operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..marks import propagated
+from ..merging import merge, merge_diverse
+from ..precision import full_precision
+from ..scoring import column_scores, last_row_scores
+from ..selection import TIE
+from . import attention, guarding, merging, selection
+
+UNITS, KEPT, CHANNELS, WIDTH = 90, 30, 70, 40
+"""None a multiple of a tile, so that every mask counts."""
+TOLERANCE = 1e-3
+"""Of fp32 results of numbers of order one. Sums of other results are rounded to the model's dtype."""
+
+
+@full_precision
+@torch.no_grad()
+def differences(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """What differs, one line for each kernel; empty if all agree. Waits for the device."""
+    return [f"{name} differs from PyTorch operations" for name, same in _compared(device, dtype) if not same]
+
+
+def _compared(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, bool]]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    rough = TOLERANCE if dtype in (torch.float32, torch.float64) else 4 * torch.finfo(dtype).eps
+    query, key = normal(2, 4, UNITS, WIDTH), normal(2, 2, UNITS, WIDTH)
+    scale = WIDTH**-0.5
+    wanted = column_scores(query, key, scale, times=UNITS)
+    found = attention.column_sums(query, key, scale, UNITS, 1 / 4)
+    yield "the sum of attention weights", torch.allclose(found, wanted, atol=TOLERANCE)
+    last = torch.tensor([UNITS - 3, UNITS - 1], device=device)
+    padding = torch.arange(UNITS, device=device).expand(2, -1) > 4
+    for mask in (padding, padding[:, None, None].expand(2, 1, UNITS, UNITS)):
+        wanted = last_row_scores(query, key, scale, last, mask)
+        found = attention.row_weights(query, key, scale, last, mask, None).mean(1)
+        yield "the attention of one query", torch.allclose(found, wanted, atol=TOLERANCE)
+    units, scores = normal(2, UNITS, CHANNELS), torch.rand(2, UNITS, generator=generator).to(device)
+    sizes = torch.ones_like(scores)
+    for most in (UNITS, 1):
+        chosen = selection.select_diverse(units, scores, KEPT, tie=TIE, most_pairs=most)
+        folded = merge_diverse(units, scores, KEPT, reduce="fold", similarity="cosine", sizes=sizes)
+        yield "the selection", torch.equal(chosen.kept, folded.kept)
+        values, _ = merging.fold_into(units, chosen.kept, chosen.target, sizes)
+        yield "folding", torch.allclose(values.float(), folded.units.float(), atol=rough, rtol=rough)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    kept = order[:, :KEPT].sort(dim=1).values
+    target = merging.nearest_kept(units, kept, cosine=False)
+    values, _ = merging.fold_into(units, kept, target, None)
+    wanted = merge(units, scores, KEPT, reduce="fold").units
+    yield "folding by dot products", torch.allclose(values.float(), wanted.float(), atol=rough, rtol=rough)
+    recycled = merging.recycle_into(units, order, kept, KEPT // 4, 5, cosine=False)
+    wanted = merge(units, scores, KEPT, recycle=1 / 4).units
+    yield "recycling", torch.allclose(recycled.units.float(), wanted.float(), atol=rough, rtol=rough)
+    flat = units.flatten(0, 1).index_fill(0, torch.tensor([3], device=device), float("inf"))
+    for lengths, left in (((UNITS, UNITS), (KEPT, KEPT)), ((50, 2 * UNITS - 50), (20, 2 * KEPT - 20))):
+        survivors = values.flatten(0, 1)
+        wanted = propagated(survivors, flat, lengths, left)
+        found = guarding.propagate(survivors, flat, lengths, left)
+        yield "propagation of NaN", torch.equal(found.isnan(), wanted.isnan())

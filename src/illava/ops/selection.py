@@ -1,0 +1,69 @@
+"""Selection of diverse units."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import kernels
+from .precision import full_precision
+
+if TYPE_CHECKING:
+    from .kernels.selection import Selected
+
+MAX_PAIRWISE_UNITS = 4096
+"""Largest segment for which :func:`diverse_ranking` holds the distances of all pairs in memory."""
+TIE = 2.0**-20
+"""Units whose cosine distance is at most this are copies: their distance is zero. Without it, the rounding of
+a kernel would decide which copies are selected first."""
+
+
+def select_diverse(units: Tensor, scores: Tensor, p: int) -> Selected:
+    """Kernels for :func:`diverse_ranking`, which also return the units that are closest to each survivor."""
+    from .kernels import selection
+
+    return selection.select_diverse(units, scores, p, tie=TIE, most_pairs=MAX_PAIRWISE_UNITS)
+
+
+@full_precision
+def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
+    """Rank units by max-min diversity.
+
+    Selects the highest-scored unit first, then repeatedly the unit farthest from those selected. The distance
+    of a unit is the cosine distance to the nearest selected unit, times the score of the unit. Of equally
+    distant units the earlier one is selected. Takes p steps of O(n).
+
+    Args:
+        units: (S, n, D), any floating dtype.
+        scores: (S, n) fp32, not negative.
+        p: number of units to rank, 1 <= p <= n.
+
+    Returns (S, n) fp32: n for the first unit, n - 1 for the second, and so on; 0 for the others.
+    """
+    if kernels.enabled(units, scores):
+        return select_diverse(units, scores, p).rank
+    directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
+    count = units.shape[1]
+    rank = torch.zeros_like(scores, dtype=torch.float32)
+    newest = scores.argmax(1, keepdim=True)
+    nearest = torch.full_like(rank, float("inf"))
+    # If they fit, all distances at once are one large product instead of many small ones.
+    whole = count <= MAX_PAIRWISE_UNITS
+    distances = _distances(directions @ directions.transpose(1, 2)) if whole else None
+    for step in range(p):
+        rank.scatter_(1, newest, float(count - step))
+        if distances is not None:
+            distance = distances.gather(1, newest[..., None].expand(-1, -1, count)).squeeze(1)
+        else:
+            one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
+            distance = _distances((directions @ one.transpose(1, 2)).squeeze(-1))
+        nearest = torch.minimum(nearest, distance)
+        newest = (nearest * scores).masked_fill(rank > 0, -1).argmax(1, keepdim=True)
+    return rank
+
+
+def _distances(cosines: Tensor) -> Tensor:
+    """1 - cosine, and 0 for copies; overwrites its argument."""
+    return torch.threshold_(cosines.neg_().add_(1), TIE, 0)
