@@ -12,7 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # Memory only, or facts that the host knows.
-FREE = ("aten.empty", "aten.new_empty", "aten.lift_fresh", "aten._local_scalar_dense", "aten.is_same_size")
+FREE = (
+    "aten.empty",
+    "aten.new_empty",
+    "aten.lift_fresh",
+    "aten._unsafe_view",
+    "aten.promote_types",
+    "prims.",
+)
 
 
 class Launches(TorchDispatchMode):

@@ -32,7 +32,7 @@ def test_a_step_equals_the_loop(case, reduce, data):
 
 @pytest.mark.parametrize("reduce", ["fold", "recycle"])
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
-@pytest.mark.parametrize(("n", "width", "p"), [(2, 3, 1), (40, 600, 13), (150, 5, 149)])
+@pytest.mark.parametrize(("n", "width", "p"), [(2, 3, 1), (40, 600, 13), (90, 5, 89)])
 def test_similarities_equal_the_loop(n, width, p, reduce, similarity):
     generator = torch.Generator().manual_seed(n)
     units = torch.randn(2, n, width, generator=generator)

@@ -82,14 +82,13 @@ class MergeStep(EncoderStep, LlmStep):
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
         # LLM steps always have scores.
         seen = [] if units.seen is None else [units.scores]
-        counts_sizes = self.proportional or self.reduction == "fold"
         return reduce_segments(
             self._reduce,
             units.lengths,
             counts,
             units.vectors,
             *seen,
-            sizes=units.weights if counts_sizes else units.sizes,
+            sizes=units.weights if self.proportional else units.sizes,
         )
 
     def _reduce(
@@ -103,6 +102,7 @@ class MergeStep(EncoderStep, LlmStep):
             "neighbours": self.neighbours,
             "similarity": self.similarity,
             "sizes": sizes,
+            "counted": self.reduction == "fold",
         }
         if self.select == "diverse":
             return merge_diverse(units, scores, p, **options)

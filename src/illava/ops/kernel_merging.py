@@ -14,13 +14,15 @@ from .reductions import LinearMap, Similarity, gather_units, row_index
 Fields = tuple[Tensor, Tensor, Tensor | None, LinearMap]
 
 
-def fold(units: Tensor, kept: Tensor, target: Tensor, sizes: Tensor | None) -> Fields:
+def fold(
+    units: Tensor, kept: Tensor, target: Tensor, sizes: Tensor | None, *, counted: bool = False
+) -> Fields:
     """Merge each of (S, n, D) units into the survivor that it belongs to.
 
     Args:
         kept: (S, p) int64, the survivors, ascending.
         target: (S, n) int32, index in ``kept`` of the survivor of each unit.
-        sizes: (S, n) fp32 or None, as in :func:`illava.ops.reductions.fold`.
+        sizes, counted: as in :func:`illava.ops.reductions.fold`.
     """
     from .kernels import merging
 
@@ -33,15 +35,17 @@ def fold(units: Tensor, kept: Tensor, target: Tensor, sizes: Tensor | None) -> F
         mean: Tensor = total.scatter_add(1, into, x * weights[..., None]) / size[..., None]
         return mean
 
-    return values, kept, None if sizes is None else size, linear_map
+    return values, kept, size if counted or sizes is not None else None, linear_map
 
 
-def fold_most_similar(units: Tensor, kept: Tensor, similarity: Similarity, sizes: Tensor | None) -> Fields:
+def fold_most_similar(
+    units: Tensor, kept: Tensor, similarity: Similarity, sizes: Tensor | None, *, counted: bool = False
+) -> Fields:
     """Merge each unit into the most similar survivor, the first of several."""
     from .kernels import merging
 
     target = merging.nearest_kept(units, kept, cosine=similarity == "cosine")
-    return fold(units, kept, target, sizes)
+    return fold(units, kept, target, sizes, counted=counted)
 
 
 def recycle(

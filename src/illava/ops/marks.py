@@ -108,7 +108,7 @@ def propagated(survivors: Tensor, units: Tensor, lengths: Sequence[int], left: S
     total = units.detach().sum(-1, dtype=torch.promote_types(units.dtype, torch.float32))
     bad = total - total
     if len(lengths) == 1:
-        return survivors + bad.sum().to(survivors.dtype)
+        return survivors + bad.sum()
     if len({*zip(lengths, left, strict=True)}) == 1:
         each = bad.view(len(lengths), -1).sum(1).to(survivors.dtype)
         return (survivors.view(len(left), left[0], -1) + each[:, None, None]).flatten(0, 1)

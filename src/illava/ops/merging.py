@@ -64,6 +64,7 @@ def merge(
     neighbours: int = 5,
     similarity: Similarity = "dot",
     sizes: Tensor | None = None,
+    counted: bool = False,
 ) -> Merged:
     """Reduce S segments of n units each to p units each.
 
@@ -84,6 +85,7 @@ def merge(
         similarity: ``"dot"`` products, or ``"cosine"``, whose softmax weights are nearly uniform.
         sizes: (S, n) fp32, how many units each unit already stands for. If given, the sizes of the survivors
             are returned. Only ``"fold"`` changes them.
+        counted: whether ``"fold"`` returns sizes even if none are given; each unit then counts as one.
 
     Raises ValueError for shapes that do not fit, p outside [1, n), neighbours < 1 or an unknown
     ``reduce``.
@@ -99,7 +101,7 @@ def merge(
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
-    options = (p, reduce, recycle, neighbours, similarity)
+    options = (p, reduce, recycle, neighbours, similarity, counted)
     if reduce in KERNEL_REDUCTIONS and kernels.enabled(units, scores):
         return _by_kernels(units, scores, sizes, *options)
     return _captured_merge(units, scores, sizes, *options)
@@ -107,7 +109,13 @@ def merge(
 
 @full_precision
 def merge_diverse(
-    units: Tensor, scores: Tensor, p: int, *, sizes: Tensor | None = None, **options: Any
+    units: Tensor,
+    scores: Tensor,
+    p: int,
+    *,
+    sizes: Tensor | None = None,
+    counted: bool = False,
+    **options: Any,
 ) -> Merged:
     """As :func:`merge`, with the units ranked by :func:`illava.ops.selection.diverse_ranking`.
 
@@ -117,9 +125,10 @@ def merge_diverse(
     if options.get("reduce") == "fold" and options.get("similarity") == "cosine":
         if kernels.enabled(units, scores):
             found = select_diverse(units, scores, p)
-            return Merged(*kernel_merging.fold(units, found.kept, found.target, sizes))
-        return _captured_diverse_fold(units, scores, sizes, p)
-    return merge(units, diverse_ranking(units, scores, p), p, sizes=sizes, **options)
+            return Merged(*kernel_merging.fold(units, found.kept, found.target, sizes, counted=counted))
+        return _captured_diverse_fold(units, scores, sizes, p, counted)
+    ranking = diverse_ranking(units, scores, p)
+    return merge(units, ranking, p, sizes=sizes, counted=counted, **options)
 
 
 @full_precision
@@ -177,12 +186,13 @@ def _by_kernels(
     recycle: float,
     neighbours: int,
     similarity: Similarity,
+    counted: bool,
 ) -> Merged:
     """:func:`merge` with the kernels of :mod:`illava.ops.kernels`."""
     order = scores.float().argsort(dim=1, descending=True, stable=True)
     kept = order[:, :p].sort(dim=1).values
     if reduce == "fold":
-        return Merged(*kernel_merging.fold_most_similar(units, kept, similarity, sizes))
+        return Merged(*kernel_merging.fold_most_similar(units, kept, similarity, sizes, counted=counted))
     recyclers = recycler_count(p, recycle)
     return Merged(*kernel_merging.recycle(units, order, kept, recyclers, neighbours, similarity, sizes))
 
@@ -196,11 +206,12 @@ def _by_operations(
     recycle: float,
     neighbours: int,
     similarity: Similarity,
+    counted: bool,
 ) -> Merged:
     """:func:`merge` with PyTorch operations."""
     order = scores.float().argsort(dim=1, descending=True, stable=True)
     if reduce == "fold":
-        return Merged(*fold(units, order, p, similarity, sizes))
+        return Merged(*fold(units, order, p, similarity, sizes, counted=counted))
     kept = order[:, :p].sort(dim=1).values
     kept_sizes = None if sizes is None else sizes.gather(1, kept)
     if reduce == "drop":
@@ -222,9 +233,9 @@ def _by_operations(
     return Merged(gather_units(survivors, kept), kept, kept_sizes, linear_map)
 
 
-def _diverse_fold(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int) -> Merged:
+def _diverse_fold(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, counted: bool) -> Merged:
     ranking = diverse_ranking(units, scores, p)
-    return _by_operations(units, ranking, sizes, p, "fold", 0, 1, "cosine")
+    return _by_operations(units, ranking, sizes, p, "fold", 0, 1, "cosine", counted)
 
 
 _captured_merge, _captured_diverse_fold = captured(_by_operations), captured(_diverse_fold)

@@ -71,7 +71,13 @@ def rank_weighted_mean(lowest: Tensor) -> Tensor:
 
 
 def fold(
-    units: Tensor, order: Tensor, p: int, similarity: Similarity, sizes: Tensor | None
+    units: Tensor,
+    order: Tensor,
+    p: int,
+    similarity: Similarity,
+    sizes: Tensor | None,
+    *,
+    counted: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None, LinearMap]:
     """Keep the first p units of ``order`` and merge every other unit into its most similar survivor.
 
@@ -79,6 +85,7 @@ def fold(
         units: (S, n, D), any floating dtype.
         order: (S, n) int64, the units from the highest score to the lowest.
         sizes: (S, n) fp32, how many units each unit already stands for; None counts each as one.
+        counted: whether to return sizes even if none are given.
 
     Returns the fields of :class:`Merged`. Each survivor is the size-weighted mean of
     itself and the units merged into it.
@@ -89,8 +96,8 @@ def fold(
     # Similarity only selects: no gradient flows through it.
     comparable = _comparable(x.detach(), similarity)
     products = gather_units(comparable, dropped) @ gather_units(comparable, kept).transpose(1, 2)
-    # A stable sort: the first of equally similar survivors, whatever the kernel.
-    nearest = products.sort(dim=2, descending=True, stable=True).indices[..., 0]
+    # The first of equally similar survivors, which argmax returns.
+    nearest = products.argmax(2)
     size = weights.gather(1, kept).scatter_add(1, nearest, weights.gather(1, dropped))
 
     def linear_map(x: Tensor) -> Tensor:
@@ -102,7 +109,7 @@ def fold(
     # A survivor that absorbs no other unit is left unchanged, bit for bit.
     alone = (size == weights.gather(1, kept))[..., None]
     values = torch.where(alone, gather_units(units, kept), linear_map(x).to(units.dtype))
-    return values, kept, None if sizes is None else size, linear_map
+    return values, kept, size if counted or sizes is not None else None, linear_map
 
 
 def row_index(index: Tensor, units: Tensor) -> Tensor:

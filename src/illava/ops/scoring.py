@@ -54,7 +54,7 @@ def column_scores(
         query = query[:, :, _evenly_spaced(count, n, query.device)]
     # One matrix product per batch entry and key/value head, over all query rows that share its keys.
     rows, keys = query.float().reshape(batch * key.shape[1], -1, width), key.float().flatten(0, 1)
-    room = CHUNK_BYTES if query.device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
+    room = CHUNK_BYTES if _on_host(query) else ACCELERATOR_CHUNK_BYTES
     some = max(1, room // (4 * rows.shape[1] * n))
     step = max(1, room // (4 * min(some, len(rows)) * n))
     sums = []
@@ -66,7 +66,10 @@ def column_scores(
         ]
         sums.append(reduce(Tensor.add_, parts))
     total = torch.cat(sums) if len(sums) > 1 else sums[0]
-    mean = total.reshape(batch, -1, n).sum(1) / (heads * count)
+    total = total.reshape(batch, -1, n).sum(1)
+    if not _on_host(query):
+        return total * (times / (heads * count))
+    mean = total / (heads * count)
     return mean if times == 1 else mean * times
 
 
@@ -78,11 +81,15 @@ def _evenly_spaced(count: int, n: int, device: torch.device) -> Tensor:
         return torch.arange(count, device=device) * n // count
 
 
+def _on_host(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _column_sums(weights: Tensor) -> Tensor:
     """(S, r, n) to (S, n)."""
-    if weights.device.type != "cpu":
+    if not _on_host(weights):
         return weights.sum(1)
-    # On a CPU, multiplying by a row of ones is faster than sum().
+    # Multiplying by a row of ones is faster than sum().
     return weights.new_ones(len(weights), 1, weights.shape[1]).bmm(weights)[:, 0]
 
 
@@ -117,22 +124,21 @@ def last_row_scores(
         return row_weights(query, key, scaling, last, mask, softcap).mean(1)
     batch, heads, rows, width = query.shape
     length = key.shape[2]
-    rows_used = query[torch.arange(batch, device=query.device), :, last].float()
+    rows_used = query.gather(2, last[:, None, None, None].expand(-1, heads, 1, width)).float()
     grouped = rows_used.reshape(batch, key.shape[1], heads // key.shape[1], width)
     logits = (grouped * scaling).matmul(key.float().transpose(2, 3)).reshape(batch, heads, length)
     if softcap is not None:
         logits = (logits / softcap).tanh() * softcap
     if mask is None or mask.dim() == 2:
-        seen = torch.arange(length, device=query.device) <= (last + length - rows)[:, None]
+        unseen = torch.arange(rows - length, rows, device=query.device) > last[:, None]
         if mask is not None:
-            seen = seen & mask.bool()
-        logits = logits.masked_fill(~seen[:, None], float("-inf"))
+            unseen = unseen | ~mask.bool()
+        logits = logits.masked_fill(unseen[:, None], float("-inf"))
     else:
         mask = mask.expand(batch, *mask.shape[1:])
         row = mask[torch.arange(batch, device=mask.device), :, last][..., :length]
-        if row.dtype == torch.bool:
-            row = torch.zeros_like(row, dtype=torch.float32).masked_fill(~row, float("-inf"))
-        logits = logits + row.float()
+        boolean = row.dtype == torch.bool
+        logits = logits.masked_fill(~row, float("-inf")) if boolean else logits + row.float()
     return logits.softmax(-1).mean(1)
 
 

@@ -70,8 +70,8 @@ def reduce_segments(
         counts: number of survivors of each segment; 0 only for empty segments.
         units: (T, D), the segments one after the other.
         more: (T, ...), further tensors with one entry per unit, passed on to the reducer.
-        sizes: (T,) fp32, how many units each unit already stands for. The reducer gets them as ``sizes=``
-            and returns the sizes of the survivors.
+        sizes: (T,) fp32, how many units each unit already stands for. The reducer gets them as ``sizes=``.
+            The sizes of the survivors are returned if the reducer returns them.
 
     Returns None when every segment keeps all of its units. Raises ValueError for shapes that do not match.
     """
@@ -88,7 +88,7 @@ def reduce_segments(
     starts, places = [0, *accumulate(lengths)], [0, *accumulate(counts)]
     values: list[Tensor] = [units[:0]] * len(lengths)
     kept: list[Tensor] = [torch.empty(0, dtype=torch.int64, device=units.device)] * len(lengths)
-    kept_sizes: list[Tensor] = [units.new_empty(0, dtype=torch.float32)] * len(lengths)
+    kept_sizes: list[Tensor | None] = [None] * len(lengths)
     blocks = []
     for n, p in sorted(set(zip(lengths, counts, strict=True))):
         if n == 0:
@@ -113,9 +113,17 @@ def reduce_segments(
         torch.cat(values),
         torch.cat(kept),
         tuple(counts),
-        None if sizes is None else torch.cat(kept_sizes),
+        _joined(kept_sizes, counts, units.device),
         tuple(blocks),
     )
+
+
+def _joined(sizes: list[Tensor | None], counts: Sequence[int], device: torch.device) -> Tensor | None:
+    """The sizes of all segments; those of unchanged segments are one. None if no segment has any."""
+    if all(part is None for part in sizes):
+        return None
+    ones = (torch.ones(p, dtype=torch.float32, device=device) for p in counts)
+    return torch.cat([one if part is None else part for part, one in zip(sizes, ones, strict=True)])
 
 
 def _taken(values: Tensor, starts: Sequence[int], n: int) -> Tensor:

@@ -53,7 +53,11 @@ def _is_trusted(device: torch.device, dtype: torch.dtype) -> bool:
             return False
         # During the trial, the functions that it compares with use PyTorch operations.
         _trusted[key] = False
-        _trusted[key] = _passes(device, dtype)
+        try:
+            _trusted[key] = _passes(device, dtype)
+        except torch.OutOfMemoryError:
+            del _trusted[key]
+            raise
     return _trusted[key]
 
 

@@ -189,8 +189,7 @@ def recycle_into(
     units, order = units.contiguous(), order.contiguous()
     (segments, n, width), p = units.shape, kept.shape[1]
     m = min(neighbours, n - p)
-    changed = order[:, p - recyclers : p].contiguous()
-    found = products(units, changed, cosine=cosine)
+    found = products(units, order[:, p - recyclers : p], cosine=cosine)
     out = units.new_empty(segments, p, width)
     absorbed = torch.empty(segments, recyclers, m, dtype=torch.int64, device=units.device)
     weights = torch.empty(segments, recyclers, m, dtype=torch.float32, device=units.device)

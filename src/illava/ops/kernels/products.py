@@ -17,7 +17,7 @@ SMALLEST = 1e-12
 
 @triton.jit
 def _products(
-    units, index, out, n, rows, width, smallest,
+    units, index, out, n, rows, width, index_stride, smallest,
     INDEXED: tl.constexpr, COSINE: tl.constexpr, UPCAST: tl.constexpr,
     TILE: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
@@ -27,7 +27,7 @@ def _products(
     column = tl.program_id(2) * TILE + tl.arange(0, TILE)
     of = row.to(tl.int64)
     if INDEXED:
-        of = tl.load(index + segment * rows + row, mask=row < rows, other=0)
+        of = tl.load(index + segment * index_stride + row, mask=row < rows, other=0)
     base = units + segment * n * width
     product = tl.zeros((TILE, TILE), tl.float32)
     length_of_row = tl.zeros((TILE,), tl.float32)
@@ -64,7 +64,7 @@ def products(units: Tensor, index: Tensor | None = None, *, cosine: bool) -> Ten
 
     Args:
         units: (S, n, D), any floating dtype.
-        index: (S, c) int64, the units to compare; None for all.
+        index: (S, c) int64, rows contiguous: the units to compare; None for all.
         cosine: whether to divide by the lengths.
 
     Returns (S, c, n) fp32; c is n without ``index``.
@@ -75,7 +75,8 @@ def products(units: Tensor, index: Tensor | None = None, *, cosine: bool) -> Ten
     out = torch.empty(segments, rows, n, dtype=torch.float32, device=units.device)
     with on_device(units):
         _products[(segments, triton.cdiv(rows, TILE), triton.cdiv(n, TILE))](
-            units, out if index is None else index.contiguous(), out, n, rows, width, SMALLEST,
+            units, out if index is None else index, out, n, rows, width,
+            0 if index is None else index.stride(0), SMALLEST,
             INDEXED=index is not None, COSINE=cosine, TILE=TILE, DEPTH=DEPTH,
             UPCAST=interpreted() or units.dtype not in (torch.bfloat16, torch.float16),
         )  # fmt: skip

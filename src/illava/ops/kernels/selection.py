@@ -172,11 +172,11 @@ def select_diverse(units: Tensor, scores: Tensor, p: int, *, tie: float, most_pa
     """
     units, scores = units.contiguous(), scores.float().contiguous()
     segments, n, _ = units.shape
-    rank = torch.zeros_like(scores)
+    rank = torch.empty_like(scores)
     kept = torch.empty(segments, p, dtype=torch.int64, device=units.device)
     target = torch.empty(segments, n, dtype=torch.int32, device=units.device)
     if n > most_pairs:
-        _select_by_rounds(units, scores, rank, kept, target, tie)
+        _select_by_rounds(units, scores, rank.zero_(), kept, target, tie)
         return Selected(rank, kept, target)
     step = max(1, PAIR_BYTES // (4 * n * n))
     for first in range(0, segments, step):

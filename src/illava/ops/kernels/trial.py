@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..marks import propagated
-from ..merging import merge, merge_diverse
+from ..merging import merge, merge_diverse, recycler_count
 from ..precision import full_precision
 from ..scoring import column_scores, last_row_scores
 from ..selection import TIE
@@ -59,7 +59,7 @@ def _compared(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, b
     values, _ = merging.fold_into(units, kept, target, None)
     wanted = merge(units, scores, KEPT, reduce="fold").units
     yield "folding by dot products", torch.allclose(values.float(), wanted.float(), atol=rough, rtol=rough)
-    recycled = merging.recycle_into(units, order, kept, KEPT // 4, 5, cosine=False)
+    recycled = merging.recycle_into(units, order, kept, recycler_count(KEPT, 1 / 4), 5, cosine=False)
     wanted = merge(units, scores, KEPT, recycle=1 / 4).units
     yield "recycling", torch.allclose(recycled.units.float(), wanted.float(), atol=rough, rtol=rough)
     flat = units.flatten(0, 1).index_fill(0, torch.tensor([3], device=device), float("inf"))
