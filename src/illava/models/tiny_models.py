@@ -13,8 +13,8 @@ import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from ..models.families import FAMILIES, family_of
-from ..models.tiny_configs import IMAGE, PAD, VIDEO
+from .families import FAMILIES, family_of
+from .tiny_configs import IMAGE, PAD, VIDEO
 
 CONFIGS = {name: make for family in FAMILIES.values() for name, make in family.tiny.items()}
 """Functions that make the config of a tiny model, by the names of families and of their variants."""
@@ -50,7 +50,7 @@ def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any)
     attention = made._attn_implementation or attention
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: nn.Module = AutoModelForImageTextToText.from_config(
+        model: nn.Module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
             made, attn_implementation=attention, **experts
         )
     generator = torch.Generator().manual_seed(seed)
