@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..methods.checks import check_share
 
 if TYPE_CHECKING:
-    from .plan import Candidate
+    from .recommendation import Candidate
 
 TOLERANCE = 1 + 1e-9
 """A schedule whose :func:`shortfall` is at most this reaches all targets."""
