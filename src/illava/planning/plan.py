@@ -18,18 +18,23 @@ from ..methods.schedules import middle
 from ..models.layout import workload
 from ..models.located import LocatedModules
 from ..models.workload import Size, Workload
+from .accelerator import AcceleratorRates
 from .machine_speed import Rates
 from .predict import Predictor, modules_of
 from .recommendation import Candidate as Candidate
 from .recommendation import Recommendation as Recommendation
 from .sensitivity import PRESET, Placement, divergence
 from .targets import TOLERANCE, collect_targets, describe, shortfall
+from .timing import Timing, timing
+from .verdict import judged
 
 THOUSANDTHS = range(28, 1000)
 """Budgets to try if ``keep`` is no target, from 1/36 on. Below 1/18 the divergence is extrapolated."""
 ENCODER_DEPTHS = (2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
 LLM_DEPTHS = (2 / 3, 1 / 2)
 """An earlier step has seventeen times the divergence and saves little."""
+HARDLY = 1.01
+"""How much farther from unreachable targets a schedule may be to diverge less."""
 ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.8, 1.0)
 
 
@@ -45,9 +50,12 @@ def plan(
     frames: int = 0,
     prompt_tokens: int = 47,
     batch: int = 1,
-    rates: Rates | None = None,
+    rates: Rates | AcceleratorRates | None = None,
 ) -> Recommendation:
     """Find the schedule with the lowest predicted divergence that reaches all given targets.
+
+    With ``rates`` it also says whether merging brings the first token sooner. Where it does not, as with
+    small pictures on an accelerator, it recommends to keep all tokens, unless ``kv_bytes`` is a target.
 
     Args:
         model: a transformers VLM, or its config.
@@ -59,13 +67,17 @@ def plan(
         picture_size, pictures, frames, prompt_tokens, batch: the prompt; see
             :func:`illava.models.layout.workload`.
         rates: the speed of this machine on this model, see
-            :func:`illava.planning.machine_speed.measure_rates`.
+            :func:`illava.planning.machine_speed.measure_rates`; or of an accelerator, see
+            :func:`illava.planning.accelerator.data_sheet_rates` and
+            :func:`illava.planning.accelerator_measuring.measure_accelerator`.
 
     Raises ValueError if no target is given or one is out of range, UnsupportedError for an unsupported model.
     """
     targets = collect_targets(keep, speedup, kv_bytes, ttft_ms)
     if ttft_ms is not None and rates is None:
-        raise ValueError("ttft_ms needs the speed of this machine: pass rates=measure_rates(model)")
+        raise ValueError(
+            "ttft_ms needs the speed of a machine: pass rates=measure_rates(model), or data_sheet_rates(name)"
+        )
     modules = modules_of(model)
     work = workload(modules, picture_size, pictures, frames, prompt_tokens, batch)
     return plan_on(modules, work, targets, rates)
@@ -75,36 +87,49 @@ def plan_on(
     modules: LocatedModules,
     work: Workload,
     targets: dict[str, float],
-    rates: Rates | None = None,
+    rates: Rates | AcceleratorRates | None = None,
     element_size: int | None = None,
 ) -> Recommendation:
     """As :func:`plan`, for located modules, a workload and targets from :func:`collect_targets`.
 
-    ``element_size``: bytes per element; default: that of the model's weights.
+    ``element_size``: bytes per element; default: that of the accelerator's rates, or of the model's weights.
     """
+    if element_size is None and isinstance(rates, AcceleratorRates):
+        element_size = rates.element_size
     predictor = Predictor(modules, work, element_size)
-    if set(targets) == {"keep"}:
-        chosen = _candidate(predictor, targets["keep"], PRESET, rates)
-        reason = "the preset illava-best: halfway through both stages, the best schedule measured"
-        keep = targets["keep"]
-        found = [_candidate(predictor, keep, placement, rates) for placement in _placements(modules, keep)]
-        reason = _with_note(reason, chosen, modules)
-        return Recommendation(chosen, targets, True, reason, _alternatives(chosen, found))
+    times = None if rates is None else timing(predictor, rates)
+    found, tried = _search(predictor, targets, times)
+    if found.prediction.steps and times is not None:
+        found = judged(found, tried, _candidate(predictor, 1.0, PRESET, times))
+    return replace(found, reason=_with_note(found, modules, rates))
+
+
+def _search(
+    predictor: Predictor, targets: dict[str, float], times: Timing | None
+) -> tuple[Recommendation, list[Candidate]]:
+    """The schedule for the targets, whether or not merging pays, and the candidates it was chosen from."""
+    modules = predictor.modules
     if "keep" in targets:
         keep = targets["keep"]
-        found = [_candidate(predictor, keep, placement, rates) for placement in _placements(modules, keep)]
+        found = [_candidate(predictor, keep, placement, times) for placement in _placements(modules, keep)]
+        if len(targets) == 1:
+            chosen = _candidate(predictor, keep, PRESET, times)
+            reason = "the preset illava-best: halfway through both stages, the best schedule measured"
+            return Recommendation(chosen, targets, True, reason, _alternatives(chosen, found)), found
     else:
-        found = [_candidate(predictor, 1.0, PRESET, rates)]
+        found = [_candidate(predictor, 1.0, PRESET, times)]
         if shortfall(found[0], targets) > TOLERANCE:
-            found = [_largest_budget(predictor, at, targets, rates) for at in _placements(modules, 0.5)]
+            found = [_largest_budget(predictor, at, targets, times) for at in _placements(modules, 0.5)]
     reaching = [one for one in found if shortfall(one, targets) <= TOLERANCE]
     if not reaching:
         chosen = min(found, key=lambda one: (shortfall(one, targets), one.divergence))
+        if "keep" not in targets:
+            chosen = _without_waste(predictor, chosen, targets, times)
         reason = f"not possible; the nearest schedule has: {describe(chosen, targets)}"
-        return Recommendation(chosen, targets, False, reason)
+        return Recommendation(chosen, targets, False, reason), found
     if found[0].method.keep == 1 and reaching == found:
         reason = f"no merging needed: {describe(found[0], targets)}"
-        return Recommendation(found[0], targets, True, reason)
+        return Recommendation(found[0], targets, True, reason), found
     # Of schedules with the same divergence after rounding, the fastest.
     chosen = min(reaching, key=lambda one: (round(math.log(one.divergence + 1e-9), 1), -one.speedup))
     plural = "s that reach" if len(reaching) != 1 else " that reaches"
@@ -112,18 +137,17 @@ def plan_on(
         f"of {len(reaching)} schedule{plural} the target, the one with the lowest predicted divergence: "
         f"{describe(chosen, targets)}"
     )
-    reason = _with_note(reason, chosen, modules)
-    return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching))
+    return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching)), found
 
 
 def _largest_budget(
-    predictor: Predictor, placement: Placement, targets: dict[str, float], rates: Rates | None
+    predictor: Predictor, placement: Placement, targets: dict[str, float], times: Timing | None
 ) -> Candidate:
     """The candidate with the largest budget that reaches the targets; if none does, the smallest budget."""
     tried: dict[int, Candidate] = {}
 
     def reaches(thousandths: int) -> bool:
-        tried[thousandths] = _candidate(predictor, thousandths / 1000, placement, rates)
+        tried[thousandths] = _candidate(predictor, thousandths / 1000, placement, times)
         return shortfall(tried[thousandths], targets) <= TOLERANCE
 
     # Costs rise with the budget: search for the first budget that misses the targets.
@@ -132,6 +156,25 @@ def _largest_budget(
         return tried[least]
     first = bisect_left(THOUSANDTHS, True, key=lambda thousandths: not reaches(thousandths))
     return tried[THOUSANDTHS[first - 1]]
+
+
+def _without_waste(
+    predictor: Predictor, nearest: Candidate, targets: dict[str, float], times: Timing | None
+) -> Candidate:
+    """The schedule with the lowest divergence that is hardly farther from the targets than ``nearest``.
+
+    Once launches decide, a smaller budget brings nothing.
+    """
+    if nearest.seconds is None or not nearest.seconds[0].launches:
+        return nearest
+    factor = shortfall(nearest, targets) * HARDLY
+    eased = {name: value / factor if name == "speedup" else value * factor for name, value in targets.items()}
+    found = [_largest_budget(predictor, at, eased, times) for at in _placements(predictor.modules, 0.5)]
+    return min(
+        (one for one in found if shortfall(one, eased) <= TOLERANCE),
+        key=lambda one: one.divergence,
+        default=nearest,
+    )
 
 
 def _alternatives(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]:
@@ -161,7 +204,7 @@ def _placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
                     yield Placement(encoder, llm, share)
 
 
-def _candidate(predictor: Predictor, keep: float, placement: Placement, rates: Rates | None) -> Candidate:
+def _candidate(predictor: Predictor, keep: float, placement: Placement, times: Timing | None) -> Candidate:
     modules = predictor.modules
     method = Illava.best(keep)
     blocks, layers = middle(modules, placement.encoder, placement.llm)
@@ -176,15 +219,21 @@ def _candidate(predictor: Predictor, keep: float, placement: Placement, rates: R
         # Without an LLM layer to merge before, the encoder does the whole reduction.
         placement = replace(placement, encoder_share=1.0)
     prediction = predictor.of(method)
-    seconds = None if rates is None else tuple(rates.seconds(counts) for counts in prediction.token_counts)
-    return Candidate(method, placement, prediction, divergence(keep, placement), seconds)  # type: ignore[arg-type]
+    seconds = None if times is None else times(prediction)
+    return Candidate(method, placement, prediction, divergence(keep, placement), seconds)
 
 
-def _with_note(reason: str, one: Candidate, modules: LocatedModules) -> str:
-    if one.seconds is not None:
-        # Rates cover matrix products and attention, not the overhead between them or the merging itself.
+def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | AcceleratorRates | None) -> str:
+    """The reason, with what qualifies it."""
+    reason, one = found.reason, found.chosen
+    if isinstance(rates, AcceleratorRates) and not rates.measured:
+        reason += (
+            f"; seconds are those of the data sheet of {rates.name} with assumed launch costs, which no card "
+            "has confirmed: measure with illava bench"
+        )
+    elif rates is not None and one.prediction.steps:
         reason += "; predictions are less accurate for small models: measure with illava bench"
-    if one.placement.measured or not one.prediction.steps:
+    if not found.met or one.placement.measured or not one.prediction.steps:
         return reason
     if not middle(modules)[1]:
         return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"

@@ -11,6 +11,9 @@ from .predict import Prediction
 from .seconds import Seconds
 from .sensitivity import Placement
 
+MIN_GAIN = 1.02
+"""Predicted speed-ups up to this do not count: they are within the error of any prediction."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -38,6 +41,11 @@ class Candidate:
         merged, plain = self.seconds
         return plain.ttft / merged.ttft
 
+    @property
+    def pays(self) -> bool:
+        """Whether the first token is predicted sooner than without merging, by more than :data:`MIN_GAIN`."""
+        return self.speedup > MIN_GAIN
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -51,6 +59,11 @@ class Recommendation:
     alternatives: tuple[Candidate, ...] = ()
     """Other candidates that reach the targets at a cost within 5 % of the chosen one, from which
     :mod:`illava.evaluation.calibrate` can choose."""
+    pays: bool | None = None
+    """Whether merging is predicted to bring the first token sooner, its own cost included. If not, ``chosen``
+    keeps all tokens, unless the KV cache is a target. None without ``rates``, and if no merging is needed."""
+    refused: Candidate | None = None
+    """If ``chosen`` keeps all tokens because merging does not pay: the fastest schedule that was tried."""
 
     @property
     def wishes(self) -> dict[str, float]:
@@ -89,7 +102,6 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON-ready values."""
-        seconds = self.chosen.seconds
         return {
             "method": self.method.to_dict(),
             "targets": self.targets,
@@ -97,6 +109,19 @@ class Recommendation:
             "reason": self.reason,
             "speedup": self.chosen.speedup,
             "expected_divergence": self.chosen.divergence,
-            "seconds": None if seconds is None else {"merged": vars(seconds[0]), "plain": vars(seconds[1])},
+            "seconds": seconds_dict(self.chosen.seconds),
+            "pays": self.pays,
+            "refused": None
+            if self.refused is None
+            else {
+                "method": self.refused.method.to_dict(),
+                "speedup": self.refused.speedup,
+                "seconds": seconds_dict(self.refused.seconds),
+            },
             "prediction": self.prediction.to_dict(),
         }
+
+
+def seconds_dict(seconds: tuple[Seconds, Seconds] | None) -> dict[str, Any] | None:
+    """The seconds of a schedule and of the plain model as JSON-ready values."""
+    return None if seconds is None else {"merged": vars(seconds[0]), "plain": vars(seconds[1])}
