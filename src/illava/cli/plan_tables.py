@@ -66,6 +66,10 @@ def show(found: Recommendation) -> None:
             table.add_row(
                 f"{name}, ms", f"{1e3 * before:,.1f}", f"{1e3 * after:,.1f}", f"{before / after:.2f}x"
             )
+        for name, part in (("merging itself", "merging"), ("launches", "launches")):
+            before, after = getattr(plain_s, part), getattr(merged_s, part)
+            if after:
+                table.add_row(f"{name}, ms", f"{1e3 * before:,.1f}", f"{1e3 * after:,.1f}", "")
     print_table("Predicted cost", table)
     wanted = {
         name: value

@@ -43,9 +43,13 @@ class KernelCounts:
     """Of one encoder block with one attention sequence."""
     sequence: float
     """Of each further attention sequence of a block."""
+    picture: float
+    """Of each further picture in the encoder outside its blocks."""
     prefill: float
     """Of a prefill outside encoder and LLM layers: embeddings, masks, rotary tables, head, choice of a
     token."""
+    placing: float
+    """Of each further picture there."""
     layer: float
     """Of an LLM layer with attention in a prefill."""
     recurrent: float
@@ -55,18 +59,21 @@ class KernelCounts:
     decode_layer: float
     """Of an LLM layer in a decoding step, on average over all layers."""
 
-    def of_encoder(self, counts: TokenCounts) -> float:
-        """Kernels of the image encoder and the projector, over all calls of the encoder."""
-        return sum(
-            self.encoder + sum(self.block + self.sequence * max(0, len(s) - 1) for s in call.sequences)
+    def of_encoder(self, counts: TokenCounts, pictures: int = 1) -> float:
+        """Kernels of the image encoder and the projector on so many pictures."""
+        blocks = sum(
+            self.block + self.sequence * max(0, len(segments) - 1)
             for call in counts.encoder
+            for segments in call.sequences
         )
+        return len(counts.encoder) * self.encoder + (pictures - 1) * self.picture + blocks
 
-    def of_prefill(self, counts: TokenCounts) -> float:
+    def of_prefill(self, counts: TokenCounts, pictures: int = 1) -> float:
         """Kernels of the prefill and the choice of the first token."""
         attending = sum(counts.prefill.attends)
         recurrent = len(counts.prefill.attends) - attending
-        return self.prefill + self.layer * attending + self.recurrent * recurrent
+        outside = self.prefill + (pictures - 1) * self.placing
+        return outside + self.layer * attending + self.recurrent * recurrent
 
     def of_decode(self, counts: TokenCounts) -> float:
         """Kernels of one decoding step."""
@@ -96,7 +103,9 @@ def _count(name: str, dtype: torch.dtype) -> KernelCounts:
         encoder=one["encoder", 0],
         block=one["block", fewest],
         sequence=two["block", fewest] - one["block", fewest],
+        picture=two["encoder", 0] - one["encoder", 0],
         prefill=one["outside", 0],
+        placing=two["outside", 0] - one["outside", 0],
         layer=sum(layers[0]) / max(1, len(layers[0])),
         recurrent=sum(layers[1]) / max(1, len(layers[1])),
         decode=decoded["outside", 0],

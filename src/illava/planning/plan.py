@@ -228,7 +228,7 @@ def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | Ac
     reason, one = found.reason, found.chosen
     if isinstance(rates, AcceleratorRates) and not rates.measured:
         reason += (
-            f"; seconds are those of the data sheet of {rates.name} with assumed launch costs, which no card "
+            f"; seconds follow from the data sheet of {rates.name} and assumed launch costs, which no card "
             "has confirmed: measure with illava bench"
         )
     elif rates is not None and one.prediction.steps:

@@ -38,7 +38,7 @@ class Roofline:
     segments: int = 1
     """Of the encoder, over the batch."""
     runs: int = 1
-    """Runs of visual tokens in the LLM, over the batch."""
+    """Runs of visual tokens in the LLM, over the batch; each counts as a picture."""
 
     def seconds(
         self, counts: TokenCounts, steps: Sequence[StepReport] = (), score: str = "sampled"
@@ -70,8 +70,8 @@ class Roofline:
         launch = self.rates.launch_seconds
         waiting = waits * self.rates.synchronisation_seconds
         host = (
-            launch * (self.kernels.of_encoder(counts) + added[0]),
-            launch * (self.kernels.of_prefill(counts) + added[1]),
+            launch * (self.kernels.of_encoder(counts, self.runs) + added[0]),
+            launch * (self.kernels.of_prefill(counts, self.runs) + added[1]),
         )
         encoder = max(host[0], self.encoder_device(counts) + device[0])
         prefill = max(host[1], self.prefill_device(counts) + device[1]) + waiting

@@ -35,18 +35,18 @@ def judged(found: Recommendation, tried: Sequence[Candidate], keep_all: Candidat
         )
         return replace(found, chosen=chosen, reason=reason, alternatives=(), pays=True)
     met = "keep" not in found.targets and shortfall(keep_all, found.targets) <= TOLERANCE
-    reason = f"{_line(fastest)}: keep all visual tokens"
+    reason = _line(fastest, "; keep all visual tokens")
     return Recommendation(keep_all, found.targets, met, reason, pays=False, refused=fastest)
 
 
-def _line(one: Candidate) -> str:
+def _line(one: Candidate, advice: str = "") -> str:
     """Why merging does not pay, in numbers."""
     assert one.seconds is not None
     merged, plain = one.seconds
-    floor = f", launches of the plain model {_ms(plain.launches)}" if plain.launches else ""
+    floor = f"; the plain model's launches alone take {_ms(plain.launches)}" if plain.launches else ""
     return (
-        f"merging does not pay here: the first token takes {_ms(merged.ttft)} merged, of which merging itself "
-        f"{_ms(merged.merging)}, and {_ms(plain.ttft)} plain{floor}"
+        f"merging does not pay here{advice}: the first token takes {_ms(plain.ttft)} plain and "
+        f"{_ms(merged.ttft)} merged ({_ms(merged.merging)} of it for merging itself{floor})"
     )
 
 
