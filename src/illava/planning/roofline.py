@@ -82,7 +82,8 @@ class Roofline:
             ttft=ttft,
             decode=max(launch * self.kernels.of_decode(counts), self.decode_device(counts)),
             merging=0.0 if free is None else ttft - free,
-            launches=sum(host) + waiting,
+            # In the order of ``ttft``, so that rounding does not make it less.
+            launches=host[0] + (host[1] + waiting),
         )
 
     def encoder_device(self, counts: TokenCounts) -> float:
