@@ -43,14 +43,13 @@ def measure_accelerator(
         advance: called with the number of measurements since the last call.
     """
     config = modules_of(model).config
-    place = torch.device(device) if device is not None else torch.accelerator.current_accelerator()
-    place = torch.device("cpu") if place is None else place
+    place = _default_device() if device is None else torch.device(device)
     timer = Timer(place, dtype, repeats, advance)
     with torch.no_grad():
         rates = AcceleratorRates(
             name=_name(place),
             dtype=str(dtype).removeprefix("torch."),
-            launch_seconds=_done(timer, operator_seconds(config, place, dtype, repeats)),
+            launch_seconds=_done(timer, operator_seconds(config, place, dtype)),
             synchronisation_seconds=_done(timer, _read_seconds(timer)),
             bytes_per_second=_done(timer, _bandwidth(timer)),
             flops_per_second=_done(timer, _matrix_rate(timer, dtype)),
@@ -58,6 +57,12 @@ def measure_accelerator(
             measured=True,
         )
     return rates
+
+
+def _default_device() -> torch.device:
+    # A build for an accelerator names it even where there is none.
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cpu") if here is None else here
 
 
 def _done(timer: Timer, value: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 import torch
@@ -11,8 +10,11 @@ from ..models.tiny_models import tiny_model, variant
 from .kernels import KernelCounter, tiny_inputs
 from .layer_timing import Timer
 
+RUNS = 10
+"""Runs of the tiny model, of which the fastest counts."""
 
-def operator_seconds(config: Any, device: torch.device, dtype: torch.dtype, repeats: int = 3) -> float:
+
+def operator_seconds(config: Any, device: torch.device, dtype: torch.dtype) -> float:
     """Seconds of a prefill of the family's tiny model, divided by the number of its operators.
 
     Operators of the tiny model are so small that the host's time decides: Python modules, torch's
@@ -20,16 +22,13 @@ def operator_seconds(config: Any, device: torch.device, dtype: torch.dtype, repe
 
     Args:
         config: the config of a supported VLM.
-        repeats: runs, of which the median counts.
     """
     model: Any = tiny_model(variant(config)).to(device=device, dtype=dtype)
     inputs = tiny_inputs(model, 1)
-    timer = Timer(device, dtype, 1, lambda steps: None)
+    timer = Timer(device, dtype, RUNS, lambda steps: None)
     counting = KernelCounter()
     with torch.no_grad():
         with counting:
             model(**inputs, use_cache=True)
-        seconds = statistics.median(
-            timer.seconds(lambda: model(**inputs, use_cache=True)) for _ in range(repeats)
-        )
+        seconds = timer.seconds(lambda: model(**inputs, use_cache=True))
     return seconds / sum(counting.passes[0].values())

@@ -204,5 +204,5 @@ def measure_rates(
             llm_step=()
             if llm_step is None
             else timer.curve(lambda: merge_in_llm(timer, llm_step, llm.hidden), most_prompt),
-            operator=operator_seconds(modules.config, device, dtype, repeats),
+            operator=operator_seconds(modules.config, device, dtype),
         )

@@ -21,7 +21,7 @@ def judged(found: Recommendation, tried: Sequence[Candidate], keep_all: Candidat
         keep_all: the schedule that keeps all tokens.
     """
     if found.chosen.pays:
-        return replace(found, pays=True)
+        return replace(found, pays=True, alternatives=tuple(one for one in found.alternatives if one.pays))
     fastest = max((*tried, found.chosen), key=lambda one: one.speedup)
     if "kv_bytes" in found.targets:
         return replace(found, pays=False, reason=f"{found.reason}; {_line(found.chosen)}")
