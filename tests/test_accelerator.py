@@ -12,6 +12,7 @@ import illava
 from illava.models.dimensions import EncoderDimensions, LlmDimensions
 from illava.models.layout import workload
 from illava.models.located import locate
+from illava.planning import kernels as planning_kernels
 from illava.planning import merging_cost
 from illava.planning.accelerator import (
     BANDWIDTH_EFFICIENCY,
@@ -206,6 +207,23 @@ def test_the_kernels_of_a_merged_prefill_are_about_those_counted(family):
     in_llm = kernels((), (2, 4)) - kernels((), (2,))
     fixed = kernels((1,), (2,)) - in_encoder - in_llm - kernels()
     assert KERNELS_PER_PREFILL / 2 < fixed < KERNELS_PER_PREFILL * 2
+
+
+def test_a_family_whose_tiny_model_does_not_run_is_refused(monkeypatch):
+    def broken(modules, pictures):
+        raise AttributeError("no such module")
+
+    monkeypatch.setattr(planning_kernels, "_kernels", broken)
+    planning_kernels._count.cache_clear()
+    with pytest.raises(illava.UnsupportedError, match=r"no such module.*plan without rates"):
+        count_kernels(config("llava"))
+    planning_kernels._count.cache_clear()
+
+
+def test_experts_are_counted_as_they_run():
+    """Grouped: not one after another, whatever number of them a prompt reaches."""
+    found = count_kernels(config("qwen3_vl_moe"))
+    assert found.layer == found.decode_layer
 
 
 def test_more_tokens_and_slower_launches_never_make_a_pass_faster():

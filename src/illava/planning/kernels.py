@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..errors import UnsupportedError
 from ..models.located import LocatedModules, locate
 from ..models.tiny_models import tiny_model, variant
 from ..models.tiny_prompts import SIZES, kind, like, picture, prompt
@@ -86,15 +87,22 @@ def count_kernels(config: Any, dtype: torch.dtype = torch.bfloat16) -> KernelCou
     Args:
         config: the config of a supported VLM.
         dtype: norms and rotary embeddings cast to float32 and back unless the model is float32.
+
+    Raises UnsupportedError if the tiny model does not run with the installed transformers.
     """
     return _count(variant(config), dtype)
 
 
 @lru_cache(maxsize=64)
 def _count(name: str, dtype: torch.dtype) -> KernelCounts:
-    model = tiny_model(name).to(dtype)
-    modules = locate(model)
-    (one, decoded), (two, _) = _kernels(modules, 1), _kernels(modules, 2)
+    modules = locate(tiny_model(name, experts="grouped_mm").to(dtype))
+    try:
+        (one, decoded), (two, _) = _kernels(modules, 1), _kernels(modules, 2)
+    except Exception as error:
+        raise UnsupportedError(
+            f"cannot count the kernels of {name}: its tiny model does not run here ({error}); plan without "
+            "rates of an accelerator"
+        ) from error
     blocks, recurrent = range(len(modules.blocks)), modules.recurrent
     # A window attention block has several sequences a picture; the other blocks have one.
     fewest = min(blocks, key=lambda block: one["block", block])
