@@ -120,7 +120,7 @@ def plan(
     Examples:
       illava plan zoo/L --keep 1/9
       illava plan Qwen/Qwen2-VL-7B-Instruct --speedup 2 --size 1280x720
-      illava plan --shape qwen2-vl-2b --speedup 1.5 --size 224 --device-rates h100
+      illava plan zoo/L --speedup 1.5 --device-rates h100
       illava plan zoo/L --keep 1/9 --calibrate ./my-images --save ./my-method
     """
     with one_line_errors():
