@@ -11,9 +11,9 @@ from torch import nn
 import illava
 from illava.api import Handle
 from illava.doctor.checks import PLAIN
-from illava.doctor.inputs import pictures, prompt
-from illava.doctor.tiny import ALL, tiny_model
 from illava.methods.illava import Illava as Method
+from illava.models.tiny_models import ALL, tiny_model
+from illava.models.tiny_prompts import pictures, prompt
 from illava.runtime.cache.merged import MergedLayer
 from illava.runtime.llm.prompt import PromptReader
 

@@ -8,10 +8,10 @@ import torch
 import illava
 from illava.doctor import verification
 from illava.doctor.family import describe, examine
-from illava.doctor.inputs import pictures, prompt
 from illava.doctor.machine import gflops, look, within
-from illava.doctor.tiny import BROKEN, CONFIGS, config, tiny_model, variant
 from illava.models.located import locate
+from illava.models.tiny_models import BROKEN, CONFIGS, config, tiny_model, variant
+from illava.models.tiny_prompts import pictures, prompt
 from illava.runtime.cache.merged import MergedLayer
 from tests.test_doctor import BOTH
 

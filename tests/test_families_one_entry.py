@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from illava.doctor.tiny import CONFIGS, config
 from illava.models import families
 from illava.models.families import FAMILIES, REFUSED, family_of
 from illava.models.lookups import LLM_BY_TYPE
+from illava.models.tiny_models import CONFIGS, config
 
 SOURCE = Path(__file__).parents[1] / "src" / "illava"
 TEXTS = [file for file in sorted(SOURCE.rglob("*")) if file.suffix in (".py", ".html", ".css", ".js")]

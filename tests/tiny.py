@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from illava.doctor.inputs import SIZES, Picture, join, kind, picture, pictures, prompt, row
-from illava.doctor.tiny import ALL, BROKEN, tiny_model
+from illava.models.tiny_models import ALL, BROKEN, tiny_model
+from illava.models.tiny_prompts import SIZES, Picture, join, kind, picture, pictures, prompt, row
 
 from .tiny_configs import END, IMAGE, PAD, START, TEXT, VIDEO, config
 

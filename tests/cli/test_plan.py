@@ -63,6 +63,32 @@ def test_milliseconds_are_measured_on_this_machine():
     assert 0 < found["seconds"]["merged"]["ttft"] < 1e3
 
 
+def test_a_small_picture_on_an_accelerator_is_not_merged():
+    small = ["--shape", "qwen2-vl-2b", "--size", 224, "--speedup", 1.5, "--device-rates", "h100"]
+    result = invoke(*small)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].startswith("Merging does not pay here; keep all visual tokens: ")
+    assert "launches, ms" in result.stdout
+    found = json.loads(invoke(*small, "--json").stdout)
+    assert found["pays"] is False
+    assert not found["met"]
+    assert found["method"]["keep"] == 1
+    assert found["refused"]["speedup"] < 1
+    assert (found["device_rates"]["name"], found["device_rates"]["measured"]) == ("h100", False)
+    large = json.loads(invoke(*small, "--size", 1344, "--dtype", "float16", "--json").stdout)
+    assert large["pays"]
+    assert large["met"]
+    assert large["seconds"]["merged"]["merging"] > 0
+    assert large["device_rates"]["dtype"] == "float16"
+
+
+def test_the_cost_of_merging_is_printed():
+    words = ["--shape", "qwen2-vl-2b", "--size", 672, "--speedup", 2, "--device-rates", "l4"]
+    result = invoke(*words)
+    assert "merging itself, ms" in result.stdout
+    assert "which no card has confirmed" in " ".join(result.stdout.split())
+
+
 @pytest.fixture
 def pictures(tmp_path):
     folder = tmp_path / "mine"
@@ -138,6 +164,8 @@ def test_what_cannot_be_calibrated_on(tmp_path):
         (SHAPE, "give at least one target"),
         ([*SHAPE, "--speedup", "0.5"], "at least 1"),
         ([*SHAPE, "--keep", "2"], "--keep"),
+        ([*SHAPE, "--keep", "1/3", "--device-rates", "none"], "rtx4090"),
+        ([*SHAPE, "--keep", "1/3", "--device-rates", "l4", "--measure"], "--measure"),
         ([*SHAPE, "--kv-bytes", "many"], "--kv-bytes"),
         ([*SHAPE, "--speedup", "2", "--size", "0"], "--size"),
         ([*SHAPE, "--speedup", "2", "--calibrate", "x"], "--calibrate"),

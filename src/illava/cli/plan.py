@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..io.tables import new_table
+from ..errors import InputError
 from .console import (
     KEEP_HELP,
     MODEL_HELP,
@@ -23,16 +23,17 @@ from .console import (
     hush,
     one_line_errors,
     parse_keep,
-    print_table,
     progress,
     writing,
 )
+from .plan_tables import layers, show
 
 if TYPE_CHECKING:
+    from ..planning.accelerator import AcceleratorRates
     from ..planning.machine_speed import Rates
-    from ..planning.plan import Candidate, Recommendation
+    from ..planning.recommendation import Candidate, Recommendation
 
-CURVES = 9
+CURVES = 11
 """The number of measurements that :func:`illava.planning.machine_speed.measure_rates` makes."""
 MOST_EQUALS = 8
 """The largest number of schedules of equal cost that calibration tries."""
@@ -62,7 +63,9 @@ def plan(
     ttft_ms: Annotated[
         float | None,
         typer.Option(
-            metavar="MS", help="Target: at most this time to first token, in milliseconds on this machine."
+            metavar="MS",
+            help="Target: at most this time to first token in milliseconds, on this machine or with "
+            "--device-rates.",
         ),
     ] = None,
     size: SizeOption = "672",
@@ -74,8 +77,16 @@ def plan(
     batch: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Batch size.")] = 1,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Measure this machine and predict --speedup in seconds, not FLOPs."),
+        typer.Option("--measure", help="Measure --device and predict --speedup in seconds, not FLOPs."),
     ] = False,
+    device_rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Predict --speedup in seconds on another machine's a100, h100, l4 or rtx4090, by its data "
+            "sheet and assumed launch costs.",
+        ),
+    ] = None,
     threads: ThreadsOption = None,
     calibrate: Annotated[
         Path | None,
@@ -109,15 +120,16 @@ def plan(
     Examples:
       illava plan zoo/L --keep 1/9
       illava plan Qwen/Qwen2-VL-7B-Instruct --speedup 2 --size 1280x720
+      illava plan zoo/L --speedup 1.5 --device-rates h100
       illava plan zoo/L --keep 1/9 --calibrate ./my-images --save ./my-method
     """
     with one_line_errors():
-        from ..io.pictures import InputError
-
         if (model is None) == (shape is None):
             raise InputError("give either MODEL or --shape NAME; illava bench --shape list prints the names")
         if calibrate is not None and model is None:
             raise InputError("--calibrate needs weights: give MODEL instead of --shape")
+        if device_rates is not None and measure:
+            raise InputError("give either --device-rates NAME or --measure, not both")
         hush()
         import torch
 
@@ -153,8 +165,10 @@ def plan(
             raise InputError(str(error)) from error
         if threads is not None:
             torch.set_num_threads(threads)
-        rates = None
-        if measure or ttft_ms is not None:
+        rates: Rates | AcceleratorRates | None = None
+        if device_rates is not None:
+            rates = _data_sheet(device_rates, dtype)
+        elif measure or ttft_ms is not None:
             rates = _rates(modules, work, device, dtype)
         if not as_json and processed != original:
             resizer = (
@@ -162,7 +176,9 @@ def plan(
             )
             typer.echo("{} {} x {} pixels to {} x {}.".format(resizer, *original, *processed))
         kind = parse_dtype(dtype)
-        if kind is None and model is not None and parse_device(device).type == "cpu":
+        if device_rates is not None:
+            kind = None  # That of the rates.
+        elif kind is None and model is not None and parse_device(device).type == "cpu":
             # The dtype that the other commands load the model in.
             kind = torch.float32
         found = plan_on(modules, work, targets, rates, None if kind is None else kind.itemsize)
@@ -183,12 +199,14 @@ def plan(
                 for one, value in zip(tried, divergences, strict=False)
             ]
             out = {**found.to_dict(), "picture_size": processed, "calibration": calibration}
+            if device_rates is not None:
+                out["device_rates"] = rates.to_dict()
             typer.echo(json.dumps(out))
             return
-        _show(found)
+        show(found)
         for one, value in zip(tried, divergences, strict=False):
             mark = " <- chosen" if one is found.chosen else ""
-            typer.echo(f"KL {value:.4f} nats at {_layers(one)}{mark}")
+            typer.echo(f"KL {value:.4f} nats at {layers(one)}{mark}")
 
 
 def _config(model: str | None, shape: str | None, trust_remote_code: bool) -> Any:
@@ -200,14 +218,29 @@ def _config(model: str | None, shape: str | None, trust_remote_code: bool) -> An
     )
 
 
-def _rates(modules: Any, work: Any, device: str, dtype: str) -> Rates:
+def _data_sheet(name: str, dtype: str) -> AcceleratorRates:
+    import torch
+
+    from ..models.loading import parse_dtype
+    from ..planning.accelerator import DATA_SHEETS, data_sheet_rates
+
+    if name not in DATA_SHEETS:
+        raise InputError(f"--device-rates {name}: unknown accelerator; give one of {', '.join(DATA_SHEETS)}")
+    return data_sheet_rates(name, parse_dtype(dtype) or torch.bfloat16)
+
+
+def _rates(modules: Any, work: Any, device: str, dtype: str) -> Rates | AcceleratorRates:
     import torch
 
     from ..models.loading import parse_device, parse_dtype
+    from ..planning.accelerator_measuring import PARTS, measure_accelerator
     from ..planning.machine_speed import measure_rates
 
     place = parse_device(device)
     kind = parse_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
+    if place.type != "cpu":
+        with progress("measuring this accelerator", PARTS) as advance:
+            return measure_accelerator(modules, kind, place, advance=advance)
     units = max(work.segments) * modules.group
     prompt = work.text + work.visual_tokens
     with progress("measuring this machine", CURVES) as advance:
@@ -238,62 +271,3 @@ def _calibrated(
         f"on {len(prompts)} prompts: KL {values[best]:.4f} nats over the first tokens"
     )
     return replace(found, chosen=tried[best], reason=reason), values
-
-
-def _layers(one: Candidate) -> str:
-    steps = [f"{s.stage} {s.layer}: {s.before} -> {s.after}" for s in one.prediction.steps]
-    return ", ".join(steps) or "no layer: all tokens are kept"
-
-
-def _show(found: Recommendation) -> None:
-    typer.echo(f"{found.reason[0].upper()}{found.reason[1:]}.")
-    p = found.prediction
-    steps = new_table("stage", "layer", "before", "after")
-    for step in p.steps:
-        steps.add_row(
-            step.stage,
-            "" if step.stage in ("pixels", "projector") else str(step.layer),
-            str(step.before),
-            str(step.after),
-        )
-    print_table(
-        f"Visual tokens: {p.final_tokens} of {p.visual_tokens} left, {p.average_tokens:.1f} on average over "
-        "the LLM's layers",
-        steps,
-    )
-    table = new_table("", "plain", "merged", "plain / merged")
-    rows = [
-        (
-            "image encoder, GFLOPs",
-            p.plain_cost.encoder + p.plain_cost.projector,
-            p.cost.encoder + p.cost.projector,
-        ),
-        ("prefill, GFLOPs", p.plain_cost.prefill, p.cost.prefill),
-        ("to the first token, GFLOPs", p.plain_cost.total, p.cost.total),
-    ]
-    for name, plain, merged in rows:
-        table.add_row(name, f"{plain / 1e9:,.1f}", f"{merged / 1e9:,.1f}", f"{plain / merged:.2f}x")
-    for name, plain, merged in (
-        ("KV cache, MB", p.plain_cost.kv_bytes, p.cost.kv_bytes),
-        ("peak activations, MB", p.plain_cost.peak_bytes, p.cost.peak_bytes),
-    ):
-        table.add_row(name, f"{plain / 1e6:,.1f}", f"{merged / 1e6:,.1f}", f"{plain / merged:.2f}x")
-    if found.chosen.seconds is not None:
-        merged_s, plain_s = found.chosen.seconds
-        for name, part in (
-            ("image encoder", "encoder"),
-            ("prefill", "prefill"),
-            ("time to first token", "ttft"),
-            ("decode, per token", "decode"),
-        ):
-            before, after = getattr(plain_s, part), getattr(merged_s, part)
-            table.add_row(
-                f"{name}, ms", f"{1e3 * before:,.1f}", f"{1e3 * after:,.1f}", f"{before / after:.2f}x"
-            )
-    print_table("Predicted cost", table)
-    wanted = {
-        name: value
-        for name, value in found.method.to_dict().items()
-        if name in ("keep", "encoder_layers", "llm_layers", "encoder_share", "where")
-    }
-    typer.echo(f"Method: illava-best with {json.dumps(wanted)}")

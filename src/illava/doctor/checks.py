@@ -13,9 +13,9 @@ from ..api import Handle, accelerate
 from ..errors import UnsupportedError
 from ..methods import Illava, Method
 from ..models.located import LocatedModules
+from ..models.tiny_prompts import Picture, pictures, prompt
 from ..report.report import Report
 from .everything import Everything
-from .inputs import Picture, pictures, prompt
 from .running import STEPS, decode, left_behind, state_of, undisturbed, words
 
 PLAIN = "plain model runs"

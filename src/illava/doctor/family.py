@@ -11,10 +11,10 @@ from ..methods import Illava
 from ..models.families import FAMILIES, family_of
 from ..models.loading import read_config
 from ..models.located import locate
+from ..models.tiny_models import tiny_model, variant
 from ..planning.predict import skeleton
 from ..runtime.contract import contract_faults
 from .checks import one_line
-from .tiny import tiny_model, variant
 from .verification import Verification, verify
 
 WARNINGS, WIDTH = 3, 200
@@ -27,7 +27,7 @@ class Diagnosis:
 
     family: str
     tiny: str
-    """The key of :data:`illava.doctor.tiny.CONFIGS` that was used."""
+    """The key of :data:`illava.models.tiny_models.CONFIGS` that was used."""
     verification: Verification | None
     """None if the model could not be built, or acceleration was refused."""
     refusal: str | None

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..models.located import LocatedModules
 from ..models.tiny_configs import PAD
-from .inputs import like, marks
+from ..models.tiny_prompts import like, marks
 
 STEPS = 8
 """The number of decoded tokens."""

@@ -13,9 +13,9 @@ from ..errors import UnsupportedError
 from ..methods import Illava, Method
 from ..methods.shipped import shipped_with
 from ..models.located import LocatedModules, locate
+from ..models.tiny_prompts import device_of
 from ..runtime.contract import contract_faults
 from .checks import PLAIN, Check, run_checks
-from .inputs import device_of
 
 CONTRACT = "contract"
 

@@ -107,7 +107,7 @@ class Family:
     which the processor resizes a picture; None if no limits are published."""
     picture_format: Callable[[Any], str] = lambda config: "square"
     """Model config to the format in which the processor prepares a picture, one of
-    :data:`illava.doctor.inputs.SIZES`."""
+    :data:`illava.models.tiny_prompts.SIZES`."""
     token_types: Callable[[Tensor], dict[str, Tensor]] = lambda kinds: {}
     """(B, L) token kinds, 0 for text, 1 for pictures and 2 for videos, to the arguments of the model that
     encode them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -20,27 +20,18 @@ import torch
 
 from ..models.dimensions import llm_dimensions
 from . import layer_timing as layers
-from .counts import TokenCounts
+from .counts import StepReport, TokenCounts
+from .host_speed import operator_seconds
 from .layer_timing import Curve
+from .merging_cost import KERNELS_PER_PREFILL
 from .predict import modules_of
+from .seconds import Seconds
+from .step_timing import merge_in_encoder, merge_in_llm, steps_of
 
 MAX_HEAD_ROWS = 32
 """Largest batch for which the language-model head is timed; larger ones are extrapolated."""
 MIN_LINEAR_ROWS = 8
 """Number of rows from which the time of matrix products is assumed to grow linearly."""
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """Predicted seconds of one ``generate``."""
-
-    encoder: float
-    """Including the projector."""
-    prefill: float
-    ttft: float
-    """Time to the first token."""
-    decode: float
-    """Of the first decoding step."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +52,12 @@ class Rates:
     """Attention of one query, by keys."""
     head: Curve
     """The language-model head, by rows."""
+    encoder_step: Curve = ()
+    """Scores, selection and merging of one encoder step of ``Illava.best``, by the units that enter it."""
+    llm_step: Curve = ()
+    """Selection and merging of one LLM step, by visual tokens; empty if the LLM has no layer for a step."""
+    operator: float = 0.0
+    """One small operator in the eager code of the model's family."""
 
     def seconds(self, token_counts: TokenCounts) -> Seconds:
         """Predicted seconds of a pass with these token counts."""
@@ -80,17 +77,34 @@ class Rates:
                 decode += prefill.rows * at(self.decode_attention, cached + 1)
         return Seconds(encoder, llm, encoder + llm + head, decode + head)
 
+    def merging_seconds(self, steps: Sequence[StepReport], segments: int, runs: int) -> float:
+        """Seconds that steps add to a prefill.
+
+        Args:
+            segments, runs: segments of the encoder and runs of visual tokens in the LLM, over the batch.
+        """
+        steps = [step for step in steps if step.stage != "pixels"]
+        if not steps:
+            return 0.0
+        total = KERNELS_PER_PREFILL * self.operator
+        for step in steps:
+            curve, parts = (self.llm_step, runs) if step.stage == "llm" else (self.encoder_step, segments)
+            total += parts * at(curve, step.before / parts) if curve else 0.0
+        return total
+
     def to_dict(self) -> dict[str, Any]:
-        """All curves as JSON-ready values, for :meth:`from_dict`."""
+        """All fields as JSON-ready values, for :meth:`from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Rates:
         """Read the result of :meth:`to_dict`."""
-        return cls(**{name: tuple((int(n), float(s)) for n, s in curve) for name, curve in values.items()})
+        curves = {name: value for name, value in values.items() if name != "operator"}
+        made = {name: tuple((int(n), float(s)) for n, s in curve) for name, curve in curves.items()}
+        return cls(**made, operator=float(values.get("operator", 0.0)))
 
 
-def at(curve: Curve, tokens: int) -> float:
+def at(curve: Curve, tokens: float) -> float:
     """Seconds at ``tokens``.
 
     Interpolates linearly between the logarithms of tokens and seconds. Beyond the ends of the curve it
@@ -165,6 +179,7 @@ def measure_rates(
         getattr(vision, name) for name in ("num_heads", "num_attention_heads") if hasattr(vision, name)
     )
     timer = layers.Timer(device, dtype, repeats, advance)
+    encoder_step, llm_step = steps_of(modules)
     with torch.no_grad():
         return Rates(
             encoder_rows=timer.curve(lambda: layers.attention_rows(timer, shape), most_tokens),
@@ -182,4 +197,12 @@ def measure_rates(
             ),
             decode_attention=timer.curve(lambda: layers.decode_attention(timer, llm), most_prompt),
             head=timer.curve(lambda: layers.chain(timer, ((llm.hidden, llm.vocabulary),)), MAX_HEAD_ROWS),
+            encoder_step=timer.curve(
+                lambda: merge_in_encoder(timer, encoder_step, heads, shape.hidden // heads, modules.group),
+                most_tokens // modules.group,
+            ),
+            llm_step=()
+            if llm_step is None
+            else timer.curve(lambda: merge_in_llm(timer, llm_step, llm.hidden), most_prompt),
+            operator=operator_seconds(modules.config, device, dtype),
         )

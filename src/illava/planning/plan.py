@@ -10,116 +10,32 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ..errors import renamed
 from ..methods import Illava
 from ..methods.schedules import middle
 from ..models.layout import workload
 from ..models.located import LocatedModules
 from ..models.workload import Size, Workload
-from .machine_speed import Rates, Seconds
-from .predict import Prediction, Predictor, modules_of
+from .accelerator import AcceleratorRates
+from .machine_speed import Rates
+from .predict import Predictor, modules_of
+from .recommendation import Candidate as Candidate
+from .recommendation import Recommendation as Recommendation
 from .sensitivity import PRESET, Placement, divergence
 from .targets import TOLERANCE, collect_targets, describe, shortfall
+from .timing import Timing, timing
+from .verdict import judged
 
 THOUSANDTHS = range(28, 1000)
 """Budgets to try if ``keep`` is no target, from 1/36 on. Below 1/18 the divergence is extrapolated."""
 ENCODER_DEPTHS = (2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
 LLM_DEPTHS = (2 / 3, 1 / 2)
 """An earlier step has seventeen times the divergence and saves little."""
+HARDLY = 1.01
+"""How much farther from unreachable targets a schedule may be to diverge less."""
 ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.8, 1.0)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A schedule with its predicted cost and divergence."""
-
-    method: Illava
-    placement: Placement
-    prediction: Prediction
-    divergence: float
-    """Predicted, in nats of the first token; see :mod:`illava.planning.sensitivity`."""
-    seconds: tuple[Seconds, Seconds] | None = None
-    """Of the schedule and of the plain model; None if ``rates`` is not given."""
-
-    @property
-    def where(self) -> Placement:
-        """Deprecated name of :attr:`placement`."""
-        placement: Placement = renamed(self, "where", "placement")
-        return placement
-
-    @property
-    def speedup(self) -> float:
-        """Speed-up to the first token, in seconds if these are known, otherwise in FLOPs."""
-        if self.seconds is None:
-            return self.prediction.speedup
-        merged, plain = self.seconds
-        return plain.ttft / merged.ttft
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The result of :func:`plan`: the chosen schedule, and why it was chosen."""
-
-    chosen: Candidate
-    targets: dict[str, float]
-    met: bool
-    """Whether all targets are reached. If not, ``chosen`` is the schedule nearest to them."""
-    reason: str
-    alternatives: tuple[Candidate, ...] = ()
-    """Other candidates that reach the targets at a cost within 5 % of the chosen one, from which
-    :mod:`illava.evaluation.calibrate` can choose."""
-
-    @property
-    def wishes(self) -> dict[str, float]:
-        """Deprecated name of :attr:`targets`."""
-        targets: dict[str, float] = renamed(self, "wishes", "targets")
-        return targets
-
-    @property
-    def equals(self) -> tuple[Candidate, ...]:
-        """Deprecated name of :attr:`alternatives`."""
-        alternatives: tuple[Candidate, ...] = renamed(self, "equals", "alternatives")
-        return alternatives
-
-    @property
-    def method(self) -> Illava:
-        """The method to pass to :func:`illava.accelerate`."""
-        return self.chosen.method
-
-    @property
-    def prediction(self) -> Prediction:
-        """Its predicted token counts and costs."""
-        return self.chosen.prediction
-
-    def __str__(self) -> str:
-        p = self.prediction
-        steps = [f"{s.stage} {s.layer}: {s.before} -> {s.after}" for s in p.steps]
-        return "\n".join(
-            [
-                self.reason,
-                f"{p.final_tokens} of {p.visual_tokens} visual tokens left at the end, "
-                f"{p.average_tokens:.1f} on average; {p.speedup:.2f}x fewer FLOPs to the first token, "
-                f"{p.plain_cost.kv_bytes / p.cost.kv_bytes:.2f}x fewer KV cache bytes",
-                *steps,
-            ]
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON-ready values."""
-        seconds = self.chosen.seconds
-        return {
-            "method": self.method.to_dict(),
-            "targets": self.targets,
-            "met": self.met,
-            "reason": self.reason,
-            "speedup": self.chosen.speedup,
-            "expected_divergence": self.chosen.divergence,
-            "seconds": None if seconds is None else {"merged": vars(seconds[0]), "plain": vars(seconds[1])},
-            "prediction": self.prediction.to_dict(),
-        }
 
 
 def plan(
@@ -134,9 +50,12 @@ def plan(
     frames: int = 0,
     prompt_tokens: int = 47,
     batch: int = 1,
-    rates: Rates | None = None,
+    rates: Rates | AcceleratorRates | None = None,
 ) -> Recommendation:
     """Find the schedule with the lowest predicted divergence that reaches all given targets.
+
+    With ``rates`` it also says whether merging brings the first token sooner. Where it does not, as with
+    small pictures on an accelerator, it recommends to keep all tokens, unless ``kv_bytes`` is a target.
 
     Args:
         model: a transformers VLM, or its config.
@@ -148,13 +67,17 @@ def plan(
         picture_size, pictures, frames, prompt_tokens, batch: the prompt; see
             :func:`illava.models.layout.workload`.
         rates: the speed of this machine on this model, see
-            :func:`illava.planning.machine_speed.measure_rates`.
+            :func:`illava.planning.machine_speed.measure_rates`; or of an accelerator, see
+            :func:`illava.planning.accelerator.data_sheet_rates` and
+            :func:`illava.planning.accelerator_measuring.measure_accelerator`.
 
     Raises ValueError if no target is given or one is out of range, UnsupportedError for an unsupported model.
     """
     targets = collect_targets(keep, speedup, kv_bytes, ttft_ms)
     if ttft_ms is not None and rates is None:
-        raise ValueError("ttft_ms needs the speed of this machine: pass rates=measure_rates(model)")
+        raise ValueError(
+            "ttft_ms needs the speed of a machine: pass rates=measure_rates(model), or data_sheet_rates(name)"
+        )
     modules = modules_of(model)
     work = workload(modules, picture_size, pictures, frames, prompt_tokens, batch)
     return plan_on(modules, work, targets, rates)
@@ -164,36 +87,49 @@ def plan_on(
     modules: LocatedModules,
     work: Workload,
     targets: dict[str, float],
-    rates: Rates | None = None,
+    rates: Rates | AcceleratorRates | None = None,
     element_size: int | None = None,
 ) -> Recommendation:
     """As :func:`plan`, for located modules, a workload and targets from :func:`collect_targets`.
 
-    ``element_size``: bytes per element; default: that of the model's weights.
+    ``element_size``: bytes per element; default: that of the accelerator's rates, or of the model's weights.
     """
+    if element_size is None and isinstance(rates, AcceleratorRates):
+        element_size = rates.element_size
     predictor = Predictor(modules, work, element_size)
-    if set(targets) == {"keep"}:
-        chosen = _candidate(predictor, targets["keep"], PRESET, rates)
-        reason = "the preset illava-best: halfway through both stages, the best schedule measured"
-        keep = targets["keep"]
-        found = [_candidate(predictor, keep, placement, rates) for placement in _placements(modules, keep)]
-        reason = _with_note(reason, chosen, modules)
-        return Recommendation(chosen, targets, True, reason, _alternatives(chosen, found))
+    times = None if rates is None else timing(predictor, rates)
+    found, tried = _search(predictor, targets, times)
+    if found.prediction.steps and times is not None:
+        found = judged(found, tried, _candidate(predictor, 1.0, PRESET, times))
+    return replace(found, reason=_with_note(found, modules, rates))
+
+
+def _search(
+    predictor: Predictor, targets: dict[str, float], times: Timing | None
+) -> tuple[Recommendation, list[Candidate]]:
+    """The schedule for the targets, whether or not merging pays, and the candidates it was chosen from."""
+    modules = predictor.modules
     if "keep" in targets:
         keep = targets["keep"]
-        found = [_candidate(predictor, keep, placement, rates) for placement in _placements(modules, keep)]
+        found = [_candidate(predictor, keep, placement, times) for placement in _placements(modules, keep)]
+        if len(targets) == 1:
+            chosen = _candidate(predictor, keep, PRESET, times)
+            reason = "the preset illava-best: halfway through both stages, the best schedule measured"
+            return Recommendation(chosen, targets, True, reason, _alternatives(chosen, found)), found
     else:
-        found = [_candidate(predictor, 1.0, PRESET, rates)]
+        found = [_candidate(predictor, 1.0, PRESET, times)]
         if shortfall(found[0], targets) > TOLERANCE:
-            found = [_largest_budget(predictor, at, targets, rates) for at in _placements(modules, 0.5)]
+            found = [_largest_budget(predictor, at, targets, times) for at in _placements(modules, 0.5)]
     reaching = [one for one in found if shortfall(one, targets) <= TOLERANCE]
     if not reaching:
         chosen = min(found, key=lambda one: (shortfall(one, targets), one.divergence))
+        if "keep" not in targets:
+            chosen = _without_waste(predictor, chosen, targets, times)
         reason = f"not possible; the nearest schedule has: {describe(chosen, targets)}"
-        return Recommendation(chosen, targets, False, reason)
+        return Recommendation(chosen, targets, False, reason), found
     if found[0].method.keep == 1 and reaching == found:
         reason = f"no merging needed: {describe(found[0], targets)}"
-        return Recommendation(found[0], targets, True, reason)
+        return Recommendation(found[0], targets, True, reason), found
     # Of schedules with the same divergence after rounding, the fastest.
     chosen = min(reaching, key=lambda one: (round(math.log(one.divergence + 1e-9), 1), -one.speedup))
     plural = "s that reach" if len(reaching) != 1 else " that reaches"
@@ -201,18 +137,17 @@ def plan_on(
         f"of {len(reaching)} schedule{plural} the target, the one with the lowest predicted divergence: "
         f"{describe(chosen, targets)}"
     )
-    reason = _with_note(reason, chosen, modules)
-    return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching))
+    return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching)), found
 
 
 def _largest_budget(
-    predictor: Predictor, placement: Placement, targets: dict[str, float], rates: Rates | None
+    predictor: Predictor, placement: Placement, targets: dict[str, float], times: Timing | None
 ) -> Candidate:
     """The candidate with the largest budget that reaches the targets; if none does, the smallest budget."""
     tried: dict[int, Candidate] = {}
 
     def reaches(thousandths: int) -> bool:
-        tried[thousandths] = _candidate(predictor, thousandths / 1000, placement, rates)
+        tried[thousandths] = _candidate(predictor, thousandths / 1000, placement, times)
         return shortfall(tried[thousandths], targets) <= TOLERANCE
 
     # Costs rise with the budget: search for the first budget that misses the targets.
@@ -221,6 +156,25 @@ def _largest_budget(
         return tried[least]
     first = bisect_left(THOUSANDTHS, True, key=lambda thousandths: not reaches(thousandths))
     return tried[THOUSANDTHS[first - 1]]
+
+
+def _without_waste(
+    predictor: Predictor, nearest: Candidate, targets: dict[str, float], times: Timing | None
+) -> Candidate:
+    """The schedule with the lowest divergence that is hardly farther from the targets than ``nearest``.
+
+    Once launches decide, a smaller budget brings nothing.
+    """
+    if nearest.seconds is None or not nearest.seconds[0].launches:
+        return nearest
+    factor = shortfall(nearest, targets) * HARDLY
+    eased = {name: value / factor if name == "speedup" else value * factor for name, value in targets.items()}
+    found = [_largest_budget(predictor, at, eased, times) for at in _placements(predictor.modules, 0.5)]
+    return min(
+        (one for one in found if shortfall(one, eased) <= TOLERANCE),
+        key=lambda one: one.divergence,
+        default=nearest,
+    )
 
 
 def _alternatives(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate, ...]:
@@ -250,7 +204,7 @@ def _placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
                     yield Placement(encoder, llm, share)
 
 
-def _candidate(predictor: Predictor, keep: float, placement: Placement, rates: Rates | None) -> Candidate:
+def _candidate(predictor: Predictor, keep: float, placement: Placement, times: Timing | None) -> Candidate:
     modules = predictor.modules
     method = Illava.best(keep)
     blocks, layers = middle(modules, placement.encoder, placement.llm)
@@ -265,15 +219,21 @@ def _candidate(predictor: Predictor, keep: float, placement: Placement, rates: R
         # Without an LLM layer to merge before, the encoder does the whole reduction.
         placement = replace(placement, encoder_share=1.0)
     prediction = predictor.of(method)
-    seconds = None if rates is None else tuple(rates.seconds(counts) for counts in prediction.token_counts)
-    return Candidate(method, placement, prediction, divergence(keep, placement), seconds)  # type: ignore[arg-type]
+    seconds = None if times is None else times(prediction)
+    return Candidate(method, placement, prediction, divergence(keep, placement), seconds)
 
 
-def _with_note(reason: str, one: Candidate, modules: LocatedModules) -> str:
-    if one.seconds is not None:
-        # Rates cover matrix products and attention, not the overhead between them or the merging itself.
+def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | AcceleratorRates | None) -> str:
+    """The reason, with what qualifies it."""
+    reason, one = found.reason, found.chosen
+    if isinstance(rates, AcceleratorRates) and not rates.measured:
+        reason += (
+            f"; seconds follow from the data sheet of {rates.name} and assumed launch costs, which no card "
+            "has confirmed: measure with illava bench"
+        )
+    elif rates is not None and one.prediction.steps:
         reason += "; predictions are less accurate for small models: measure with illava bench"
-    if one.placement.measured or not one.prediction.steps:
+    if not found.met or one.placement.measured or not one.prediction.steps:
         return reason
     if not middle(modules)[1]:
         return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"

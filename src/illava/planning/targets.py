@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..methods.checks import check_share
 
 if TYPE_CHECKING:
-    from .plan import Candidate
+    from .recommendation import Candidate
 
 TOLERANCE = 1 + 1e-9
 """A schedule whose :func:`shortfall` is at most this reaches all targets."""
@@ -67,7 +67,7 @@ def describe(candidate: Candidate, targets: dict[str, float]) -> str:
     """What a candidate reaches of each target, in words."""
     parts = []
     if "speedup" in targets:
-        unit = "seconds on this machine" if candidate.seconds else "FLOPs"
+        unit = "seconds" if candidate.seconds else "FLOPs"
         parts.append(
             f"speed-up to the first token {candidate.speedup:.2f}x in {unit} (target {targets['speedup']:g}x)"
         )
@@ -77,4 +77,7 @@ def describe(candidate: Candidate, targets: dict[str, float]) -> str:
     if "ttft_ms" in targets and candidate.seconds:
         milliseconds = 1e3 * candidate.seconds[0].ttft
         parts.append(f"{milliseconds:.0f} ms to the first token (target {targets['ttft_ms']:g})")
+    launches = candidate.seconds[0].launches if candidate.seconds else 0
+    if launches and ("speedup" in targets or "ttft_ms" in targets):
+        parts.append(f"launches alone take {1e3 * launches:.1f} ms")
     return "; ".join(parts)

@@ -13,8 +13,8 @@ import transformers
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from ..models.families import FAMILIES, family_of
-from ..models.tiny_configs import IMAGE, PAD, VIDEO
+from .families import FAMILIES, family_of
+from .tiny_configs import IMAGE, PAD, VIDEO
 
 CONFIGS = {name: make for family in FAMILIES.values() for name, make in family.tiny.items()}
 """Functions that make the config of a tiny model, by the names of families and of their variants."""
@@ -33,25 +33,28 @@ def config(name: str) -> transformers.PretrainedConfig:
     return made
 
 
-def tiny_model(name: str, attention: str = "sdpa", seed: int = 0, **vision: Any) -> nn.Module:
+def tiny_model(
+    name: str, attention: str = "sdpa", seed: int = 0, experts: str = "eager", **vision: Any
+) -> nn.Module:
     """A random model in eval mode, float32, on the CPU.
 
     Args:
         name: a key of ``CONFIGS``.
         attention: the attention implementation, unless the config itself states one.
         seed: of the weights. The global generator is left as it is.
+        experts: the implementation of a mixture of experts. Expert by expert ("eager"), because the grouped
+            products ("grouped_mm", the default of transformers) do not support float64.
         vision: fields of the vision config to change.
     """
     made = config(name)
     for key, value in vision.items():
         setattr(made.vision_config, key, value)
-    # Expert by expert: the grouped products of a mixture of experts do not support float64.
-    experts = {"experts_implementation": "eager"} if family_of(made).experts else {}
+    mixture = {"experts_implementation": experts} if family_of(made).experts else {}
     attention = made._attn_implementation or attention
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: nn.Module = AutoModelForImageTextToText.from_config(
-            made, attn_implementation=attention, **experts
+        model: nn.Module = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+            made, attn_implementation=attention, **mixture
         )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.families import family_of
-from ..models.picture_layouts import anyres_tiles
-from ..models.tiny_configs import END, IMAGE, PAD, START
+from .families import family_of
+from .picture_layouts import anyres_tiles
+from .tiny_configs import END, IMAGE, PAD, START
 
 BREAK, LAST = 96, 97  # Pixtral's row breaks; any text tokens will do.
 

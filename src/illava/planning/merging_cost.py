@@ -1,0 +1,94 @@
+"""What merging itself costs on an accelerator: kernels, waits, and device time of one step.
+
+The figures with names are targets of the library's kernels or estimates. They are to be replaced by
+measurements on an accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..models.dimensions import EncoderDimensions, LlmDimensions
+from ..ops.scoring import SAMPLED_ROWS
+from .accelerator import AcceleratorRates
+from .counts import StepReport
+
+KERNELS_PER_ENCODER_STEP = 12
+"""Target: scores, selection and merging of a step in or after the encoder, and its masks and marks."""
+KERNELS_PER_LLM_STEP = 12
+"""Target: the same for a step in the LLM."""
+KERNELS_PER_PREFILL = 120
+"""Counted on the tiny models of ten families (94 to 185): what a prefill with a step in each stage launches
+beside its steps. It marks and drops placeholders, and makes masks and positions anew."""
+WAITS_PER_PREFILL = 4
+"""Target: how often a merged prefill waits for a value from the device more than a plain one."""
+SECONDS_PER_ROUND = 2e-6
+"""Estimate: one round of the selection, which reads one row of distances on one streaming multiprocessor.
+Rounds run one after another; segments run in parallel."""
+FOLD_PASSES = 3
+"""Estimate: how often a merge reads or writes all units: it normalises, gathers and adds them."""
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """The sizes of one step."""
+
+    segments: int
+    """Images, tiles or runs of visual tokens, over the batch. All are taken to be of one size."""
+    before: float
+    """Units of each segment that enter the step."""
+    after: float
+    """Units of each segment that it keeps."""
+    width: int
+    """Features of a unit."""
+    tokens: float
+    """Tokens of a segment's attention, whose keys are scored."""
+    hidden: int
+    """Features of all attention heads."""
+    rows: float
+    """Query rows that are scored."""
+
+
+def step_shape(
+    step: StepReport,
+    encoder: EncoderDimensions,
+    llm: LlmDimensions,
+    group: int,
+    segments: int,
+    runs: int,
+    score: str,
+) -> StepShape:
+    """The sizes of a step that was predicted or reported.
+
+    Args:
+        group: tokens of a unit in the encoder.
+        segments, runs: of the encoder and of the LLM, over the batch.
+        score: "exact" or "sampled", as for :func:`illava.ops.scoring.column_scores`.
+    """
+    if step.stage == "llm":
+        width = llm.heads * llm.head_dim
+        before, after = step.before / runs, step.after / runs
+        return StepShape(runs, before, after, llm.hidden, before, width, 1)
+    before, after = step.before / segments, step.after / segments
+    tokens = group * before
+    rows = min(SAMPLED_ROWS, tokens) if score == "sampled" else tokens
+    return StepShape(segments, before, after, group * encoder.hidden, tokens, encoder.hidden, rows)
+
+
+def step_seconds(rates: AcceleratorRates, shape: StepShape) -> float:
+    """Device seconds of one step: scores, similarities, the rounds of the selection, and the merge."""
+    s, n, p = shape.segments, shape.before, shape.after
+    moved = rates.element_size * shape.tokens * shape.hidden + 4 * shape.rows * shape.tokens
+    scores = rates.device_seconds(2 * s * shape.rows * shape.tokens * shape.hidden, s * moved, True)
+    distances = rates.device_seconds(2 * s * n * n * shape.width, 4 * s * (n * shape.width + n * n), True)
+    nearest = 2 * s * (n - p) * p * shape.width
+    fold = rates.device_seconds(nearest, FOLD_PASSES * 4 * s * n * shape.width, True)
+    return scores + distances + p * SECONDS_PER_ROUND + fold
+
+
+def step_kernels(steps: Sequence[StepReport]) -> tuple[int, int]:
+    """Kernels that at least one step adds to the encoder's stage and to the LLM's."""
+    in_llm = sum(step.stage == "llm" for step in steps)
+    before = len(steps) - in_llm
+    return before * KERNELS_PER_ENCODER_STEP, in_llm * KERNELS_PER_LLM_STEP + KERNELS_PER_PREFILL
