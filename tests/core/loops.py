@@ -88,6 +88,18 @@ def merge_loop(
     return torch.tensor(rows, dtype=torch.float64), kept, set(new)
 
 
+def diverse_loop(units: list[list[float]], scores: list[float], p: int) -> list[int]:
+    """Indices in order of selection: first the highest score, then score times distance to those taken."""
+    taken = [max(range(len(units)), key=lambda i: scores[i])]
+    while len(taken) < p:
+
+        def far(i: int) -> float:
+            return scores[i] * min(max(0.0, 1 - alike(units[i], units[j], "cosine")) for j in taken)
+
+        taken.append(max((i for i in range(len(units)) if i not in taken), key=far))
+    return taken
+
+
 def attention_row(query: Tensor, key: Tensor, scaling: float, bias: list[float] | None = None) -> list[float]:
     """Softmax weights of one query (h,) over keys (k, h); ``bias`` is added to the logits."""
     q = query.tolist()

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from illava.ops import selection
+from illava.ops import scoring, selection
 from illava.ops.merging import merge
 from illava.ops.scoring import rarity, row_scores
 from illava.ops.selection import diverse_ranking
 from tests.core.cases import DTYPES, assert_same_bits, bounded, normal_units
-from tests.core.loops import alike, attention_row, merge_loop, ranked
+from tests.core.loops import alike, attention_row, diverse_loop, merge_loop, ranked
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
@@ -80,17 +80,6 @@ def test_rarity_equals_the_loop(n, seed):
     torch.testing.assert_close(rarity(units * 7), got, rtol=0, atol=1e-5)
 
 
-def diverse_loop(units: list[list[float]], scores: list[float], p: int) -> list[int]:
-    taken = [max(range(len(units)), key=lambda i: scores[i])]
-    while len(taken) < p:
-
-        def far(i: int) -> float:
-            return scores[i] * min(max(0.0, 1 - alike(units[i], units[j], "cosine")) for j in taken)
-
-        taken.append(max((i for i in range(len(units)) if i not in taken), key=far))
-    return taken
-
-
 @settings(bounded, max_examples=100)
 @given(n=st.integers(1, 20), data=st.data(), paired=st.booleans())
 def test_diverse_ranking_equals_the_loop(n, data, paired):
@@ -112,15 +101,28 @@ def test_copies_are_ranked_last():
     assert sorted((first // 3).tolist()) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("way", ["row by row", "all at once", "in chunks"])
+@pytest.mark.parametrize("kind", ["padding", "boolean", "additive"])
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
-def test_row_scores_equal_the_loop(heads):
+def test_row_scores_equal_the_loop(heads, kind, way, monkeypatch):
+    if way != "row by row":
+        # On accelerators, which must not be asked which rows are chosen.
+        monkeypatch.setattr(scoring, "_on_host", lambda tensor: False)
+    if way == "in chunks":
+        monkeypatch.setattr(scoring, "ACCELERATOR_CHUNK_BYTES", 4 * 3 * heads[0] * 8 * 2)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(3, heads[0], 5, 4, generator=generator)
     key = torch.randn(3, heads[1], 8, 4, generator=generator)
     rows = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]).bool()
     padding = torch.ones(3, 8, dtype=torch.bool)
     padding[1, :3] = False
-    got = row_scores(query, key, 0.5, rows, padding)
+    mask = padding
+    if kind != "padding":
+        seen = torch.arange(8) <= torch.arange(5)[:, None] + 3
+        mask = (seen & padding[:, None])[:, None]
+        if kind == "additive":
+            mask = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+    got = row_scores(query, key, 0.5, rows, mask)
     for b in range(3):
         asking = rows[b].nonzero().flatten().tolist()
         want = [0.0] * 8

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from illava.methods import dart, divprune, vispruner
+from illava.methods import dart, divprune, prumerge, sparsevlm, tome, visionzip, vispruner
 from illava.ops import graphs, merging
 from illava.ops.graphs import Graphs, captured
 from illava.ops.merge_weights import merge_weights
@@ -74,6 +74,30 @@ CALLS = {
         lambda seed: vispruner.prune(9, units_of(seed), scores_of(seed), important=0.5, per_round=2),
         vispruner,
         "prune",
+    ),
+    "tome": (
+        lambda seed: tome.merge_similar(15, units_of(seed), units_of(seed + 9), sizes=1 + scores_of(seed)),
+        tome,
+        "merge_similar",
+    ),
+    "visionzip": (
+        lambda seed: visionzip.gather(
+            9, units_of(seed), scores_of(seed), units_of(seed + 9), contextual=0.3, halve=False
+        ),
+        visionzip,
+        "gather",
+    ),
+    "prumerge+": (
+        lambda seed: prumerge.absorb(
+            9, units_of(seed), scores_of(seed), units_of(seed + 9), top=0.5, neighbours=4
+        ),
+        prumerge,
+        "absorb",
+    ),
+    "sparsevlm": (
+        lambda seed: sparsevlm.recycle_clusters(9, units_of(seed), scores_of(seed)),
+        sparsevlm,
+        "recycle_clusters",
     ),
     "dart": (
         lambda seed: dart.keep_dissimilar(

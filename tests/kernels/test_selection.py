@@ -7,7 +7,7 @@ import torch
 
 from illava.ops import selection
 from illava.ops.selection import diverse_ranking
-from tests.core.test_folding import diverse_loop
+from tests.core.loops import diverse_loop
 from tests.kernels.device import DEVICE
 
 

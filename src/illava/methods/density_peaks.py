@@ -35,7 +35,7 @@ def _labels(points: Tensor, count: int, neighbours: int) -> Tensor:
     distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / width**0.5
     diagonal = torch.eye(r, dtype=torch.bool, device=points.device)
     k = min(neighbours, r - 1)
-    nearest = distance.masked_fill(diagonal, float("inf")).sort(2).values[..., :k]
+    nearest = distance.masked_fill(diagonal, float("inf")).topk(k, largest=False).values
     # Logarithms, which have the same order: the densities of points far apart underflow to zero in fp32.
     density = -nearest.square().sum(2) / max(1, k)
     rank = density.argsort(dim=1, descending=True, stable=True).argsort(dim=1)

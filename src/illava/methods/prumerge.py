@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..models.located import LocatedModules
+from ..ops.graphs import captured
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .after_encoder import BudgetStep, cosines, others, ranked, share_of, strided, survivors, take
 from .base import Method
@@ -98,6 +99,7 @@ def one_head(attention: EncoderAttention) -> EncoderAttention:
     return replace(attention, query=query, key=key, scaling=query.shape[-1] ** -0.5)
 
 
+@captured
 def absorb(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, top: float, neighbours: int) -> Merged:
     """(S, n, D) units, (S, n) scores >= 0 and (S, n, C) keys to p units per segment, one of them extra."""
     n = units.shape[1]

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from ..models.located import LocatedModules
+from ..ops.graphs import captured
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .after_encoder import survivors, take
 from .base import Method
@@ -168,6 +169,7 @@ def raters(tokens: Tokens) -> Tensor:
     return is_rater | ((index == tokens.last[:, None]) & ~is_rater.any(1, keepdim=True))
 
 
+@captured
 def recycle_clusters(count: int, units: Tensor, scores: Tensor) -> Merged:
     """Keep the highest-scored of (S, n, D) units by (S, n) scores, and means of clusters of the next ones.
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from ..models.located import LocatedModules, feature_blocks
+from ..ops.graphs import captured
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .base import Method
 from .checks import check_layer_exists, check_layers, check_share
@@ -123,6 +124,7 @@ def _left(of: int, target: int, steps: int, r: int) -> int:
     return of
 
 
+@captured
 def merge_similar(p: int, units: Tensor, keys: Tensor, *, sizes: Tensor) -> Merged:
     """Merge S segments of n units to p each, by the most similar pairs of an even and an odd unit.
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ..models.located import LocatedModules
+from ..ops.graphs import captured
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from .after_encoder import BudgetStep, cosines, others, ranked, strided, survivors, take
 from .base import Method
@@ -92,6 +93,7 @@ def contextual_count(p: int, contextual: float) -> int:
     return min(p - 1, max(1, round(contextual * p)))
 
 
+@captured
 def gather(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, contextual: float, halve: bool) -> Merged:
     """(S, n, D) units, (S, n) scores and (S, n, h) keys to p dominant and contextual units per segment."""
     n, c = units.shape[1], contextual_count(p, contextual)
@@ -101,8 +103,8 @@ def gather(p: int, units: Tensor, scores: Tensor, keys: Tensor, *, contextual: f
     if not c:
         return survivors(units, dominant, targets)
     similarity = cosines(take(keys, targets), take(keys, dropped))
-    # A stable sort rather than argmax: ties are broken by the lower index on every kernel.
-    nearest = similarity.argsort(dim=1, descending=True, stable=True)[:, :1]
+    # argmax returns the first of several maxima.
+    nearest = similarity.argmax(1, keepdim=True)
     assignment = torch.zeros_like(similarity).scatter(1, nearest, 1)
     absorbed = assignment.sum(2, keepdim=True)
 

@@ -166,9 +166,11 @@ def row_scores(
 
     Returns (B, k) fp32; each row sums to 1, or is zero if no query row is chosen.
     """
+    if not _on_host(query):
+        return _row_scores_without_waiting(query, key, scaling, rows, mask, softcap)
     total = torch.zeros(len(query), key.shape[2], device=query.device, dtype=torch.float32)
     for number, chosen in enumerate(rows):
-        indices = chosen.nonzero().flatten().to(query.device)
+        indices = chosen.nonzero().flatten()
         if not len(indices):
             continue
         one = slice(number, number + 1)
@@ -176,6 +178,41 @@ def row_scores(
         for index in indices:
             scores = last_row_scores(query[one], key[one], scaling, index[None], part, softcap)
             total[number] += scores[0] / len(indices)
+    return total
+
+
+def _row_scores_without_waiting(
+    query: Tensor, key: Tensor, scaling: float, rows: Tensor, mask: Tensor | None, softcap: float | None
+) -> Tensor:
+    """:func:`row_scores` over all query rows, since only the device knows which are chosen."""
+    (batch, heads, count, width), length = query.shape, key.shape[2]
+    rows = rows.to(query.device)
+    shares = rows / rows.sum(1, keepdim=True).clamp(min=1)
+    keys = key.float().transpose(2, 3)
+    total = torch.zeros(batch, length, device=query.device, dtype=torch.float32)
+    step = max(1, ACCELERATOR_CHUNK_BYTES // (4 * batch * heads * length))
+    for start in range(0, count, step):
+        some = slice(start, start + step)
+        chunk = query[:, :, some].float() * scaling
+        logits = chunk.reshape(batch, key.shape[1], -1, width) @ keys
+        logits = logits.view(batch, heads, -1, length)
+        if softcap is not None:
+            logits = (logits / softcap).tanh() * softcap
+        if mask is None or mask.dim() == 2:
+            at = torch.arange(start, start + logits.shape[2], device=query.device)
+            unseen = torch.arange(rows.shape[1] - length, rows.shape[1], device=query.device) > at[:, None]
+            if mask is not None:
+                unseen = unseen | ~mask.bool()[:, None]
+            logits = logits.masked_fill(unseen.view(-1, 1, *unseen.shape[-2:]), float("-inf"))
+        else:
+            _check_mask(mask)
+            given = mask[:, :, some, :length]
+            boolean = given.dtype == torch.bool
+            logits = logits.masked_fill(~given, float("-inf")) if boolean else logits + given.float()
+        share = shares[:, None, some, None]
+        # A padding row may see no key at all, and is NaN.
+        weights = logits.softmax(-1).masked_fill(share == 0, 0) * share
+        total += weights.sum((1, 2)) / heads
     return total
 
 
