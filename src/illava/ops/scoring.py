@@ -7,7 +7,7 @@ and TF32.
 
 from __future__ import annotations
 
-from functools import lru_cache, reduce
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -60,11 +60,11 @@ def column_scores(
     sums = []
     for head in range(0, len(rows), some):
         queries, transposed = rows[head : head + some], keys[head : head + some].transpose(1, 2)
-        parts = [
-            _column_sums((chunk * scaling).matmul(transposed).softmax(-1))
-            for chunk in torch.split(queries, step, dim=1)
-        ]
-        sums.append(reduce(Tensor.add_, parts))
+        first, *others = torch.split(queries, step, dim=1)
+        total = _column_sums((first * scaling).matmul(transposed).softmax(-1))
+        for chunk in others:
+            total += _column_sums((chunk * scaling).matmul(transposed).softmax(-1))
+        sums.append(total)
     total = torch.cat(sums) if len(sums) > 1 else sums[0]
     total = total.reshape(batch, -1, n).sum(1)
     if not _on_host(query):
