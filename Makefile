@@ -34,8 +34,9 @@ support-table: $(READY)  ## run the tests behind the table of docs/support.md, a
 		--junitxml=out/support.xml
 	$(BIN)/python scripts/support_table.py out/support.xml
 
-test-gpu: $(READY)  ## what needs a graphics card: flash attention's own kernels, bfloat16, several devices
+test-gpu: $(READY)  ## what needs a graphics card: its kernels, bfloat16, several devices
 	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python -m pytest tests/kernels
 
 style: $(READY)  ## lint, format and type checks
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ class OnCard:
 @pytest.fixture
 def untried(monkeypatch):
     monkeypatch.delenv("ILLAVA_KERNELS")
-    monkeypatch.setattr(kernels, "_trusted", {})
+    monkeypatch.setattr(kernels, "_refusals", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
 
 

@@ -212,4 +212,5 @@ def _machine_lines(seen: Machine) -> list[str]:
         line("attention", ", ".join(name for name, there in seen.attention.items() if there)),
         *([line("", f"not installed: {', '.join(missing)}")] if missing else []),
         line("GFLOP/s", f"{', '.join(rates)} on {seen.speed_on}"),
+        line("kernels", "Triton" if seen.kernels is None else f"PyTorch operations: {seen.kernels}"),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -36,6 +37,8 @@ class Machine:
     """Dtype -> GFLOP/s of a matrix product on ``speed_on``; None if not supported."""
     speed_on: str
     """The last of the devices."""
+    kernels: str | None
+    """Why illava's Triton kernels are not used on that device in bfloat16; None if they are."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -70,6 +73,7 @@ def look(tested: tuple[str, str] | None) -> Machine:
         attention=_attention(),
         speed={_name(dtype): gflops(dtype, fastest) for dtype in DTYPES},
         speed_on=fastest,
+        kernels=_kernels(fastest),
     )
 
 
@@ -134,6 +138,15 @@ def _attention() -> dict[str, bool]:
         "flash_attention_3": available("is_flash_attn_3_available"),
         "flex_attention": available("is_torch_flex_attn_available"),
     }
+
+
+def _kernels(device: str) -> str | None:
+    from ..ops import kernels
+
+    with warnings.catch_warnings():
+        # The reason is returned.
+        warnings.simplefilter("ignore")
+        return kernels.refusal(torch.device(device), torch.bfloat16)
 
 
 def _name(dtype: torch.dtype) -> str:

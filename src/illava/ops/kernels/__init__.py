@@ -23,8 +23,8 @@ VARIABLE = "ILLAVA_KERNELS"
 """Environment variable: "triton", "torch" for plain PyTorch operations, or "auto", the default."""
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
-_trusted: dict[tuple[torch.device, torch.dtype], bool] = {}
-"""Devices and dtypes on which the kernels were tried, and whether they can be used."""
+_refusals: dict[tuple[torch.device, torch.dtype], str | None] = {}
+"""The devices and dtypes on which the kernels were tried, and why they are not used there; None if they are."""
 
 
 def enabled(*tensors: Tensor) -> bool:
@@ -34,34 +34,37 @@ def enabled(*tensors: Tensor) -> bool:
     interpreter is on (``TRITON_INTERPRET=1``), as in tests. Before their first use on a device, all of them
     are run on a small input and compared with PyTorch operations (:mod:`illava.ops.kernels.trial`).
     """
-    wanted = os.environ.get(VARIABLE, "auto")
-    if wanted == "torch" or not _INSTALLED:
-        return False
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return False
-    first = tensors[0]
-    if first.device.type == "cpu":
-        return wanted == "triton" and interpreted()
-    return first.device.type == "cuda" and _is_trusted(first.device, first.dtype)
+    return refusal(tensors[0].device, tensors[0].dtype) is None
 
 
-def _is_trusted(device: torch.device, dtype: torch.dtype) -> bool:
+def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels are not used on a device for tensors of a dtype; None if they are."""
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted == "torch":
+        return f"{VARIABLE}=torch"
+    if not _INSTALLED:
+        return "Triton is not installed"
+    if device.type == "cpu":
+        return None if wanted == "triton" and interpreted() else "they need a graphics card"
+    if device.type != "cuda":
+        return f"they do not run on {device.type}"
     key = (device, dtype)
-    if key not in _trusted:
+    if key not in _refusals:
         if torch.cuda.is_current_stream_capturing():
-            # The trial waits for the device, which a capture does not allow.
-            return False
+            return "they were not tried yet, and a capture does not allow to wait for the device"
         # During the trial, the functions that it compares with use PyTorch operations.
-        _trusted[key] = False
+        _refusals[key] = "they are being tried"
         try:
-            _trusted[key] = _passes(device, dtype)
+            _refusals[key] = _tried(device, dtype)
         except torch.OutOfMemoryError:
-            del _trusted[key]
+            del _refusals[key]
             raise
-    return _trusted[key]
+    return _refusals[key]
 
 
-def _passes(device: torch.device, dtype: torch.dtype) -> bool:
+def _tried(device: torch.device, dtype: torch.dtype) -> str | None:
     try:
         from .trial import differences
 
@@ -71,13 +74,13 @@ def _passes(device: torch.device, dtype: torch.dtype) -> bool:
     # Triton raises errors of many kinds, for example if there is no C compiler.
     except Exception as error:
         wrong = [f"{type(error).__name__}: {error}"]
-    if wrong:
-        reason = "; ".join(wrong).splitlines()[0]
-        warnings.warn(
-            f"illava's kernels are not used on {device} in {dtype}, and merging is slower: {reason}",
-            stacklevel=4,
-        )
-    return not wrong
+    if not wrong:
+        return None
+    reason = "; ".join(wrong).splitlines()[0]
+    warnings.warn(
+        f"illava's kernels are not used on {device} in {dtype}, and merging is slower: {reason}", stacklevel=5
+    )
+    return reason
 
 
 def interpreted() -> bool:
