@@ -24,7 +24,7 @@ VARIABLE = "ILLAVA_KERNELS"
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
 _refusals: dict[tuple[torch.device, torch.dtype], str | None] = {}
-"""The devices and dtypes on which the kernels were tried, and why they are not used there; None if they are."""
+"""Devices and dtypes on which the kernels were tried, and why they are not used there; None if they are."""
 
 
 def enabled(*tensors: Tensor) -> bool:
