@@ -3,8 +3,8 @@
     make bench-gpu OUT=out/gpu
     make bench-gpu-rehearsal
 
-On a machine without a virtual environment, from the root of the repository, with torch, transformers, typer,
-rich, Pillow, numpy, pytest and matplotlib (without it there is no plot):
+On a machine without a virtual environment, from the root of the repository, with torch, torchvision,
+transformers, typer, rich, Pillow, pytest and matplotlib (without it there is no plot):
 
     PYTHONPATH=src:lab HF_HUB_OFFLINE=1 python3 -m illava_lab.benchmarks.gpu --output out/gpu --minutes 8
 

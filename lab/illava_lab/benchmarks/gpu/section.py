@@ -98,7 +98,7 @@ def _equality(rows: Found) -> Iterator[str]:
         apart = max(max(row["largest_difference"].values()) for row in logits)
         said.append(
             f"Against the CPU, {len(logits)} models. fp32: logits differ by at most {apart:.1e}, "
-            f"{_least(row['kept_equal'] for row in logits)} of the units of every step are kept by both. bf16: "
+            f"{_least(row['kept_equal'] for row in logits)} of the units of each step kept by both. bf16: "
             f"{_least(row['bf16_kept_equal'] for row in logits)}, and the same next token in "
             f"{sum(row['bf16_top_token_equal'] for row in logits)} of {len(logits)}."
         )
@@ -108,7 +108,8 @@ def _equality(rows: Found) -> Iterator[str]:
             merged = _least(share for row in some for share in row["merged"].values())
             selected = _least(row["selected"] for row in some)
             said.append(
-                f"Operations in {dtype}, {len(some)} inputs: {selected} selected by both, {merged} merged equally."
+                f"Operations in {dtype}, {len(some)} inputs: {selected} of the units selected by both, "
+                f"{merged} merged alike."
             )
     yield " ".join(said)
 

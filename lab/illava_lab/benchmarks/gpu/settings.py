@@ -30,6 +30,8 @@ class Settings:
     rounds: int = 5
     new_tokens: int = 16
     """Length of the answers of the part "times"."""
+    share_calls: int = 3
+    """How often the share of illava's own work is measured, after one call to warm up."""
     shape: str = "qwen2-vl-2b"
     """The shape of batches, decoding and profile."""
     size: int = 672
@@ -73,12 +75,13 @@ CARD = Settings()
 REHEARSAL = Settings(
     device="cpu",
     rehearsal=True,
-    layers=4,
+    layers=2,
     # The smallest shapes of the same five families.
     shapes=("qwen2-vl-2b", "qwen2.5-vl-3b", "qwen3-vl-2b", "llava-onevision-0.5b", "internvl3-1b"),
     sizes=(112,),
     rounds=1,
     new_tokens=3,
+    share_calls=1,
     size=112,
     batches=(1, 2),
     batch_rounds=1,

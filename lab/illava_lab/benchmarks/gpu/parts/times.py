@@ -15,9 +15,6 @@ from illava.bench import run
 from ..context import Context, Row, schedules
 from . import shares
 
-SHARE_CALLS = 3
-"""How often the share of illava's own work is measured, after one call to warm up."""
-
 
 def rows(context: Context) -> Iterable[Row]:
     """A row for each shape and size: four variants that were measured in turn."""
@@ -28,7 +25,9 @@ def rows(context: Context) -> Iterable[Row]:
             first = context.call_seconds(shape, size, 1, 1)
             whole = context.call_seconds(shape, size, 1, settings.new_tokens)
             # Warm-up, rounds, peak memory; then the shares.
-            seconds = variants * ((1 + settings.rounds) * whole + first) + 3 * (1 + SHARE_CALLS) * first
+            seconds = (
+                variants * ((1 + settings.rounds) * whole + first) + 3 * (1 + settings.share_calls) * first
+            )
             seconds += context.build_seconds(shape) if number == 0 else 0
             yield Row(f"{shape}, {size}", seconds, partial(measure, context, shape, size))
 
@@ -48,5 +47,5 @@ def measure(context: Context, shape: str, size: int) -> Mapping[str, Any]:
     )
     inputs = context.inputs(model, size)
     for variant, row in zip(variants, found["variants"], strict=True):
-        row["shares"] = shares.measure(model, inputs, variant.method, SHARE_CALLS)
+        row["shares"] = shares.measure(model, inputs, variant.method, settings.share_calls)
     return {"shape": shape, "size": size, "layers": settings.layers, **found}
