@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,7 +94,7 @@ def _run_part(part: Part, rows: Sequence[Row], file: PartFile, context: Context,
             file.leave_out(row.key, budget.expected(part.name, row.seconds), budget.left() - reserve)
             continue
         print(f"{part.name}: {row.key} ({budget.left():.0f} s left)", flush=True)
-        began = time.monotonic()
+        began = budget.now()
         try:
             result = row.measure()
         except Exception:
@@ -105,7 +104,7 @@ def _run_part(part: Part, rows: Sequence[Row], file: PartFile, context: Context,
             # The traceback held the frames, and they the tensors.
             context.release()
         else:
-            took = time.monotonic() - began
+            took = budget.now() - began
             file.add(row.key, result, took)
             budget.learn(part.name, row.seconds, took)
             print(f"  {took:.1f} s, {row.seconds:.1f} s predicted", flush=True)

@@ -21,7 +21,7 @@ from illava.io.files import replacing
 from .settings import Settings
 
 ROOT = Path(__file__).parents[4]
-TIME = "not run: time"
+TIME, STOPPED = "not run: time", "not run: stopped before"
 
 
 def identity(settings: Settings) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class PartFile:
 
     def begin(self, keys: Sequence[str]) -> None:
         """State all rows that there are to be: what has no result yet counts as left out."""
-        self.data["not_run"] = {key: TIME for key in keys if key not in self.data["rows"]}
+        self.data["not_run"] = {key: STOPPED for key in keys if key not in self.data["rows"]}
         self.data["errors"] = {}
         self.write()
 

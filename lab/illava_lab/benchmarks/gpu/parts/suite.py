@@ -17,6 +17,8 @@ from ..context import Context, Row
 
 ROOT = Path(__file__).parents[5]
 TESTS = "tests/gpu"
+INTERRUPTED = 2
+"""Pytest's exit code after Ctrl-C."""
 GRACE = 15
 """Seconds that pytest has to write its file once it was interrupted."""
 
@@ -47,8 +49,8 @@ def run(seconds: float, tests: str = TESTS, root: Path = ROOT) -> Mapping[str, A
         if not file.exists():
             return {"failure": f"pytest ended with exit code {code} and no results: {output[-1500:]}"}
         found = counted(file)
-    if code is None:
-        return {**found, "failure": f"interrupted after {seconds:.0f} s"}
+    if code in (None, INTERRUPTED):
+        return {**found, "failure": f"interrupted after {found['last']}; the limit is {seconds:.0f} s"}
     failed = found["failed"]
     if code:
         names = ", ".join(failed) or output[-1500:]
@@ -58,11 +60,13 @@ def run(seconds: float, tests: str = TESTS, root: Path = ROOT) -> Mapping[str, A
 
 def counted(file: Path) -> dict[str, Any]:
     """Passed, failed and skipped tests of a JUnit file, with reasons and the slowest ones."""
+    # The test that was running when the suite was interrupted has no name, and looks as if it had passed.
+    cases = [case for case in xml.parse(file).getroot().iter("testcase") if case.get("name")]
     failed: dict[str, str] = {}
     skipped: Counter[str] = Counter()
     passed, slowest = 0, []
-    for case in xml.parse(file).getroot().iter("testcase"):
-        name = f"{case.get('classname')}::{case.get('name')}"
+    for case in cases:
+        name = _name(case)
         slowest.append((float(case.get("time") or 0), name))
         bad = [child for child in case if child.tag in ("failure", "error")]
         skip = case.find("skipped")
@@ -78,16 +82,26 @@ def counted(file: Path) -> dict[str, Any]:
         "failed": failed,
         "skipped": dict(skipped),
         "slowest": {name: seconds for seconds, name in slowest[:5]},
+        "last": _name(cases[-1]) if cases else None,
     }
+
+
+def _name(case: xml.Element) -> str:
+    return f"{case.get('classname')}::{case.get('name')}"
 
 
 def _pytest(arguments: list[str], seconds: float, root: Path) -> tuple[int | None, str]:
     """Exit code and output of pytest; the code is None if the time limit ended it."""
     paths = [str(root / "src"), str(root / "lab"), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=-q", *arguments],
         cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+            # Plugins that happen to be installed may take long to import, and none is needed.
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
