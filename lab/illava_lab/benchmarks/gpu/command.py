@@ -15,7 +15,7 @@ from .budget import Budget
 from .context import Context, Row
 from .parts import PARTS, Part
 from .results import PartFile, environment, identity
-from .settings import CARD, REHEARSAL, Settings
+from .settings import CARD, REHEARSAL, Settings, add_tiny_shapes
 
 DONE, FAILED, USAGE, UNFINISHED = 0, 1, 2, 3
 """Exit codes: all parts ran; something failed; no card; nothing failed, but time was over."""
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no graphics card was found; --rehearsal runs the same code on the CPU at small sizes")
         return USAGE
     settings = REHEARSAL if options.rehearsal else CARD
+    if options.rehearsal:
+        add_tiny_shapes()
     parts = {name: PARTS[name] for name in options.parts}
     # A row that hangs must not take the machine's time: what was saved before stays.
     faulthandler.dump_traceback_later(60 * options.minutes + LATEST, exit=True)

@@ -116,7 +116,8 @@ def _equality(rows: Found) -> Iterator[str]:
 
 def _least(shares: Any) -> str:
     """The smallest of some shares."""
-    return f"at least {min(shares):.1%}"
+    least = min(shares)
+    return "100%" if least == 1 else f"at least {least:.1%}"
 
 
 def _times(rows: Found) -> Iterator[str]:

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+from illava.bench import published
+from illava.doctor.tiny import config
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -71,13 +74,22 @@ class Settings:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
+def add_tiny_shapes() -> None:
+    """Give tiny shapes names among the published ones, "tiny-" and the family, if they have none yet."""
+    for name in REHEARSAL.shapes:
+        family = name.removeprefix(TINY)
+        if name.startswith(TINY) and name not in published.SHAPES:
+            published.SHAPES[name] = published.Shape(f"random weights, {family}", config(family).to_dict())
+
+
+TINY = "tiny-"
 CARD = Settings()
 REHEARSAL = Settings(
     device="cpu",
     rehearsal=True,
     layers=2,
-    # The smallest shapes of the same five families.
-    shapes=("qwen2-vl-2b", "qwen2.5-vl-3b", "qwen3-vl-2b", "llava-onevision-0.5b", "internvl3-1b"),
+    # A slice of one published shape, and tiny shapes of the four other families.
+    shapes=("qwen2-vl-2b", "tiny-qwen2_5_vl", "tiny-qwen3_vl", "tiny-llava_onevision", "tiny-internvl"),
     sizes=(112,),
     rounds=1,
     new_tokens=3,

@@ -121,8 +121,9 @@ def _speed(steps: list[float]) -> float:
 def compiling(context: Context, mode: str) -> dict[str, Any]:
     """The arguments of ``generate`` for a static cache and a compiled decoding step."""
     backend = context.settings.compile_backend
-    # Only inductor has modes.
-    config = CompileConfig(backend=backend, mode=mode if backend == "inductor" else None)
+    # Only inductor has modes. Constant shapes: otherwise the step compiled second, for another length, would
+    # be compiled for any length.
+    config = CompileConfig(backend=backend, mode=mode if backend == "inductor" else None, dynamic=False)
     # On a CPU generate() compiles only when it is told to.
     config._compile_all_devices = True
     return {"cache_implementation": "static", "compile_config": config}
