@@ -54,7 +54,7 @@ def figures(seconds: float, batch: int) -> dict[str, Any]:
         "seconds": {part: [seconds, 2 * seconds, 0.5 * seconds] for part in PARTS},
         "answers_per_second": speed,
         "peak_bytes": 3_000_000_000,
-        "flops": {},
+        "flops": {"encoder": 10**12, "prefill": 10**12, "ttft": 25 * 10**12},
         "kv_bytes": 1,
     }
 
@@ -107,7 +107,8 @@ ROWS: dict[str, dict[str, Any]] = {
         **{f"batch {size}": compared(0.5 * size, size, ("keep=1/3", "keep=1/9")) for size in (1, 8)},
         "largest batch, plain": {
             "largest": 96,
-            "ended_by": "memory",
+            "ended_by": "an error",
+            "errors": ["out of memory"],
             "answers_per_second": 12.0,
             "failure": None,
         },
@@ -126,6 +127,13 @@ ROWS: dict[str, dict[str, Any]] = {
         }
     },
     "profile": {
+        "ceilings": {
+            "kind": "ceilings",
+            "side": 8192,
+            "flops_per_second": 6.5e14,
+            "bytes_per_second": 2.5e12,
+            "failure": None,
+        },
         "plain": {
             "kind": "kernels",
             "count": 1234,
@@ -137,7 +145,7 @@ ROWS: dict[str, dict[str, Any]] = {
             "waits": 9,
             "wait_places": {"illava/made_up.py:1": 6, "transformers/made_up.py:2": 3},
             "failure": None,
-        }
+        },
     },
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,8 @@ import pytest
 import torch
 from illava_lab.benchmarks.gpu.budget import Budget
 from illava_lab.benchmarks.gpu.context import Context
-from illava_lab.benchmarks.gpu.parts import batches, equality, profile, shares, suite
-from illava_lab.benchmarks.gpu.settings import REHEARSAL
+from illava_lab.benchmarks.gpu.parts import batches, ceilings, equality, profile, shares, suite
+from illava_lab.benchmarks.gpu.settings import REHEARSAL, add_tiny_shapes
 
 import illava
 from illava.doctor.inputs import picture, prompt
@@ -184,7 +185,7 @@ def test_the_largest_batch_is_found_to_within_an_eighth(limit: int) -> None:
     found, ended_by = batches.search(attempt, lambda _: True, 32, 4096)
     assert limit - max(1, limit // batches.STEPS) <= found <= limit
     assert found in tried
-    assert ended_by == "memory"
+    assert ended_by == "an error"
 
 
 def test_the_search_ends_at_the_highest_and_with_the_time() -> None:
@@ -192,6 +193,31 @@ def test_the_search_ends_at_the_highest_and_with_the_time() -> None:
     assert batches.search(lambda _: True, lambda number: number < 8, 2, 16) == (4, "time")
     assert batches.search(lambda number: number < 8, lambda number: number != 6, 2, 16) == (4, "time")
     assert batches.search(lambda _: False, lambda _: True, 8, 16)[0] < 8
+
+
+@pytest.mark.parametrize("label", ["plain", "keep=1/3"])
+def test_a_batch_that_does_not_fit_ends_the_search_and_leaves_the_model_clean(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_tiny_shapes()
+    shape = "tiny-qwen2_5_vl"
+    context = Context(dataclasses.replace(REHEARSAL, shape=shape, size=64, answer=2, most=64), Budget(100))
+
+    def timed(model: Any, inputs: Any, tokens: int, **_: Any) -> Any:
+        batch = len(inputs["input_ids"])
+        assert tokens == 2
+        if batch > 6:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried\nmore")
+        return SimpleNamespace(total=batch / 1000)
+
+    monkeypatch.setattr(batches, "timed", timed)
+    found = batches.largest(context, label, 60)
+    assert (found["largest"], found["ended_by"]) == (6, "an error")
+    assert {*found["errors"]} == {"CUDA out of memory. Tried"}
+    assert found["tried"] == {"2": 0.002, "4": 0.004, "6": 0.006}
+    assert found["answers_per_second"] == pytest.approx(1000)
+    with illava.accelerate(context.model(shape), keep=0.5):
+        pass
 
 
 # -- profile -------------------------------------------------------------------------------------------
@@ -253,3 +279,12 @@ def test_operators_that_would_wait_are_counted() -> None:
     assert sum(found.waits.values()) >= 2
     assert all(place.startswith("test_parts.py:") for place in found.waits)
     assert found.count["aten.add.Tensor"] == 1
+
+
+def test_ceilings_are_work_over_the_median_time(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ceilings, "_median", lambda clock, call: call() is not None and 0.5)
+    found = ceilings.measure(context)
+    side = REHEARSAL.ceiling_side
+    assert found["flops_per_second"] == 4 * side**3
+    # 32 matrices of bfloat16, read and written.
+    assert found["bytes_per_second"] == 2 * 2 * 32 * side**2 * 2

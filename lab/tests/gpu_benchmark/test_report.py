@@ -38,12 +38,13 @@ def test_the_table_states_card_versions_date_and_figures(tmp_path: Path) -> None
         "bf16: at least 87.5%",
         "fp32, 1 inputs: 100% of the units selected by both, at least 99.5% merged alike.",
         # The median of 0.25, 0.5 and 0.125 seconds.
-        "| qwen2-vl-2b | 1344 | 623 | 0.2500 | 0.2500 | 0.2500 | 250.0 | 3 GB |",
+        "| qwen2-vl-2b | 1344 | 623 | 0.2500 | 0.2500 | 0.2500 | 100 | 250.0 | 3 GB |",
+        "Ceilings: 650 TFLOP/s in a product of matrices of 8192 rows, 2500 GB/s in a copy",
         "| qwen2-vl-2b | 672 | 1.50 (1.40-1.60); 80% | 2.00 (1.90-2.10); 80% | 3.00 (2.90-3.10); 80% |",
         "| qwen2-vl-2b | 672 | 1.50 (1.40-1.60) | 2.00 (1.90-2.10) | 3.00 (2.90-3.10) |",
         "| qwen2-vl-2b | 672 | 4.0%, 2.0% | 4.0%, 2.0% | 4.0%, 2.0% |",
         "| 8 | 2.00 | 4.00 | 6.00 | 2.00 (1.90-2.10) | 3.00 (2.90-3.10) |",
-        "Largest batch, plain: 96 (ended by memory), 12.00 answers per second.",
+        "Largest batch, plain: 96 (not more: out of memory), 12.00 answers per second.",
         "| static cache, CUDA graphs | 100.0 | 125.0 | 1.25 (1.20-1.30) | 10.0/8.0 | 30/20 |",
         "| plain | 1234 | 0.0500 of 0.0600 | 9 | illava/made_up.py:1 (6x), transformers/made_up.py:2 (3x) | "
         "`made_up_gemm` |",
@@ -98,9 +99,11 @@ def test_the_page_takes_the_figures_of_a_card_and_keeps_its_other_sections(tmp_p
     results, target = tmp_path / "results", tmp_path / "performance"
     results.mkdir()
     target.mkdir()
-    made_up.write(results)
+    trace = {"more": 'Traceback\n  File "/a/folder/file.py", line 1\nRuntimeError: no\n'}
+    made_up.write(results, suite={"errors": trace})
     report.write(results)
     copied = page.copy(results, target)
+    assert copied["parts"]["suite"]["errors"] == {"more": "RuntimeError: no"}
     assert json.loads((target / "gpu.json").read_text()) == copied
     assert (target / "gpu.png").read_bytes() == (results / "plot.png").read_bytes()
     found = performance.read()
@@ -145,7 +148,12 @@ def test_parts_leave_what_the_table_needs(tmp_path: Path) -> None:
         assert f"{variant['faster']['ttft']['median']:.2f} (" in found
         seconds = row["plain"]["seconds"]["ttft"][0], variant["seconds"]["ttft"][0]
         assert variant["faster"]["ttft"]["median"] == pytest.approx(seconds[0] / seconds[1])
-    for said in (shape, "Largest batch, plain: 4 (ended by highest tried)", "| dynamic cache |", "| plain |"):
+    for said in (
+        shape,
+        "Largest batch, plain: 4 (not more: highest tried)",
+        "| dynamic cache |",
+        "| plain |",
+    ):
         assert said in found
     with Image.open(tmp_path / "plot.png") as drawn:
         assert drawn.width > 1000

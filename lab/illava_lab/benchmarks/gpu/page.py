@@ -27,6 +27,9 @@ def copy(folder: Path, target: Path = performance.FOLDER) -> dict[str, Any]:
         raise SystemExit(f"{folder}: no results; run make bench-gpu OUT={folder}")
     if found["identity"]["settings"]["rehearsal"]:
         raise SystemExit(f"{folder}: a rehearsal on the CPU; the page takes the figures of a card only")
+    for part in found["parts"].values():
+        # Tracebacks name folders of the machine.
+        part["errors"] = {key: error.strip().splitlines()[-1] for key, error in part["errors"].items()}
     with replacing(target / "gpu.json") as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if (folder / "plot.png").exists():

@@ -122,9 +122,12 @@ def _least(shares: Any) -> str:
 
 def _times(rows: Found) -> Iterator[str]:
     labels = [variant["label"] for variant in next(iter(rows.values()))["variants"]]
-    yield "Seconds to the first token, decoding in milliseconds a token, and memory above the weights, plain:"
+    yield (
+        "Plain: seconds; FLOP/s up to the first token; decoding in milliseconds a token; memory above the "
+        "weights:"
+    )
     yield ""
-    head = ["model", "pixels", "prompt", "encoder", "prefill", "first token", "decoding", "memory"]
+    head = ["model", "pixels", "prompt", "encoder", "prefill", "first token", "TFLOP/s", "decoding", "memory"]
     yield from table(head, [_plain(row) for row in rows.values()])
     for part, name in STAGES.items():
         yield ""
@@ -148,6 +151,7 @@ def _plain(row: Found) -> Sequence[str]:
         str(row["size"]),
         str(row["prompt_tokens"]),
         *(f"{middle[part]:.4f}" for part in ("encoder", "prefill", "ttft")),
+        f"{row['plain']['flops']['ttft'] / middle['ttft'] / 1e12:.4g}",
         f"{1000 * middle['decode_per_token']:.1f}",
         gigabytes(row["plain"]["peak_bytes"]) if row["plain"]["peak_bytes"] is not None else "",
     ]
@@ -183,9 +187,10 @@ def _batches(rows: Found) -> Iterator[str]:
         yield from table(["batch", "plain", *labels, *gains], lines)
     for key, row in rows.items():
         if row.get("largest"):
+            why = row["errors"][-1] if row["ended_by"] == "an error" else row["ended_by"]
             yield ""
             yield (
-                f"{key.capitalize()}: {row['largest']} (ended by {row['ended_by']}), "
+                f"{key.capitalize()}: {row['largest']} (not more: {why}), "
                 f"{row['answers_per_second']:.2f} answers per second."
             )
 
@@ -205,6 +210,15 @@ def _decoding(rows: Found) -> Iterator[str]:
 
 
 def _profile(rows: Found) -> Iterator[str]:
+    for row in (row for row in rows.values() if row["kind"] == "ceilings"):
+        yield (
+            f"Ceilings: {row['flops_per_second'] / 1e12:.4g} TFLOP/s in a product of matrices of "
+            f"{row['side']} rows, {row['bytes_per_second'] / 1e9:.4g} GB/s in a copy, counting bytes read and written."
+        )
+        yield ""
+    rows = {key: row for key, row in rows.items() if row["kind"] != "ceilings"}
+    if not rows:
+        return
     kind = next(iter(rows.values()))["kind"]
     yield f"One `generate` of one token: {kind}, calls that make the host wait, and where most of them are:"
     yield ""

@@ -57,6 +57,8 @@ class Settings:
     slices: tuple[str, ...] = ("qwen2-vl-2b", "llava-onevision-0.5b")
     """Shapes whose first two layers are compared with the CPU."""
     slice_size: int = 336
+    ceiling_side: int = 8192
+    """Rows of the matrices whose product gives the highest FLOP/s."""
     suite_seconds: float = 180
     """The time limit of tests/gpu."""
     flops: float = 150e12
@@ -108,6 +110,7 @@ REHEARSAL = Settings(
     width=64,
     slices=("qwen2-vl-2b",),
     slice_size=112,
+    ceiling_side=256,
     suite_seconds=120,
     flops=40e9,
     step=0.06,

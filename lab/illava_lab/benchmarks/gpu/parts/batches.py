@@ -22,8 +22,6 @@ from ..context import NINTH, THIRD, Context, Row, schedules
 PLAIN = "plain"
 STEPS = 8
 """The largest batch is found to within an eighth of it."""
-# torch.OutOfMemoryError since torch 2.5; before, only under torch.cuda.
-OUT_OF_MEMORY = (torch.cuda.OutOfMemoryError, MemoryError)
 
 
 def rows(context: Context) -> Iterable[Row]:
@@ -62,12 +60,16 @@ def largest(context: Context, label: str, seconds: float) -> Mapping[str, Any]:
     method = schedules().get(label)
     deadline = time.monotonic() + min(seconds, context.budget.left())
     took: dict[int, float] = {}
+    errors: list[str] = []
 
     def attempt(batch: int) -> bool:
-        found = _answer(context, model, method, batch)
-        if found is not None:
-            took[batch] = found
-        return found is not None
+        try:
+            took[batch] = _answer(context, model, method, batch)
+        except RuntimeError as error:
+            # Not only memory ends it: some kernels have limits of their own.
+            errors.append(str(error).partition("\n")[0][:300])
+        _release(context)
+        return batch in took
 
     def time_for(batch: int) -> bool:
         # A batch takes about as long in terms of another as it is larger.
@@ -76,14 +78,21 @@ def largest(context: Context, label: str, seconds: float) -> Mapping[str, Any]:
         return time.monotonic() + expected < deadline
 
     fits, ended_by = search(attempt, time_for, max(settings.batches), settings.most)
-    result = {"largest": fits, "ended_by": ended_by, "tried": {str(k): v for k, v in sorted(took.items())}}
-    if not fits:
-        return {**result, "failure": "not even the first batch ran"}
+    result = {
+        "largest": fits,
+        "ended_by": ended_by,
+        "errors": errors,
+        "tried": {str(batch): seconds for batch, seconds in sorted(took.items())},
+    }
+    if fits not in took:
+        return {**result, "failure": f"no batch ran: {'; '.join(errors) or 'no time'}"}
     # Once more, now that the allocator has seen this size.
-    again = _answer(context, model, method, fits) if time_for(fits) else None
-    seconds_of = took[fits] if again is None else min(again, took[fits])
-    memory = torch.cuda.max_memory_reserved() if context.device.type == "cuda" else None
-    return {**result, "answers_per_second": fits / seconds_of, "reserved_bytes": memory, "failure": None}
+    if context.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    again = [_answer(context, model, method, fits)] if time_for(fits) else []
+    memory = torch.cuda.max_memory_allocated() if context.device.type == "cuda" else None
+    speed = fits / min(took[fits], *again)
+    return {**result, "answers_per_second": speed, "allocated_bytes": memory, "failure": None}
 
 
 def search(
@@ -91,7 +100,7 @@ def search(
 ) -> tuple[int, str]:
     """The largest number for which ``attempt`` holds: by doubling, then by halving the interval.
 
-    Returns it and why it is not larger: "memory", "time" or "highest tried". 0 if not even ``start`` fits.
+    Returns it and why it is not larger: "an error", "time" or "highest tried". 0 if not even ``start`` fits.
     """
     fits, number = 0, start
     while number <= most:
@@ -108,20 +117,19 @@ def search(
         if not time_for(middle):
             return low, "time"
         low, high = (middle, high) if attempt(middle) else (low, middle)
-    return low, "memory"
+    return low, "an error"
 
 
-def _answer(context: Context, model: nn.Module, method: Method | None, batch: int) -> float | None:
-    """Seconds of one answer of a batch; None if it does not fit."""
+def _answer(context: Context, model: nn.Module, method: Method | None, batch: int) -> float:
+    """Seconds of one answer of a batch. Raises RuntimeError if it does not fit."""
     tokens = context.settings.answer
-    try:
-        with nullcontext() if method is None else illava.accelerate(model, method):
-            inputs = context.inputs(model, context.settings.size, batch)
-            return timed(model, inputs, tokens, min_new_tokens=tokens).total
-    except OUT_OF_MEMORY:
-        # Only after the except clause are the frames, and with them the tensors, gone.
-        pass
+    with nullcontext() if method is None else illava.accelerate(model, method):
+        inputs = context.inputs(model, context.settings.size, batch)
+        return timed(model, inputs, tokens, min_new_tokens=tokens).total
+
+
+def _release(context: Context) -> None:
+    """Give memory back that a failed call held: only outside of its except clause are its tensors free."""
     gc.collect()
     if context.device.type == "cuda":
         torch.cuda.empty_cache()
-    return None

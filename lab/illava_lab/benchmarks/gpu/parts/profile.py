@@ -1,4 +1,4 @@
-"""Part "profile": kernels and host waits of one prefill, plain and merged.
+"""Part "profile": the card's ceilings, and kernels and host waits of one prefill, plain and merged.
 
 On a card by torch's profiler and its warnings of synchronizing calls. On a CPU operators are counted instead,
 and the operators that would make the host wait for a card.
@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import illava
 
 from ..context import THIRD, Context, Row, schedules
+from . import ceilings
 
 PLAIN = "plain"
 TOP = 15
@@ -30,8 +31,9 @@ WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "at
 
 
 def rows(context: Context) -> Iterable[Row]:
-    """The plain and the merged model."""
+    """The plain and the merged model; first what the card reaches at best."""
     settings = context.settings
+    yield Row("ceilings", 2, partial(ceilings.measure, context))
     call = context.call_seconds(settings.shape, settings.size, 1, 1)
     for number, label in enumerate((PLAIN, THIRD)):
         seconds = 5 + 5 * call + (context.build_seconds(settings.shape) if number == 0 else 0)
