@@ -213,7 +213,8 @@ def _profile(rows: Found) -> Iterator[str]:
     for row in (row for row in rows.values() if row["kind"] == "ceilings"):
         yield (
             f"Ceilings: {row['flops_per_second'] / 1e12:.4g} TFLOP/s in a product of matrices of "
-            f"{row['side']} rows, {row['bytes_per_second'] / 1e9:.4g} GB/s in a copy, counting bytes read and written."
+            f"{row['side']} rows, {row['bytes_per_second'] / 1e9:.4g} GB/s in a copy, counting bytes read and "
+            "bytes written."
         )
         yield ""
     rows = {key: row for key, row in rows.items() if row["kind"] != "ceilings"}
