@@ -213,7 +213,7 @@ def _profile(rows: Found) -> Iterator[str]:
     for row in (row for row in rows.values() if row["kind"] == "ceilings"):
         yield (
             f"Ceilings: {row['flops_per_second'] / 1e12:.4g} TFLOP/s in a product of matrices of "
-            f"{row['side']} rows, {row['bytes_per_second'] / 1e9:.4g} GB/s in a copy, counting bytes read and "
+            f"{row['side']} rows, {row['bytes_per_second'] / 1e9:.4g} GB/s in a copy, bytes read plus "
             "bytes written."
         )
         yield ""
