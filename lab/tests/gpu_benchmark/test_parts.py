@@ -218,6 +218,8 @@ def test_a_batch_that_does_not_fit_ends_the_search_and_leaves_the_model_clean(
     assert found["answers_per_second"] == pytest.approx(1000)
     with illava.accelerate(context.model(shape), keep=0.5):
         pass
+    with pytest.raises(RuntimeError, match="no batch ran: no time"):
+        batches.largest(context, label, -1)
 
 
 # -- profile -------------------------------------------------------------------------------------------

@@ -54,7 +54,10 @@ def at(context: Context, batch: int) -> Mapping[str, Any]:
 
 
 def largest(context: Context, label: str, seconds: float) -> Mapping[str, Any]:
-    """The largest batch of one variant that fits, and its answers per second."""
+    """The largest batch of one variant that fits, and its answers per second.
+
+    Raises RuntimeError if not even the first one runs.
+    """
     settings = context.settings
     model = context.model(settings.shape)
     method = schedules().get(label)
@@ -85,7 +88,8 @@ def largest(context: Context, label: str, seconds: float) -> Mapping[str, Any]:
         "tried": {str(batch): seconds for batch, seconds in sorted(took.items())},
     }
     if fits not in took:
-        return {**result, "failure": f"no batch ran: {'; '.join(errors) or 'no time'}"}
+        # Raised, so that a further call tries again.
+        raise RuntimeError(f"no batch ran: {'; '.join(errors) or 'no time'}")
     # Once more, now that the allocator has seen this size.
     if context.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
