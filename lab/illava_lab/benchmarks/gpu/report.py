@@ -49,9 +49,8 @@ def write(folder: Path) -> None:
         return
     with replacing(folder / "table.md") as partial:
         partial.write_text("\n".join(table(found)) + "\n", encoding="utf-8")
-    print(
-        plot.draw(found, folder / "plot.png") or f"written to {folder / 'table.md'} and {folder / 'plot.png'}"
-    )
+    print(f"written to {folder / 'table.md'}")
+    print(plot.draw(found, folder / "plot.png") or f"written to {folder / 'plot.png'}")
 
 
 def table(found: Mapping[str, Any]) -> list[str]:
