@@ -42,7 +42,7 @@ class Settings:
     batch_rounds: int = 3
     most: int = 1024
     """The largest batch that is tried."""
-    search_seconds: float = 60
+    search_seconds: float = 30
     """The time limit of the search for the largest batch, for each variant."""
     answer: int = 32
     """Length of the answers of the part "batches"."""

@@ -22,10 +22,10 @@ PARTS = {
     part.name: part
     for part in (
         Part("suite", suite.rows),
-        Part("equality", equality.rows, 40),
-        Part("times", times.rows, 120),
-        Part("batches", batches.rows, 60),
-        Part("decoding", decoding.rows, 100),
+        Part("equality", equality.rows, 20),
+        Part("times", times.rows, 100),
+        Part("batches", batches.rows, 90),
+        Part("decoding", decoding.rows, 130),
         Part("profile", profile.rows, 20),
     )
 }
