@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Folder of the results of bench-gpu.
+OUT ?= out/gpu
 READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu performance evidence evidence-runs comparison ablations train-zoo docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal performance evidence evidence-runs comparison ablations train-zoo docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -46,11 +48,14 @@ style: $(READY)  ## lint, format and type checks
 bench: $(READY)  ## time a slice of Qwen2-VL-2B's shape, plain and merged (minutes on a CPU)
 	$(BIN)/illava bench --shape qwen2-vl-2b --layers 8 --batch 1
 
-bench-gpu: $(READY)  ## the published shapes on a graphics card, in bfloat16
-	$(BIN)/illava bench --shape qwen2-vl-2b --device cuda --dtype bfloat16 --memory 24GB
-	$(BIN)/illava bench --shape qwen2.5-vl-7b --device cuda --dtype bfloat16 --size 1344 --memory 80GB
+bench-gpu: $(READY)  ## all that a graphics card is needed for, in 8 minutes, into OUT; goes on where it was stopped
+	$(BIN)/python -m illava_lab.benchmarks.gpu --output $(OUT)
 
-performance: $(READY)  ## measure all that docs/performance.md tells but OpenVINO (an hour and more), and write it
+bench-gpu-rehearsal: $(READY)  ## the same code at small sizes on the CPU, in less than 10 minutes
+	rm -rf out/gpu-rehearsal
+	OMP_NUM_THREADS=1 $(BIN)/python -m illava_lab.benchmarks.gpu --rehearsal --output out/gpu-rehearsal
+
+performance: $(READY)  ## measure all that docs/performance.md tells but OpenVINO and graphics cards (an hour and more), and write it
 	$(BIN)/python -m illava_lab.benchmarks.speed qwen2-vl-2b --threads 1 --rounds 3
 	$(BIN)/python -m illava_lab.benchmarks.speed llava-onevision-0.5b --size 384 --threads 1 --rounds 5
 	$(BIN)/python -m illava_lab.benchmarks.overhead

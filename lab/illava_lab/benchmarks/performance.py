@@ -13,6 +13,7 @@ from typing import Any
 from illava.evaluation.summary import table
 from illava.io.files import replacing
 from illava_lab.benchmarks import performance_sections as sections
+from illava_lab.benchmarks.gpu.section import section as graphics_card
 from illava_lab.benchmarks.performance_sections import ends, name
 
 ROOT = Path(__file__).parents[3]
@@ -27,6 +28,8 @@ TARGETS = {
 """Speed-ups that the project set out to reach."""
 ANSWERS, AGREEMENT = 2.0, 0.97
 """Targets for answers per second at 1/3 of the tokens, and for units that sampled and exact scores keep."""
+ELSEWHERE = ("ablations", "gpu")
+"""Files whose machine is stated in another place."""
 VERDICTS = ("**not reached**", "only with tuning", "reached")
 """In the order of the page."""
 
@@ -39,7 +42,7 @@ def read() -> dict[str, Any]:
         kind: [json.loads(file.read_text()) for file in sorted(FOLDER.glob(f"{kind}-*.json"))]
         for kind in ("speed", "versus_openvino")
     }
-    for kind in ("throughput", "decoding", "overhead", "growth", "bigger"):
+    for kind in ("throughput", "decoding", "overhead", "growth", "bigger", "gpu"):
         file = FOLDER / f"{kind}.json"
         found[kind] = json.loads(file.read_text()) if file.exists() else None
     found["ablations"] = {size: json.loads((ABLATIONS / f"{size}.json").read_text()) for size in ("S", "L")}
@@ -48,7 +51,8 @@ def read() -> dict[str, Any]:
 
 def page(found: Found) -> str:
     """The whole page."""
-    lines = [*head(found)]
+    plot = "performance/gpu.png" if (FOLDER / "gpu.png").exists() else None
+    lines = [*head(found), *graphics_card(found["gpu"], plot)]
     if found["speed"]:
         lines += sections.speed(found["speed"])
     if found["throughput"]:
@@ -73,7 +77,7 @@ def head(found: Found) -> Iterator[str]:
     yield (
         "Written by `python -m illava_lab.benchmarks.performance` from the files in [`docs/performance`](performance). Random "
         f"weights of published sizes, float32 unless stated, on {machines(found)}; brackets: lowest and highest "
-        "round. Ratios transfer to other machines, seconds do not. Not measured on a GPU yet (`make bench-gpu`)."
+        "round. Ratios transfer to other machines, seconds do not."
     )
     yield ""
     if found["versus_openvino"]:
@@ -86,7 +90,7 @@ def head(found: Found) -> Iterator[str]:
 
 def machines(found: Found) -> str:
     """The machines of all files, each once."""
-    one = [part for key, part in found.items() if key != "ablations" and isinstance(part, dict)]
+    one = [part for key, part in found.items() if key not in ELSEWHERE and isinstance(part, dict)]
     used = [
         place
         for part in (*one, *found["speed"], *found["versus_openvino"])

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..models.located import locate
+from .clocks import Clock, clock_of
 
 
 @dataclass(frozen=True)
@@ -46,28 +46,27 @@ class Timing:
         return {name: getattr(self, name) for name in names}
 
 
-class _Clock:
-    """Records the seconds between entering and leaving modules; of nested calls only the outermost counts."""
+class _Laps:
+    """Marks entering and leaving modules; of nested calls only the outermost counts."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.depth, self.began = device, 0, 0.0
-        self.laps: list[float] = []
-        """The seconds of each outermost call."""
-
-    def now(self) -> float:
-        if self.device.type != "cpu":
-            torch.accelerator.synchronize(self.device)
-        return time.perf_counter()
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.depth, self.began = clock, 0, None
+        self.marks: list[tuple[Any, Any]] = []
+        """Beginning and end of each outermost call."""
 
     def enter(self, *_: Any) -> None:
         if self.depth == 0:
-            self.began = self.now()
+            self.began = self.clock.mark()
         self.depth += 1
 
     def leave(self, *_: Any) -> None:
         self.depth -= 1
         if self.depth == 0:
-            self.laps.append(self.now() - self.began)
+            self.marks.append((self.began, self.clock.mark()))
+
+    def seconds(self) -> list[float]:
+        """The seconds of each outermost call."""
+        return [self.clock.seconds(*marks) for marks in self.marks]
 
 
 def measure(
@@ -75,45 +74,47 @@ def measure(
 ) -> Timing:
     """Run ``model.generate`` greedily once and time its parts; the model may be plain or accelerated.
 
-    Timing uses hooks, which are removed even after an error. On a GPU the clock synchronizes with the device
-    at the start and the end of every part, so the total is slightly longer than without timing. Keyword
-    arguments are passed to ``generate`` and may override ``do_sample=False``.
+    Timing uses hooks, which are removed even after an error. On one CUDA GPU parts are marked by device
+    events. Otherwise the clock synchronizes with the device at the start and the end of every part, so the
+    total is slightly longer than without timing. Keyword arguments are passed to ``generate`` and may
+    override ``do_sample=False``.
 
     Args:
         inputs: the processor's output on the model's device: one prompt or a padded batch.
 
     Raises UnsupportedError for an unsupported model.
     """
-    modules = locate(model)
-    device = next(model.parameters()).device
-    encoder, llm = _Clock(device), _Clock(device)
-    first: list[float] = []
+    modules, clock = locate(model), clock_of(model)
+    encoder, llm = _Laps(clock), _Laps(clock)
+    first: list[Any] = []
 
     def record_first(*_: Any) -> None:
-        if not first and llm.laps:
-            first.append(llm.now())
+        if not first and llm.marks:
+            first.append(clock.mark())
 
     # The first pre-hook and the last hook, so that the hooks of an accelerated model are timed as well.
     handles = []
     try:
-        for module, clock in ((modules.encoder, encoder), (modules.projector, encoder), (modules.llm, llm)):
-            handles.append(module.register_forward_pre_hook(clock.enter, prepend=True))
-            handles.append(module.register_forward_hook(clock.leave))
+        for module, laps in ((modules.encoder, encoder), (modules.projector, encoder), (modules.llm, llm)):
+            handles.append(module.register_forward_pre_hook(laps.enter, prepend=True))
+            handles.append(module.register_forward_hook(laps.leave))
         handles.append(model.register_forward_hook(record_first))
-        start = llm.now()
+        clock.synchronize()
+        start = clock.mark()
         output = model.generate(
             **inputs, **{"max_new_tokens": max_new_tokens, "do_sample": False, **generate_kwargs}
         )  # type: ignore[operator]
-        total = llm.now() - start
+        end = clock.mark()
     finally:
         for handle in handles:
             handle.remove()
+    passes = llm.seconds()
     return Timing(
-        encoder=sum(encoder.laps),
-        prefill=llm.laps[0],
-        decode=sum(llm.laps[1:]),
-        ttft=first[0] - start,
-        total=total,
+        encoder=sum(encoder.seconds()),
+        prefill=passes[0],
+        decode=sum(passes[1:]),
+        ttft=clock.seconds(start, first[0]),
+        total=clock.seconds(start, end),
         new_tokens=output.shape[1] - inputs["input_ids"].shape[1],
         output=output,
     )

@@ -1,0 +1,16 @@
+"""Everything that a graphics card is needed for, in one command, in order of worth.
+
+    make bench-gpu OUT=out/gpu
+    make bench-gpu-rehearsal
+
+On a machine without a virtual environment, from the root of the repository, with torch, torchvision,
+transformers, typer, rich, Pillow, pytest and matplotlib (without it there is no plot):
+
+    PYTHONPATH=src:lab HF_HUB_OFFLINE=1 python3 -m illava_lab.benchmarks.gpu --output out/gpu --minutes 8
+
+Every row is written when it is done, into ``<part>.json`` of the folder. A further call goes on with what is
+missing: rows that failed with an error and rows that were left out for time. Rows stay only as long as the
+library, the card, torch, transformers and the settings are the same. Table and plot are made from these files
+at the end, and without a card by ``python -m illava_lab.benchmarks.gpu.report out/gpu``;
+``python -m illava_lab.benchmarks.gpu.page out/gpu`` copies the figures into docs/performance.md.
+"""

@@ -1,0 +1,112 @@
+"""The command: all parts in order of worth, as far as time allows, then table and plot."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from . import report
+from .budget import Budget
+from .context import Context, Row
+from .parts import PARTS, Part
+from .results import PartFile, environment, identity
+from .settings import CARD, REHEARSAL, Settings, add_tiny_shapes
+
+DONE, FAILED, USAGE, UNFINISHED = 0, 1, 2, 3
+"""Exit codes: all parts ran; something failed; no card; nothing failed, but time was over."""
+LATEST = 60
+"""Seconds after the end of the time at which the process ends itself."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command. Returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m illava_lab.benchmarks.gpu",
+        description="everything that a graphics card is needed for",
+    )
+    parser.add_argument("--output", type=Path, default=Path("out/gpu"), help="folder of the results")
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
+    parser.add_argument("--rehearsal", action="store_true", help="the same code on the CPU, at small sizes")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start nothing that would end later")
+    options = parser.parse_args(arguments)
+    if not options.rehearsal and not torch.cuda.is_available():
+        print("no graphics card was found; --rehearsal runs the same code on the CPU at small sizes")
+        return USAGE
+    settings = REHEARSAL if options.rehearsal else CARD
+    if options.rehearsal:
+        add_tiny_shapes()
+    parts = {name: PARTS[name] for name in options.parts}
+    # A row that hangs must not take the machine's time: what was saved before stays.
+    faulthandler.dump_traceback_later(60 * options.minutes + LATEST, exit=True)
+    try:
+        return run(parts, settings, options.output, Budget(60 * options.minutes))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def run(parts: Mapping[str, Part], settings: Settings, folder: Path, budget: Budget) -> int:
+    """Run parts into a folder. Returns the exit code of the command."""
+    folder.mkdir(parents=True, exist_ok=True)
+    context = Context(settings, budget)
+    same, around = identity(settings), environment(settings)
+    files = {name: PartFile(folder / f"{name}.json", same, around, name) for name in parts}
+    rows = {name: _rows(part, context, files[name]) for name, part in parts.items()}
+    # First every part gets its share of the time, then the time that is left goes to what was left out.
+    for sparing in (True, False):
+        for number, (name, part) in enumerate(parts.items()):
+            waiting = [other for other in list(parts)[number + 1 :] if files[other].data["not_run"]]
+            reserve = sum(parts[other].reserve for other in waiting) if sparing else 0.0
+            _run_part(part, rows[name], files[name], context, reserve)
+    context.release()
+    report.write(folder)
+    for name, file in files.items():
+        print(f"{name}: {file.status}")
+        for key, failure in file.failures.items():
+            print(f"  {key}: {failure.strip().splitlines()[-1]}")
+        for key, why in file.data["not_run"].items():
+            print(f"  {key}: {why}")
+    found = {file.status for file in files.values()}
+    return FAILED if "failed" in found else UNFINISHED if "incomplete" in found else DONE
+
+
+def _rows(part: Part, context: Context, file: PartFile) -> list[Row]:
+    """The rows of a part, stated in its file. A part that cannot even list them has failed."""
+    try:
+        rows = list(part.rows(context))
+    except Exception:
+        file.begin([])
+        file.fail("rows", traceback.format_exc())
+        return []
+    file.begin([row.key for row in rows])
+    return rows
+
+
+def _run_part(part: Part, rows: Sequence[Row], file: PartFile, context: Context, reserve: float) -> None:
+    """Run the rows of a part that have no result yet and fit in the time."""
+    budget = context.budget
+    for row in rows:
+        if file.has(row.key) or row.key in file.data["errors"]:
+            continue
+        if not budget.fits(part.name, row.seconds, reserve):
+            file.leave_out(row.key, budget.expected(part.name, row.seconds), budget.left() - reserve)
+            continue
+        print(f"{part.name}: {row.key} ({budget.left():.0f} s left)", flush=True)
+        began = budget.now()
+        try:
+            result = row.measure()
+        except Exception:
+            error = traceback.format_exc()
+            print(error, flush=True)
+            file.fail(row.key, error)
+            # The traceback held the frames, and they the tensors.
+            context.release()
+        else:
+            took = budget.now() - began
+            file.add(row.key, result, took)
+            budget.learn(part.name, row.seconds, took)
+            print(f"  {took:.1f} s, {row.seconds:.1f} s predicted", flush=True)

@@ -1,0 +1,175 @@
+"""The order of rows, what is resumed, and exit codes, with made-up parts in place of measurements."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from illava_lab.benchmarks.gpu import command, results
+from illava_lab.benchmarks.gpu.budget import Budget
+from illava_lab.benchmarks.gpu.context import Context, Row
+from illava_lab.benchmarks.gpu.parts import PARTS, Part
+from illava_lab.benchmarks.gpu.settings import CARD, REHEARSAL
+
+
+class Made:
+    """Made-up parts on a clock of their own; notes which rows ran."""
+
+    def __init__(self) -> None:
+        self.time, self.ran = 0.0, list[str]()
+        self.bad: dict[str, Any] = {}
+
+    def part(self, name: str, *rows: tuple[str, float], reserve: float = 0.0) -> Part:
+        return Part(
+            name, lambda _: [Row(key, s, lambda key=key, s=s: self.run(key, s)) for key, s in rows], reserve
+        )
+
+    def run(self, key: str, seconds: float) -> dict[str, Any]:
+        self.ran.append(key)
+        self.time += seconds
+        bad = self.bad.get(key)
+        if isinstance(bad, BaseException):
+            raise bad
+        return {"value": key, "failure": bad}
+
+    def call(self, folder: Path, seconds: float, *parts: Part) -> int:
+        """One call of the command; ``ran`` then holds the rows of this call."""
+        self.ran, self.time = [], 0.0
+        budget = Budget(seconds, now=lambda: self.time)
+        return command.run({part.name: part for part in parts}, REHEARSAL, folder, budget)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Made:
+    monkeypatch.setattr(results, "source_digest", lambda: "one source")
+    return Made()
+
+
+def stored(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_a_further_call_runs_only_what_is_missing(made: Made, tmp_path: Path) -> None:
+    one, two = made.part("one", ("a", 1), ("b", 1)), made.part("two", ("c", 1))
+    made.bad = {"b": KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        made.call(tmp_path, 10, one, two)
+    assert made.ran == ["a", "b"]
+    assert stored(tmp_path, "one")["rows"] == {"a": {"value": "a", "failure": None}}
+    assert stored(tmp_path, "one")["not_run"] == {"b": "not run: stopped before"}
+    made.bad = {}
+    assert made.call(tmp_path, 10, one, two) == command.DONE
+    assert made.ran == ["b", "c"]
+    assert [stored(tmp_path, name)["status"] for name in ("one", "two")] == ["done", "done"]
+    assert made.call(tmp_path, 10, one, two) == command.DONE
+    assert made.ran == []
+
+
+@pytest.mark.parametrize("changed", ["source", "card", "torch", "settings"])
+def test_rows_of_another_library_card_or_setting_are_not_used(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    part = made.part("one", ("a", 1))
+    made.call(tmp_path, 10, part)
+    if changed == "source":
+        monkeypatch.setattr(results, "source_digest", lambda: "another source")
+    elif changed == "card":
+        monkeypatch.setattr(results, "card", lambda _: {"name": "another card"})
+    elif changed == "torch":
+        monkeypatch.setattr(torch, "__version__", "99.0")
+    else:
+        monkeypatch.setattr(type(REHEARSAL), "to_dict", lambda _: {"rounds": 99})
+    made.call(tmp_path, 10, part)
+    assert made.ran == ["a"]
+
+
+def test_the_digest_follows_the_library_and_what_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, reads = results.source_digest(), Path.read_bytes
+    assert results.source_digest() == before
+    for name in ("merging.py", "times.py", "context.py"):
+        monkeypatch.setattr(
+            Path, "read_bytes", lambda file, name=name: reads(file) + b"#" * (file.name == name)
+        )
+        assert results.source_digest() != before
+        monkeypatch.undo()
+
+
+def test_a_failing_row_stops_nothing_else_and_is_tried_again(made: Made, tmp_path: Path) -> None:
+    parts = made.part("one", ("a", 1), ("b", 1)), made.part("two", ("c", 1))
+    made.bad = {"a": ValueError("no such kernel")}
+    assert made.call(tmp_path, 10, *parts) == command.FAILED
+    assert made.ran == ["a", "b", "c"]
+    found = stored(tmp_path, "one")
+    assert found["status"] == "failed"
+    assert found["errors"]["a"].endswith("ValueError: no such kernel\n")
+    assert [*found["rows"]] == ["b"]
+    assert found["not_run"] == {}
+    made.bad = {}
+    assert made.call(tmp_path, 10, *parts) == command.DONE
+    assert made.ran == ["a"]
+    assert stored(tmp_path, "one")["errors"] == {}
+
+
+def test_a_check_that_does_not_hold_fails_and_keeps_its_figures(made: Made, tmp_path: Path) -> None:
+    part = made.part("one", ("a", 1))
+    made.bad = {"a": "logits differ"}
+    for rows in (["a"], []):
+        assert made.call(tmp_path, 10, part) == command.FAILED
+        assert made.ran == rows
+    assert stored(tmp_path, "one")["rows"]["a"]["failure"] == "logits differ"
+
+
+def test_a_part_that_cannot_list_its_rows_fails_alone(made: Made, tmp_path: Path) -> None:
+    broken = Part("broken", lambda _: [][0])
+    assert made.call(tmp_path, 10, broken, made.part("one", ("a", 1))) == command.FAILED
+    assert made.ran == ["a"]
+    assert "IndexError" in stored(tmp_path, "broken")["errors"]["rows"]
+
+
+def test_what_does_not_fit_is_named_and_later_parts_have_their_share(made: Made, tmp_path: Path) -> None:
+    one = made.part("one", ("a", 4), ("b", 4), ("c", 90))
+    two = made.part("two", ("d", 3), reserve=5)
+    assert made.call(tmp_path, 12, one, two) == command.UNFINISHED
+    # After a, 8 s are left, 5 of them for the other part; after that, 5 are left for b.
+    assert made.ran == ["a", "d", "b"]
+    assert stored(tmp_path, "one")["status"] == "incomplete"
+    assert stored(tmp_path, "one")["not_run"] == {"c": "not run: time: 90 s expected, 1 s left"}
+
+
+def test_a_slow_machine_is_learned_from_the_row_before() -> None:
+    budget = Budget(100, now=lambda: 0.0)
+    assert budget.fits("times", 60)
+    budget.learn("times", 10, 20)
+    assert not budget.fits("times", 60)
+    assert budget.fits("times", 50)
+    assert budget.fits("batches", 60)
+    budget.learn("times", 10, 1000)
+    assert budget.expected("times", 10) == 40
+
+
+def test_without_a_card_the_command_says_how_to_rehearse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(["--output", str(tmp_path / "none")]) == command.USAGE
+    assert "--rehearsal" in capsys.readouterr().out
+    assert not (tmp_path / "none").exists()
+
+
+def test_in_eight_minutes_every_part_gets_its_first_rows() -> None:
+    """By the predictions: what one part leaves for the later ones suffices for what it does itself."""
+    time = 0.0
+    budget = Budget(480, now=lambda: time)
+    for number, part in enumerate(PARTS.values()):
+        reserve = sum(other.reserve for other in [*PARTS.values()][number + 1 :])
+        ran = []
+        for row in part.rows(Context(CARD, budget)):
+            if budget.fits(part.name, row.seconds, reserve):
+                time += row.seconds
+                ran.append(row.key)
+        assert ran, part.name
+        if part.name == "decoding":
+            assert "static cache, CUDA graphs" in ran
