@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from illava.doctor.inputs import picture, prompt
-from illava.doctor.tiny import tiny_model
 from illava_lab.benchmarks.gpu.budget import Budget
 from illava_lab.benchmarks.gpu.context import Context
 from illava_lab.benchmarks.gpu.parts import batches, ceilings, equality, profile, shares, suite
@@ -19,6 +17,8 @@ from illava_lab.benchmarks.gpu.settings import REHEARSAL, add_tiny_shapes
 
 import illava
 from illava.methods.merge_step import MergeStep
+from illava.models.tiny_models import tiny_model
+from illava.models.tiny_prompts import picture, prompt
 from illava.ops import scoring
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from illava.doctor.tiny import config
 
 from illava.bench import published
+from illava.models.tiny_models import config
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from illava.doctor.inputs import picture, prompt
-from illava.doctor.tiny import ALL, tiny_model
 from torch import Tensor, nn
 
 import illava
 from illava.bench import prompts, random_weights
 from illava.models.families import FAMILIES
+from illava.models.tiny_models import ALL, tiny_model
+from illava.models.tiny_prompts import picture, prompt
 from illava.ops.merging import REDUCTIONS, merge
 from illava.ops.selection import diverse_ranking
 

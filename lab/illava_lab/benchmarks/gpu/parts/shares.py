@@ -62,7 +62,7 @@ def recorded(clock: Clock) -> Iterator[Spans]:
     with ExitStack() as stack:
         places = [
             *((REDUCTION, place, "reduced") for place in _users("reduced", steps.reduced)),
-            # With and without kernels. A replayed graph calls neither: its selection counts as reduction only.
+            # With and without kernels. A replayed graph calls neither; its selection is in the reduction.
             *((SELECTION, merging, name) for name in ("diverse_ranking", "select_diverse")),
             *((SCORING, cls, name) for cls in _subclasses(Step) for name in _OBSERVE if name in cls.__dict__),
         ]
