@@ -19,7 +19,7 @@ import illava
 from illava.methods.merge_step import MergeStep
 from illava.models.tiny_models import tiny_model
 from illava.models.tiny_prompts import picture, prompt
-from illava.ops import scoring
+from illava.ops import selection
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_equal_operations_agree_and_others_fail(kind: str, monkeypatch: pytest.M
     monkeypatch.setattr(
         equality,
         "diverse_ranking",
-        lambda units, scores, p: scoring.diverse_ranking(
+        lambda units, scores, p: selection.diverse_ranking(
             units, scores if next(calls) % 2 == 0 else 1 - scores, p
         ),
     )
@@ -153,14 +153,14 @@ def test_every_step_is_marked_and_nothing_changes() -> None:
     method = illava.Illava(
         encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7, select="diverse"
     )
-    before = MergeStep.observe_llm, scoring.diverse_ranking
+    before = MergeStep.observe_llm, selection.diverse_ranking
     with illava.accelerate(model, method) as handle, torch.no_grad():
         want = model(**inputs).logits
         with shares.recorded(Counting()) as spans:
             found = model(**inputs).logits
         assert len(handle.report.steps) == 4
     assert torch.equal(found, want)
-    assert (MergeStep.observe_llm, scoring.diverse_ranking) == before
+    assert (MergeStep.observe_llm, selection.diverse_ranking) == before
     assert len(spans[shares.REDUCTION]) == 4
     assert len(spans[shares.SCORING]) >= 4
     inside = [
