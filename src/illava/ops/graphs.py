@@ -26,16 +26,19 @@ class Graph:
     """A function recorded for inputs of one shape."""
 
     def __init__(self, function: Callable[..., Any], tensors: list[Tensor], pool: Any) -> None:
-        self.inputs = [tensor.clone() for tensor in tensors]
         self.graph = torch.cuda.CUDAGraph()
-        # Other threads may use the device meanwhile.
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.outputs = function(*self.inputs)
+        # Tensors made in inference mode could not be overwritten outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            self.inputs = [tensor.clone() for tensor in tensors]
+            # Other threads may use the device meanwhile.
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+                self.outputs = function(*self.inputs)
 
     def replay(self, tensors: list[Tensor]) -> Any:
         """The outputs for other inputs of the same shapes; the next replay overwrites them."""
-        for own, given in zip(self.inputs, tensors, strict=True):
-            own.copy_(given)
+        with torch.no_grad():
+            for own, given in zip(self.inputs, tensors, strict=True):
+                own.copy_(given)
         self.graph.replay()
         return self.outputs
 
@@ -46,7 +49,8 @@ class Graphs:
     def __init__(self) -> None:
         self._held: OrderedDict[Any, Graph | None] = OrderedDict()
         self._pools: dict[torch.device, Any] = {}
-        self._lock = threading.Lock()
+        # Reentrant: a captured function may call another one.
+        self._lock = threading.RLock()
 
     def run(self, function: Callable[..., Any], key: Any, tensors: list[Tensor]) -> Any:
         """``function(*tensors)``, from a graph if it was called with this key before.
