@@ -128,6 +128,8 @@ class _Factories(TorchFunctionMode):
             return args[0].as_subclass(_Pinned)
         if name == "is_pinned":
             return isinstance(args[0], _Pinned)
+        if name == "__setitem__" and isinstance(args[0], OnDevice) and not isinstance(args[2], Tensor):
+            return _set(*args)
         if name not in MAKERS:
             return function(*args, **kwargs)
         if kwargs.pop("pin_memory", False):
@@ -143,6 +145,18 @@ class _Factories(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             made = getattr(torch, "tensor" if name == "new_tensor" else name)(source, dtype=kwargs.get("dtype"))
         return made if wanted.type == "cpu" else made.to(wanted)
+
+
+def _set(tensor: OnDevice, index: Any, value: Any) -> None:
+    """``tensor[index] = value`` as on CUDA: by a mask it is ``masked_fill_``; by indices, a value is copied."""
+    indices = [part for part in tree_iter(index) if isinstance(part, Tensor)]
+    if isinstance(index, Tensor) and index.dtype == torch.bool:
+        tensor.masked_fill_(index.view(*index.shape, *[1] * (tensor.dim() - index.dim())), value)
+        return
+    if indices:
+        _note("a scalar at indices")
+    with torch._C.DisableTorchFunction():
+        tensor.__setitem__(index, value)
 
 
 class _Dispatch(TorchDispatchMode):

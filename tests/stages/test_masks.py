@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from illava.ops.masks import causal_mask, left_pad, take_mask, take_rows
+from illava.ops.masks import causal_mask, compact_rows, places_of, take_mask, take_rows
 
 
-def test_left_pad():
-    rows = [torch.tensor([3, 5]), torch.tensor([0, 1, 4]), torch.tensor([], dtype=torch.int64)]
-    assert left_pad(rows).tolist() == [[-1, 3, 5], [0, 1, 4], [-1, -1, -1]]
+def test_places_of():
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.0, 0.3, 1.0):
+        chosen = torch.rand(23, generator=generator) < share
+        expected = [index for index in range(23) if chosen[index]]
+        assert places_of(chosen, len(expected)).tolist() == expected
+
+
+def test_compact_rows():
+    kept = torch.tensor([[0, 0, 0, 1, 0, 1], [1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0]]).bool()
+    columns = torch.arange(6).repeat(4, 1)
+    # The last row ends in padding, and so does the one without any token that is left.
+    columns[2, 5:] = columns[3, 4:] = -1
+    assert compact_rows(kept, columns, 4).tolist() == [
+        [-1, -1, 3, 5],
+        [-1, 0, 1, 4],
+        [-1, -1, -1, -1],
+        [0, 2, -1, -1],
+    ]
 
 
 def test_take_rows_zeroes_filler_even_where_the_source_is_nan():

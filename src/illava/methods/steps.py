@@ -13,6 +13,7 @@ from ..ops.marks import finite, zero_or_nan
 from ..ops.merging import MergedSegments, keep_count
 from ..ops.precision import full_precision
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
+from ..ops.transfers import upload
 
 Positions = Literal["original", "compact"]
 AttentionSource = Literal["before", "itself", "nothing"]
@@ -155,7 +156,7 @@ def reduced(step: Step, units: Units) -> MergedSegments | None:
     if len(units.lengths) == 1:
         return merged._replace(units=survivors + bad.sum().to(survivors.dtype))
     of, left = (
-        torch.repeat_interleave(torch.tensor(lengths), output_size=sum(lengths)).to(bad.device)
+        upload(torch.repeat_interleave(torch.tensor(lengths), output_size=sum(lengths)), bad.device)
         for lengths in (units.lengths, merged.lengths)
     )
     each = bad.new_zeros(len(units.lengths)).index_add_(0, of, bad)

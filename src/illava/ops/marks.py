@@ -24,8 +24,8 @@ def unmarked(features: Tensor) -> Tensor:
     return torch.cat([first.masked_fill(first.isnan(), torch.inf), features[..., 1:]], -1)
 
 
-def count_marked(features: Any) -> int:
-    """Number of marked rows in the features that a packing or pooling function returned."""
+def count_marked(features: Any) -> Tensor:
+    """(), int64: number of marked rows in the features that a packing or pooling function returned."""
     parts = (
         [features]
         if isinstance(features, Tensor)
@@ -33,7 +33,13 @@ def count_marked(features: Any) -> int:
         if isinstance(features, tuple)
         else features
     )
-    return sum(int(marked(part).sum()) for part in parts)
+    return torch.stack([marked(part).sum() for part in parts]).sum()
+
+
+def any_marked(features: Any) -> bool:
+    """Whether a tensor of features, or any of several, has marked rows. Waits for the device."""
+    parts = [features] if isinstance(features, Tensor) else features
+    return any(bool(marked(part).any()) for part in parts)
 
 
 def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -46,8 +52,6 @@ def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(features: Any, *args: Any, **kwargs: Any) -> Any:
         parts = [features] if isinstance(features, Tensor) else list(features)
-        if not any(bool(marked(part).any()) for part in parts):
-            return function(features, *args, **kwargs)
 
         def rebuild(parts: list[Tensor]) -> Any:
             return parts[0] if isinstance(features, Tensor) else type(features)(parts)

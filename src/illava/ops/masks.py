@@ -7,33 +7,34 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 
-def left_pad(rows: list[Tensor]) -> Tensor:
-    """Stack 1-D int64 tensors of different lengths to (B, longest), padded on the left with -1."""
-    longest = max(len(row) for row in rows)
-    out = rows[0].new_full((len(rows), longest), -1)
-    for row, target in zip(rows, out, strict=True):
-        target[longest - len(row) :] = row
-    return out
+def places_of(chosen: Tensor, count: int) -> Tensor:
+    """(count,) int64: the indices of the ``count`` places where a 1-D boolean tensor is True, ascending.
+
+    As ``chosen.nonzero()``, for a number that the host knows, so that it does not wait for the device.
+    """
+    # Places that are not chosen all write to one more entry, which is cut off.
+    rank = (chosen.cumsum(0) - 1).masked_fill(~chosen, count)
+    places = torch.arange(len(chosen), device=chosen.device)
+    return places.new_zeros(count + 1).scatter_(0, rank, places)[:count]
 
 
-def compact_rows(kept: Tensor, columns: Tensor) -> Tensor:
+def compact_rows(kept: Tensor, columns: Tensor, length: int) -> Tensor:
     """Indices of the kept tokens of each row, padded to equal length.
 
     Args:
         kept: (B, L) bool: the tokens to keep.
         columns: (B, L) int64: column of each token in the full prompt, -1 for padding and filler.
+        length: the number n of tokens and of padding after them in the longest row. The host knows it, so
+            that nothing is read from the device.
 
     Returns (B, n) int64 indices into L, -1 for filler. Filler stands before the shorter rows, and in place of
     padding after a row, so that the last logits stand where the plain model has them.
     """
-    padded_after = (columns >= 0).int().flip(1).argmax(1).tolist()
-    rows = [row.nonzero().flatten() for row in kept]
-    return left_pad(
-        [
-            torch.nn.functional.pad(row, (0, n), value=-1) if n else row
-            for row, n in zip(rows, padded_after, strict=True)
-        ]
-    )
+    padded_after = (columns >= 0).int().flip(1).argmax(1, keepdim=True)
+    first = length - padded_after - kept.sum(1, keepdim=True)
+    place = (first + kept.cumsum(1) - 1).masked_fill(~kept, length)
+    index = torch.arange(kept.shape[1], device=kept.device).expand_as(place)
+    return place.new_full((len(kept), length + 1), -1).scatter_(1, place, index)[:, :length]
 
 
 def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
@@ -122,10 +123,13 @@ def column_mask(
     return as_additive(seen, dtype) if additive else seen
 
 
-def block_mask(keys: Tensor, queries: Tensor, window: int | None) -> BlockMask:
-    """As :func:`column_mask`, for flex attention, whose output is zero for a query without any key."""
+def block_mask(keys: Tensor, queries: Tensor, window: int | None, *, padded: bool = True) -> BlockMask:
+    """As :func:`column_mask`, for flex attention, whose output is zero for a query without any key.
+
+    ``padded``: whether ``keys`` may have -1.
+    """
     batch, (count, held) = len(keys), (queries.shape[1], keys.shape[1])
-    if window is None and bool((keys >= 0).all()):
+    if window is None and not padded:
         # Columns are ascending, and the queries are the last keys.
         before = held - count
 

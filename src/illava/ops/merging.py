@@ -25,6 +25,7 @@ from .reductions import SIMILARITIES as SIMILARITIES
 from .reductions import LinearMap as LinearMap
 from .reductions import Similarity as Similarity
 from .reductions import fold, gather_units, rank_weighted_mean, recycling, row_index
+from .transfers import upload
 
 Reduce = Literal["recycle", "drop", "weighted", "fold"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
@@ -246,14 +247,14 @@ def reduce_segments(
         if n == 0:
             continue
         members = [i for i, pair in enumerate(zip(lengths, counts, strict=True)) if pair == (n, p)]
-        offsets = torch.tensor([starts[i] for i in members], device=units.device)
+        offsets = upload([starts[i] for i in members], units.device)
         rows = offsets[:, None] + torch.arange(n, device=units.device)
         if p == n:
             block = Merged(units[rows], rows - offsets[:, None], None if sizes is None else sizes[rows])
         else:
             sized = {} if sizes is None else {"sizes": sizes[rows]}
             block = reducer(p, units[rows], *(part[rows] for part in more), **sized)
-        places = torch.tensor([ends[i] for i in members], device=units.device)
+        places = upload([ends[i] for i in members], units.device)
         blocks.append(Block(rows, places[:, None] + torch.arange(p, device=units.device), block.linear_map))
         for position, i in enumerate(members):
             values[i] = block.units[position]
