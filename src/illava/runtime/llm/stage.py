@@ -20,7 +20,7 @@ from ...compat import cache_name, cache_of, output_cache, with_cache
 from ...methods.steps import LlmStep, Plan
 from ...models.located import LocatedModules
 from ...ops.marks import marked
-from ..cache.merged import MergedLayer, is_merged
+from ..cache.merged import MergedLayer, evict, is_merged
 from ..cache.setup import prepare_for_merging, refuse_filled
 from ..cache.static import StaticMasks, check_room, is_static, settle, static_refusal, update_padding
 from ..checkpoints import Checkpoints
@@ -176,6 +176,7 @@ class LlmStage:
                 depth = self.modules.llm.config.num_hidden_layers
                 check_output(prefill, output, frozenset(at for at in self.steps if 0 < at < depth))
                 check_cache(prefill, output_cache(output), depth)
+                evict(prefill.cache_layers or ())
             current.forget()
             self.publish(current)
         # Keep only what the report needs. A backward pass that reruns layers needs the rest as well.
