@@ -221,7 +221,7 @@ def _note_copy(name: str, args: Any, kwargs: dict[str, Any], target: torch.devic
         blocking = not kwargs.get("non_blocking", False)
         down = isinstance(source, OnDevice)
         up = target == DEVICE if target is not None else down
-    if up == down:
+    if up == down or not source.numel():
         return
     if up and not blocking and not isinstance(source, _Pinned):
         _note(f"{name} of pageable memory")

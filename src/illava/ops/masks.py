@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
+
+BLOCK = 128
+"""Keys and queries of a block of flex attention, as in ``create_block_mask``."""
 
 
 def places_of(chosen: Tensor, count: int) -> Tensor:
@@ -126,24 +129,67 @@ def column_mask(
 def block_mask(keys: Tensor, queries: Tensor, window: int | None, *, padded: bool = True) -> BlockMask:
     """As :func:`column_mask`, for flex attention, whose output is zero for a query without any key.
 
-    ``padded``: whether ``keys`` may have -1.
+    Columns ascend, apart from -1. So the first and the last column of each block of keys and of queries decide
+    which pairs of blocks the kernel computes, and a mask of keys and queries is never held.
+
+    Args:
+        keys, queries, window: as for :func:`column_mask`.
+        padded: whether ``keys`` or ``queries`` may have -1. Without it and without a window, the queries must
+            be the last keys.
     """
-    batch, (count, held) = len(keys), (queries.shape[1], keys.shape[1])
+    queries = queries.to(keys.device)
     if window is None and not padded:
-        # Columns are ascending, and the queries are the last keys.
-        before = held - count
+        before = keys.shape[1] - queries.shape[1]
 
         def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return k <= q + before
+
     else:
-        reach = held + int(keys.max()) if window is None else window
-        queries = queries.to(keys.device)
 
         def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             key, query = keys[b, k], queries[b, q]
-            return (key >= 0) & (key <= query) & (key > query - reach)
+            before = (key >= 0) & (key <= query)
+            return before if window is None else before & (query - key < window)
 
-    return create_block_mask(seen, B=batch, H=None, Q_LEN=count, KV_LEN=held, device=str(keys.device))
+    some, every = _pairs_of_blocks(keys, queries, window)
+    partial, whole = some & ~every, every
+    return BlockMask.from_kv_blocks(
+        *_listed(partial),
+        *_listed(whole),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=seen,
+        seq_lengths=(queries.shape[1], keys.shape[1]),
+    )
+
+
+def _pairs_of_blocks(keys: Tensor, queries: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """(B, 1, Q, K) bool for each pair of blocks: whether some, and whether all of the keys may be attended to."""
+    first_key, last_key, full_key = (part[:, None] for part in _bounds(keys))
+    first, last, full = (part[:, :, None] for part in _bounds(queries))
+    some = (last_key >= 0) & (first_key <= last)
+    every = full_key & full & (last_key <= first)
+    if window is not None:
+        some &= first - last_key < window
+        every &= last - first_key < window
+    return some[:, None], every[:, None]
+
+
+def _bounds(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each block of (B, n) columns: the first and the last one, and whether all of them are real.
+
+    A block without any has -1 as its last column, and a first one after all others.
+    """
+    blocks = torch.nn.functional.pad(columns, (0, -columns.shape[1] % BLOCK), value=-1)
+    blocks = blocks.unflatten(1, (-1, BLOCK))
+    real = blocks >= 0
+    first = blocks.masked_fill(~real, torch.iinfo(torch.int64).max // 2).amin(-1)
+    return first, blocks.amax(-1), real.all(-1)
+
+
+def _listed(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 1, Q, K) bool to the number of blocks of keys for each block of queries, and these first in (B, 1, Q, K)."""
+    order = pairs.int().argsort(dim=-1, descending=True, stable=True)
+    return pairs.sum(-1).int(), order.int()
 
 
 def _seal(mask: Tensor, filler: Tensor) -> Tensor:
