@@ -166,7 +166,8 @@ class _Dispatch(TorchDispatchMode):
 
 def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     name = str(function)
-    given = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
+    given: list[Tensor] = []
+    plain_args, plain_kwargs = _unwrapped(args, given), _unwrapped(kwargs, given)
     on_device = any(isinstance(part, OnDevice) for part in given)
     wanted = kwargs.get("device")
     # Code in C++ makes its tensors on the device that it knows.
@@ -185,18 +186,20 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return args[0]
     wrappers = {id(part.held): part for part in given if isinstance(part, OnDevice)}
     if target == DEVICE:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
-    out = function(*_unwrapped(args), **_unwrapped(kwargs))
+        plain_kwargs["device"] = torch.device("cpu")
+    out = function(*plain_args, **plain_kwargs)
     # An operation with a device is the only one that moves anything; copy_ and the like write in place.
     placed = target == DEVICE if target is not None else on_device
     if name.startswith("aten.copy_"):
         placed = isinstance(args[0], OnDevice)
     if not placed:
         return out
-    return tree_map(lambda t: _wrapped(t, wrappers), out)
+    return _wrapped(out, wrappers)
 
 
 def _wrapped(out: Any, wrappers: dict[int, OnDevice]) -> Any:
+    if isinstance(out, (list, tuple)):
+        return type(out)(_wrapped(part, wrappers) for part in out)
     if not isinstance(out, Tensor):
         return out
     # An operation in place returns its argument.
@@ -204,8 +207,16 @@ def _wrapped(out: Any, wrappers: dict[int, OnDevice]) -> Any:
     return OnDevice(out) if known is None else known
 
 
-def _unwrapped(tree: Any) -> Any:
-    return tree_map(lambda part: part.held if isinstance(part, OnDevice) else part, tree)
+def _unwrapped(tree: Any, found: list[Tensor]) -> Any:
+    """The arguments of an operation with numbers on the CPU; ``found`` gets all tensors as they were."""
+    if isinstance(tree, Tensor):
+        found.append(tree)
+        return tree.held if isinstance(tree, OnDevice) else tree
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_unwrapped(part, found) for part in tree)
+    if isinstance(tree, dict):
+        return {key: _unwrapped(part, found) for key, part in tree.items()}
+    return tree
 
 
 def _note_copy(name: str, args: Any, kwargs: dict[str, Any], target: torch.device | None) -> None:

@@ -251,6 +251,8 @@ def evict(layers: Sequence[Any]) -> None:
     for layer in layers:
         if isinstance(layer, MergedLayer) and layer.ends is not None:
             layer.evict()
+            # A slice would hold the memory of the evicted keys until the next token.
+            layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
 
 
 def check_crop(last: Tensor, length: int, tokens_to_remove: int) -> None:
