@@ -119,7 +119,7 @@ class _Pinned(Tensor):
 
 
 class _Factories(TorchFunctionMode):
-    """Data of the host given to a constructor is copied to the device, which waits; pinned memory is marked."""
+    """Constructors copy their data to the device, which waits. Pinned memory is marked."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -135,20 +135,26 @@ class _Factories(TorchFunctionMode):
         if kwargs.pop("pin_memory", False):
             return function(*args, **kwargs).as_subclass(_Pinned)
         source = args[0] if name != "new_tensor" else args[1]
-        default = args[0].device if name == "new_tensor" else source.device if isinstance(source, Tensor) else "cpu"
+        default = (
+            args[0].device if name == "new_tensor" else source.device if isinstance(source, Tensor) else "cpu"
+        )
         wanted = torch.device(kwargs.get("device") or default)
         if isinstance(source, Tensor):
             dtype = kwargs.get("dtype") or source.dtype
             return source.to(wanted, dtype)
-        if isinstance(source, (list, tuple)) and any(isinstance(part, OnDevice) for part in tree_iter(source)):
+        if isinstance(source, (list, tuple)) and any(
+            isinstance(part, OnDevice) for part in tree_iter(source)
+        ):
             source = tree_map(lambda part: part.item() if isinstance(part, Tensor) else part, source)
         with torch._C.DisableTorchFunction():
-            made = getattr(torch, "tensor" if name == "new_tensor" else name)(source, dtype=kwargs.get("dtype"))
+            made = getattr(torch, "tensor" if name == "new_tensor" else name)(
+                source, dtype=kwargs.get("dtype")
+            )
         return made if wanted.type == "cpu" else made.to(wanted)
 
 
 def _set(tensor: OnDevice, index: Any, value: Any) -> None:
-    """``tensor[index] = value`` as on CUDA: by a mask it is ``masked_fill_``; by indices, a value is copied."""
+    """``tensor[index] = value`` as on CUDA: ``masked_fill_`` for a mask; for indices the value is copied."""
     indices = [part for part in tree_iter(index) if isinstance(part, Tensor)]
     if isinstance(index, Tensor) and index.dtype == torch.bool:
         tensor.masked_fill_(index.view(*index.shape, *[1] * (tensor.dim() - index.dim())), value)
@@ -180,10 +186,10 @@ def _run(function: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         _note_copy(name, args, kwargs, target)
     elif on_device:
         _check(name, args, given)
-    if name == "aten._to_copy.default" and on_device and target in (None, DEVICE):
-        if kwargs.get("dtype") in (None, args[0].dtype):
-            # Nothing to do, which torch does not know, since it takes the device for another.
-            return args[0]
+    same = target in (None, DEVICE) and kwargs.get("dtype") in (None, given[0].dtype if given else None)
+    if name == "aten._to_copy.default" and on_device and same:
+        # Nothing to do, which torch does not know, since it takes the device for another.
+        return args[0]
     wrappers = {id(part.held): part for part in given if isinstance(part, OnDevice)}
     if target == DEVICE:
         plain_kwargs["device"] = torch.device("cpu")
@@ -249,7 +255,9 @@ def _check(name: str, args: Any, given: list[Tensor]) -> None:
             _note(f"{name} by indices on the host")
         given = [args[0], *args[2:3]]
     if any(isinstance(part, Tensor) and not isinstance(part, OnDevice) and part.dim() for part in given):
-        raise RuntimeError(f"{name}: expected all tensors to be on the same device, {DEVICE}; some are on cpu")
+        raise RuntimeError(
+            f"{name}: expected all tensors to be on the same device, {DEVICE}; some are on cpu"
+        )
 
 
 def _note(name: str) -> None:

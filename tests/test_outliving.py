@@ -1,4 +1,4 @@
-"""Nothing of a pass outlives it but what the report reads: tables of indices. No mask, no features, no states."""
+"""Only the tables of indices that the report reads outlive a pass: no masks, features or hidden states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often illava waits for the device: at most 4 times in a prefill, the image encoder included, never after.
+"""How often illava waits for the device: at most 4 times in a prefill with its encoder, never in decoding.
 
 Counted on a device that does not exist (:mod:`tests.fake_device`), whose numbers are those of the CPU. What
 waits there waits on a card too, where `make test-gpu` counts with ``torch.cuda.set_sync_debug_mode``.

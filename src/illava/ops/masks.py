@@ -129,8 +129,8 @@ def column_mask(
 def block_mask(keys: Tensor, queries: Tensor, window: int | None, *, padded: bool = True) -> BlockMask:
     """As :func:`column_mask`, for flex attention, whose output is zero for a query without any key.
 
-    Columns ascend, apart from -1. So the first and the last column of each block of keys and of queries decide
-    which pairs of blocks the kernel computes, and a mask of keys and queries is never held.
+    Columns ascend, apart from -1. So the first and the last column of each block of keys and of queries tell
+    which pairs of blocks the kernel computes. A mask of keys and queries is never held.
 
     Args:
         keys, queries, window: as for :func:`column_mask`.
@@ -163,7 +163,7 @@ def block_mask(keys: Tensor, queries: Tensor, window: int | None, *, padded: boo
 
 
 def _pairs_of_blocks(keys: Tensor, queries: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
-    """(B, 1, Q, K) bool for each pair of blocks: whether some, and whether all of the keys may be attended to."""
+    """(B, 1, Q, K) bool for each pair of blocks: whether some, and whether all pairs of tokens attend."""
     first_key, last_key, full_key = (part[:, None] for part in _bounds(keys))
     first, last, full = (part[:, :, None] for part in _bounds(queries))
     some = (last_key >= 0) & (first_key <= last)
@@ -180,14 +180,14 @@ def _bounds(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     A block without any has -1 as its last column, and a first one after all others.
     """
     blocks = torch.nn.functional.pad(columns, (0, -columns.shape[1] % BLOCK), value=-1)
-    blocks = blocks.unflatten(1, (-1, BLOCK))
+    blocks = blocks.view(len(columns), -1, BLOCK)
     real = blocks >= 0
     first = blocks.masked_fill(~real, torch.iinfo(torch.int64).max // 2).amin(-1)
     return first, blocks.amax(-1), real.all(-1)
 
 
 def _listed(pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 1, Q, K) bool to the number of blocks of keys for each block of queries, and these first in (B, 1, Q, K)."""
+    """(B, 1, Q, K) bool to (B, 1, Q) numbers of blocks of keys, and (B, 1, Q, K) indices that list them first."""
     order = pairs.int().argsort(dim=-1, descending=True, stable=True)
     return pairs.sum(-1).int(), order.int()
 

@@ -25,8 +25,8 @@ BACKENDS = ("sdpa", "eager")
 ROUNDED = 64
 """The room of a layer is a multiple of this, so that prompts of similar length share compiled code."""
 LENGTHS = 8
-"""At most so many lengths of a layer of one cache. Dynamo compiles a function for up to 8 shapes of its inputs,
-or for two and then for shapes that vary; every length also has a CUDA graph of its own."""
+"""Maximum number of lengths that a layer of one cache can have. Dynamo compiles a function for at most 8 shapes,
+unless it compiles for shapes that vary, and each length has a CUDA graph of its own."""
 
 
 Shared = dict[tuple[int, ...], tuple[Tensor, Tensor]]

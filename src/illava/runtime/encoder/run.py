@@ -259,9 +259,10 @@ class EncoderRun:
     def sequences(self, cu_seqlens: Tensor, block: int, *, flash: bool) -> Tensor:
         """Boundaries of the attention sequences of all tokens to those in ``block``.
 
-        Those for ``flash`` attention are on the device, and a window that lost all of its tokens remains as an
-        empty one: how many did, only the device knows. Other attention is computed sequence by sequence, for
-        which the model reads the lengths in each block. So the result is on the CPU, without empty windows.
+        For ``flash`` attention they are on the device. A window that lost all of its tokens remains as an
+        empty one, since the host does not know how many did. Other attention is computed sequence by
+        sequence, for which the model reads the lengths in every block. So these boundaries are on the CPU,
+        and without empty windows.
         """
         return self._at(block)(cu_seqlens, lambda: self._boundaries(cu_seqlens, block, flash))
 

@@ -107,7 +107,11 @@ class EncoderStage:
         grid = tower.grid(vision, args, kwargs)
         # Sizes may be on the host.
         device = next(
-            (part.device for part in (*args, *kwargs.values()) if isinstance(part, Tensor) and part.is_floating_point()),
+            (
+                part.device
+                for part in (*args, *kwargs.values())
+                if isinstance(part, Tensor) and part.is_floating_point()
+            ),
             grid.device,
         )
         if resized is None:

@@ -10,9 +10,9 @@ from torch import Tensor
 from ...errors import UnsupportedError
 from ...methods.steps import LlmStep, Plan, Tokens, Units, reduced
 from ...models.located import LocatedModules
-from ...ops.merging import MergedSegments
 from ...ops.marks import finite, marked, zero_or_nan
 from ...ops.masks import compact_rows, occurring, places_of, take, take_positions, take_rows
+from ...ops.merging import MergedSegments
 from ...ops.positions import compact
 from ..encoder.run import EncoderRun
 from .masks import LlmMasks
@@ -30,9 +30,10 @@ def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
 def shortened(
     prompt: Prompt, before: Sequence, kept: Tensor, lengths: tuple[int, ...]
 ) -> tuple[Sequence, Tensor]:
-    """The tokens of ``before`` that are ``kept``, (B, L) bool, with ``lengths`` visual tokens of each segment.
+    """The sequence of the tokens of ``before`` that are ``kept``, (B, L) bool.
 
-    Returns them, and the (B, n) int64 indices of the tokens among those before, -1 for filler.
+    ``lengths``: visual tokens kept in each segment. Also returns the (B, n) int64 index of each token in
+    ``before``, -1 for filler.
     """
     width, padded = prompt.width(lengths)
     index = compact_rows(kept, before.columns, width)
@@ -80,7 +81,14 @@ class LlmEntry:
         self.compact = plan.positions == "compact" and not plan.empty
 
     def enter(
-        self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor, marks: Marks, start: int, *, cached: bool
+        self,
+        prompt: Prompt,
+        kwargs: dict[str, Any],
+        embeds: Tensor,
+        marks: Marks,
+        start: int,
+        *,
+        cached: bool,
     ) -> Prefill:
         """Remove the marked tokens, and those dropped before layer 0, from ``kwargs``.
 
@@ -131,7 +139,9 @@ class LlmEntry:
         """
         tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
         places = places_of(tokens.runs.flatten() >= 0, sum(lengths))
-        units = Units(tokens.hidden.flatten(0, 1)[places], None, lengths, prefill.prompt.lengths, tokens=tokens)
+        units = Units(
+            tokens.hidden.flatten(0, 1)[places], None, lengths, prefill.prompt.lengths, tokens=tokens
+        )
         merged = reduced(self.steps[0], units)
         if merged is None:
             return embeds, alive, lengths

@@ -128,7 +128,7 @@ class LlmStage:
         return args, kwargs
 
     def _marks(self, current: Pass, prompt: Prompt, embeds: Tensor) -> Marks:
-        """The marks of the encoder stage in (B, L, d) embeddings; waits for the device if there may be any."""
+        """The marks in (B, L, d) embeddings, which are read from the device if there may be any."""
         placeholders = (prompt.runs >= 0).to(embeds.device)
         if not self.marks and not prompt.unknown_source:
             # Without an encoder stage nothing is marked, and a NaN is an output of the plain model.
