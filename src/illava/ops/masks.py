@@ -187,7 +187,7 @@ def _bounds(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _listed(pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 1, Q, K) bool to (B, 1, Q) numbers of blocks of keys, and (B, 1, Q, K) indices that list them first."""
+    """(B, 1, Q, K) bool to the (B, 1, Q) numbers of blocks of keys, and their (B, 1, Q, K) indices."""
     order = pairs.int().argsort(dim=-1, descending=True, stable=True)
     return pairs.sum(-1).int(), order.int()
 

@@ -116,16 +116,19 @@ class MergedLayer(Merged, DynamicLayer):
                 # others are evicted after the prefill, for all layers at once.
                 self._evict_first(self.physical_length() - self.window + 1)
             else:
-                self.evict()
+                self.evict(self.physical_length())
         return keys, values
 
-    def evict(self) -> None:
-        """Evict the first keys of a sliding layer, up to those whose columns are inside the window."""
+    def evict(self, before: int) -> None:
+        """Evict the first keys of a sliding layer, up to those whose columns are inside the window.
+
+        ``before``: keys held before any of this pass was evicted. Fewer than the window are all kept.
+        """
         assert self.window is not None
         length, held = self.get_seq_length(), self.physical_length()
         if self.ends is None:
             read_ends([self])
-        if held < self.window or self.ends is None:
+        if before < self.window or self.ends is None:
             return
         # Later tokens have consecutive columns.
         self.ends += range(length - (held - len(self.ends)), length)
@@ -250,7 +253,7 @@ def evict(layers: Sequence[Any]) -> None:
     read_ends(layers)
     for layer in layers:
         if isinstance(layer, MergedLayer) and layer.ends is not None:
-            layer.evict()
+            layer.evict(layer.held)
             # A slice would hold the memory of the evicted keys until the next token.
             layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
 

@@ -25,8 +25,8 @@ BACKENDS = ("sdpa", "eager")
 ROUNDED = 64
 """The room of a layer is a multiple of this, so that prompts of similar length share compiled code."""
 LENGTHS = 8
-"""Maximum number of lengths that a layer of one cache can have. Dynamo compiles a function for at most 8 shapes,
-unless it compiles for shapes that vary, and each length has a CUDA graph of its own."""
+"""Maximum number of lengths that a layer of one cache can have. Dynamo compiles a function at most 8 times,
+and each length has a CUDA graph of its own."""
 
 
 Shared = dict[tuple[int, ...], tuple[Tensor, Tensor]]

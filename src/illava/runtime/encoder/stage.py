@@ -19,6 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from ...errors import UnsupportedError
 from ...methods.steps import EncoderStep, Plan, ProjectorStep, Units, reduced
 from ...models.located import LocatedModules, feature_block
+from ...ops.grids import frames_of, square_units
 from ...ops.transfers import upload
 from ..attention_tap import is_flash
 from ..checkpoints import Checkpoints
@@ -144,7 +145,7 @@ class EncoderStage:
             shapes = [(n * g, math.isqrt(n * g), math.isqrt(n * g)) for n in lengths]
             if grid is not None:
                 shapes = [(h * w, h, w) for t, h, w in sizes for _ in range(t)]
-            order = upload(_spatial_units(shapes, round(g**0.5)), device)
+            order = upload(square_units(shapes, round(g**0.5)), device)
         run = EncoderRun(g, lengths, grid, current.video, current.videos, tower.prefix, order)
         run.traces = {} if self.trace else None
         current.encoder_run = run
@@ -198,26 +199,6 @@ class EncoderStage:
             run.mask(part, index) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
         )
         return args, kwargs
-
-
-def frames_of(sizes: list[list[int]]) -> tuple[int, ...]:
-    """Number of tokens of each frame, given frames, rows and columns of each picture."""
-    return tuple(h * w for t, h, w in sizes for _ in range(t))
-
-
-def _spatial_units(shapes: list[tuple[int, int, int]], side: int) -> Tensor:
-    """(tokens, rows, columns) of segments to (U, g) tokens of each side x side square, in raster order."""
-    out, first = [], 0
-    for tokens, rows, columns in shapes:
-        if rows % side or columns % side or rows * columns != tokens:
-            raise UnsupportedError(
-                f"{rows} x {columns} patches do not divide into {side} x {side} squares; the encoder stage "
-                "needs pictures that do; use encoder_layers=() to switch it off"
-            )
-        places = torch.arange(tokens).view(rows // side, side, columns // side, side)
-        out.append(places.transpose(1, 2).reshape(-1, side * side) + first)
-        first += tokens
-    return torch.cat(out)
 
 
 class _MergingBlock:
