@@ -227,7 +227,7 @@ class ProjectorStage:
         if self.modules.tower.unit_order(self.modules.config.vision_config, run.grid) is not None:
             return None
         side = math.isqrt(run.group)
-        return tuple((h // side, w // side) for t, h, w in run.grid.tolist() for _ in range(t))
+        return tuple((h // side, w // side) for t, h, w in run.pictures for _ in range(t))
 
     def _rows_in_place(self, run: EncoderRun, features: Tensor) -> Tensor:
         """Scatter the rows of survivors to one row per unit, NaN for dropped ones.

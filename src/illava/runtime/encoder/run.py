@@ -77,6 +77,8 @@ class EncoderRun:
     """Tokens of each attention window of resized pictures at full size; None without window attention."""
     full_blocks: tuple[int, ...] = ()
     """Blocks without window attention in an encoder that has it."""
+    pictures: list[list[int]] = field(default_factory=list)
+    """``grid`` on the host."""
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
     in_segments: set[int] = field(default_factory=set)

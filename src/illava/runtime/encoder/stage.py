@@ -147,7 +147,7 @@ class EncoderStage:
                 shapes = [(h * w, h, w) for t, h, w in sizes for _ in range(t)]
             order = upload(square_units(shapes, round(g**0.5)), device)
         run = EncoderRun(g, lengths, grid, current.video, current.videos, tower.prefix, order)
-        run.traces = {} if self.trace else None
+        run.pictures, run.traces = sizes, {} if self.trace else None
         current.encoder_run = run
         current.encoder_runs.append(run)
         return run
