@@ -44,7 +44,7 @@ def test_patches_are_put_together_resized_and_cut_again():
         grid.append([image.shape[0], image.shape[3] // patch, image.shape[4] // patch])
         small.append([image.shape[0], height // patch, width // patch])
     given = torch.cat([patches(image, patch, side) for image in images])
-    resized = resize_patches(given, torch.tensor(grid), torch.tensor(small), patch, side, 2)
+    resized = resize_patches(given, grid, small, patch, side, 2)
     torch.testing.assert_close(resized, torch.cat(expected))
 
 
@@ -52,7 +52,9 @@ def smaller(model, part: Picture, rows: int, columns: int) -> Picture:
     """The same picture as the processor would have handed it over at fewer pixels."""
     vision, grid = model.config.vision_config, part.values["image_grid_thw"]
     small = torch.tensor([[1, 2 * rows, 2 * columns]])
-    pixels = resize_patches(part.values["pixel_values"], grid, small, vision.patch_size, 2, 2)
+    pixels = resize_patches(
+        part.values["pixel_values"], grid.tolist(), small.tolist(), vision.patch_size, 2, 2
+    )
     return Picture({"pixel_values": pixels, "image_grid_thw": small}, [IMAGE] * rows * columns)
 
 

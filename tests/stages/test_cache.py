@@ -129,7 +129,7 @@ def prefill_of(columns, length, cache_layers, start):
     """A prefill of prompts of text, of which (B, n) ``columns`` are left."""
     rows = torch.full((len(columns), length), -1)
     prompt = Prompt(rows, (), rows >= 0, False, rows[:, 0], None, [], False)
-    sequence = Sequence(columns, columns, length - columns.shape[1], columns, ())
+    sequence = Sequence(columns, columns, length - columns.shape[1], columns, (), bool((columns < 0).any()))
     return Prefill(prompt, sequence, cache_layers, depth=len(cache_layers), start=start)
 
 

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
-from illava.ops.masks import causal_mask, left_pad, take_mask, take_rows
+from illava.ops.masks import block_mask, causal_mask, compact_rows, places_of, take_mask, take_rows
 
 
-def test_left_pad():
-    rows = [torch.tensor([3, 5]), torch.tensor([0, 1, 4]), torch.tensor([], dtype=torch.int64)]
-    assert left_pad(rows).tolist() == [[-1, 3, 5], [0, 1, 4], [-1, -1, -1]]
+def test_places_of():
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.0, 0.3, 1.0):
+        chosen = torch.rand(23, generator=generator) < share
+        expected = [index for index in range(23) if chosen[index]]
+        assert places_of(chosen, len(expected)).tolist() == expected
+
+
+def test_compact_rows():
+    kept = torch.tensor(
+        [[0, 0, 0, 1, 0, 1], [1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1, 0, 1, 0, 0, 0]]
+    ).bool()
+    columns = torch.arange(6).repeat(4, 1)
+    # The last row ends in padding, and so does the one without any token that is left.
+    columns[2, 5:] = columns[3, 4:] = -1
+    assert compact_rows(kept, columns, 4).tolist() == [
+        [-1, -1, 3, 5],
+        [-1, 0, 1, 4],
+        [-1, -1, -1, -1],
+        [0, 2, -1, -1],
+    ]
 
 
 def test_take_rows_zeroes_filler_even_where_the_source_is_nan():
@@ -56,3 +78,58 @@ def test_causal_mask_with_padding():
                     assert boolean[b, 0, q, k].item() == expected
                     assert (additive[b, 0, q, k] == 0).item() == expected
         assert additive.min() == torch.finfo(torch.float16).min
+
+
+def read_out(mask: BlockMask) -> torch.Tensor:
+    """(B, Q, K): which pairs of a block mask a kernel lets through, block by block."""
+    batch, _, blocks, _ = mask.kv_indices.shape
+    count, held = mask.seq_lengths
+    out = torch.zeros(batch, count, held, dtype=torch.bool)
+    size = mask.BLOCK_SIZE[0]
+    for b in range(batch):
+        for row in range(blocks):
+            queries = torch.arange(row * size, min(count, (row + 1) * size))
+            for block in mask.kv_indices[b, 0, row, : mask.kv_num_blocks[b, 0, row]].tolist():
+                keys = torch.arange(block * size, min(held, (block + 1) * size))
+                seen = mask.mask_mod(torch.tensor(b), torch.tensor(0), queries[:, None], keys[None])
+                out[b, queries[0] : queries[-1] + 1, keys[0] : keys[-1] + 1] = seen
+            for block in mask.full_kv_indices[b, 0, row, : mask.full_kv_num_blocks[b, 0, row]].tolist():
+                out[b, row * size : (row + 1) * size, block * size : (block + 1) * size] = True
+    return out
+
+
+@pytest.mark.parametrize(("held", "queries"), [(400, 400), (400, 130), (129, 1)])
+@pytest.mark.parametrize("window", [None, 150, 40])
+@pytest.mark.parametrize("padded", [False, True])
+def test_block_masks(held, queries, window, padded):
+    generator = torch.Generator().manual_seed(0)
+    columns = torch.stack([torch.rand(900, generator=generator).argsort()[:held].sort().values for _ in "ab"])
+    if padded:
+        columns[0, :140] = columns[1, -7:] = -1
+    mask = block_mask(columns, columns[:, -queries:], window, padded=padded)
+    near, far = columns[:, None], columns[:, -queries:, None]
+    expected = (near >= 0) & (near <= far)
+    if window is not None:
+        expected &= near > far - window
+    assert torch.equal(read_out(mask), expected)
+    # No block is computed for nothing, and none is masked that need not be.
+    made = create_block_mask(mask.mask_mod, B=2, H=None, Q_LEN=queries, KV_LEN=held, device="cpu")
+    assert torch.equal(mask.kv_num_blocks, made.kv_num_blocks)
+    assert torch.equal(mask.full_kv_num_blocks, made.full_kv_num_blocks)
+    assert torch.equal(mask.to_dense(), made.to_dense())
+
+
+def test_block_masks_hold_no_mask_of_tokens():
+    columns = torch.arange(2048)[None] * 2
+    largest = 0
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            out = function(*args, **(kwargs or {}))
+            largest = max([largest, *(t.numel() for t in tree_iter(out) if isinstance(t, torch.Tensor))])
+            return out
+
+    with Largest():
+        block_mask(columns, columns, 500, padded=True)
+    assert largest <= 2048

@@ -28,8 +28,8 @@ def unmarked(features: Tensor) -> Tensor:
     return torch.cat([first.masked_fill(first.isnan(), torch.inf), features[..., 1:]], -1)
 
 
-def count_marked(features: Any) -> int:
-    """Number of marked rows in the features that a packing or pooling function returned."""
+def count_marked(features: Any) -> Tensor:
+    """(), int64: number of marked rows in the features that a packing or pooling function returned."""
     parts = (
         [features]
         if isinstance(features, Tensor)
@@ -37,7 +37,13 @@ def count_marked(features: Any) -> int:
         if isinstance(features, tuple)
         else features
     )
-    return sum(int(marked(part).sum()) for part in parts)
+    return torch.stack([marked(part).sum() for part in parts]).sum()
+
+
+def any_marked(features: Any) -> bool:
+    """Whether a tensor of features, or any of several, has marked rows. Waits for the device."""
+    parts = [features] if isinstance(features, Tensor) else features
+    return any(bool(marked(part).any()) for part in parts)
 
 
 def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,8 +56,6 @@ def mark_through(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def run(features: Any, *args: Any, **kwargs: Any) -> Any:
         parts = [features] if isinstance(features, Tensor) else list(features)
-        if not any(bool(marked(part).any()) for part in parts):
-            return function(features, *args, **kwargs)
 
         def rebuild(parts: list[Tensor]) -> Any:
             return parts[0] if isinstance(features, Tensor) else type(features)(parts)
@@ -113,7 +117,7 @@ def propagated(survivors: Tensor, units: Tensor, lengths: Sequence[int], left: S
         each = bad.view(len(lengths), -1).sum(1).to(survivors.dtype)
         return (survivors.view(len(left), left[0], -1) + each[:, None, None]).flatten(0, 1)
     of, rows = (
-        torch.repeat_interleave(upload(range(len(n)), bad.device), upload(n, bad.device), output_size=sum(n))
+        upload(torch.repeat_interleave(torch.tensor(n), output_size=sum(n)), bad.device)
         for n in (lengths, left)
     )
     each = bad.new_zeros(len(lengths)).index_add_(0, of, bad)

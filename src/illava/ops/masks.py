@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.nn.attention.flex_attention import BlockMask
+
+BLOCK = 128
+"""Keys and queries of a block of flex attention, as in ``create_block_mask``."""
 
 
-def left_pad(rows: list[Tensor]) -> Tensor:
-    """Stack 1-D int64 tensors of different lengths to (B, longest), padded on the left with -1."""
-    longest = max(len(row) for row in rows)
-    out = rows[0].new_full((len(rows), longest), -1)
-    for row, target in zip(rows, out, strict=True):
-        target[longest - len(row) :] = row
-    return out
+def places_of(chosen: Tensor, count: int) -> Tensor:
+    """(count,) int64: the indices of the ``count`` places where a 1-D boolean tensor is True, ascending.
+
+    As ``chosen.nonzero()``, for a number that the host knows, so that it does not wait for the device.
+    """
+    # Places that are not chosen all write to one more entry, which is cut off.
+    rank = (chosen.cumsum(0) - 1).masked_fill(~chosen, count)
+    places = torch.arange(len(chosen), device=chosen.device)
+    return places.new_zeros(count + 1).scatter_(0, rank, places)[:count]
 
 
-def compact_rows(kept: Tensor, columns: Tensor) -> Tensor:
+def compact_rows(kept: Tensor, columns: Tensor, length: int) -> Tensor:
     """Indices of the kept tokens of each row, padded to equal length.
 
     Args:
         kept: (B, L) bool: the tokens to keep.
         columns: (B, L) int64: column of each token in the full prompt, -1 for padding and filler.
+        length: the number n of tokens and of padding after them in the longest row. The host knows it, so
+            that nothing is read from the device.
 
     Returns (B, n) int64 indices into L, -1 for filler. Filler stands before the shorter rows, and in place of
     padding after a row, so that the last logits stand where the plain model has them.
     """
-    padded_after = (columns >= 0).int().flip(1).argmax(1).tolist()
-    rows = [row.nonzero().flatten() for row in kept]
-    return left_pad(
-        [
-            torch.nn.functional.pad(row, (0, n), value=-1) if n else row
-            for row, n in zip(rows, padded_after, strict=True)
-        ]
-    )
+    padded_after = (columns >= 0).int().flip(1).argmax(1, keepdim=True)
+    first = length - padded_after - kept.sum(1, keepdim=True)
+    place = (first + kept.cumsum(1) - 1).masked_fill(~kept, length)
+    index = torch.arange(kept.shape[1], device=kept.device).expand_as(place)
+    return place.new_full((len(kept), length + 1), -1).scatter_(1, place, index)[:, :length]
 
 
 def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
@@ -122,24 +126,70 @@ def column_mask(
     return as_additive(seen, dtype) if additive else seen
 
 
-def block_mask(keys: Tensor, queries: Tensor, window: int | None) -> BlockMask:
-    """As :func:`column_mask`, for flex attention, whose output is zero for a query without any key."""
-    batch, (count, held) = len(keys), (queries.shape[1], keys.shape[1])
-    if window is None and bool((keys >= 0).all()):
-        # Columns are ascending, and the queries are the last keys.
-        before = held - count
+def block_mask(keys: Tensor, queries: Tensor, window: int | None, *, padded: bool = True) -> BlockMask:
+    """As :func:`column_mask`, for flex attention, whose output is zero for a query without any key.
+
+    Columns ascend, apart from -1. So the first and the last column of each block of keys and of queries tell
+    which pairs of blocks the kernel computes. A mask of keys and queries is never held.
+
+    Args:
+        keys, queries, window: as for :func:`column_mask`.
+        padded: whether ``keys`` or ``queries`` may have -1. Without it and without a window, the queries must
+            be the last keys.
+    """
+    queries = queries.to(keys.device)
+    if window is None and not padded:
+        before = keys.shape[1] - queries.shape[1]
 
         def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             return k <= q + before
+
     else:
-        reach = held + int(keys.max()) if window is None else window
-        queries = queries.to(keys.device)
 
         def seen(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
             key, query = keys[b, k], queries[b, q]
-            return (key >= 0) & (key <= query) & (key > query - reach)
+            before = (key >= 0) & (key <= query)
+            return before if window is None else before & (query - key < window)
 
-    return create_block_mask(seen, B=batch, H=None, Q_LEN=count, KV_LEN=held, device=str(keys.device))
+    some, every = _pairs_of_blocks(keys, queries, window)
+    partial, whole = some & ~every, every
+    return BlockMask.from_kv_blocks(
+        *_listed(partial),
+        *_listed(whole),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=seen,
+        seq_lengths=(queries.shape[1], keys.shape[1]),
+    )
+
+
+def _pairs_of_blocks(keys: Tensor, queries: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """(B, 1, Q, K) bool for each pair of blocks: whether some, and whether all pairs of tokens attend."""
+    first_key, last_key, full_key = (part[:, None] for part in _bounds(keys))
+    first, last, full = (part[:, :, None] for part in _bounds(queries))
+    some = (last_key >= 0) & (first_key <= last)
+    every = full_key & full & (last_key <= first)
+    if window is not None:
+        some &= first - last_key < window
+        every &= last - first_key < window
+    return some[:, None], every[:, None]
+
+
+def _bounds(columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each block of (B, n) columns: the first and the last one, and whether all of them are real.
+
+    A block without any has -1 as its last column, and a first one after all others.
+    """
+    blocks = torch.nn.functional.pad(columns, (0, -columns.shape[1] % BLOCK), value=-1)
+    blocks = blocks.view(len(columns), -1, BLOCK)
+    real = blocks >= 0
+    first = blocks.masked_fill(~real, torch.iinfo(torch.int64).max // 2).amin(-1)
+    return first, blocks.amax(-1), real.all(-1)
+
+
+def _listed(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 1, Q, K) bool to the (B, 1, Q) numbers of blocks of keys, and their (B, 1, Q, K) indices."""
+    order = pairs.int().argsort(dim=-1, descending=True, stable=True)
+    return pairs.sum(-1).int(), order.int()
 
 
 def _seal(mask: Tensor, filler: Tensor) -> Tensor:

@@ -1,22 +1,26 @@
-"""Copies of small tables from the host to a device, without waiting for the device."""
+"""Copies from the host to an accelerator that do not make the host wait."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def upload(values: Any, device: torch.device | str, dtype: torch.dtype = torch.int64) -> Tensor:
-    """A tensor of ``values``, numbers on the host, on ``device``.
+def upload(values: Sequence[Any] | Tensor, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Numbers of the host, or a tensor on the CPU, as a tensor on ``device``.
 
-    ``torch.tensor(values, device="cuda")`` waits until the device has finished all earlier work; a copy from
-    pinned memory does not.
+    From pageable memory a copy would wait until the device has done all of its work. Memory that is pinned is
+    copied when the device gets to it; torch does not reuse the memory before.
+
+    Args:
+        values: (nested) numbers, or a tensor of any dtype. A tensor that is on another device than the CPU
+            is moved by ``Tensor.to``.
+        dtype: of the result for numbers; tensors keep their own.
     """
-    table = torch.tensor(values, dtype=dtype)
-    return (
-        table.pin_memory().to(device, non_blocking=True)
-        if torch.device(device).type == "cuda"
-        else table.to(device)
-    )
+    made = values if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
+    if made.device == device or made.device.type != "cpu" or device.type in ("cpu", "meta"):
+        return made.to(device)
+    return made.pin_memory().to(device, non_blocking=True)

@@ -30,7 +30,7 @@ class Generation:
     prompt: Tensor | None = None
     """(B, L) token ids of the prompt, if candidates follow it or if later passes run it again."""
     last: Tensor | None = None
-    """(B,) int64 column of the last prompt token in the first of the passes that run the prompt again."""
+    """(B,) int64, on the CPU: column of the last prompt token in the first of the passes that run it."""
     at_end: Callable[[], None] = lambda: None
     """Called when the call returns or fails."""
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from ..compat import installed
 from ..errors import UnsupportedError
 from .cache.merged import MergedLayer
@@ -18,9 +16,9 @@ from .llm.prefill import Prefill
 _COMPILED = " (torch.compile follows hooks where torch._dynamo.config.skip_nnmodule_hook_guards is False)"
 
 
-def check_source(marks: Tensor) -> None:
-    """Raise UnsupportedError if any of (B, L) ``marks`` is set in features from an unknown source."""
-    if bool(marks.any()):
+def check_source(marks: int) -> None:
+    """Raise UnsupportedError if there are ``marks`` in features from an unknown source."""
+    if marks:
         raise UnsupportedError(
             "mm_encoder_outputs contain NaN and are not the objects returned by get_image_features of this "
             "accelerated model, so it is unknown whether NaN marks dropped tokens; pass these objects"
@@ -37,7 +35,7 @@ def check_marks(runs: list[EncoderRun], prefill: Prefill, blocks: frozenset[int]
     for run in runs:
         if run.resized is None and not blocks <= run.visited:
             _fail(f"blocks of the image encoder that merged{_COMPILED}", sorted(blocks), sorted(run.visited))
-    features, dropped = sum(run.features for run in runs), sum(run.marked or 0 for run in runs)
+    features, dropped = sum(run.features for run in runs), sum(int(run.marked or 0) for run in runs)
     placeholders = sum(prefill.prompt.lengths)
     expected = placeholders * dropped // features if features else dropped
     if prefill.marked != expected:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedError
 from ..methods.steps import ProjectorStep, Units, reduced
 from ..models.located import LocatedModules
-from ..ops.marks import count_marked, mark_through, marked, unmarked
+from ..ops.marks import any_marked, count_marked, mark_through, marked, unmarked
 from .encoder.run import EncoderRun
 from .encoder.stage import EncoderStage
 from .hooks import Hooks
@@ -119,11 +119,17 @@ class ProjectorStage:
 
         def arrange(features: Any, *args: Any, **kwargs: Any) -> Any:
             run = self.passes.encoder_run
-            if run is not None:
-                # Lengths only: the report later calls the function to find the source of each feature.
-                run.mixing = (name, function, [len(part) for part in features], args, kwargs)
+            if run is None:
+                # Whether features from elsewhere have marks, only they tell.
+                return (through if any_marked(features) else function)(features, *args, **kwargs)
+            # The function runs twice if there are marks: read the sizes of pictures once.
+            args, kwargs = tuple(map(_on_host, args)), {key: _on_host(part) for key, part in kwargs.items()}
+            # Lengths only: the report later calls the function to find the source of each feature.
+            run.mixing = (name, function, [len(part) for part in features], args, kwargs)
+            if not any(_has_marks(run) for run in self.passes.current.encoder_runs):
+                return function(features, *args, **kwargs)
             mixed = through(features, *args, **kwargs)
-            if run is not None and run.marked:
+            if _has_marks(run):
                 run.marked = count_marked(mixed)
             return mixed
 
@@ -221,7 +227,7 @@ class ProjectorStage:
         if self.modules.tower.unit_order(self.modules.config.vision_config, run.grid) is not None:
             return None
         side = math.isqrt(run.group)
-        return tuple((h // side, w // side) for t, h, w in run.grid.tolist() for _ in range(t))
+        return tuple((h // side, w // side) for t, h, w in run.pictures for _ in range(t))
 
     def _rows_in_place(self, run: EncoderRun, features: Tensor) -> Tensor:
         """Scatter the rows of survivors to one row per unit, NaN for dropped ones.
@@ -237,3 +243,14 @@ class ProjectorStage:
         full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
         full = full.index_copy(0, run.kept.to(rows.device), rows)
         return torch.cat([prefix, full.view(*features.shape[:-2], -1, rows.shape[-1])], dim=-2)
+
+
+def _has_marks(run: EncoderRun) -> bool:
+    """Whether features of this run may be marked, as far as the host knows."""
+    return isinstance(run.marked, Tensor) or bool(run.marked)
+
+
+def _on_host(argument: Any) -> Any:
+    """An argument with whole numbers, such as the sizes of pictures, on the CPU; others unchanged."""
+    whole = isinstance(argument, Tensor) and not argument.is_floating_point()
+    return argument.cpu() if whole else argument

@@ -8,6 +8,7 @@ holds are the last ones, at an offset of ``dropped`` columns.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,7 @@ class MergedLayer(Merged, DynamicLayer):
         """How many of the dropped tokens were evicted by a sliding window."""
         self.ends: list[int] | None = None
         """In a sliding layer, for each key held, the last column (over all rows) that must have left the
-        window before the key can be evicted; None if it must be recomputed."""
+        window before the key can be evicted; None until it is read from the device, after a prefill."""
         self._groups_held: tuple[int, ...] = ()
         self.padded = False
         """Whether any key of a prefill is padding or filler, so that decoding needs a mask."""
@@ -105,27 +106,40 @@ class MergedLayer(Merged, DynamicLayer):
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.owner is not None:
             check_running(self.owner)
-        if self.expected is not None:
+        prefill = self.expected is not None
+        if prefill:
             self._begin((args[0] if args else kwargs["key_states"]).shape[2])
         keys, values = super().update(*args, **kwargs)
         if self.window is not None and self.columns is not None:
-            self._evict()
+            if prefill:
+                # Columns ascend: these keys have left the window, whatever was dropped before them. The
+                # others are evicted after the prefill, for all layers at once.
+                self._evict_first(self.physical_length() - self.window + 1)
+            else:
+                self.evict(self.physical_length())
         return keys, values
 
-    def _evict(self) -> None:
-        """Evict the first keys, up to those whose columns are inside the sliding window."""
+    def evict(self, before: int) -> None:
+        """Evict the first keys of a sliding layer, up to those whose columns are inside the window.
+
+        ``before``: keys held before any of this pass was evicted. Fewer than the window are all kept.
+        """
         assert self.window is not None
         length, held = self.get_seq_length(), self.physical_length()
         if self.ends is None:
-            # Once per prefill instead of per token, since this synchronises with the device.
-            self.ends = self.key_columns().amax(0).cummax(0).values.tolist()
-        if held < self.window:
+            read_ends([self])
+        if before < self.window or self.ends is None:
             return
-        columns = self.key_columns()
         # Later tokens have consecutive columns.
         self.ends += range(length - (held - len(self.ends)), length)
         outside = bisect_right(self.ends, length - self.window)
         del self.ends[:outside]
+        self._evict_first(outside)
+
+    def _evict_first(self, outside: int) -> None:
+        if outside <= 0:
+            return
+        columns = self.key_columns()
         self.keys, self.values = self.keys[..., outside:, :], self.values[..., outside:, :]
         self.columns, self.prompt_length = columns[:, outside:], self.get_seq_length() + outside
         self.dropped += outside
@@ -180,11 +194,12 @@ class MergedLayer(Merged, DynamicLayer):
             raise UnsupportedError(
                 "a sliding-window layer that has evicted tokens cannot be cropped; decode without assistant"
             )
-        self.ends = None
         # Counted from the end: the logical length does not give the index of a key.
         self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
         if self.physical_length() < self.columns.shape[1]:
             self.columns, self.prompt_length = self.columns[:, : self.physical_length()], length - count
+        if self.ends is not None:
+            del self.ends[self.physical_length() :]
 
     def reset(self) -> None:
         self.keys = self.values = None
@@ -207,9 +222,40 @@ class MergedLayer(Merged, DynamicLayer):
             self.columns = self.columns.repeat_interleave(repeats, dim=0)
 
     def _select_columns(self, indices: Tensor) -> None:
-        self.ends = None
+        # ``ends`` remain: those of all rows are upper bounds of those of some.
         if self.columns is not None:
             self.columns = self.columns[indices.to(self.columns.device)]
+
+
+def read_ends(layers: Sequence[Any]) -> None:
+    """Read ``ends`` of the sliding layers that need them, in one transfer."""
+    unread = [
+        layer
+        for layer in layers
+        if isinstance(layer, MergedLayer) and layer.window is not None and layer.ends is None
+    ]
+    unread = [layer for layer in unread if layer.columns is not None]
+    # Layers that hold the same tokens share their table.
+    tables = {id(layer.columns): layer.key_columns() for layer in unread}
+    if not tables:
+        return
+    device = unread[0].key_columns().device
+    values = torch.cat([table.amax(0).cummax(0).values.to(device) for table in tables.values()]).tolist()
+    read: dict[int, list[int]] = {}
+    for key, table in tables.items():
+        read[key], values = values[: table.shape[1]], values[table.shape[1] :]
+    for layer in unread:
+        layer.ends = list(read[id(layer.columns)])
+
+
+def evict(layers: Sequence[Any]) -> None:
+    """After a prefill: evict the keys of all sliding layers that are outside of their windows."""
+    read_ends(layers)
+    for layer in layers:
+        if isinstance(layer, MergedLayer) and layer.ends is not None:
+            layer.evict(layer.held)
+            # A slice would hold the memory of the evicted keys until the next token.
+            layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
 
 
 def check_crop(last: Tensor, length: int, tokens_to_remove: int) -> None:

@@ -24,6 +24,9 @@ from .setup import refuse_static
 BACKENDS = ("sdpa", "eager")
 ROUNDED = 64
 """The room of a layer is a multiple of this, so that prompts of similar length share compiled code."""
+LENGTHS = 8
+"""Maximum number of lengths that a layer of one cache can have. Dynamo compiles a function at most 8 times,
+and each length has a CUDA graph of its own."""
 
 
 Shared = dict[tuple[int, ...], tuple[Tensor, Tensor]]
@@ -52,13 +55,14 @@ class StaticMergedLayer(Merged, StaticLayer):
         assert merged.columns is not None
         self.owner, self.group = merged.owner, merged.group
         held, dropped = merged.keys.shape[2], merged.dropped
-        room = min(self.whole_room, -(-(self.whole_room - dropped) // ROUNDED) * ROUNDED)
+        step = -(-self.whole_room // (LENGTHS * ROUNDED)) * ROUNDED
+        room = min(self.whole_room, -(-(self.whole_room - dropped) // step) * step)
         shape = (*merged.keys.shape[:2], room, merged.keys.shape[3])
         same = self.columns is not None and self.keys is not None and self.keys.shape == shape
         if not same or (self.keys.dtype, self.keys.device) != (merged.keys.dtype, merged.keys.device):
             self.max_cache_len = room
             self.lazy_initialization(merged.keys, merged.values)
-            self.columns_dropped = self.columns_dropped.to(self.keys.device)
+            self.columns_dropped = torch.zeros((), dtype=torch.int64, device=self.keys.device)
             torch._dynamo.mark_static_address(self.columns_dropped)
             self.columns = self.real = None
         self.keys[:, :, :held], self.values[:, :, :held] = merged.keys, merged.values

@@ -11,23 +11,30 @@ from typing import Any
 from torch import Tensor
 
 from ...methods.steps import EncoderAttention, EncoderStep
+from ..attention_tap import is_flash
 from ..passes import Passes
-from .run import Observed
+from .run import EncoderRun, Observed
 
 
 class AttentionObserver:
     """Collects a step's observations of the tokens of one block, over all calls of the block's attention."""
 
-    def __init__(self, stage: str, step: EncoderStep, index: int, passes: Passes, prefix: int) -> None:
+    def __init__(
+        self, stage: str, step: EncoderStep, index: int, passes: Passes, prefix: int, config: Any
+    ) -> None:
+        """``config``: of the encoder, which names its attention implementation."""
         self.stage, self.step, self.index, self.passes, self.prefix = stage, step, index, passes, prefix
+        self.config = config
 
     def __call__(self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
         run = self.passes.encoder_run
         assert run is not None
         observed = run.block_state().observed
+        if not query.shape[2]:
+            # A window without tokens.
+            return
         if self.stage not in observed:
-            sequences = None if run.grid is None else run.sequence_lengths(self.index, merged=True)
-            observed[self.stage] = Observed(sequences=sequences)
+            observed[self.stage] = Observed(sequences=self._sequences(run))
         collected = observed[self.stage]
         # A packed encoder attends to its sequences in separate calls, or to all of them in one call.
         lengths = [query.shape[2]]
@@ -43,6 +50,12 @@ class AttentionObserver:
             start += count * length
             rows = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix))
             collected.tokens.append(rows.flatten(0, 1))
+
+    def _sequences(self, run: EncoderRun) -> list[int] | None:
+        """Lengths of the attention sequences; None if each call of the attention has sequences of its own."""
+        if run.grid is None or (run.has_windows(self.index) and not is_flash(self.config)):
+            return None
+        return run.sequence_lengths(self.index, merged=True)
 
 
 def _split(tokens: Tensor, count: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ...errors import UnsupportedError
 from ...models.located import LocatedModules
 from ...ops.grids import coarse_places, coarse_shape
+from ...ops.transfers import upload
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,21 @@ class ResizeStage:
         vision, side = self.modules.config.vision_config, round(self.modules.group**0.5)
         grid = self.modules.tower.grid(vision, args, kwargs)
         small, places, first = [], [], 0
-        for frames, rows, columns in grid.tolist():
+        sizes = grid.tolist()
+        for frames, rows, columns in sizes:
             down, across = coarse_shape(rows // side, columns // side, self.keep)
             small.append([frames, down * side, across * side])
             kept = coarse_places(rows // side, columns // side, down, across)
             each = rows * columns // side**2
             places.append((first + each * torch.arange(frames)[:, None] + kept).flatten())
             first += frames * each
-        if small == grid.tolist():
+        if small == sizes:
             return args, kwargs, None
         resized = Resized(grid, torch.cat(places))
-        shrunk = torch.tensor(small, device=grid.device, dtype=grid.dtype)
+        shrunk = upload(small, grid.device, grid.dtype)
         name = next((name for name in ("hidden_states", "pixel_values") if name in kwargs), None)
         pixels = args[0] if name is None else kwargs[name]
-        pixels = resize_patches(pixels, grid, shrunk, vision.patch_size, side, vision.temporal_patch_size)
+        pixels = resize_patches(pixels, sizes, small, vision.patch_size, side, vision.temporal_patch_size)
         if name is None:
             args = (pixels, *args[1:])
         else:
@@ -72,19 +74,19 @@ class ResizeStage:
 
 
 def resize_patches(
-    pixels: Tensor, grid: Tensor, small: Tensor, patch: int, side: int, temporal: int
+    pixels: Tensor, grid: list[list[int]], small: list[list[int]], patch: int, side: int, temporal: int
 ) -> Tensor:
     """Resize pictures given as patches, by bicubic interpolation with antialiasing.
 
     Args:
         pixels: (N, channels * temporal * patch * patch) patches of all pictures. ``side`` x ``side``
             neighbours are consecutive, as in the output of the processors of Qwen-VL and GLM-4V.
-        grid, small: (pictures, 3) frames, rows and columns in patches, before and after resizing.
+        grid, small: frames, rows and columns of each picture in patches, before and after resizing.
 
     Returns (N', ...) patches in the same order and dtype.
     """
     out, first = [], 0
-    for (frames, rows, columns), (_, down, across) in zip(grid.tolist(), small.tolist(), strict=True):
+    for (frames, rows, columns), (_, down, across) in zip(grid, small, strict=True):
         count = frames * rows * columns
         patches = pixels[first : first + count].float()
         first += count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ...methods.steps import Units
 from ...ops.merging import MergedSegments
+from ...ops.transfers import upload
 from ..cached import Cached
 from ..traces import Trace, trace_of
 
@@ -75,16 +77,23 @@ class EncoderRun:
     """Tokens of each attention window of resized pictures at full size; None without window attention."""
     full_blocks: tuple[int, ...] = ()
     """Blocks without window attention in an encoder that has it."""
+    pictures: list[list[int]] = field(default_factory=list)
+    """``grid`` on the host."""
     boundaries: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Block -> cumulative token counts of its attention sequences without and with merging, packed only."""
+    in_segments: set[int] = field(default_factory=set)
+    """Blocks whose attention sequences are the segments, so that the host knows their lengths."""
+    given_boundaries: bool = False
+    """Whether the caller passed boundaries of its own to the encoder."""
     traces: dict[int, Trace] | None = None
     """Block -> record of its step, with blocks as in ``history``; None without tracing."""
     visited: set[int] = field(default_factory=set)
     """The blocks whose steps were called, even if they kept all units."""
     features: int = 0
     """Features for the language model, including dropped ones; 0 if unknown."""
-    marked: int | None = None
-    """How many of these features belong to dropped units; None before they are computed."""
+    marked: int | Tensor | None = None
+    """How many of these features belong to dropped units; None before they are computed. A () int64 tensor if
+    the number depends on values, until the host reads it at the entry of the language model."""
     mixing: tuple[str, Callable[..., Any], list[int], tuple[Any, ...], dict[str, Any]] | None = None
     """The call that arranged the projected features: name, function, tiles per picture, other arguments."""
     block: BlockState | None = field(default=None, repr=False)
@@ -187,13 +196,17 @@ class EncoderRun:
 
     def sequence_lengths(self, block: int, *, merged: bool) -> list[int]:
         """Tokens of each attention sequence in ``block``."""
-        if block in self.boundaries and (merged or self.resized is None):
-            lengths: list[int] = self.boundaries[block][merged].diff().tolist()
-            return lengths
+        if self.has_windows(block) and (merged or self.resized is None):
+            # Windows that lost all of their tokens have no attention.
+            return [n for n in self.boundaries[block][merged].diff().tolist() if n]
         if not merged and self.full_windows is not None and block not in self.full_blocks:
             return list(self.full_windows)
         left = self.lengths_before(block) if merged else self.full_lengths
         return [self.prefix + n * self.group for n in left]
+
+    def has_windows(self, block: int) -> bool:
+        """Whether attention sequences of ``block`` are other than the segments."""
+        return block in self.boundaries and block not in self.in_segments
 
     def tokens(self, block: int | None = None) -> Tensor:
         """(P * g,) int64 indices, among all tokens in units, of the tokens that enter ``block``.
@@ -238,13 +251,31 @@ class EncoderRun:
             tables, lambda: tuple(table[self.tokens(block).to(table.device)] for table in tables)
         )
 
-    def sequences(self, cu_seqlens: Tensor, block: int) -> Tensor:
-        """Boundaries of the attention sequences of all tokens to those in ``block``, without empty ones."""
-        return self._at(block)(cu_seqlens, lambda: self._boundaries(cu_seqlens, block))
+    def are_segments(self, cu_seqlens: Tensor) -> bool:
+        """Whether boundaries are those of the segments.
 
-    def _boundaries(self, cu_seqlens: Tensor, block: int) -> Tensor:
+        A window lies in one segment and each segment has a window, so equal numbers mean equal boundaries.
+        """
+        return not self.given_boundaries and len(cu_seqlens) == len(self.full_lengths) + 1
+
+    def sequences(self, cu_seqlens: Tensor, block: int, *, flash: bool) -> Tensor:
+        """Boundaries of the attention sequences of all tokens to those in ``block``.
+
+        For ``flash`` attention they are on the device. A window that lost all of its tokens remains as an
+        empty one, since the host does not know how many did. Other attention is computed sequence by
+        sequence, for which the model reads the lengths in every block. So these boundaries are on the CPU,
+        and without empty windows.
+        """
+        return self._at(block)(cu_seqlens, lambda: self._boundaries(cu_seqlens, block, flash))
+
+    def _boundaries(self, cu_seqlens: Tensor, block: int, flash: bool) -> Tensor:
+        if self.are_segments(cu_seqlens):
+            lengths = [n * self.group for n in self.lengths_before(block) if n]
+            device = cu_seqlens.device if flash else torch.device("cpu")
+            return upload([0, *accumulate(lengths)], device, cu_seqlens.dtype)
         alive = torch.zeros(
             sum(self.full_lengths) * self.group + 1, dtype=torch.int64, device=cu_seqlens.device
         )
-        alive[self.tokens(block).to(alive.device) + 1] = 1
-        return alive.cumsum(0)[cu_seqlens.long()].unique_consecutive().to(cu_seqlens.dtype)
+        alive.index_fill_(0, self.tokens(block).to(alive.device) + 1, 1)
+        ends = alive.cumsum(0)[cu_seqlens.long()].to(cu_seqlens.dtype)
+        return ends if flash else ends.cpu().unique_consecutive()

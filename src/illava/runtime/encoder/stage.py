@@ -19,6 +19,9 @@ from torch.nn.attention.flex_attention import BlockMask
 from ...errors import UnsupportedError
 from ...methods.steps import EncoderStep, Plan, ProjectorStep, Units, reduced
 from ...models.located import LocatedModules, feature_block
+from ...ops.grids import frames_of, square_units
+from ...ops.transfers import upload
+from ..attention_tap import is_flash
 from ..checkpoints import Checkpoints
 from ..hooks import Hooks
 from ..passes import Pass, Passes
@@ -78,7 +81,8 @@ class EncoderStage:
             if run is not None and observed is not None and not self.checkpoints.rerunning:
                 run.seen, run.seen_at = observed, index
 
-        observer = AttentionObserver("projector", step, index, self.passes, self.modules.tower.prefix)
+        prefix, config = self.modules.tower.prefix, self.modules.config.vision_config
+        observer = AttentionObserver("projector", step, index, self.passes, prefix, config)
         hooks.tap(block.get_submodule(self.modules.tower.attention), observer)
         hooks.post(block, record)
 
@@ -102,31 +106,48 @@ class EncoderStage:
         if self.resize is not None:
             args, kwargs, resized = self.resize.shrink(args, kwargs)
         grid = tower.grid(vision, args, kwargs)
+        # Sizes may be on the host.
+        device = next(
+            (
+                part.device
+                for part in (*args, *kwargs.values())
+                if isinstance(part, Tensor) and part.is_floating_point()
+            ),
+            grid.device,
+        )
         if resized is None:
-            self._begin_run(current, frames_of(grid), grid)
+            self._begin_run(current, device, grid=grid).given_boundaries = "cu_seqlens" in kwargs
             return None
-        run = self._begin_run(current, frames_of(resized.full), resized.full)
+        run = self._begin_run(current, device, grid=resized.full)
         order, kept = tower.unit_order(vision, resized.full), resized.places
         if order is not None:
             kept = order.cpu().argsort()[kept].sort().values
-        run.shrink(kept, tuple(n // self.modules.group for n in frames_of(grid)), resized.places)
+        run.shrink(kept, tuple(n // self.modules.group for n in frames_of(grid.tolist())), resized.places)
         run.full_windows = tower.windows(vision, resized.full)
         run.full_blocks = tower.full_attention_blocks(vision) or ()
         return args, kwargs
 
-    def _begin_run(self, current: Pass, tokens: tuple[int, ...], grid: Tensor | None = None) -> EncoderRun:
-        """Start the run of a call; ``tokens`` is the length of each segment, class tokens included."""
+    def _begin_run(
+        self, current: Pass, device: torch.device, tokens: tuple[int, ...] = (), grid: Tensor | None = None
+    ) -> EncoderRun:
+        """Start the run of a call; ``tokens`` is the length of each segment, class tokens included.
+
+        With a ``grid`` these are its frames.
+        """
         tower, g = self.modules.tower, self.modules.group
+        # The only values that the encoder stage reads from the device.
+        sizes = [] if grid is None else grid.tolist()
+        tokens = tokens or frames_of(sizes)
         lengths = tuple((n - tower.prefix) // g for n in tokens)
         order = None
         if tower.spatial and g > 1:
             # Tiles are square.
             shapes = [(n * g, math.isqrt(n * g), math.isqrt(n * g)) for n in lengths]
             if grid is not None:
-                shapes = [(h * w, h, w) for t, h, w in grid.tolist() for _ in range(t)]
-            order = _spatial_units(shapes, round(g**0.5))
+                shapes = [(h * w, h, w) for t, h, w in sizes for _ in range(t)]
+            order = upload(square_units(shapes, round(g**0.5)), device)
         run = EncoderRun(g, lengths, grid, current.video, current.videos, tower.prefix, order)
-        run.traces = {} if self.trace else None
+        run.pictures, run.traces = sizes, {} if self.trace else None
         current.encoder_run = run
         current.encoder_runs.append(run)
         return run
@@ -147,7 +168,7 @@ class EncoderStage:
                 "'text_config': 'flex_attention'}, or use encoder_layers=()"
             )
         current = self.passes.current or self.passes.for_encoder()
-        self._begin_run(current, (x.shape[1],) * x.shape[0])
+        self._begin_run(current, x.device, (x.shape[1],) * x.shape[0])
 
     def _enter_block(
         self, index: int, merged: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -155,44 +176,29 @@ class EncoderStage:
         run = self.passes.encoder_run
         assert run is not None
         after = merged and run.kept_before(index) is not None
-        kwargs = dict(kwargs)
+        kwargs, flash = dict(kwargs), is_flash(self.modules.config.vision_config)
         # Pixtral has boundaries only for flash attention, by the argument names of its kernel.
         for name in ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k"):
             if name in kwargs:
                 full = kwargs[name]
-                kwargs[name] = run.sequences(full, index) if after else full
+                segments = run.are_segments(full)
+                if after or (self.merges and segments and not flash):
+                    kwargs[name] = run.sequences(full, index, flash=flash)
                 run.boundaries[index] = (full, kwargs[name])
+                if segments:
+                    run.in_segments.add(index)
         if not after:
             return None
         kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"], index)
         for name in ("max_seqlen", "max_length_q", "max_length_k"):
-            if kwargs.get(name) is not None:
-                kwargs[name] = int(run.boundaries[index][1].diff().max())
+            # For windows, the model's own value remains: an upper bound, which is what kernels need.
+            if kwargs.get(name) is not None and not run.has_windows(index):
+                kwargs[name] = max(run.sequence_lengths(index, merged=True))
         # Pixtral's blocks get a mask that separates the pictures.
         args = tuple(
             run.mask(part, index) if i and isinstance(part, Tensor) else part for i, part in enumerate(args)
         )
         return args, kwargs
-
-
-def frames_of(grid: Tensor) -> tuple[int, ...]:
-    """Number of tokens of each frame, given (pictures, 3) frames, rows and columns."""
-    return tuple(h * w for t, h, w in grid.tolist() for _ in range(t))
-
-
-def _spatial_units(shapes: list[tuple[int, int, int]], side: int) -> Tensor:
-    """(tokens, rows, columns) of segments to (U, g) tokens of each side x side square, in raster order."""
-    out, first = [], 0
-    for tokens, rows, columns in shapes:
-        if rows % side or columns % side or rows * columns != tokens:
-            raise UnsupportedError(
-                f"{rows} x {columns} patches do not divide into {side} x {side} squares; the encoder stage "
-                "needs pictures that do; use encoder_layers=() to switch it off"
-            )
-        places = torch.arange(tokens).view(rows // side, side, columns // side, side)
-        out.append(places.transpose(1, 2).reshape(-1, side * side) + first)
-        first += tokens
-    return torch.cat(out)
 
 
 class _MergingBlock:
@@ -210,7 +216,8 @@ class _MergingBlock:
         names = modules.tower
         self.passes, self.scale, self.index, self.step = passes, names.scale, index, step
         if step.observes:
-            observer = AttentionObserver("encoder", step, index, passes, names.prefix)
+            config = modules.config.vision_config
+            observer = AttentionObserver("encoder", step, index, passes, names.prefix, config)
             hooks.tap(block.get_submodule(names.attention), observer)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
         hooks.post(block.get_submodule(names.mlp), _bind(self._keep_output, block))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from ...errors import UnsupportedError
 from ...methods.steps import LlmStep, Plan, Tokens, Units, reduced
 from ...models.located import LocatedModules
 from ...ops.marks import finite, marked, zero_or_nan
-from ...ops.masks import compact_rows, occurring, take, take_positions, take_rows
+from ...ops.masks import compact_rows, occurring, places_of, take, take_positions, take_rows
+from ...ops.merging import MergedSegments
 from ...ops.positions import compact
+from ..encoder.run import EncoderRun
 from .masks import LlmMasks
 from .prefill import Prefill, Prompt, Sequence
 
@@ -22,13 +24,52 @@ def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
     columns = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
     if prompt.padding is not None:
         columns = columns.where(prompt.padding.to(columns.device).bool(), -1)
-    return sequence_of(prompt, columns, columns, prompt.runs)
+    return Sequence(columns, columns, 0, prompt.runs, prompt.lengths, prompt.filled)
 
 
-def sequence_of(prompt: Prompt, columns: Tensor, entered: Tensor, runs: Tensor) -> Sequence:
-    """The sequence of a prompt's tokens at (B, n) ``columns``; see :class:`Sequence`."""
-    counts = torch.bincount(runs[runs >= 0], minlength=len(prompt.lengths))
-    return Sequence(columns, entered, prompt.runs.shape[1] - columns.shape[1], runs, tuple(counts.tolist()))
+def shortened(
+    prompt: Prompt, before: Sequence, kept: Tensor, lengths: tuple[int, ...]
+) -> tuple[Sequence, Tensor]:
+    """The sequence of the tokens of ``before`` that are ``kept``, (B, L) bool.
+
+    ``lengths``: visual tokens kept in each segment. Also returns the (B, n) int64 index of each token in
+    ``before``, -1 for filler.
+    """
+    width, padded = prompt.width(lengths)
+    index = compact_rows(kept, before.columns, width)
+    columns, entered, runs = (take(table, index) for table in (before.columns, before.entered, before.runs))
+    return Sequence(columns, entered, prompt.runs.shape[1] - width, runs, lengths, padded), index
+
+
+class Marks(NamedTuple):
+    """What is known of the features that reached the entry of the LLM."""
+
+    dropped: Tensor
+    """(B, L) bool: which tokens have a mark of the encoder stage."""
+    count: int
+    """How many."""
+    entering: tuple[int, ...]
+    """Tokens of each segment that are neither marked nor padding."""
+
+
+def read_marks(prompt: Prompt, marks: Tensor, runs: list[EncoderRun]) -> Marks:
+    """Count (B, L) bool ``marks`` of placeholders, in one transfer.
+
+    It also reads the numbers of ``runs`` that the encoder stage left on the device.
+    """
+    placeholders = prompt.runs.to(marks.device)
+    left = (placeholders >= 0) & ~marks
+    if prompt.padding is not None:
+        left &= prompt.padding.to(marks.device).bool()
+    # Other tokens count in one more segment, which is cut off.
+    segments = placeholders.masked_fill(~left, len(prompt.lengths)).flatten()
+    counts = segments.new_zeros(len(prompt.lengths) + 1).scatter_add_(0, segments, torch.ones_like(segments))
+    open_runs = [run for run in runs if isinstance(run.marked, Tensor)]
+    open_counts = [run.marked.to(counts)[None] for run in open_runs]  # type: ignore[union-attr]
+    *entering, _, count = torch.cat([*open_counts, counts, marks.sum()[None]]).tolist()
+    for run in open_runs:
+        run.marked = int(entering.pop(0))
+    return Marks(marks, count, tuple(entering))
 
 
 class LlmEntry:
@@ -40,27 +81,31 @@ class LlmEntry:
         self.compact = plan.positions == "compact" and not plan.empty
 
     def enter(
-        self, prompt: Prompt, kwargs: dict[str, Any], embeds: Tensor, dropped: Tensor, start: int
+        self,
+        prompt: Prompt,
+        kwargs: dict[str, Any],
+        embeds: Tensor,
+        marks: Marks,
+        start: int,
+        *,
+        cached: bool,
     ) -> Prefill:
-        """Remove ``dropped`` tokens, (B, L) bool, and those dropped before layer 0 from ``kwargs``."""
+        """Remove the marked tokens, and those dropped before layer 0, from ``kwargs``.
+
+        ``cached``: whether the LLM gets a KV cache.
+        """
         sequence = whole(prompt, embeds)
-        alive = (sequence.columns >= 0) & ~dropped
-        visual_runs = sequence.runs[alive & (sequence.runs >= 0)]
-        counts = torch.bincount(visual_runs, minlength=len(prompt.lengths))
-        # One transfer, since it synchronises with the device.
-        *entering, marked_tokens = torch.cat([counts, dropped.sum()[None].to(counts)]).tolist()
-        entering = tuple(entering)
-        prefill = Prefill(prompt, sequence, traces={} if self.trace else None, marked=marked_tokens)
+        alive, lengths = (sequence.columns >= 0) & ~marks.dropped, marks.entering
+        prefill = Prefill(prompt, sequence, traces={} if self.trace else None, marked=marks.count)
         prefill.context = self._context(prompt, sequence, alive, embeds)
         if 0 in self.steps:
-            embeds, alive = self._choose(prefill, alive, embeds, entering)
-        if bool((sequence.columns.ge(0) & ~alive).any()):
-            columns = compact_rows(alive, sequence.columns)
-            runs = take(prompt.runs, columns)
-            index = torch.arange(columns.shape[1], device=columns.device).where(columns >= 0, -1)
-            sequence = sequence_of(prompt, columns, index, runs)
-            self._shorten_inputs(sequence, kwargs, embeds, start)
-        prefill.begin(sequence, entering)
+            embeds, alive, lengths = self._choose(prefill, alive, embeds, lengths)
+        if lengths != prompt.real:
+            sequence, index = shortened(prompt, sequence, alive, lengths)
+            self._shorten_inputs(sequence, kwargs, embeds, start, cached)
+            places = torch.arange(index.shape[1], device=index.device)
+            sequence.entered = places.where(index >= 0, -1)
+        prefill.begin(sequence, marks.entering)
         if self.compact:
             prefill.positions = self._positions(kwargs, start, sequence.columns.shape[1])
         return prefill
@@ -87,20 +132,23 @@ class LlmEntry:
         alive: Tensor,
         embeds: Tensor,
         lengths: tuple[int, ...],
-    ) -> tuple[Tensor, Tensor]:
-        """Apply the step before layer 0. Returns embeddings, and (B, L) bool of the remaining tokens."""
+    ) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+        """Apply the step before layer 0.
+
+        Returns embeddings, (B, L) bool of the remaining tokens, and the visual ones left in each segment.
+        """
         tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
-        visual = tokens.runs >= 0
-        units = Units(tokens.hidden[visual], None, lengths, prefill.prompt.lengths, tokens=tokens)
+        places = places_of(tokens.runs.flatten() >= 0, sum(lengths))
+        units = Units(
+            tokens.hidden.flatten(0, 1)[places], None, lengths, prefill.prompt.lengths, tokens=tokens
+        )
         merged = reduced(self.steps[0], units)
         if merged is None:
-            return embeds, alive
+            return embeds, alive, lengths
         prefill.trace(0, merged, units)
-        places = tuple(visual.nonzero()[merged.kept].T)
-        kept = (alive.to(visual.device) & ~visual).index_put(
-            places, torch.ones_like(places[0], dtype=torch.bool)
-        )
-        return embeds.index_put(places, merged.units), kept.to(alive.device)
+        kept = alive.to(places.device) & (tokens.runs < 0)
+        embeds, kept = with_survivors(embeds, kept, places, merged)
+        return embeds, kept.to(alive.device), merged.lengths
 
     def refuse(self, prompt: Prompt, mask: Any, start: int) -> None:
         """Raise UnsupportedError for a prompt that cannot be merged, before anything is modified."""
@@ -108,7 +156,7 @@ class LlmEntry:
             raise UnsupportedError(
                 "illava needs the 2-D attention mask that the processor returns, got another kind of mask"
             )
-        if bool((prompt.runs.gather(1, prompt.last[:, None]) >= 0).any()):
+        if prompt.ends_with_picture:
             raise UnsupportedError(
                 "a prompt that ends with a picture is not supported: its last token must be text, as a chat "
                 "template's generation prompt is, because that token's attention scores the visual ones"
@@ -124,14 +172,17 @@ class LlmEntry:
                 "whose image attention is bidirectional; pass the whole chat at once with a fresh cache"
             )
 
-    def _shorten_inputs(self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor, start: int) -> None:
+    def _shorten_inputs(
+        self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor, start: int, cached: bool
+    ) -> None:
         columns, (batch, length) = sequence.columns, embeds.shape[:2]
         kwargs["inputs_embeds"] = take_rows(embeds, columns)
         mask = kwargs.get("attention_mask")
         if self.masks.outer or (isinstance(mask, Tensor) and mask.dim() > 2):
-            kwargs["attention_mask"] = self.masks.at(mask, columns, embeds.dtype)
-        else:
-            # Always an explicit mask: without one, positions with gaps would be read as packed sequences.
+            kwargs["attention_mask"] = self.masks.at(mask, columns, embeds.dtype, sequence.padded)
+        elif mask is not None or sequence.padded or not cached or self.masks.flash or self.masks.flex:
+            # An explicit mask: without one, positions with gaps would be read as packed sequences. With a
+            # cache they are not, and without a mask the model need not read whether it is all ones.
             if mask is None:
                 mask = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
             kwargs["attention_mask"] = take_rows(mask, columns)
@@ -140,10 +191,12 @@ class LlmEntry:
         visual = kwargs.get("visual_pos_masks")
         if visual is not None and kwargs.get("deepstack_visual_embeds") is not None:
             # Features tapped early have rows of tokens that were dropped later.
-            left, row = occurring(columns, length)[visual], visual.nonzero()[:, 0]
+            taps = kwargs["deepstack_visual_embeds"]
+            places = places_of(visual.flatten(), len(taps[0]))
+            left = occurring(columns, length).to(places.device).flatten()[places]
+            left, row = places_of(left, sum(sequence.lengths)), places // length
             kwargs["deepstack_visual_embeds"] = [
-                _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch)
-                for rows in kwargs["deepstack_visual_embeds"]
+                _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch) for rows in taps
             ]
             kwargs["visual_pos_masks"] = take_rows(visual, columns)
 
@@ -156,8 +209,26 @@ class LlmEntry:
         return positions[-3:] if positions.dim() > 2 else positions
 
 
+def with_survivors(
+    hidden: Tensor, kept: Tensor, places: Tensor, merged: MergedSegments
+) -> tuple[Tensor, Tensor]:
+    """Put the survivors of a step into (B, L, d) ``hidden`` and into ``kept``, (B, L) bool.
+
+    ``places``: (U,) int64, the index into B * L of each unit that entered the step.
+    """
+    survivors = places[merged.kept]
+    if len(survivors) != sum(merged.lengths) or len(survivors) != len(merged.units):
+        raise ValueError(
+            f"a step returned {len(merged.units)} units, {len(survivors)} indices and lengths that sum to "
+            f"{sum(merged.lengths)}"
+        )
+    flat = hidden.flatten(0, 1).index_copy(0, survivors.to(hidden.device), merged.units.to(hidden.device))
+    kept = kept.flatten().index_fill(0, survivors, True).view_as(kept)
+    return flat.view_as(hidden), kept
+
+
 def _left_of_tap(rows: Tensor, left: Tensor, row: Tensor, batch: int) -> Tensor:
-    """(V, d) tapped features of all placeholders to those that are ``left``, (V,) bool.
+    """(V, d) tapped features of all placeholders to those that are ``left``, (P,) int64 indices into them.
 
     NaN and infinity in dropped features are propagated to the others of the same ``row`` of the batch, (V,)
     int64, as attention would have done. Marks are not propagated.

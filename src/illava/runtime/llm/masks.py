@@ -60,24 +60,25 @@ class LlmMasks:
     def _types(self) -> list[str] | None:
         return getattr(self.config, "layer_types", None)
 
-    def at(self, mask: Any, columns: Tensor, dtype: torch.dtype) -> Any:
+    def at(self, mask: Any, columns: Tensor, dtype: torch.dtype, padded: bool) -> Any:
         """Restrict the full prompt's mask to ``columns``.
 
         Args:
             mask: the mask that the layers received: a tensor, None, or a dictionary by type of layer.
             columns: (B, n) int64, -1 for filler and padding.
             dtype: dtype of additive masks.
+            padded: whether ``columns`` may have -1.
         """
         if isinstance(mask, dict):
-            return {kind: self.at(part, columns, dtype) for kind, part in mask.items()}
+            return {kind: self.at(part, columns, dtype, padded) for kind, part in mask.items()}
         if isinstance(mask, Tensor):
             return take_mask(mask, columns) if mask.dim() == 4 else take_rows(mask, columns)
-        real = columns >= 0
         if self.flex:
             # Without a mask, flex attention would not be causal.
-            return block_mask(columns, columns, None)
-        if bool(real.all()):
+            return block_mask(columns, columns, None, padded=padded)
+        if not padded:
             return None
+        real = columns >= 0
         return real if self.flash else causal_mask(real, real.shape[1], dtype, additive=self._eager)
 
     @property
@@ -88,21 +89,27 @@ class LlmMasks:
         """A boolean mask, as SDPA takes it, or additive in ``dtype`` for eager attention."""
         return as_additive(seen, dtype) if self._eager else seen
 
-    def by_columns(self, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype) -> Any:
+    def by_columns(
+        self, keys: Tensor, queries: Tensor, window: int | None, dtype: torch.dtype, padded: bool
+    ) -> Any:
         """The causal mask by columns of the full prompt: see :func:`column_mask`."""
         if self.flex:
-            return block_mask(keys, queries, window)
+            return block_mask(keys, queries, window, padded=padded)
         return column_mask(keys, queries, window, dtype, additive=self._eager)
 
-    def at_layer(self, index: int, mask: Any, columns: Tensor, entered: Tensor, dtype: torch.dtype) -> Any:
+    def at_layer(
+        self, index: int, mask: Any, columns: Tensor, entered: Tensor, dtype: torch.dtype, padded: bool
+    ) -> Any:
         """Like :meth:`at`, for the layer at ``index``; windows are counted in columns of the full prompt."""
         if self.by_window:
-            return self.by_columns(columns, columns, self.windows[index], dtype)
-        return self.at(mask, entered, dtype)
+            return self.by_columns(columns, columns, self.windows[index], dtype, padded)
+        return self.at(mask, entered, dtype, padded)
 
-    def of_windows(self, columns: Tensor, dtype: torch.dtype) -> Any:
+    def of_windows(self, columns: Tensor, dtype: torch.dtype, padded: bool) -> Any:
         """The masks of a prompt for a model with sliding windows, which count columns of the full prompt."""
-        made = {window: self.by_columns(columns, columns, window, dtype) for window in set(self.windows)}
+        made = {
+            window: self.by_columns(columns, columns, window, dtype, padded) for window in set(self.windows)
+        }
         if not self._types:
             return made[self.windows[0]]
         return {kind: made[window] for kind, window in zip(self._types, self.windows, strict=True)}
@@ -185,7 +192,7 @@ class CachedMasks:
         else:
             start = layer.get_seq_length()
             queries = torch.arange(start, start + self.queries, device=keys.device).expand(len(keys), -1)
-        return self.masks.by_columns(keys, queries, layer.window, self.dtype)
+        return self.masks.by_columns(keys, queries, layer.window, self.dtype, layer.padded)
 
     def at_entry(self, cache: Any, given: Any) -> Any:
         """The mask argument of the LLM: complete masks, or the padding mask from which it makes its own.

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...compat import cache_of
 from ...methods.steps import LlmStep, Units, reduced
 from ...models.located import LocatedModules
-from ...ops.masks import compact_rows, take, take_positions, take_rows
+from ...ops.masks import places_of, take_positions, take_rows
 from ...ops.positions import compact
-from .entry import sequence_of
+from .entry import shortened, with_survivors
 from .masks import LlmMasks
 from .observer import LlmObserver
 from .prefill import Prefill, Sequence
@@ -56,7 +55,8 @@ class LlmMerging:
         else:
             mask, dtype = kwargs.get("attention_mask"), kwargs["position_embeddings"][0].dtype
             kwargs["attention_mask"] = cached(
-                mask, lambda: self.masks.at_layer(index, mask, sequence.columns, columns, dtype)
+                mask,
+                lambda: self.masks.at_layer(index, mask, sequence.columns, columns, dtype, sequence.padded),
             )
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = cached(
@@ -89,9 +89,10 @@ class LlmMerging:
         visual = (sequence.runs >= 0).to(hidden.device)
         seen = None if seen is None else seen.to(hidden.device)
         # Row by row and left to right, so that segments are contiguous.
+        places = places_of(visual.flatten(), sum(sequence.lengths))
         units = Units(
-            hidden[visual],
-            None if seen is None else seen[visual],
+            hidden.flatten(0, 1)[places],
+            None if seen is None else seen.flatten(0, 1)[places],
             sequence.lengths,
             prefill.prompt.lengths,
             tokens=prefill.tokens(index - 1, hidden, seen),
@@ -101,14 +102,8 @@ class LlmMerging:
         if merged is None:
             return hidden
         prefill.trace(index, merged, units)
-        places = tuple(visual.nonzero()[merged.kept].T)
-        kept_mask = ~visual & (sequence.columns >= 0).to(hidden.device)
-        kept_mask = kept_mask.index_put(places, torch.ones_like(places[0], dtype=torch.bool))
-        hidden = hidden.index_put(places, merged.units)
-        kept = compact_rows(kept_mask, sequence.columns).to(sequence.columns.device)
-        left = sequence_of(
-            prefill.prompt,
-            *(take(table, kept) for table in (sequence.columns, sequence.entered, sequence.runs)),
-        )
+        kept = ~visual & (sequence.columns >= 0).to(hidden.device)
+        hidden, kept = with_survivors(hidden, kept, places, merged)
+        left, order = shortened(prefill.prompt, sequence, kept.to(sequence.columns.device), merged.lengths)
         prefill.record(index, left)
-        return take_rows(hidden, kept)
+        return take_rows(hidden, order)

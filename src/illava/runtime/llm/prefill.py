@@ -36,6 +36,32 @@ class Prompt:
     """The encoder runs of the features that were passed to the model, pictures before videos."""
     unknown_source: bool
     """Whether the runs of some features passed to the model are unknown."""
+    rows: tuple[int, ...] = ()
+    """The row of the batch of each run."""
+    real: tuple[int, ...] = ()
+    """Placeholders of each run that are not padding."""
+    text: tuple[int, ...] = ()
+    """Text tokens of each row that are not padding."""
+    after: tuple[int, ...] = ()
+    """Padding after the last token of each row."""
+    filled: bool = False
+    """Whether any token of the prompt is padding."""
+    padded: bool = False
+    """Whether any of these or of the tokens cached earlier is padding."""
+    ends_with_picture: bool = False
+    """Whether the last token of any row is a placeholder."""
+
+    def width(self, lengths: tuple[int, ...]) -> tuple[int, bool]:
+        """Columns that are left with ``lengths`` placeholders in each run, and whether any of them is filler.
+
+        From numbers on the host, so that no table of remaining tokens has a size that only the device knows.
+        """
+        tokens = list(self.text)
+        for row, count in zip(self.rows, lengths, strict=True):
+            tokens[row] += count
+        width = max(count + after for count, after in zip(tokens, self.after, strict=True))
+        # Placeholders in padding count as tokens until they are dropped.
+        return width, any(count < width for count in tokens) or self.real != self.lengths
 
 
 @dataclass
@@ -52,6 +78,8 @@ class Sequence:
     """(B, n) int64: the segment (run of placeholders) that a token belongs to, -1 for text and filler."""
     lengths: tuple[int, ...]
     """Visual tokens left in each segment, over all rows of the batch."""
+    padded: bool = False
+    """Whether any token may be padding or filler."""
     cached: Cached = field(default_factory=Cached, repr=False)
     """Masks and tables of these tokens, each made once for all layers."""
 
@@ -145,8 +173,8 @@ class Prefill:
             return
         first, sequence = self.history[-1]
         columns = sequence.columns
-        # Padding of this prompt has no columns; ``padded`` includes tokens cached earlier.
-        padded = bool((columns < 0).any()) or self.padded
+        # Padding of this prompt has no columns; ``self.padded`` includes tokens cached earlier.
+        padded = sequence.padded or self.padded
         columns = columns.where(columns < 0, columns + self.start) if self.start else columns
         expected = Expected(columns, self.prompt.runs.shape[1], len(self.history) - 1, padded)
         for layer in self.cache_layers[first : self.depth]:

@@ -13,7 +13,9 @@ from ...compat import argument_names, cache_of, named
 from ...errors import UnsupportedError
 from ...models.located import LocatedModules
 from ...ops.marks import marked
+from ...ops.transfers import upload
 from ..encoder.features import FeatureCalls
+from ..encoder.run import EncoderRun
 from ..generating import Generating, picture_tensor
 from ..hooks import Hooks
 from ..passes import Options, Passes
@@ -81,30 +83,27 @@ class PromptReader:
         start = int(cache.get_seq_length()) if filled else 0
         video = self._find(self.video, prompt)
         visual = self._find(self.image, prompt) | video
-        if not bool(video.any()) and _only_videos(given):
-            # GLM-4V uses one placeholder for pictures and for frames, and does not support both in a prompt.
-            video = visual
-        if not bool(visual.any()):
+        host = _OnHost(visual, video, current.padding)
+        if not host.visual.any():
             if ids is not None or picture_tensor(given) is not None or not self.active:
                 return
             known = self._placeholders_from_types(prompt, given)
             if known is None:
                 return
             visual, video = known
+            host = _OnHost(visual, video, current.padding)
+        if _only_videos(given) and not host.video.any():
+            # GLM-4V uses one placeholder for pictures and for frames, and does not support both in a prompt.
+            video, host.video = visual, host.visual
         if options.refusal and self.active:
             raise UnsupportedError(
                 f"{options.refusal}: not supported with pictures on an accelerated model, whose outputs are "
                 "shorter than input_ids; call handle.remove() first"
             )
+        last = self._last(ids, host.last, start, given.get("use_cache"))
+        made, all_known = options.given or self.features.runs_of(given.get("mm_encoder_outputs"))
         padding = None if current.padding is None else current.padding[:, -length:]
-        starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
-        runs = starts.flatten().cumsum(0).view_as(visual) - 1
-        runs = runs.masked_fill(~visual, -1)
-        last = self._last(ids, visual, padding, start, given.get("use_cache"))
-        lengths = tuple(torch.bincount(runs[visual]).tolist())
-        mixed = bool(video.any()) and bool((visual & ~video).any())
-        made, known = options.given or self.features.runs_of(given.get("mm_encoder_outputs"))
-        current.prompt = Prompt(runs, lengths, video, mixed, last, padding, made, not known)
+        current.prompt = host.prompt(video, last, padding, made, not all_known)
 
     def _placeholders_from_types(
         self, embeds: Tensor, given: Mapping[str, Any]
@@ -135,18 +134,14 @@ class PromptReader:
         if not prompt.is_floating_point():
             return prompt == token
         embedding = self.modules.base.get_input_embeddings()  # type: ignore[operator]
-        return (prompt == embedding(torch.tensor(token, device=prompt.device))).all(-1)
+        return (prompt == embedding(torch.full((), token, device=prompt.device))).all(-1)
 
-    def _last(
-        self, ids: Tensor | None, visual: Tensor, padding: Tensor | None, start: int, use_cache: bool | None
-    ) -> Tensor:
-        """(B,) int64 column of the last prompt token, for a prompt that follows ``start`` cached tokens."""
+    def _last(self, ids: Tensor | None, last: Tensor, start: int, use_cache: bool | None) -> Tensor:
+        """(B,) int64 column of the last prompt token, for a prompt that follows ``start`` cached tokens.
+
+        ``last``: the column of the last token that is not padding, on the CPU like the result.
+        """
         generation = self.passes.calls.generation
-        columns = torch.arange(visual.shape[1], device=visual.device)
-        if padding is not None:
-            last = (padding.bool() * columns).argmax(1)
-        else:
-            last = columns[-1].repeat(len(visual))
         if generation is None or ids is None:
             return last
         if generation.prompt is None:
@@ -160,6 +155,47 @@ class PromptReader:
             return last
         # The candidates of an assistant follow the prompt.
         return torch.full_like(last, prompt.shape[1] - 1) if generation.last is None else generation.last
+
+
+class _OnHost:
+    """A prompt on the CPU, read in one transfer; everything else about it follows on the host."""
+
+    def __init__(self, visual: Tensor, video: Tensor, padding: Tensor | None) -> None:
+        length = visual.shape[1]
+        parts = [visual, video] if padding is None else [visual, video, padding.to(visual.device).bool()]
+        read = torch.cat(parts, 1).cpu()
+        self.device = visual.device
+        self.visual, self.video, given = read.split([length, length, read.shape[1] - 2 * length], 1)
+        self.padded = not bool(given.all())
+        self.real = torch.ones_like(self.visual) if padding is None else given[:, -length:]
+        columns = torch.arange(length, device=read.device)
+        self.last = (self.real * columns).argmax(1)
+
+    def prompt(
+        self, video: Tensor, last: Tensor, padding: Tensor | None, made: list[EncoderRun], unknown: bool
+    ) -> Prompt:
+        """The prompt whose last tokens are at ``last``."""
+        visual, real = self.visual, self.real
+        starts = visual & ~torch.nn.functional.pad(visual, (1, 0))[:, :-1]
+        runs = (starts.flatten().cumsum(0).view_as(visual) - 1).masked_fill(~visual, -1)
+        lengths = torch.bincount(runs[visual])
+        return Prompt(
+            upload(runs, self.device),
+            tuple(lengths.tolist()),
+            video,
+            bool(self.video.any()) and bool((visual & ~self.video).any()),
+            upload(last, self.device),
+            padding,
+            made,
+            unknown,
+            rows=tuple(starts.nonzero()[:, 0].tolist()),
+            real=tuple(torch.bincount(runs[visual & real], minlength=len(lengths)).tolist()),
+            text=tuple((real & ~visual).sum(1).tolist()),
+            after=tuple(real.int().flip(1).argmax(1).tolist()),
+            filled=not bool(real.all()),
+            padded=self.padded,
+            ends_with_picture=bool(visual.gather(1, last[:, None]).any()),
+        )
 
 
 def _only_videos(kwargs: Mapping[str, Any]) -> bool:

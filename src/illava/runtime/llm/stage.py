@@ -20,7 +20,7 @@ from ...compat import cache_name, cache_of, output_cache, with_cache
 from ...methods.steps import LlmStep, Plan
 from ...models.located import LocatedModules
 from ...ops.marks import marked
-from ..cache.merged import MergedLayer, is_merged
+from ..cache.merged import MergedLayer, evict, is_merged
 from ..cache.setup import prepare_for_merging, refuse_filled
 from ..cache.static import StaticMasks, check_room, is_static, settle, static_refusal, update_padding
 from ..checkpoints import Checkpoints
@@ -28,11 +28,11 @@ from ..checks import check_cache, check_marks, check_output, check_source
 from ..encoder.features import FeatureCalls
 from ..hooks import Hooks
 from ..passes import Pass, Passes
-from .entry import LlmEntry, whole
+from .entry import LlmEntry, Marks, read_marks, whole
 from .masks import CachedMasks, LlmMasks, check_masks
 from .merging import LlmMerging
 from .observer import LlmObserver
-from .prefill import Prefill
+from .prefill import Prefill, Prompt
 from .prompt import PromptReader
 
 
@@ -88,13 +88,9 @@ class LlmStage:
             return None
         if prompt is None:
             return self._enter_decoding(current, args, kwargs, cache, embeds)
-        # Without an encoder stage nothing is marked, and a NaN is an output of the plain model.
-        placeholders = (prompt.runs >= 0).to(embeds.device)
-        dropped = marked(embeds) & placeholders if self.marks else torch.zeros_like(placeholders)
-        if prompt.unknown_source:
-            check_source(marked(embeds) & placeholders)
+        marks = self._marks(current, prompt, embeds)
         start = 0 if cache is None else cache.get_seq_length()
-        if not self.steps and not bool(dropped.any()) and not (start and is_merged(cache)):
+        if not self.steps and not marks.count and not (start and is_merged(cache)):
             traces: dict[int, Any] | None = {} if self.entry.trace else None
             current.prefill = Prefill(prompt, whole(prompt, embeds), traces=traces)
             if self.marks:
@@ -113,22 +109,34 @@ class LlmStage:
         if cache is not None:
             layers = prepare_for_merging(cache, self.masks.windows, self.owner, refusal)
             check_room(layers, prompt.runs.shape[1])
-        prefill = self.entry.enter(prompt, kwargs, embeds, dropped, start)
+        prefill = self.entry.enter(prompt, kwargs, embeds, marks, start, cached=cache is not None)
         current.layers = current.prefill = prefill
         prefill.start, prefill.merging = start, self.merging
         if self.marks:
             check_marks(current.runs, prefill, self.encoder_steps)
         columns, padding = prefill.entry.columns, current.padding
         if self.masks.by_window:
-            kwargs["attention_mask"] = self.masks.of_windows(columns, embeds.dtype)
+            padded = prefill.entry.padded
+            kwargs["attention_mask"] = self.masks.of_windows(columns, embeds.dtype, padded)
         if layers is not None:
-            prefill.padded = padding is not None and not bool(padding.all())
+            prefill.padded = prompt.padded
             prefill.cache_layers, prefill.depth = layers, len(self.modules.layers)
             prefill.expect()
         if start:
             prefill.cached_masks = CachedMasks(self.masks, padding, embeds.dtype, columns.shape[1])
             kwargs["attention_mask"] = prefill.cached_masks.at_entry(cache, None)
         return args, kwargs
+
+    def _marks(self, current: Pass, prompt: Prompt, embeds: Tensor) -> Marks:
+        """The marks in (B, L, d) embeddings, which are read from the device if there may be any."""
+        placeholders = (prompt.runs >= 0).to(embeds.device)
+        if not self.marks and not prompt.unknown_source:
+            # Without an encoder stage nothing is marked, and a NaN is an output of the plain model.
+            return Marks(torch.zeros_like(placeholders), 0, prompt.real)
+        marks = read_marks(prompt, marked(embeds) & placeholders, current.runs)
+        if prompt.unknown_source:
+            check_source(marks.count)
+        return marks
 
     def _uses_cache(self, kwargs: dict[str, Any]) -> bool:
         use_cache = False if self.checkpoints.without_cache else kwargs.get("use_cache")
@@ -168,6 +176,7 @@ class LlmStage:
                 depth = self.modules.llm.config.num_hidden_layers
                 check_output(prefill, output, frozenset(at for at in self.steps if 0 < at < depth))
                 check_cache(prefill, output_cache(output), depth)
+                evict(prefill.cache_layers or ())
             current.forget()
             self.publish(current)
         # Keep only what the report needs. A backward pass that reruns layers needs the rest as well.
