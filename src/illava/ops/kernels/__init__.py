@@ -5,6 +5,9 @@ two launches. Operands keep the dtype of the model and sums are fp32. The produc
 numbers is exact in fp32, so that only the order of summation differs from fp32 arithmetic. No setting of
 autocast or TF32 applies to them.
 
+Numbers that change from picture to picture are not specialised (``do_not_specialize``), since each new value
+that is 1 or a multiple of 16 would be compiled anew during a prefill.
+
 The kernels are used for tensors on CUDA or ROCm devices if Triton is installed (:func:`enabled`). No function
 is differentiable. The modules with kernels import Triton and are only imported when they are used.
 """
@@ -96,3 +99,8 @@ def on_device(tensor: Tensor) -> AbstractContextManager[object]:
 def block(n: int, least: int = 16) -> int:
     """The smallest power of two that is at least ``n`` and ``least``."""
     return max(least, 1 << (n - 1).bit_length())
+
+
+def warps(size: int) -> int:
+    """Warps of a program that holds ``size`` elements of each of several arrays: 8 a thread, if possible."""
+    return min(16, max(4, size // 256))

@@ -27,7 +27,7 @@ def _load(pointer, rows, row_stride, row_mask, columns, column_stride, width, UP
     return values.to(tl.float32) if UPCAST else values
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "rows"])
 def _log_sum_exp(
     query, key, out, scaling, heads, group, n, rows, width,
     q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column,
@@ -56,7 +56,7 @@ def _log_sum_exp(
     tl.store(out + tl.program_id(0).to(tl.int64) * rows + number, highest + tl.log(total), mask=number < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "rows"])
 def _sums(
     query, key, log_sums, out, scaling, factor, heads, group, n, rows, width,
     q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column,
@@ -116,7 +116,7 @@ def column_sums(query: Tensor, key: Tensor, scaling: float, rows: int, factor: f
     return out.sum(1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["queries", "keys", "m_batch", "m_head", "m_row"])
 def _one_row(
     query, key, last, mask, out, scaling, softcap, heads, group, queries, keys, width,
     q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column, m_batch, m_head, m_row, m_column,

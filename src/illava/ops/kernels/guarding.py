@@ -16,7 +16,7 @@ from . import block, on_device
 ROWS, DEPTH, BLOCK, WIDTH = 16, 128, 1024, 512
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _flag(units, flags, rows, width, ROWS: tl.constexpr, DEPTH: tl.constexpr):
     """Zero for each row of finite numbers, NaN for the others."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -31,7 +31,7 @@ def _flag(units, flags, rows, width, ROWS: tl.constexpr, DEPTH: tl.constexpr):
     tl.store(flags + row, total - total, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "p", "segments"])
 def _add(
     survivors, flags, entering, leaving, out, n, p, segments, width,
     EQUAL: tl.constexpr, SEGMENTS: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,

@@ -9,14 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import block, on_device
+from . import block, on_device, warps
 from .products import products
 
 WIDTH = 512
 """Channels of one program, at most."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "p"])
 def _nearest_kept(products, kept, target, n, p, BLOCK: tl.constexpr):
     """For each unit of a block the index of the most similar survivor, the first of several."""
     segment = tl.program_id(0).to(tl.int64)
@@ -32,7 +32,7 @@ def _nearest_kept(products, kept, target, n, p, BLOCK: tl.constexpr):
     tl.store(target + segment * n + at, tl.where(own >= 0, own, nearest), mask=at < n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "p"])
 def _fold(
     units, sizes, kept, target, out, out_sizes, n, p, width,
     SIZED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
@@ -106,7 +106,7 @@ def nearest_kept(units: Tensor, kept: Tensor, *, cosine: bool) -> Tensor:
     return target
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "p", "recyclers", "neighbours"])
 def _recycle(
     units, order, kept, products, out, absorbed, weights, n, p, width, recyclers, neighbours, scale,
     BLOCK: tl.constexpr, RECYCLERS: tl.constexpr, NEIGHBOURS: tl.constexpr, WIDTH: tl.constexpr,
@@ -197,6 +197,6 @@ def recycle_into(
         _recycle[(segments * p,)](
             units, order, kept, found, out, absorbed, weights, n, p, width, recyclers, m, width**0.5,
             BLOCK=block(n - p), RECYCLERS=block(recyclers), NEIGHBOURS=block(m, 1),
-            WIDTH=min(WIDTH, block(width)),
+            WIDTH=min(WIDTH, block(width)), num_warps=warps(block(n - p)),
         )  # fmt: skip
     return Recycled(out, absorbed, weights)

@@ -15,7 +15,7 @@ SMALLEST = 1e-12
 """Smallest norm that a unit is divided by, as in ``torch.nn.functional.normalize``."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "rows", "index_stride"])
 def _products(
     units, index, out, n, rows, width, index_stride, smallest,
     INDEXED: tl.constexpr, COSINE: tl.constexpr, UPCAST: tl.constexpr,

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import block, on_device
+from . import block, on_device, warps
 from .products import SMALLEST, products
 
 PAIR_BYTES = 256 * 2**20
@@ -74,7 +74,7 @@ def _write_kept(rank, index, kept, target, at, n, p, segment):
     tl.store(target + segment * n + at, slot_of_index, mask=inside & (rank == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "p"])
 def _all_rounds(cosines, scores, ranks, kept, target, n, p, tie, BLOCK: tl.constexpr):
     """Select p units of one segment."""
     segment = tl.program_id(0).to(tl.int64)
@@ -96,7 +96,7 @@ def _all_rounds(cosines, scores, ranks, kept, target, n, p, tie, BLOCK: tl.const
     _write_kept(rank, index, kept, target, at, n, p, segment)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "chunks", "step"])
 def _one_round(
     units, scores, ranks, distances, closest, indices, values, picks, n, width, chunks, step, tie, smallest,
     BLOCK: tl.constexpr, CHUNKS: tl.constexpr, DEPTH: tl.constexpr,
@@ -152,7 +152,7 @@ def _one_round(
     tl.store(picks + board + ((step + 1) % 2) * chunks + chunk, chunk * BLOCK + best)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "p"])
 def _collect(ranks, indices, kept, target, n, p, BLOCK: tl.constexpr):
     segment, at = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
     rank = tl.load(ranks + segment * n + at, mask=at < n, other=0.0)
@@ -184,7 +184,16 @@ def select_diverse(units: Tensor, scores: Tensor, p: int, *, tie: float, most_pa
         cosines = products(units[some], cosine=True)
         with on_device(units):
             _all_rounds[(len(cosines),)](
-                cosines, scores[some], rank[some], kept[some], target[some], n, p, tie, BLOCK=block(n)
+                cosines,
+                scores[some],
+                rank[some],
+                kept[some],
+                target[some],
+                n,
+                p,
+                tie,
+                BLOCK=block(n),
+                num_warps=warps(block(n)),
             )
     return Selected(rank, kept, target)
 
@@ -204,4 +213,6 @@ def _select_by_rounds(
                 units, scores, rank, distances, closest, indices, values, picks, n, width, chunks, step,
                 tie, SMALLEST, BLOCK=CHUNK, CHUNKS=block(chunks), DEPTH=DEPTH,
             )  # fmt: skip
-        _collect[(segments,)](rank, indices, kept, target, n, kept.shape[1], BLOCK=block(n))
+        _collect[(segments,)](
+            rank, indices, kept, target, n, kept.shape[1], BLOCK=block(n), num_warps=warps(block(n))
+        )
