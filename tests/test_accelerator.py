@@ -24,7 +24,14 @@ from illava.planning.accelerator import (
 from illava.planning.accelerator_measuring import PARTS, measure_accelerator
 from illava.planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
 from illava.planning.kernels import KernelCounter, KernelCounts, count_kernels
-from illava.planning.merging_cost import KERNELS_PER_PREFILL, StepShape, step_seconds, step_shape
+from illava.planning.merging_cost import (
+    KERNELS_PER_ENCODER_STEP,
+    KERNELS_PER_LLM_STEP,
+    KERNELS_PER_PREFILL,
+    StepShape,
+    step_seconds,
+    step_shape,
+)
 from illava.planning.predict import predict_on
 from illava.planning.roofline import (
     ENCODER_MLP_PASSES,
@@ -135,10 +142,10 @@ def test_a_step_reads_its_units_and_selects_round_by_round():
 
 def test_steps_add_their_kernels_waits_and_device_time():
     steps = (StepReport("encoder", 0, 12, 4), StepReport("llm", 1, 4, 2), StepReport("llm", 2, 2, 1))
-    # Launches decide: 12 kernels for each step, those of a merged prefill, and 4 waits.
+    # Launches decide: the kernels of each step, those of a merged prefill, and 4 waits.
     bound = roofline(launch_seconds=1.0, synchronisation_seconds=100.0)
     seconds = bound.seconds(COUNTS, steps)
-    added = 3 * 12 + KERNELS_PER_PREFILL
+    added = KERNELS_PER_ENCODER_STEP + 2 * KERNELS_PER_LLM_STEP + KERNELS_PER_PREFILL
     assert seconds.ttft == pytest.approx(182 + added + 400)
     assert seconds.merging == pytest.approx(added + 400)
     assert seconds.launches == seconds.ttft
@@ -207,6 +214,9 @@ def test_the_kernels_of_a_merged_prefill_are_about_those_counted(family):
     in_llm = kernels((), (2, 4)) - kernels((), (2,))
     fixed = kernels((1,), (2,)) - in_encoder - in_llm - kernels()
     assert KERNELS_PER_PREFILL / 2 < fixed < KERNELS_PER_PREFILL * 2
+    # Scores, selection and merging take more operations on a CPU than kernels on a card.
+    assert KERNELS_PER_ENCODER_STEP / 2 < in_encoder < KERNELS_PER_ENCODER_STEP * 2
+    assert KERNELS_PER_LLM_STEP / 2 < in_llm < KERNELS_PER_LLM_STEP * 2
 
 
 def test_a_family_whose_tiny_model_does_not_run_is_refused(monkeypatch):

@@ -15,13 +15,11 @@ def places_of(chosen: Tensor, count: int) -> Tensor:
 
     As ``chosen.nonzero()``, for a number that the host knows, so that it does not wait for the device.
     """
-    # Places that are not chosen all write to one more entry, which is cut off.
-    rank = (chosen.cumsum(0) - 1).masked_fill(~chosen, count)
-    places = torch.arange(len(chosen), device=chosen.device)
-    return places.new_zeros(count + 1).scatter_(0, rank, places)[:count]
+    # A stable sort, with those places first.
+    return (~chosen).argsort(stable=True)[:count]
 
 
-def compact_rows(kept: Tensor, columns: Tensor, length: int) -> Tensor:
+def compact_rows(kept: Tensor, columns: Tensor, length: int, *, padded: bool = True) -> Tensor:
     """Indices of the kept tokens of each row, padded to equal length.
 
     Args:
@@ -29,10 +27,13 @@ def compact_rows(kept: Tensor, columns: Tensor, length: int) -> Tensor:
         columns: (B, L) int64: column of each token in the full prompt, -1 for padding and filler.
         length: the number n of tokens and of padding after them in the longest row. The host knows it, so
             that nothing is read from the device.
+        padded: whether any of the (B, n) places may be filler.
 
     Returns (B, n) int64 indices into L, -1 for filler. Filler stands before the shorter rows, and in place of
     padding after a row, so that the last logits stand where the plain model has them.
     """
+    if not padded:
+        return (~kept).argsort(dim=1, stable=True)[:, :length]
     padded_after = (columns >= 0).int().flip(1).argmax(1, keepdim=True)
     first = length - padded_after - kept.sum(1, keepdim=True)
     place = (first + kept.cumsum(1) - 1).masked_fill(~kept, length)
@@ -40,27 +41,34 @@ def compact_rows(kept: Tensor, columns: Tensor, length: int) -> Tensor:
     return place.new_full((len(kept), length + 1), -1).scatter_(1, place, index)[:, :length]
 
 
-def take_rows(tensor: Tensor, columns: Tensor) -> Tensor:
+def take_rows(tensor: Tensor, columns: Tensor, *, padded: bool = True) -> Tensor:
     """Select from a (B or 1, L, ...) tensor at (B, n) columns: (B, n, ...), with zeros for filler (-1).
 
-    Filler must not be NaN: it would reach sums even with weight zero.
+    Filler must not be NaN: it would reach sums even with weight zero. Without any (not ``padded``) the
+    selection is a single operation for one row.
     """
+    if not padded and len(columns) == 1:
+        return tensor.index_select(1, columns[0].to(tensor.device))
     tensor = tensor.expand(len(columns), *tensor.shape[1:])
     batch = torch.arange(len(columns), device=tensor.device)[:, None]
+    if not padded:
+        return tensor[batch, columns.to(tensor.device)]
     taken = tensor[batch, columns.clamp(min=0).to(tensor.device)]
     real = (columns >= 0).to(tensor.device)
     return taken.masked_fill(~real.reshape(*real.shape, *[1] * (taken.dim() - 2)), 0)
 
 
-def take_positions(positions: Tensor, columns: Tensor) -> Tensor:
+def take_positions(positions: Tensor, columns: Tensor, *, padded: bool = True) -> Tensor:
     """Select from (B, L) or (axes, B, L) positions at (B, n) columns."""
     if positions.dim() == 2:
-        return take_rows(positions, columns)
-    return torch.stack([take_rows(axis, columns) for axis in positions])
+        return take_rows(positions, columns, padded=padded)
+    return take_rows(positions.movedim(0, -1), columns, padded=padded).movedim(-1, 0).contiguous()
 
 
-def take(table: Tensor, columns: Tensor) -> Tensor:
+def take(table: Tensor, columns: Tensor, *, padded: bool = True) -> Tensor:
     """Select from a (B, L) int table at (B, n) columns; filler stays -1."""
+    if not padded:
+        return table.gather(1, columns)
     return table.gather(1, columns.clamp(min=0)).masked_fill(columns < 0, -1)
 
 

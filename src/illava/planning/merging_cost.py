@@ -1,7 +1,6 @@
 """What merging itself costs on an accelerator: kernels, waits, and device time of one step.
 
-The figures with names are targets of the library's kernels or estimates. They are to be replaced by
-measurements on an accelerator.
+The counts are those of tests; the times are estimates, to be replaced by measurements on an accelerator.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from ..ops.scoring import SAMPLED_ROWS
 from .accelerator import AcceleratorRates
 from .counts import StepReport
 
-KERNELS_PER_ENCODER_STEP = 12
-"""Target: scores, selection and merging of a step in or after the encoder, and its masks and marks."""
-KERNELS_PER_LLM_STEP = 12
-"""Target: the same for a step in the LLM."""
-KERNELS_PER_PREFILL = 120
-"""Counted on the tiny models of ten families (94 to 185): what a prefill with a step in each stage launches
+KERNELS_PER_ENCODER_STEP = 12 + 10
+"""At most 12 for scores, selection and merging (tests/kernels/test_launches.py), and about 10 for the tables
+of the remaining tokens, as counted on the tiny models of ten families."""
+KERNELS_PER_LLM_STEP = 12 + 22
+"""The same for a step in the LLM."""
+KERNELS_PER_PREFILL = 45
+"""Counted on the tiny models of ten families (24 to 78): what a prefill with a step in each stage launches
 beside its steps. It marks and drops placeholders, and makes masks and positions anew."""
 WAITS_PER_PREFILL = 4
-"""Target: how often a merged prefill waits for a value from the device more than a plain one."""
+"""At most: how often a merged prefill waits for a value from the device (tests/test_synchronisation.py)."""
 SECONDS_PER_ROUND = 2e-6
 """Estimate: one round of the selection, which reads one row of distances on one streaming multiprocessor.
 Rounds run one after another; segments run in parallel."""

@@ -22,7 +22,7 @@ from .prefill import Prefill, Prompt, Sequence
 def whole(prompt: Prompt, embeds: Tensor) -> Sequence:
     """The sequence of all tokens of a prompt."""
     columns = torch.arange(embeds.shape[1], device=embeds.device).expand(embeds.shape[:2])
-    if prompt.padding is not None:
+    if prompt.padding is not None and prompt.filled:
         columns = columns.where(prompt.padding.to(columns.device).bool(), -1)
     return Sequence(columns, columns, 0, prompt.runs, prompt.lengths, prompt.filled)
 
@@ -36,8 +36,10 @@ def shortened(
     ``before``, -1 for filler.
     """
     width, padded = prompt.width(lengths)
-    index = compact_rows(kept, before.columns, width)
-    columns, entered, runs = (take(table, index) for table in (before.columns, before.entered, before.runs))
+    index = compact_rows(kept, before.columns, width, padded=padded)
+    columns, entered, runs = (
+        take(table, index, padded=padded) for table in (before.columns, before.entered, before.runs)
+    )
     return Sequence(columns, entered, prompt.runs.shape[1] - width, runs, lengths, padded), index
 
 
@@ -59,7 +61,7 @@ def read_marks(prompt: Prompt, marks: Tensor, runs: list[EncoderRun]) -> Marks:
     """
     placeholders = prompt.runs.to(marks.device)
     left = (placeholders >= 0) & ~marks
-    if prompt.padding is not None:
+    if prompt.padding is not None and prompt.filled:
         left &= prompt.padding.to(marks.device).bool()
     # Other tokens count in one more segment, which is cut off.
     segments = placeholders.masked_fill(~left, len(prompt.lengths)).flatten()
@@ -104,7 +106,7 @@ class LlmEntry:
             sequence, index = shortened(prompt, sequence, alive, lengths)
             self._shorten_inputs(sequence, kwargs, embeds, start, cached)
             places = torch.arange(index.shape[1], device=index.device)
-            sequence.entered = places.where(index >= 0, -1)
+            sequence.entered = places.where(index >= 0, -1) if sequence.padded else places.expand_as(index)
         prefill.begin(sequence, marks.entering)
         if self.compact:
             prefill.positions = self._positions(kwargs, start, sequence.columns.shape[1])
@@ -112,9 +114,10 @@ class LlmEntry:
 
     def _context(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Any:
         """The result of the first step's ``enter`` for the embeddings, without marked ones."""
-        if not self.steps:
+        first = next(iter(self.steps.values()), None)
+        if first is None or type(first).enter is LlmStep.enter:
             return None
-        return next(iter(self.steps.values())).enter(self._alive(prompt, sequence, alive, embeds))
+        return first.enter(self._alive(prompt, sequence, alive, embeds))
 
     def _alive(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Tokens:
         """The tokens at the entry, dropped ones as filler."""
@@ -176,7 +179,7 @@ class LlmEntry:
         self, sequence: Sequence, kwargs: dict[str, Any], embeds: Tensor, start: int, cached: bool
     ) -> None:
         columns, (batch, length) = sequence.columns, embeds.shape[:2]
-        kwargs["inputs_embeds"] = take_rows(embeds, columns)
+        kwargs["inputs_embeds"] = take_rows(embeds, columns, padded=sequence.padded)
         mask = kwargs.get("attention_mask")
         if self.masks.outer or (isinstance(mask, Tensor) and mask.dim() > 2):
             kwargs["attention_mask"] = self.masks.at(mask, columns, embeds.dtype, sequence.padded)
@@ -185,8 +188,8 @@ class LlmEntry:
             # cache they are not, and without a mask the model need not read whether it is all ones.
             if mask is None:
                 mask = torch.ones(batch, length, dtype=torch.long, device=embeds.device)
-            kwargs["attention_mask"] = take_rows(mask, columns)
-        positions = take_positions(self._positions(kwargs, start, length), columns)
+            kwargs["attention_mask"] = take_rows(mask, columns, padded=sequence.padded)
+        positions = take_positions(self._positions(kwargs, start, length), columns, padded=sequence.padded)
         kwargs["position_ids"] = compact(positions, sequence.runs, columns) if self.compact else positions
         visual = kwargs.get("visual_pos_masks")
         if visual is not None and kwargs.get("deepstack_visual_embeds") is not None:
@@ -198,7 +201,7 @@ class LlmEntry:
             kwargs["deepstack_visual_embeds"] = [
                 _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch) for rows in taps
             ]
-            kwargs["visual_pos_masks"] = take_rows(visual, columns)
+            kwargs["visual_pos_masks"] = take_rows(visual, columns, padded=sequence.padded)
 
     def _positions(self, kwargs: dict[str, Any], start: int, length: int) -> Tensor:
         """(B or 1, L) positions, or (3, B, L) of M-RoPE."""

@@ -60,7 +60,8 @@ class LlmMerging:
             )
         if kwargs.get("position_ids") is not None:
             kwargs["position_ids"] = cached(
-                kwargs["position_ids"], lambda: take_positions(kwargs["position_ids"], columns)
+                kwargs["position_ids"],
+                lambda: take_positions(kwargs["position_ids"], columns, padded=sequence.padded),
             )
         return args, kwargs
 
@@ -74,11 +75,11 @@ class LlmMerging:
             if sequence is prefill.entry:
                 return tuple(tables)
             if prefill.positions is not None:
-                left = take_positions(prefill.positions, sequence.entered)
+                left = take_positions(prefill.positions, sequence.entered, padded=sequence.padded)
                 places = compact(left, sequence.runs, sequence.columns).to(hidden.device)
                 made: tuple[Tensor, ...] = self.modules.llm.rotary_emb(hidden, places)  # type: ignore[operator]
                 return made
-            return tuple(take_rows(table, sequence.entered) for table in tables)
+            return tuple(take_rows(table, sequence.entered, padded=sequence.padded) for table in tables)
 
         return sequence.cached(tables, make)
 
@@ -106,4 +107,4 @@ class LlmMerging:
         hidden, kept = with_survivors(hidden, kept, places, merged)
         left, order = shortened(prefill.prompt, sequence, kept.to(sequence.columns.device), merged.lengths)
         prefill.record(index, left)
-        return take_rows(hidden, order)
+        return take_rows(hidden, order, padded=left.padded)

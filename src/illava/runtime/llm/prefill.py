@@ -140,7 +140,8 @@ class Prefill:
 
     def last(self, layer: int) -> Tensor:
         """(B,) int64 index of the last prompt token among the input tokens of ``layer``."""
-        return (self.at(layer).columns == self.prompt.last[:, None]).int().argmax(1)
+        sequence, last = self.at(layer), self.prompt.last
+        return sequence.cached(last, lambda: (sequence.columns == last[:, None]).int().argmax(1))
 
     def tokens(self, layer: int, hidden: Tensor, seen: Tensor | None = None) -> Tokens:
         """The input tokens of ``layer``, as far as is known."""
