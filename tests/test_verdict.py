@@ -12,6 +12,7 @@ from illava.bench.published import config as published
 from illava.models.layout import workload
 from illava.planning.accelerator import AcceleratorRates, data_sheet_rates
 from illava.planning.machine_speed import Rates
+from illava.planning.merging_cost import KERNELS_PER_PREFILL
 from illava.planning.plan import HARDLY, plan, plan_on
 from illava.planning.predict import skeleton
 from illava.planning.recommendation import MIN_GAIN
@@ -109,7 +110,7 @@ def test_steps_and_hooks_count_on_a_cpu_as_well():
     assert free.pays
     # The hooks of a merged prefill alone take as long as the plain pass.
     plain = free.chosen.seconds[1].ttft
-    assert keeps_all(plan_on(QWEN, LARGE, target, rates_of_a_cpu(operator=plain / 120)))
+    assert keeps_all(plan_on(QWEN, LARGE, target, rates_of_a_cpu(operator=plain / KERNELS_PER_PREFILL)))
     # What steps take is a part of the stage that they are in, by the units that enter them.
     found = plan_on(QWEN, LARGE, {"keep": 1 / 9}, rates_of_a_cpu(LINEAR, NOTHING, 1e-9))
     (encoder, llm), (merged, _) = found.prediction.steps, found.chosen.seconds
