@@ -22,7 +22,9 @@ from torch import Tensor
 
 from ..models.located import LocatedModules
 from ..ops.graphs import captured
+from ..ops.masks import places_of
 from ..ops.merging import Merged, MergedSegments, reduce_segments
+from ..ops.transfers import upload
 from .base import Method
 from .checks import check_count, check_share
 from .llm_layers import one_layer
@@ -80,8 +82,9 @@ class PivotStep(LlmStep):
         if counts == units.lengths:
             return None
         assert units.seen is not None
-        segments = torch.arange(len(counts), device=units.vectors.device)
-        segment = segments.repeat_interleave(torch.tensor(units.lengths, device=segments.device))
+        segment = upload(
+            torch.arange(len(counts)).repeat_interleave(torch.tensor(units.lengths)), units.vectors.device
+        )
         reducer = partial(_reduce, *text_pivots(units))
         return reduce_segments(reducer, units.lengths, counts, units.vectors, units.seen, segment)
 
@@ -94,9 +97,11 @@ def text_pivots(units: Units) -> tuple[Tensor, Tensor]:
     tokens = units.tokens
     assert tokens is not None
     assert tokens.seen is not None
-    ends = torch.tensor(units.lengths).cumsum(0).sub(1).clamp(min=0).to(tokens.runs.device)
-    rows, last_visual = (at[ends] for at in (tokens.runs >= 0).nonzero(as_tuple=True))
-    index = torch.arange(tokens.runs.shape[1], device=last_visual.device)
+    width = tokens.runs.shape[1]
+    ends = upload(torch.tensor(units.lengths).cumsum(0).sub(1).clamp(min=0), tokens.runs.device)
+    places = places_of((tokens.runs >= 0).flatten(), sum(units.lengths))[ends]
+    rows, last_visual = places // width, places % width
+    index = torch.arange(width, device=places.device)
     # Without a cache, generated tokens follow the prompt.
     later = tokens.text[rows] & (index > last_visual[:, None]) & (index <= tokens.last[rows, None])
     norms = tokens.seen[rows].float().masked_fill(~later, float("-inf"))

@@ -100,8 +100,7 @@ def _nearest(unit: Tensor) -> Tensor:
     out = []
     for start in range(0, n, step):
         similarity = unit[:, start : start + step] @ unit.transpose(1, 2)
-        own = torch.arange(start, start + similarity.shape[1], device=unit.device)
-        similarity[:, own - start, own] = -float("inf")
+        similarity[:, :, start:].diagonal(dim1=1, dim2=2).fill_(-float("inf"))
         out.append(similarity.amax(2))
     return torch.cat(out, 1)
 

@@ -19,6 +19,7 @@ from ..ops.merging import (
     reduce_segments,
 )
 from ..ops.scoring import Score, rarity
+from ..ops.transfers import upload
 from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
 Select = Literal["highest", "diverse", "lowest", "random"]
@@ -116,4 +117,4 @@ class MergeStep(EncoderStep, LlmStep):
             return -scores
         # Depends on length and seed only, so the result of a prompt does not depend on the rest of its batch.
         random = torch.rand(scores.shape[1], generator=torch.Generator().manual_seed(self.seed))
-        return random.to(scores).expand_as(scores)
+        return upload(random, scores.device).to(scores.dtype).expand_as(scores)

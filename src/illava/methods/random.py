@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..models.located import LocatedModules
 from ..ops.merging import Merged, MergedSegments, reduce_segments
+from ..ops.transfers import upload
 from .base import Method
 from .checks import check_choice, check_count, check_share
 from .llm_layers import one_layer
@@ -86,5 +87,5 @@ def keep_random(p: int, units: Tensor, seed: int) -> Merged:
     """Keep ``p`` of the n units of (S, n, D) segments, unchanged, at the same indices in each segment."""
     # Drawn on the CPU, so that a seed gives the same indices on every device.
     chosen = torch.randperm(units.shape[1], generator=torch.Generator().manual_seed(seed))[:p]
-    kept = chosen.sort().values.to(units.device)
+    kept = upload(chosen.sort().values, units.device)
     return Merged(units[:, kept], kept.expand(len(units), -1))

@@ -157,7 +157,7 @@ def merge_similar(p: int, units: Tensor, keys: Tensor, *, sizes: Tensor) -> Merg
     # Index of the first source of each unit; n for units merged into another.
     first_source = torch.arange(n, device=units.device).repeat(segments, 1)
     first_source[:, 1::2] = first_source[:, 1::2].scatter_reduce(1, target, sources, "amin")
-    first_source[rows, sources] = n
+    first_source.scatter_(1, sources, n)
     order = first_source.argsort(dim=1, stable=True)[:, :p]
 
     def linear_map(x: Tensor) -> Tensor:
