@@ -25,14 +25,17 @@ def untried(monkeypatch):
     monkeypatch.delenv("ILLAVA_KERNELS")
     monkeypatch.setattr(kernels, "_refusals", {})
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter is on where there is no card")
 def test_on_a_cpu_only_if_asked_for(monkeypatch):
     assert kernels.enabled(torch.ones(1))
     monkeypatch.delenv("ILLAVA_KERNELS")
     assert not kernels.enabled(torch.ones(1))
 
 
+@pytest.mark.skipif(DEVICE != "cpu", reason="the interpreter is on where there is no card")
 def test_not_where_a_gradient_is_needed():
     assert not kernels.enabled(torch.ones(1), torch.ones(1, requires_grad=True))
     with torch.no_grad():
@@ -63,6 +66,31 @@ def test_a_machine_without_a_compiler_gets_operations_and_one_warning(untried, m
     monkeypatch.setattr(trial, "differences", fails)
     with pytest.warns(UserWarning, match="RuntimeError: Failed to find C compiler$"):
         assert not kernels.enabled(OnCard())
+
+
+def test_old_cards_and_other_dtypes_get_operations(untried, monkeypatch):
+    monkeypatch.setattr(trial, "differences", lambda device, dtype: [])
+    assert "torch.float64" in str(kernels.refusal(torch.device("cuda", 0), torch.float64))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert kernels.refusal(torch.device("cuda", 0), torch.float16) == "they need compute capability 8.0"
+    assert "xpu" in str(kernels.refusal(torch.device("xpu", 0), torch.float16))
+
+
+def test_an_interrupted_trial_is_tried_again(untried, monkeypatch):
+    def interrupted(device, dtype):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial, "differences", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kernels.enabled(OnCard())
+    monkeypatch.setattr(trial, "differences", lambda device, dtype: [])
+    assert kernels.enabled(OnCard())
+
+
+def test_wide_heads_get_operations():
+    """PruMerge+ scores with one head as wide as the model, whose tiles fit in no shared memory."""
+    assert kernels.suits_attention(torch.ones(1, 1, 4, 256), torch.ones(1, 1, 4, 256))
+    assert not kernels.suits_attention(torch.ones(1, 1, 4, 1152), torch.ones(1, 1, 4, 1152))
 
 
 def test_memory_that_runs_out_is_not_hidden(untried, monkeypatch):

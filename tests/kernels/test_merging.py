@@ -95,3 +95,36 @@ def test_gradients_take_the_differentiable_way():
     units = torch.randn(1, 9, 4).to(DEVICE).requires_grad_()
     merge(units, torch.rand(1, 9).to(DEVICE), 3, reduce="fold").units.sum().backward()
     assert units.grad is not None
+
+
+@pytest.mark.parametrize("reduce", ["fold", "recycle"])
+def test_scores_may_have_any_strides(reduce):
+    generator = torch.Generator().manual_seed(6)
+    units, scores = torch.randn(3, 20, 8, generator=generator), torch.rand(20, 3, generator=generator).t()
+    found = merge(units.to(DEVICE), scores.to(DEVICE), 7, reduce=reduce)
+    again = merge(units.to(DEVICE), scores.contiguous().to(DEVICE), 7, reduce=reduce)
+    assert torch.equal(found.kept, again.kept)
+    assert torch.equal(found.units, again.units)
+
+
+def test_one_survivor_may_absorb_many():
+    """A blank page: all units but a few are copies."""
+    units = torch.eye(5, 8).repeat_interleave(torch.tensor([200, 1, 1, 1, 40]), 0)[None]
+    sizes = torch.arange(1, 244).float()[None]
+    for given in (None, sizes):
+        merged = merge_diverse(
+            units.to(DEVICE), torch.ones(1, 243, device=DEVICE), 5, reduce="fold", similarity="cosine",
+            sizes=None if given is None else given.to(DEVICE), counted=True,
+        )  # fmt: skip
+        counts = torch.ones(1, 243) if given is None else given
+        of = [*counts[0].split([200, 1, 1, 1, 40])]
+        assert merged.sizes[0].tolist() == [float(part.sum()) for part in of]
+        torch.testing.assert_close(merged.units[0].cpu(), torch.eye(5, 8))
+
+
+def test_a_diverse_step_checks_its_arguments():
+    units, scores = torch.randn(1, 5, 4).to(DEVICE), torch.rand(1, 5).to(DEVICE)
+    with pytest.raises(ValueError, match="between 1 and 4 of 5"):
+        merge_diverse(units, scores, 6, reduce="fold", similarity="cosine")
+    with pytest.raises(ValueError, match="scores"):
+        merge_diverse(units, scores[:, :4], 2, reduce="fold", similarity="cosine")

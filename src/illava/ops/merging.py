@@ -28,7 +28,7 @@ from .reductions import Similarity as Similarity
 from .reductions import fold, gather_units, rank_weighted_mean, recycling, row_index
 from .segments import MergedSegments as MergedSegments
 from .segments import reduce_segments as reduce_segments
-from .selection import diverse_ranking, select_diverse
+from .selection import diverse_ranking, ranking_by_operations, select_diverse
 
 Reduce = Literal["recycle", "drop", "weighted", "fold"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
@@ -90,6 +90,20 @@ def merge(
     Raises ValueError for shapes that do not fit, p outside [1, n), neighbours < 1 or an unknown
     ``reduce``.
     """
+    _check(units, scores, p)
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
+    options = (p, reduce, recycle, neighbours, similarity, counted)
+    if reduce not in KERNEL_REDUCTIONS:
+        return _by_operations(units, scores, sizes, *options)
+    if kernels.enabled(units, scores):
+        return _by_kernels(units, scores, sizes, *options)
+    return _captured_merge(units, scores, sizes, *options)
+
+
+def _check(units: Tensor, scores: Tensor, p: int) -> None:
     if units.dim() != 3 or scores.shape != units.shape[:2]:
         raise ValueError(
             f"units must be (S, n, D) and scores (S, n), got {tuple(units.shape)} and {tuple(scores.shape)}"
@@ -97,14 +111,6 @@ def merge(
     n = units.shape[1]
     if not 1 <= p < n:
         raise ValueError(f"a merge step must keep between 1 and {n - 1} of {n} units, got p={p}")
-    if neighbours < 1:
-        raise ValueError(f"neighbours must be at least 1, got {neighbours}")
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
-    options = (p, reduce, recycle, neighbours, similarity, counted)
-    if reduce in KERNEL_REDUCTIONS and kernels.enabled(units, scores):
-        return _by_kernels(units, scores, sizes, *options)
-    return _captured_merge(units, scores, sizes, *options)
 
 
 @full_precision
@@ -122,6 +128,7 @@ def merge_diverse(
     On graphics cards it takes fewer launches than the two functions, since the selection already knows which
     survivor each unit is most similar to.
     """
+    _check(units, scores, p)
     if options.get("reduce") == "fold" and options.get("similarity") == "cosine":
         if kernels.enabled(units, scores):
             found = select_diverse(units, scores, p)
@@ -234,7 +241,7 @@ def _by_operations(
 
 
 def _diverse_fold(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, counted: bool) -> Merged:
-    ranking = diverse_ranking(units, scores, p)
+    ranking = ranking_by_operations(units, scores, p)
     return _by_operations(units, ranking, sizes, p, "fold", 0, 1, "cosine", counted)
 
 

@@ -7,13 +7,13 @@ and TF32.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from . import kernels
+from .masks import places_of
 from .precision import full_precision
 
 Score = Literal["exact", "sampled"]
@@ -46,12 +46,13 @@ def column_scores(
         raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     batch, heads, n, width = query.shape
     count = min(n, SAMPLED_ROWS) if score == "sampled" else n
-    if kernels.enabled(query, key):
+    if kernels.suits_attention(query, key):
         from .kernels.attention import column_sums
 
         return column_sums(query, key, scaling, count, times / (heads * count))
     if count < n:
-        query = query[:, :, _evenly_spaced(count, n, query.device)]
+        # Integer arithmetic: a float linspace would follow the default dtype.
+        query = query[:, :, torch.arange(0, count * n, n, device=query.device) // count]
     # One matrix product per batch entry and key/value head, over all query rows that share its keys.
     rows, keys = query.float().reshape(batch * key.shape[1], -1, width), key.float().flatten(0, 1)
     room = CHUNK_BYTES if _on_host(query) else ACCELERATOR_CHUNK_BYTES
@@ -71,14 +72,6 @@ def column_scores(
         return total * (times / (heads * count))
     mean = total / (heads * count)
     return mean if times == 1 else mean * times
-
-
-@lru_cache(maxsize=64)
-def _evenly_spaced(count: int, n: int, device: torch.device) -> Tensor:
-    # A tensor made in inference mode could not be used in a later pass with gradients.
-    with torch.inference_mode(False):
-        # Integer arithmetic: a float linspace would follow the default dtype.
-        return torch.arange(count, device=device) * n // count
 
 
 def _on_host(tensor: Tensor) -> bool:
@@ -118,7 +111,7 @@ def last_row_scores(
     """
     if mask is not None and mask.dim() != 2:
         _check_mask(mask)
-    if kernels.enabled(query, key):
+    if kernels.suits_attention(query, key):
         from .kernels.attention import row_weights
 
         return row_weights(query, key, scaling, last, mask, softcap).mean(1)
@@ -167,7 +160,7 @@ def row_scores(
     Returns (B, k) fp32; each row sums to 1, or is zero if no query row is chosen.
     """
     if not _on_host(query):
-        return _row_scores_without_waiting(query, key, scaling, rows, mask, softcap)
+        return _row_scores_at_once(query, key, scaling, rows, mask, softcap)
     total = torch.zeros(len(query), key.shape[2], device=query.device, dtype=torch.float32)
     for number, chosen in enumerate(rows):
         indices = chosen.nonzero().flatten()
@@ -181,38 +174,36 @@ def row_scores(
     return total
 
 
-def _row_scores_without_waiting(
+def _row_scores_at_once(
     query: Tensor, key: Tensor, scaling: float, rows: Tensor, mask: Tensor | None, softcap: float | None
 ) -> Tensor:
-    """:func:`row_scores` over all query rows, since only the device knows which are chosen."""
-    (batch, heads, count, width), length = query.shape, key.shape[2]
-    rows = rows.to(query.device)
-    shares = rows / rows.sum(1, keepdim=True).clamp(min=1)
-    keys = key.float().transpose(2, 3)
+    """:func:`row_scores` with few launches. Waits once for the device, for the numbers of chosen rows."""
+    batch, heads, _, width = query.shape
+    length, rows = key.shape[2], rows.to(query.device)
     total = torch.zeros(batch, length, device=query.device, dtype=torch.float32)
-    step = max(1, ACCELERATOR_CHUNK_BYTES // (4 * batch * heads * length))
-    for start in range(0, count, step):
-        some = slice(start, start + step)
-        chunk = query[:, :, some].float() * scaling
-        logits = chunk.reshape(batch, key.shape[1], -1, width) @ keys
-        logits = logits.view(batch, heads, -1, length)
-        if softcap is not None:
-            logits = (logits / softcap).tanh() * softcap
-        if mask is None or mask.dim() == 2:
-            at = torch.arange(start, start + logits.shape[2], device=query.device)
-            unseen = torch.arange(rows.shape[1] - length, rows.shape[1], device=query.device) > at[:, None]
-            if mask is not None:
-                unseen = unseen | ~mask.bool()[:, None]
-            logits = logits.masked_fill(unseen.view(-1, 1, *unseen.shape[-2:]), float("-inf"))
-        else:
-            _check_mask(mask)
-            given = mask[:, :, some, :length]
-            boolean = given.dtype == torch.bool
-            logits = logits.masked_fill(~given, float("-inf")) if boolean else logits + given.float()
-        share = shares[:, None, some, None]
-        # A padding row may see no key at all, and is NaN.
-        weights = logits.softmax(-1).masked_fill(share == 0, 0) * share
-        total += weights.sum((1, 2)) / heads
+    keys = key.float().transpose(2, 3)
+    for number, count in enumerate(rows.sum(1).tolist()):
+        if not count:
+            continue
+        # Never more than fit in memory at a time.
+        step = max(1, ACCELERATOR_CHUNK_BYTES // (4 * heads * length))
+        for at in torch.split(places_of(rows[number], count), step):
+            chosen = query[number].index_select(1, at).float() * scaling
+            logits = chosen.reshape(key.shape[1], -1, width) @ keys[number]
+            logits = logits.view(heads, len(at), length)
+            if softcap is not None:
+                logits = (logits / softcap).tanh() * softcap
+            if mask is None or mask.dim() == 2:
+                unseen = torch.arange(rows.shape[1] - length, rows.shape[1], device=at.device) > at[:, None]
+                if mask is not None:
+                    unseen = unseen | ~mask[number].bool()
+                logits = logits.masked_fill(unseen, float("-inf"))
+            else:
+                _check_mask(mask)
+                given = mask[number % len(mask)].index_select(1, at)[..., :length]
+                boolean = given.dtype == torch.bool
+                logits = logits.masked_fill(~given, float("-inf")) if boolean else logits + given.float()
+            total[number] += logits.softmax(-1).sum((0, 1)) / (heads * count)
     return total
 
 

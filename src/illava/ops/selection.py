@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from .graphs import captured
 from .precision import full_precision
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
     """
     if kernels.enabled(units, scores):
         return select_diverse(units, scores, p).rank
+    return _captured_ranking(units, scores, p)
+
+
+def ranking_by_operations(units: Tensor, scores: Tensor, p: int) -> Tensor:
+    """:func:`diverse_ranking` with PyTorch operations."""
     directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
     count = units.shape[1]
     rank = torch.zeros_like(scores, dtype=torch.float32)
@@ -60,8 +66,11 @@ def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
             one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
             distance = _distances((directions @ one.transpose(1, 2)).squeeze(-1))
         nearest = torch.minimum(nearest, distance)
-        newest = (nearest * scores).masked_fill(rank > 0, -1).argmax(1, keepdim=True)
+        newest = (nearest * scores).masked_fill(rank > 0, -torch.inf).argmax(1, keepdim=True)
     return rank
+
+
+_captured_ranking = captured(ranking_by_operations)
 
 
 def _distances(cosines: Tensor) -> Tensor:

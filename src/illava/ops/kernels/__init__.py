@@ -25,6 +25,12 @@ from torch import Tensor
 VARIABLE = "ILLAVA_KERNELS"
 """Environment variable: "triton", "torch" for plain PyTorch operations, or "auto", the default."""
 
+HALF = (torch.bfloat16, torch.float16)
+"""The dtypes that tensor cores multiply with exact products."""
+MAX_HEAD_WIDTH = 256
+"""Widest attention head whose tiles fit in shared memory."""
+OLDEST = (8, 0)
+"""Compute capability of the oldest NVIDIA cards with enough shared memory."""
 _INSTALLED = importlib.util.find_spec("triton") is not None
 _refusals: dict[tuple[torch.device, torch.dtype], str | None] = {}
 """Devices and dtypes on which the kernels were tried, and why they are not used there; None if they are."""
@@ -53,6 +59,10 @@ def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
         return None if wanted == "triton" and interpreted() else "they need a graphics card"
     if device.type != "cuda":
         return f"they do not run on {device.type}"
+    if dtype not in (*HALF, torch.float32):
+        return f"they do not compute in {dtype}"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < OLDEST:
+        return "they need compute capability 8.0"
     key = (device, dtype)
     if key not in _refusals:
         if torch.cuda.is_current_stream_capturing():
@@ -61,10 +71,20 @@ def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
         _refusals[key] = "they are being tried"
         try:
             _refusals[key] = _tried(device, dtype)
-        except torch.OutOfMemoryError:
+        except BaseException:
+            # Out of memory, or interrupted: another call tries again.
             del _refusals[key]
             raise
     return _refusals[key]
+
+
+def suits_attention(query: Tensor, key: Tensor) -> bool:
+    """Whether the kernels are used for these queries and keys, (..., h).
+
+    PyTorch's matrix products are faster in fp32, which the tiles multiply without tensor cores.
+    """
+    narrow = query.shape[-1] <= MAX_HEAD_WIDTH
+    return narrow and (query.dtype in HALF or interpreted()) and enabled(query, key)
 
 
 def _tried(device: torch.device, dtype: torch.dtype) -> str | None:

@@ -79,6 +79,6 @@ def propagate(survivors: Tensor, units: Tensor, lengths: Sequence[int], left: Se
         _flag[(triton.cdiv(len(units), ROWS),)](units, flags, len(units), width, ROWS=ROWS, DEPTH=DEPTH)
         _add[(len(survivors),)](
             survivors, flags, entering, leaving, out, lengths[0], left[0], len(lengths), of_survivors,
-            EQUAL=equal, SEGMENTS=block(len(lengths), 1), BLOCK=BLOCK, WIDTH=WIDTH,
+            EQUAL=equal, SEGMENTS=block(len(lengths), 64), BLOCK=BLOCK, WIDTH=WIDTH,
         )  # fmt: skip
     return out

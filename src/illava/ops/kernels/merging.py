@@ -35,7 +35,7 @@ def _nearest_kept(products, kept, target, n, p, BLOCK: tl.constexpr):
 @triton.jit(do_not_specialize=["n", "p"])
 def _fold(
     units, sizes, kept, target, out, out_sizes, n, p, width,
-    SIZED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+    SIZED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """One survivor: the mean of itself and the units that belong to it, weighted by size."""
     segment, slot = tl.program_id(0) // p, tl.program_id(0) % p
@@ -54,6 +54,21 @@ def _fold(
         belongs = belongs & (at != own)
         left = tl.sum(belongs.to(tl.int32), 0)
         count += left
+        if left > TILE:
+            # Many, as for a blank page: they are read side by side instead of one after another.
+            for first in range(start, start + BLOCK, TILE):
+                rows = first + tl.arange(0, TILE)
+                mine = (tl.load(target + segment * n + rows, mask=rows < n, other=-1) == slot) & (rows != own)
+                weights = mine.to(tl.float32)
+                if SIZED:
+                    weights = tl.load(sizes + segment * n + rows, mask=mine, other=0.0)
+                others = tl.load(
+                    units + (segment * n + rows)[:, None] * width + channel[None, :],
+                    mask=mine[:, None] & inside[None, :], other=0.0,
+                )  # fmt: skip
+                total += tl.sum(others.to(tl.float32) * weights[:, None], 0)
+                size += tl.sum(weights, 0)
+            left = 0
         while left > 0:
             unit = tl.min(tl.where(belongs, at, n), 0)
             weight = 1.0
@@ -82,7 +97,7 @@ def fold_into(units: Tensor, kept: Tensor, target: Tensor, sizes: Tensor | None)
 
     Returns (S, p, D) survivors in the dtype of the units, and (S, p) fp32 sizes.
     """
-    units = units.contiguous()
+    units, kept, target = units.contiguous(), kept.contiguous(), target.contiguous()
     (segments, n, width), p = units.shape, kept.shape[1]
     out = units.new_empty(segments, p, width)
     out_sizes = torch.empty(segments, p, dtype=torch.float32, device=units.device)
@@ -90,7 +105,7 @@ def fold_into(units: Tensor, kept: Tensor, target: Tensor, sizes: Tensor | None)
     with on_device(units):
         _fold[(segments * p, triton.cdiv(width, wide))](
             units, out_sizes if sizes is None else sizes.contiguous(), kept, target, out, out_sizes,
-            n, p, width, SIZED=sizes is not None, BLOCK=min(1024, block(n)), WIDTH=wide,
+            n, p, width, SIZED=sizes is not None, BLOCK=min(1024, block(n)), WIDTH=wide, TILE=16,
         )  # fmt: skip
     return out, out_sizes
 
@@ -99,6 +114,7 @@ def nearest_kept(units: Tensor, kept: Tensor, *, cosine: bool) -> Tensor:
     """(S, n) int32: for each unit the index in ``kept``, (S, p), of the most similar survivor, the first of
     several; for survivors their own."""
     (segments, n, _), p = units.shape, kept.shape[1]
+    kept = kept.contiguous()
     found = products(units, kept, cosine=cosine)
     target = torch.empty(segments, n, dtype=torch.int32, device=units.device)
     with on_device(units):
@@ -115,8 +131,8 @@ def _recycle(
     segment, slot = tl.program_id(0) // p, tl.program_id(0) % p
     segment = segment.to(tl.int64)
     own = tl.load(kept + segment * p + slot)
-    number = tl.arange(0, RECYCLERS)
-    candidates = tl.load(order + segment * n + p - recyclers + number, mask=number < recyclers, other=-1)
+    rank = tl.arange(0, RECYCLERS)
+    candidates = tl.load(order + segment * n + p - recyclers + rank, mask=rank < recyclers, other=-1)
     recycles = tl.max((candidates == own).to(tl.int32), 0)
     recycler = tl.argmax((candidates == own).to(tl.int32), 0)
     base = units + segment * n * width
@@ -133,14 +149,14 @@ def _recycle(
         similar = tl.where((similar != similar) & (at < n - p), float("inf"), similar)
         share = tl.full((NEIGHBOURS,), float("-inf"), tl.float32)
         free = at < n - p
-        for number_of in range(neighbours):
+        for number in range(neighbours):
             masked = tl.where(free, similar, float("-inf"))
             best = tl.max(masked, 0)
             # The first free one, even if all similarities are minus infinity.
             place = tl.min(tl.where(free & (masked == best), at, BLOCK), 0)
             found = tl.sum(tl.where(at == place, dropped, 0), 0)
-            share = tl.where(at_neighbour == number_of, best / scale, share)
-            unit = tl.where(at_neighbour == number_of, found, unit)
+            share = tl.where(at_neighbour == number, best / scale, share)
+            unit = tl.where(at_neighbour == number, found, unit)
             free = free & (at != place)
         share = tl.exp(share - tl.max(share, 0))
         share = share / tl.sum(share, 0)
@@ -153,9 +169,9 @@ def _recycle(
         row = tl.load(base + own * width + channel, mask=inside, other=0.0)
         if recycles > 0:
             total = tl.zeros((WIDTH,), tl.float32)
-            for number_of in range(neighbours):
-                weight = tl.sum(tl.where(at_neighbour == number_of, share, 0.0), 0)
-                other = tl.sum(tl.where(at_neighbour == number_of, unit, 0), 0)
+            for number in range(neighbours):
+                weight = tl.sum(tl.where(at_neighbour == number, share, 0.0), 0)
+                other = tl.sum(tl.where(at_neighbour == number, unit, 0), 0)
                 total += weight * tl.load(base + other * width + channel, mask=inside, other=0.0).to(
                     tl.float32
                 )
@@ -186,7 +202,7 @@ def recycle_into(
         recyclers: number c of the lowest-ranked survivors that absorb others.
         neighbours: number of dropped units that each absorbs, at most.
     """
-    units, order = units.contiguous(), order.contiguous()
+    units, order, kept = units.contiguous(), order.contiguous(), kept.contiguous()
     (segments, n, width), p = units.shape, kept.shape[1]
     m = min(neighbours, n - p)
     found = products(units, order[:, p - recyclers : p], cosine=cosine)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import interpreted, on_device
+from . import HALF, interpreted, on_device
 
 TILE, DEPTH = 64, 64
 """Rows and columns of one tile, and channels that are multiplied at once."""
@@ -78,6 +78,6 @@ def products(units: Tensor, index: Tensor | None = None, *, cosine: bool) -> Ten
             units, out if index is None else index, out, n, rows, width,
             0 if index is None else index.stride(0), SMALLEST,
             INDEXED=index is not None, COSINE=cosine, TILE=TILE, DEPTH=DEPTH,
-            UPCAST=interpreted() or units.dtype not in (torch.bfloat16, torch.float16),
+            UPCAST=interpreted() or units.dtype not in HALF,
         )  # fmt: skip
     return out

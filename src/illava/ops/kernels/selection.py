@@ -41,8 +41,7 @@ def _choose(nearest, scores, rank, at, n):
     value = nearest * scores
     # As torch.argmax does: NaN counts as the largest number.
     value = tl.where(value != value, float("inf"), value)
-    value = tl.where(rank > 0, -1.0, value)
-    value = tl.where(at < n, value, -2.0)
+    value = tl.where((rank > 0) | (at >= n), float("-inf"), value)
     return tl.max(value, 0), tl.argmax(value, 0, tie_break_left=True)
 
 
@@ -117,7 +116,7 @@ def _one_round(
     if step >= 0:
         all_chunks = tl.arange(0, CHUNKS)
         before = board + (step % 2) * chunks + all_chunks
-        value = tl.load(values + before, mask=all_chunks < chunks, other=-3.0)
+        value = tl.load(values + before, mask=all_chunks < chunks, other=float("-inf"))
         best = tl.argmax(value, 0, tie_break_left=True)
         pick = tl.load(picks + board + (step % 2) * chunks + best)
         rank = tl.where(at == pick, (n - step).to(tl.float32), rank)

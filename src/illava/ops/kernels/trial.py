@@ -31,7 +31,9 @@ def _compared(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, b
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
+        # Not on the default device, which the user may have set.
+        made = torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32)
+        return made.to(device, dtype)
 
     rough = TOLERANCE if dtype in (torch.float32, torch.float64) else 4 * torch.finfo(dtype).eps
     query, key = normal(2, 4, UNITS, WIDTH), normal(2, 2, UNITS, WIDTH)
@@ -45,11 +47,14 @@ def _compared(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, b
         wanted = last_row_scores(query, key, scale, last, mask)
         found = attention.row_weights(query, key, scale, last, mask, None).mean(1)
         yield "the attention of one query", torch.allclose(found, wanted, atol=TOLERANCE)
-    units, scores = normal(2, UNITS, CHANNELS), torch.rand(2, UNITS, generator=generator).to(device)
+    units, scores = (
+        normal(2, UNITS, CHANNELS),
+        torch.rand(2, UNITS, generator=generator, device="cpu", dtype=torch.float32).to(device),
+    )
     sizes = torch.ones_like(scores)
+    folded = merge_diverse(units, scores, KEPT, reduce="fold", similarity="cosine", sizes=sizes)
     for most in (UNITS, 1):
         chosen = selection.select_diverse(units, scores, KEPT, tie=TIE, most_pairs=most)
-        folded = merge_diverse(units, scores, KEPT, reduce="fold", similarity="cosine", sizes=sizes)
         yield "the selection", torch.equal(chosen.kept, folded.kept)
         values, _ = merging.fold_into(units, chosen.kept, chosen.target, sizes)
         yield "folding", torch.allclose(values.float(), folded.units.float(), atol=rough, rtol=rough)
