@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 import illava
+from illava.ops import transfers
 
 DEVICE = torch.device("xla", 0)
 OURS = str(Path(illava.__file__).parent)
@@ -271,7 +273,7 @@ def _note(name: str) -> None:
 @contextmanager
 def device() -> Iterator[None]:
     """Tensors can be made on the device, and moved to it, inside this block."""
-    with _Factories(), _Dispatch():
+    with mock.patch.object(transfers, "PINNED", (DEVICE.type,)), _Factories(), _Dispatch():
         yield
 
 

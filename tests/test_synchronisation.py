@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import illava
+from illava.ops import transfers
 from illava.ops.transfers import upload
 from tests.battery.test_battery import inputs_of
 from tests.fake_device import DEVICE, OnDevice, Waits, device, to_device, watch
@@ -95,6 +96,22 @@ def test_a_prefill_waits_at_most_four_times_and_decoding_never(name: str, shown:
         if name not in EXPERTS:
             # Nor do arguments that illava passes on make the model wait more.
             assert len(prefill.found) <= len(plain[0].found) + MOST, f"{kind}: {prefill.places()}"
+
+
+def test_each_encoder_step_before_windows_waits_once_more() -> None:
+    """Attention by windows is computed window by window, by lengths that the model reads in every block."""
+    model, inputs = on_device(tiny_model("qwen2_5_vl"))
+    with device(), torch.no_grad(), watch() as before:
+        model(**inputs)
+    blocks = tuple(model.config.vision_config.fullatt_block_indexes[:1])
+    found = []
+    for layers in ((0,), (0, *blocks)):
+        method = illava.Illava(encoder_layers=layers, encoder_keep=0.7, llm_layers=(2,), llm_keep=0.7)
+        with illava.accelerate(model, method), device(), torch.no_grad(), watch() as merged:
+            model(**inputs)
+        found.append(len(merged.ours()))
+        assert len(merged.found) <= len(before.found) + MOST
+    assert found[1] - found[0] <= 1
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if name not in RECURRENT])
@@ -212,3 +229,25 @@ def test_the_device_computes_what_the_cpu_computes() -> None:
         assert made.tolist() == [3, 10, 11], "views share memory"
         with pytest.raises(RuntimeError, match="same device"):
             numbers() + torch.ones(3)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "cuda without pinned memory"])
+def test_only_devices_that_copy_from_pinned_memory_get_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned, moved = [], []
+
+    def pin_memory(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        if kind != "cuda":
+            raise RuntimeError("cannot pin memory")
+        return tensor
+
+    def to(tensor: Tensor, *args: object, **kwargs: object) -> Tensor:
+        moved.append((args, kwargs))
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(Tensor, "to", to)
+    target = torch.device(kind.partition(" ")[0], 0)
+    transfers.upload([1, 2], target)
+    assert len(pinned) == (kind != "mps")
+    assert moved == [((target,), {"non_blocking": True} if kind == "cuda" else {})]

@@ -8,11 +8,12 @@ import warnings
 import pytest
 import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+from transformers import AutoModelForImageTextToText
 
 import illava
 from tests.battery.test_battery import method_of
 from tests.test_exact import BOTH, TEXTS
-from tests.tiny import ALL, SIZES, kind, picture, prompt, tiny_model, video, video_prompt
+from tests.tiny import ALL, SIZES, config, kind, picture, prompt, tiny_model, video, video_prompt
 
 SIZED = [name for name in ALL if len(SIZES[kind(tiny_model(name))]) > 1]
 
@@ -167,3 +168,15 @@ def test_own_pictures_and_a_copied_video():
         made["video"] = copy.deepcopy(made["video"])
         with pytest.raises(illava.UnsupportedError, match="not the objects returned by get_image_features"):
             model(**rest, mm_encoder_outputs=dict(made))
+
+
+def test_a_model_that_taps_no_block_merges():
+    tapless = config("qwen3_vl")
+    tapless.vision_config.deepstack_visual_indexes = []
+    model = AutoModelForImageTextToText.from_config(tapless).eval()
+    inputs = prompt(model, [([5, 6, 7, 8], [picture(model, (40, 30))])])
+    with illava.accelerate(model, illava.Illava.best(1 / 2)) as handle, torch.no_grad():
+        merged = model(**inputs).logits
+        again = model(**inputs, use_cache=False).logits
+    assert handle.report.final_tokens < handle.report.visual_tokens
+    torch.testing.assert_close(merged[:, -1], again[:, -1], atol=1e-5, rtol=0)

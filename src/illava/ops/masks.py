@@ -36,7 +36,8 @@ def compact_rows(kept: Tensor, columns: Tensor, length: int, *, padded: bool = T
         return (~kept).argsort(dim=1, stable=True)[:, :length]
     padded_after = (columns >= 0).int().flip(1).argmax(1, keepdim=True)
     first = length - padded_after - kept.sum(1, keepdim=True)
-    place = (first + kept.cumsum(1) - 1).masked_fill(~kept, length)
+    # A wrong ``length`` must not write outside of the table, which would end the process on a GPU.
+    place = (first + kept.cumsum(1) - 1).masked_fill(~kept, length).clamp(0, length)
     index = torch.arange(kept.shape[1], device=kept.device).expand_as(place)
     return place.new_full((len(kept), length + 1), -1).scatter_(1, place, index)[:, :length]
 

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+PINNED = ("cuda", "xpu")
+"""Types of devices that copy from pinned memory; on others, such as "mps", pinning fails."""
+
 
 def upload(values: Sequence[Any] | Tensor, device: torch.device, dtype: torch.dtype = torch.int64) -> Tensor:
     """Numbers of the host, or a tensor on the CPU, as a tensor on ``device``.
@@ -21,6 +24,11 @@ def upload(values: Sequence[Any] | Tensor, device: torch.device, dtype: torch.dt
         dtype: of the result for numbers; tensors keep their own.
     """
     made = values if isinstance(values, Tensor) else torch.tensor(values, dtype=dtype)
-    if made.device == device or made.device.type != "cpu" or device.type in ("cpu", "meta"):
+    if made.device.type != "cpu" or device.type not in PINNED:
         return made.to(device)
-    return made.pin_memory().to(device, non_blocking=True)
+    try:
+        pinned = made.pin_memory()
+    except RuntimeError:
+        # The system limits how much memory may be pinned.
+        return made.to(device)
+    return pinned.to(device, non_blocking=True)

@@ -192,16 +192,17 @@ class LlmEntry:
         positions = take_positions(self._positions(kwargs, start, length), columns, padded=sequence.padded)
         kwargs["position_ids"] = compact(positions, sequence.runs, columns) if self.compact else positions
         visual = kwargs.get("visual_pos_masks")
-        if visual is not None and kwargs.get("deepstack_visual_embeds") is not None:
+        taps = kwargs.get("deepstack_visual_embeds")
+        if visual is not None and taps is not None:
+            kwargs["visual_pos_masks"] = take_rows(visual, columns, padded=sequence.padded)
+        if visual is not None and taps:
             # Features tapped early have rows of tokens that were dropped later.
-            taps = kwargs["deepstack_visual_embeds"]
             places = places_of(visual.flatten(), len(taps[0]))
             left = occurring(columns, length).to(places.device).flatten()[places]
             left, row = places_of(left, sum(sequence.lengths)), places // length
             kwargs["deepstack_visual_embeds"] = [
                 _left_of_tap(rows, left.to(rows.device), row.to(rows.device), batch) for rows in taps
             ]
-            kwargs["visual_pos_masks"] = take_rows(visual, columns, padded=sequence.padded)
 
     def _positions(self, kwargs: dict[str, Any], start: int, length: int) -> Tensor:
         """(B or 1, L) positions, or (3, B, L) of M-RoPE."""
