@@ -68,6 +68,12 @@ def test_a_machine_without_a_compiler_gets_operations_and_one_warning(untried, m
         assert not kernels.enabled(OnCard())
 
 
+def test_another_word_is_refused(monkeypatch):
+    monkeypatch.setenv("ILLAVA_KERNELS", "cuda")
+    with pytest.raises(ValueError, match="ILLAVA_KERNELS must be one of auto, triton, torch, got 'cuda'"):
+        kernels.enabled(torch.ones(1))
+
+
 def test_old_cards_and_other_dtypes_get_operations(untried, monkeypatch):
     monkeypatch.setattr(trial, "differences", lambda device, dtype: [])
     assert "torch.float64" in str(kernels.refusal(torch.device("cuda", 0), torch.float64))

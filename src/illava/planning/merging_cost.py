@@ -22,7 +22,8 @@ KERNELS_PER_PREFILL = 45
 """Counted on the tiny models of ten families (24 to 78): what a prefill with a step in each stage launches
 beside its steps. It marks and drops placeholders, and makes masks and positions anew."""
 WAITS_PER_PREFILL = 4
-"""At most: how often a merged prefill waits for a value from the device (tests/test_synchronisation.py)."""
+"""How often a merged prefill waits for a value from the device, at most (tests/test_synchronisation.py); the
+schedule published for Qwen2.5-VL waits once more."""
 SECONDS_PER_ROUND = 2e-6
 """Estimate: one round of the selection, which reads one row of distances on one streaming multiprocessor.
 Rounds run one after another; segments run in parallel."""

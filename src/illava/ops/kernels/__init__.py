@@ -22,9 +22,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from ...errors import InputError
+
 VARIABLE = "ILLAVA_KERNELS"
 """Environment variable: "triton", "torch" for plain PyTorch operations, or "auto", the default."""
 
+CHOICES = ("auto", "triton", "torch")
 HALF = (torch.bfloat16, torch.float16)
 """The dtypes that tensor cores multiply with exact products."""
 MAX_HEAD_WIDTH = 256
@@ -51,6 +54,8 @@ def enabled(*tensors: Tensor) -> bool:
 def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels are not used on a device for tensors of a dtype; None if they are."""
     wanted = os.environ.get(VARIABLE, "auto")
+    if wanted not in CHOICES:
+        raise InputError(f"{VARIABLE} must be one of {', '.join(CHOICES)}, got {wanted!r}")
     if wanted == "torch":
         return f"{VARIABLE}=torch"
     if not _INSTALLED:
