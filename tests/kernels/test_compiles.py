@@ -26,8 +26,8 @@ def written() -> set[str]:
     return {name for name in names if name.startswith("_")}
 
 
-@pytest.mark.parametrize(("architecture", "dtype"), [("89", "bfloat16"), ("90", "float32")])
-def test_every_kernel_compiles(architecture, dtype, tmp_path):
+@pytest.mark.parametrize("architecture", ["89", pytest.param("80", marks=pytest.mark.slow), "90"])
+def test_every_kernel_compiles(architecture, tmp_path):
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "0",
@@ -35,12 +35,13 @@ def test_every_kernel_compiles(architecture, dtype, tmp_path):
         "ILLAVA_KERNELS": "torch",
     }
     run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.compile_all", architecture, dtype],
+        [sys.executable, "-m", "tests.kernels.compile_all", architecture],
         capture_output=True, text=True, cwd=ROOT, env=environment, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     rows = [line.split() for line in run.stdout.splitlines()]
     assert {name for name, *_ in rows} == written()
-    for name, size, shared in rows:
-        assert int(size) > 1000, name
+    for name, shared, spills in rows:
         assert int(shared) <= SHARED_MEMORY, name
+        # A few registers that are read once do no harm; thousands of bytes would.
+        assert int(spills) <= 256, name

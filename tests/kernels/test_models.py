@@ -21,14 +21,15 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("rows", ["single", "batch"])
 @pytest.mark.parametrize(
-    ("name", "method"),
+    ("name", "method", "rows"),
     [
-        *((name, "keep=1/3") for name in NAMES),
-        ("qwen2_vl", "published"),
-        ("llava", "exact, diverse, recycled"),
-        ("llava", "tome"),
+        *((name, "keep=1/3", "single") for name in NAMES),
+        ("qwen2_vl", "keep=1/3", "batch"),
+        ("paligemma-2", "keep=1/3", "batch"),
+        ("qwen2_vl", "published", "batch"),
+        ("llava", "exact, diverse, recycled", "single"),
+        ("llava", "tome", "single"),
     ],
 )
 def test_kernels_change_nothing(name, method, rows, monkeypatch):
