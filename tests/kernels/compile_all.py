@@ -1,6 +1,6 @@
 """Compiles every kernel for a graphics card, without one, at sizes of real models.
 
-``python -m tests.kernels.compile_all ARCHITECTURE`` prints names, bytes of shared memory, and bytes of spilled
+``python -m tests.kernels.compile_all ARCHITECTURE`` prints names, bytes of shared memory and of spilled
 registers.
 """
 
