@@ -100,7 +100,8 @@ def plan_on(
     times = None if rates is None else timing(predictor, rates)
     found, tried = _search(predictor, targets, times)
     if found.prediction.steps and times is not None:
-        found = judged(found, tried, _candidate(predictor, 1.0, PRESET, times))
+        keep_all = _candidate(predictor, 1.0, PRESET, times)
+        found = judged(found, tried, keep_all, lambda: _fastest(predictor, tried, times))
     return replace(found, reason=_with_note(found, modules, rates))
 
 
@@ -138,6 +139,13 @@ def _search(
         f"{describe(chosen, targets)}"
     )
     return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching)), found
+
+
+def _fastest(predictor: Predictor, tried: list[Candidate], times: Timing | None) -> Candidate:
+    """The fastest schedule of all placements at the smallest budget, and of those that were tried."""
+    least = THOUSANDTHS[0] / 1000
+    smallest = [_candidate(predictor, least, at, times) for at in _placements(predictor.modules, least)]
+    return max((*smallest, *tried), key=lambda one: one.speedup)
 
 
 def _largest_budget(

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1 + 1e-9
 """A schedule whose :func:`shortfall` is at most this reaches all targets."""
 
+TIMES = frozenset({"speedup", "ttft_ms"})
+"""The targets for the time to the first token."""
+
 
 def collect_targets(
     keep: float | None,
