@@ -217,3 +217,29 @@ def test_a_schedule_for_the_cache_does_not_blame_merging_as_such():
     assert found.chosen.prediction.cost.kv_bytes <= 132e6 < found.prediction.plain_cost.kv_bytes
     assert "merging does not pay" not in found.reason
     assert "this schedule does not bring the first token sooner" in found.reason
+
+
+@pytest.mark.parametrize("kv_bytes", [20e6, 6e6])
+@pytest.mark.parametrize("unreachable", [{"speedup": 3}, {"ttft_ms": 1}])
+def test_an_unreachable_time_does_not_give_up_a_reachable_cache(kv_bytes, unreachable):
+    """Even where the fastest schedules have a larger cache than was asked for."""
+    work = workload(SEVEN, 672)
+    assert plan_on(SEVEN, work, {"kv_bytes": kv_bytes}, H100).met
+    found = plan_on(SEVEN, work, {"kv_bytes": kv_bytes, **unreachable}, H100)
+    assert not found.met
+    assert found.chosen.prediction.cost.kv_bytes <= kv_bytes
+    # And the time is hardly more than that of the fastest schedule with such a cache.
+    assert (
+        found.chosen.speedup * HARDLY * 1.0001 >= plan_on(SEVEN, work, {"keep": 0.028}, H100).chosen.speedup
+    )
+
+
+def test_a_cache_is_not_given_up_where_only_slower_schedules_reach_it():
+    """Encoder steps are slow here: the fastest schedules merge in the LLM alone, and have a large cache."""
+    plain = rates_of_a_cpu().seconds(plan_on(QWEN, LARGE, {"keep": 1}).prediction.token_counts[1]).ttft
+    slow = tuple((n, plain) for n in (1, 10, 100, 1000))
+    rates = rates_of_a_cpu(slow, NOTHING)
+    limit = 0.3 * plan_on(QWEN, LARGE, {"keep": 1}, rates).prediction.cost.kv_bytes
+    found = plan_on(QWEN, LARGE, {"kv_bytes": limit, "speedup": 50}, rates)
+    assert found.chosen.prediction.cost.kv_bytes <= limit
+    assert plan_on(QWEN, LARGE, {"speedup": 50}, rates).prediction.cost.kv_bytes > limit

@@ -24,7 +24,7 @@ from .predict import Predictor, modules_of
 from .recommendation import Candidate as Candidate
 from .recommendation import Recommendation as Recommendation
 from .sensitivity import PRESET, Placement, divergence
-from .targets import TOLERANCE, collect_targets, describe, shortfall
+from .targets import TOLERANCE, collect_targets, describe, missed, shortfall
 from .timing import Timing, timing
 from .verdict import judged
 
@@ -123,7 +123,7 @@ def _search(
             found = [_largest_budget(predictor, at, targets, times) for at in _placements(modules, 0.5)]
     reaching = [one for one in found if shortfall(one, targets) <= TOLERANCE]
     if not reaching:
-        chosen = min(found, key=lambda one: (shortfall(one, targets), one.divergence))
+        chosen = min(found, key=lambda one: (missed(one, targets), shortfall(one, targets), one.divergence))
         if "keep" not in targets:
             chosen = _without_waste(predictor, chosen, targets, times)
         reason = f"not possible; the nearest schedule has: {describe(chosen, targets)}"
@@ -171,15 +171,19 @@ def _without_waste(
 ) -> Candidate:
     """The schedule with the lowest divergence that is hardly farther from the targets than ``nearest``.
 
-    Once launches decide, a smaller budget brings nothing.
+    Once launches decide, a smaller budget brings nothing. Targets that ``nearest`` reaches stay reached.
     """
     if nearest.seconds is None or not nearest.seconds[0].launches:
         return nearest
-    factor = shortfall(nearest, targets) * HARDLY
-    eased = {name: value / factor if name == "speedup" else value * factor for name, value in targets.items()}
+    eased = dict(targets)
+    for name, value in targets.items():
+        factor = shortfall(nearest, {name: value})
+        if factor > TOLERANCE:
+            factor *= HARDLY
+            eased[name] = value / factor if name == "speedup" else value * factor
     found = [_largest_budget(predictor, at, eased, times) for at in _placements(predictor.modules, 0.5)]
     return min(
-        (one for one in found if shortfall(one, eased) <= TOLERANCE),
+        (one for one in found if shortfall(one, eased) <= TOLERANCE and one.pays >= nearest.pays),
         key=lambda one: one.divergence,
         default=nearest,
     )

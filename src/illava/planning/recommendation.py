@@ -54,7 +54,8 @@ class Recommendation:
     chosen: Candidate
     targets: dict[str, float]
     met: bool
-    """Whether all targets are reached. If not, ``chosen`` is the schedule nearest to them."""
+    """Whether all targets are reached. If not, ``chosen`` reaches as many as possible, and is nearest to the
+    others."""
     reason: str
     alternatives: tuple[Candidate, ...] = ()
     """Other candidates that reach the targets at a cost within 5 % of the chosen one, from which

@@ -66,6 +66,11 @@ def shortfall(candidate: Candidate, targets: dict[str, float]) -> float:
     return worst
 
 
+def missed(candidate: Candidate, targets: dict[str, float]) -> int:
+    """How many of the targets a candidate misses; its budget is not checked."""
+    return sum(shortfall(candidate, {name: value}) > TOLERANCE for name, value in targets.items())
+
+
 def describe(candidate: Candidate, targets: dict[str, float]) -> str:
     """What a candidate reaches of each target, in words."""
     parts = []
