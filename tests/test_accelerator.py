@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations, product
 from math import inf, isfinite
 
 import pytest
 import torch
 
 import illava
-from illava.models.dimensions import EncoderDimensions, LlmDimensions
+from illava.models.dimensions import EncoderDimensions, LlmDimensions, RecurrentDimensions, llm_dimensions
 from illava.models.layout import workload
 from illava.models.located import locate
 from illava.planning import kernels as planning_kernels
@@ -23,6 +24,7 @@ from illava.planning.accelerator import (
 )
 from illava.planning.accelerator_measuring import PARTS, measure_accelerator
 from illava.planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
+from illava.planning.experts import Experts, experts_of
 from illava.planning.kernels import KernelCounter, KernelCounts, count_kernels
 from illava.planning.merging_cost import (
     KERNELS_PER_ENCODER_STEP,
@@ -119,6 +121,53 @@ def test_decoding_reads_weights_and_cache():
     activations = 2 * (32 + 24 + 24 + 32 + 3 * 56 + 116 + LLM_PASSES * 16 + LLM_MLP_PASSES * 40)
     cache = 2 * (2 * 16 + 2 * 12 * 8)
     assert decode == pytest.approx(2 * (weights + activations + cache) / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("number", "active", "tokens"), [(4, 1, 1), (4, 1, 4), (4, 2, 3), (5, 3, 2), (3, 3, 2)]
+)
+def test_experts_that_tokens_reach_are_an_average_over_all_routings(number, active, tokens):
+    routings = list(product(combinations(range(number), active), repeat=tokens))
+    expected = sum(len(set().union(*routing)) for routing in routings) / len(routings)
+    assert Experts(number, active, 10).reached(tokens) == pytest.approx(expected)
+
+
+def test_a_prefill_reads_the_weights_of_all_experts_that_it_reaches():
+    # Two of eight experts of 15 features each, a shared one of 10: 40 active features; half of the layers.
+    experts = Experts(8, 2, 15, 0.5)
+    free = roofline(launch_seconds=0, flops_per_second=inf)
+    mixed = replace(free, experts=experts)
+    # 22 tokens reach 8 * (1 - 0.75**22) experts of 3 maps of 15 * 16 weights, of which 2 are counted.
+    weights = 0.5 * (8 * (1 - 0.75**22) - 2) * 3 * 15 * 16
+    more = mixed.seconds(COUNTS).prefill - free.seconds(COUNTS).prefill
+    assert more == pytest.approx(2 * weights / 1e9)
+    # Two rows decode a token each: 3.5 experts.
+    more = mixed.seconds(COUNTS).decode - free.seconds(COUNTS).decode
+    assert more == pytest.approx(2 * 0.5 * 1.5 * 3 * 15 * 16 / 1e9)
+    # One row decodes with the experts of its token alone, and products are those of active experts.
+    one = replace(COUNTS, prefill=replace(COUNTS.prefill, rows=1))
+    assert mixed.seconds(one).decode == pytest.approx(free.seconds(one).decode)
+    products = roofline(launch_seconds=0, bytes_per_second=inf)
+    assert replace(products, experts=experts).seconds(COUNTS) == products.seconds(COUNTS)
+    # A recurrent layer has the same MLP.
+    recurrent = replace(free, llm=replace(LLM, recurrent=RecurrentDimensions(2, 2, 4, 4, 4)))
+    more = replace(recurrent, experts=experts).recurrent_layer(2, 11) - recurrent.recurrent_layer(2, 11)
+    assert more == pytest.approx(2 * weights / 1e9)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe"])
+def test_a_long_prefill_reads_all_weights_of_a_mixture_of_experts(family):
+    """As many as the tiny model's MLPs hold, the routers aside."""
+    modules = locate(tiny_model(family))
+    held = sum(
+        weight.numel()
+        for layer in modules.layers
+        for name, weight in layer.mlp.named_parameters()
+        if weight.dim() > 1 and not name.endswith("gate.weight")
+    )
+    llm, experts = llm_dimensions(modules.config), experts_of(modules.config)
+    each = 3 * llm.hidden * (llm.intermediate + experts.more_width(10**6))
+    assert len(modules.layers) * each == pytest.approx(held, rel=0.02)
 
 
 def test_a_step_reads_its_units_and_selects_round_by_round():

@@ -14,6 +14,7 @@ from ..models.dimensions import EncoderDimensions, LlmDimensions
 from .accelerator import AcceleratorRates
 from .cost import recurrent_layer_flops
 from .counts import StepReport, TokenCounts
+from .experts import Experts
 from .kernels import KernelCounts
 from .merging_cost import WAITS_PER_PREFILL, step_kernels, step_seconds, step_shape
 from .seconds import Seconds
@@ -39,6 +40,8 @@ class Roofline:
     """Of the encoder, over the batch."""
     runs: int = 1
     """Runs of visual tokens in the LLM, over the batch; each counts as a picture."""
+    experts: Experts | None = None
+    """Of the LLM, if its MLPs have any; ``llm.intermediate`` is then their active width."""
 
     def seconds(
         self, counts: TokenCounts, steps: Sequence[StepReport] = (), score: str = "sampled"
@@ -139,18 +142,21 @@ class Roofline:
     def recurrent_layer(self, rows: int, tokens: int) -> float:
         """Device seconds of a recurrent LLM layer, from its FLOPs and the weights of its MLP."""
         flops = rows * recurrent_layer_flops(self.llm, tokens)
-        return self._kernel(flops, 3 * self.llm.hidden * self.llm.intermediate) + self._elementwise(
-            rows * tokens
-        )
+        weights = 3 * self.llm.hidden * (self.llm.intermediate + self._more_width(rows * tokens))
+        return self._kernel(flops, weights) + self._elementwise(rows * tokens)
 
-    def linear(self, rows: float, fan_in: int, fan_out: int) -> float:
-        """Device seconds of a linear layer on ``rows`` rows."""
-        return self._kernel(2 * rows * fan_in * fan_out, fan_in * fan_out + rows * (fan_in + fan_out))
+    def linear(self, rows: float, fan_in: int, fan_out: int, more: float = 0.0) -> float:
+        """Device seconds of a linear layer on ``rows`` rows, and ``more`` weights of other experts."""
+        return self._kernel(2 * rows * fan_in * fan_out, fan_in * fan_out + more + rows * (fan_in + fan_out))
 
     def _mlp(self, tokens: int) -> float:
         hidden, intermediate = self.llm.hidden, self.llm.intermediate
-        maps = 2 * self.linear(tokens, hidden, intermediate) + self.linear(tokens, intermediate, hidden)
-        return maps + self._elementwise(tokens)
+        more = hidden * self._more_width(tokens)
+        up, down = (hidden, intermediate, more), (intermediate, hidden, more)
+        return 2 * self.linear(tokens, *up) + self.linear(tokens, *down) + self._elementwise(tokens)
+
+    def _more_width(self, tokens: int) -> float:
+        return 0.0 if self.experts is None else self.experts.more_width(tokens)
 
     def _elementwise(self, tokens: int) -> float:
         llm = self.llm
