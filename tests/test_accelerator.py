@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations, product
 from math import inf, isfinite
 
 import pytest
 import torch
 
 import illava
-from illava.models.dimensions import EncoderDimensions, LlmDimensions, RecurrentDimensions, llm_dimensions
+from illava.models.dimensions import EncoderDimensions, LlmDimensions, RecurrentDimensions
 from illava.models.layout import workload
 from illava.models.located import locate
+from illava.ops.kernels import selection
+from illava.ops.selection import MAX_PAIRWISE_UNITS
 from illava.planning import kernels as planning_kernels
 from illava.planning import merging_cost
 from illava.planning.accelerator import (
@@ -24,9 +25,10 @@ from illava.planning.accelerator import (
 )
 from illava.planning.accelerator_measuring import PARTS, measure_accelerator
 from illava.planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
-from illava.planning.experts import Experts, experts_of
+from illava.planning.experts import Experts
 from illava.planning.kernels import KernelCounter, KernelCounts, count_kernels
 from illava.planning.merging_cost import (
+    KERNELS_BESIDE_ROUNDS,
     KERNELS_PER_ENCODER_STEP,
     KERNELS_PER_LLM_STEP,
     KERNELS_PER_PREFILL,
@@ -42,6 +44,7 @@ from illava.planning.roofline import (
     LLM_PASSES,
     Roofline,
 )
+from tests.kernels.device import DEVICE, launches
 from tests.tiny import SIZES as CANVASES
 from tests.tiny import config, kind, picture, prompt, tiny_model
 
@@ -123,15 +126,6 @@ def test_decoding_reads_weights_and_cache():
     assert decode == pytest.approx(2 * (weights + activations + cache) / 1e9)
 
 
-@pytest.mark.parametrize(
-    ("number", "active", "tokens"), [(4, 1, 1), (4, 1, 4), (4, 2, 3), (5, 3, 2), (3, 3, 2)]
-)
-def test_experts_that_tokens_reach_are_an_average_over_all_routings(number, active, tokens):
-    routings = list(product(combinations(range(number), active), repeat=tokens))
-    expected = sum(len(set().union(*routing)) for routing in routings) / len(routings)
-    assert Experts(number, active, 10).reached(tokens) == pytest.approx(expected)
-
-
 def test_a_prefill_reads_the_weights_of_all_experts_that_it_reaches():
     # Two of eight experts of 15 features each, a shared one of 10: 40 active features; half of the layers.
     experts = Experts(8, 2, 15, 0.5)
@@ -153,21 +147,6 @@ def test_a_prefill_reads_the_weights_of_all_experts_that_it_reaches():
     recurrent = replace(free, llm=replace(LLM, recurrent=RecurrentDimensions(2, 2, 4, 4, 4)))
     more = replace(recurrent, experts=experts).recurrent_layer(2, 11) - recurrent.recurrent_layer(2, 11)
     assert more == pytest.approx(2 * weights / 1e9)
-
-
-@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe"])
-def test_a_long_prefill_reads_all_weights_of_a_mixture_of_experts(family):
-    """As many as the tiny model's MLPs hold, the routers aside."""
-    modules = locate(tiny_model(family))
-    held = sum(
-        weight.numel()
-        for layer in modules.layers
-        for name, weight in layer.mlp.named_parameters()
-        if weight.dim() > 1 and not name.endswith("gate.weight")
-    )
-    llm, experts = llm_dimensions(modules.config), experts_of(modules.config)
-    each = 3 * llm.hidden * (llm.intermediate + experts.more_width(10**6))
-    assert len(modules.layers) * each == pytest.approx(held, rel=0.02)
 
 
 def test_a_step_reads_its_units_and_selects_round_by_round():
@@ -203,6 +182,36 @@ def test_steps_add_their_kernels_waits_and_device_time():
     device = sum(step_seconds(SLOW, step_shape(s, ENCODER, LLM, 4, 1, 1, "sampled")) for s in steps)
     assert free.seconds(COUNTS, steps).merging == pytest.approx(device)
     assert free.seconds(COUNTS, (StepReport("pixels", -1, 12, 4),)) == free.seconds(COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "each"), [("encoder", KERNELS_PER_ENCODER_STEP), ("llm", KERNELS_PER_LLM_STEP)]
+)
+def test_a_large_segment_launches_a_kernel_for_each_unit_it_keeps(stage, each):
+    bound = replace(roofline(launch_seconds=1.0, synchronisation_seconds=0), segments=2, runs=2)
+    plain = bound.seconds(COUNTS).launches
+
+    def added(units, select="diverse"):
+        steps = (StepReport(stage, 0, 2 * units, 2 * 1000),)
+        return bound.seconds(COUNTS, steps, select=select).launches - plain - KERNELS_PER_PREFILL
+
+    most = MAX_PAIRWISE_UNITS
+    assert added(most) == each
+    # Both segments share the kernel of a round.
+    assert added(most + 1) == each + 1000 + KERNELS_BESIDE_ROUNDS
+    assert added(most + 1, "highest") == each
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="launches are counted in the interpreter")
+def test_the_kernels_of_a_large_segment_are_those_launched():
+    """Of the library's selection, with a lower limit of its size, against one below the limit."""
+    units, scores = torch.randn(2, 40, 8), torch.rand(2, 40)
+    counts = []
+    for most in (40, 39):
+        with launches() as names:
+            selection.select_diverse(units, scores, 7, tie=0.0, most_pairs=most)
+        counts.append(len(names))
+    assert counts[1] - counts[0] == 7 + KERNELS_BESIDE_ROUNDS
 
 
 def test_kernels_are_operators_that_run_something():

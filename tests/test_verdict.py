@@ -10,12 +10,14 @@ import pytest
 import illava
 from illava.bench.published import config as published
 from illava.models.layout import workload
+from illava.ops.selection import MAX_PAIRWISE_UNITS
 from illava.planning.accelerator import AcceleratorRates, data_sheet_rates
 from illava.planning.machine_speed import Rates
-from illava.planning.merging_cost import KERNELS_PER_PREFILL
+from illava.planning.merging_cost import KERNELS_BESIDE_ROUNDS, KERNELS_PER_PREFILL
 from illava.planning.plan import HARDLY, plan, plan_on
-from illava.planning.predict import skeleton
+from illava.planning.predict import Predictor, skeleton
 from illava.planning.recommendation import MIN_GAIN
+from illava.planning.timing import timing
 from tests.tiny import config
 
 QWEN = skeleton(published("qwen2-vl-2b"))
@@ -243,3 +245,15 @@ def test_a_cache_is_not_given_up_where_only_slower_schedules_reach_it():
     found = plan_on(QWEN, LARGE, {"kv_bytes": limit, "speedup": 50}, rates)
     assert found.chosen.prediction.cost.kv_bytes <= limit
     assert plan_on(QWEN, LARGE, {"speedup": 50}, rates).prediction.cost.kv_bytes > limit
+
+
+def test_rounds_count_in_the_verdict():
+    """Of methods that differ in their selection alone, one ranks all units at once."""
+    predictor = Predictor(SEVEN, workload(SEVEN, 2240))
+    times = timing(predictor, H100)
+    diverse = predictor.of(illava.Illava.best(1 / 9))
+    highest = predictor.of(replace(illava.Illava.best(1 / 9), select="highest"))
+    step = diverse.steps[0]
+    assert step.before == 6400 > MAX_PAIRWISE_UNITS
+    more = times(diverse)[0].launches - times(highest)[0].launches
+    assert more == pytest.approx((step.after + KERNELS_BESIDE_ROUNDS) * H100.launch_seconds)

@@ -16,7 +16,7 @@ from .cost import recurrent_layer_flops
 from .counts import StepReport, TokenCounts
 from .experts import Experts
 from .kernels import KernelCounts
-from .merging_cost import WAITS_PER_PREFILL, step_kernels, step_seconds, step_shape
+from .merging_cost import KERNELS_PER_PREFILL, WAITS_PER_PREFILL, step_kernels, step_seconds, step_shape
 from .seconds import Seconds
 
 ENCODER_PASSES, ENCODER_MLP_PASSES = 40, 3
@@ -44,25 +44,32 @@ class Roofline:
     """Of the LLM, if its MLPs have any; ``llm.intermediate`` is then their active width."""
 
     def seconds(
-        self, counts: TokenCounts, steps: Sequence[StepReport] = (), score: str = "sampled"
+        self,
+        counts: TokenCounts,
+        steps: Sequence[StepReport] = (),
+        score: str = "sampled",
+        select: str = "diverse",
     ) -> Seconds:
-        """Predicted seconds of a pass with these token counts, which ``steps`` lead to."""
-        free = self._seconds(counts, (0, 0), (0.0, 0.0), 0)
+        """Predicted seconds of a pass with these token counts, which ``steps`` lead to.
+
+        ``score``, ``select``: those of the method, as for :class:`illava.Illava`."""
+        free = self._seconds(counts, (0.0, 0.0), (0.0, 0.0), 0)
         launched = [step for step in steps if step.stage != "pixels"]
         if not launched:
             return free
-        device = [0.0, 0.0]
+        kernels, device = [0.0, float(KERNELS_PER_PREFILL)], [0.0, 0.0]
         for step in launched:
             shape = step_shape(step, self.encoder, self.llm, self.group, self.segments, self.runs, score)
+            kernels[step.stage == "llm"] += step_kernels(step.stage, shape, select)
             device[step.stage == "llm"] += step_seconds(self.rates, shape)
         return self._seconds(
-            counts, step_kernels(launched), (device[0], device[1]), WAITS_PER_PREFILL, free.ttft
+            counts, (kernels[0], kernels[1]), (device[0], device[1]), WAITS_PER_PREFILL, free.ttft
         )
 
     def _seconds(
         self,
         counts: TokenCounts,
-        added: tuple[int, int],
+        added: tuple[float, float],
         device: tuple[float, float],
         waits: int,
         free: float | None = None,

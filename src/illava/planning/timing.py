@@ -35,8 +35,9 @@ def timing(predictor: Predictor, rates: Rates | AcceleratorRates) -> Timing:
 
         def on_accelerator(prediction: Prediction) -> tuple[Seconds, Seconds]:
             merged, plain = prediction.token_counts
-            score = str(prediction.method.get("score", "exact"))
-            return roofline.seconds(merged, prediction.steps, score), roofline.seconds(plain)
+            method = prediction.method
+            score, select = str(method.get("score", "exact")), str(method.get("select", "highest"))
+            return roofline.seconds(merged, prediction.steps, score, select), roofline.seconds(plain)
 
         return on_accelerator
 
