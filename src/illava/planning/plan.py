@@ -55,7 +55,8 @@ def plan(
     """Find the schedule with the lowest predicted divergence that reaches all given targets.
 
     With ``rates`` it also says whether merging brings the first token sooner. Where it does not, as with
-    small pictures on an accelerator, it recommends to keep all tokens, unless ``kv_bytes`` is a target.
+    small pictures on an accelerator, it recommends to keep all tokens, unless the KV cache would then exceed
+    ``kv_bytes``.
 
     Args:
         model: a transformers VLM, or its config.
