@@ -66,7 +66,7 @@ class Recommendation:
     keeps all tokens, unless the KV cache would then exceed its target. None without ``rates``, and if no
     merging is needed."""
     refused: Candidate | None = None
-    """If ``chosen`` keeps all tokens because merging does not pay: the fastest schedule tried for the targets."""
+    """If all tokens are kept because merging does not pay: the fastest schedule tried for the targets."""
 
     @property
     def wishes(self) -> dict[str, float]:
