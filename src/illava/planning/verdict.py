@@ -9,7 +9,7 @@ from .recommendation import MIN_GAIN, Candidate, Recommendation
 from .sensitivity import PRESET
 from .targets import TIMES, TOLERANCE, shortfall
 
-BARELY = f"bring the first token sooner by more than {MIN_GAIN - 1:.0%}"
+BARELY = f"bring the first token sooner by more than {100 * (MIN_GAIN - 1):.0f} %"
 
 
 def judged(
