@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import illava
-from illava.models.dimensions import EncoderDimensions, LlmDimensions
+from illava.models.dimensions import EncoderDimensions, LlmDimensions, RecurrentDimensions
 from illava.models.layout import workload
 from illava.models.located import locate
+from illava.ops.kernels import selection
+from illava.ops.selection import MAX_PAIRWISE_UNITS
 from illava.planning import kernels as planning_kernels
 from illava.planning import merging_cost
 from illava.planning.accelerator import (
@@ -23,8 +25,10 @@ from illava.planning.accelerator import (
 )
 from illava.planning.accelerator_measuring import PARTS, measure_accelerator
 from illava.planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
+from illava.planning.experts import Experts
 from illava.planning.kernels import KernelCounter, KernelCounts, count_kernels
 from illava.planning.merging_cost import (
+    KERNELS_BESIDE_ROUNDS,
     KERNELS_PER_ENCODER_STEP,
     KERNELS_PER_LLM_STEP,
     KERNELS_PER_PREFILL,
@@ -40,6 +44,7 @@ from illava.planning.roofline import (
     LLM_PASSES,
     Roofline,
 )
+from tests.kernels.device import DEVICE, launches
 from tests.tiny import SIZES as CANVASES
 from tests.tiny import config, kind, picture, prompt, tiny_model
 
@@ -121,6 +126,29 @@ def test_decoding_reads_weights_and_cache():
     assert decode == pytest.approx(2 * (weights + activations + cache) / 1e9)
 
 
+def test_a_prefill_reads_the_weights_of_all_experts_that_it_reaches():
+    # Two of eight experts of 15 features each, a shared one of 10: 40 active features; half of the layers.
+    experts = Experts(8, 2, 15, 0.5)
+    free = roofline(launch_seconds=0, flops_per_second=inf)
+    mixed = replace(free, experts=experts)
+    # 22 tokens reach 8 * (1 - 0.75**22) experts of 3 maps of 15 * 16 weights, of which 2 are counted.
+    weights = 0.5 * (8 * (1 - 0.75**22) - 2) * 3 * 15 * 16
+    more = mixed.seconds(COUNTS).prefill - free.seconds(COUNTS).prefill
+    assert more == pytest.approx(2 * weights / 1e9)
+    # Two rows decode a token each: 3.5 experts.
+    more = mixed.seconds(COUNTS).decode - free.seconds(COUNTS).decode
+    assert more == pytest.approx(2 * 0.5 * 1.5 * 3 * 15 * 16 / 1e9)
+    # One row decodes with the experts of its token alone, and products are those of active experts.
+    one = replace(COUNTS, prefill=replace(COUNTS.prefill, rows=1))
+    assert mixed.seconds(one).decode == pytest.approx(free.seconds(one).decode)
+    products = roofline(launch_seconds=0, bytes_per_second=inf)
+    assert replace(products, experts=experts).seconds(COUNTS) == products.seconds(COUNTS)
+    # A recurrent layer has the same MLP.
+    recurrent = replace(free, llm=replace(LLM, recurrent=RecurrentDimensions(2, 2, 4, 4, 4)))
+    more = replace(recurrent, experts=experts).recurrent_layer(2, 11) - recurrent.recurrent_layer(2, 11)
+    assert more == pytest.approx(2 * weights / 1e9)
+
+
 def test_a_step_reads_its_units_and_selects_round_by_round():
     # Two pictures of 6 units of 4 tokens, of which 2 are kept.
     step = StepReport("encoder", 0, 12, 4)
@@ -154,6 +182,36 @@ def test_steps_add_their_kernels_waits_and_device_time():
     device = sum(step_seconds(SLOW, step_shape(s, ENCODER, LLM, 4, 1, 1, "sampled")) for s in steps)
     assert free.seconds(COUNTS, steps).merging == pytest.approx(device)
     assert free.seconds(COUNTS, (StepReport("pixels", -1, 12, 4),)) == free.seconds(COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "each"), [("encoder", KERNELS_PER_ENCODER_STEP), ("llm", KERNELS_PER_LLM_STEP)]
+)
+def test_a_large_segment_launches_a_kernel_for_each_unit_it_keeps(stage, each):
+    bound = replace(roofline(launch_seconds=1.0, synchronisation_seconds=0), segments=2, runs=2)
+    plain = bound.seconds(COUNTS).launches
+
+    def added(units, select="diverse"):
+        steps = (StepReport(stage, 0, 2 * units, 2 * 1000),)
+        return bound.seconds(COUNTS, steps, select=select).launches - plain - KERNELS_PER_PREFILL
+
+    most = MAX_PAIRWISE_UNITS
+    assert added(most) == each
+    # Both segments share the kernel of a round.
+    assert added(most + 1) == each + 1000 + KERNELS_BESIDE_ROUNDS
+    assert added(most + 1, "highest") == each
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="launches are counted in the interpreter")
+def test_the_kernels_of_a_large_segment_are_those_launched():
+    """Of the library's selection, with a lower limit of its size, against one below the limit."""
+    units, scores = torch.randn(2, 40, 8), torch.rand(2, 40)
+    counts = []
+    for most in (40, 39):
+        with launches() as names:
+            selection.select_diverse(units, scores, 7, tie=0.0, most_pairs=most)
+        counts.append(len(names))
+    assert counts[1] - counts[0] == 7 + KERNELS_BESIDE_ROUNDS
 
 
 def test_kernels_are_operators_that_run_something():

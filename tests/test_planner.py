@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from itertools import pairwise
+from dataclasses import replace
+from itertools import combinations, pairwise, product
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,19 @@ from hypothesis import strategies as st
 
 import illava
 from illava.bench.published import config as published
+from illava.models.dimensions import llm_dimensions
 from illava.models.layout import workload
 from illava.models.located import locate
 from illava.planning import sensitivity as quality
+from illava.planning.accelerator import data_sheet_rates
+from illava.planning.experts import Experts, experts_of
+from illava.planning.kernels import count_kernels
 from illava.planning.machine_speed import Rates, at, measure_rates, rows_at
 from illava.planning.plan import plan, plan_on
-from illava.planning.predict import predict, predict_on, skeleton
+from illava.planning.predict import Predictor, predict, predict_on, skeleton
+from illava.planning.roofline import Roofline
 from illava.planning.sensitivity import PRESET, Placement, divergence
+from illava.planning.timing import timing
 from tests.test_exact import single
 from tests.tiny import ALL, config, tiny_model
 
@@ -240,3 +247,37 @@ def test_the_quality_rule_is_what_was_measured():
     }
     for name, value in expected.items():
         assert value / divergence(1 / 9, PRESET) == pytest.approx(kl(name) / preset, rel=0.03), name
+
+
+@pytest.mark.parametrize(
+    ("number", "active", "tokens"), [(4, 1, 1), (4, 1, 4), (4, 2, 3), (5, 3, 2), (3, 3, 2)]
+)
+def test_experts_that_tokens_reach_are_an_average_over_all_routings(number, active, tokens):
+    routings = list(product(combinations(range(number), active), repeat=tokens))
+    expected = sum(len(set().union(*routing)) for routing in routings) / len(routings)
+    assert Experts(number, active, 10).reached(tokens) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe", "glm4v_moe"])
+def test_a_long_prefill_reads_all_weights_of_a_mixture_of_experts(family):
+    """As many as the tiny model's MLPs hold, the routers aside."""
+    modules = locate(tiny_model(family))
+    held = sum(
+        weight.numel()
+        for layer in modules.layers
+        for name, weight in layer.mlp.named_parameters()
+        if weight.dim() > 1 and not name.endswith("gate.weight")
+    )
+    llm, experts = llm_dimensions(modules.config), experts_of(modules.config)
+    each = 3 * llm.hidden * (llm.intermediate + experts.more_width(10**6))
+    assert len(modules.layers) * each == pytest.approx(held, rel=0.02)
+    # The planner's times include them.
+    predictor = Predictor(modules, workload(modules, 64))
+    rates = replace(
+        data_sheet_rates("h100"), launch_seconds=0, flops_per_second=math.inf, bytes_per_second=1e9
+    )
+    plain = timing(predictor, rates)(predictor.of(illava.Illava(keep=1.0)))[1]
+    dense = Roofline(rates, predictor.shape, llm, count_kernels(modules.config), modules.group)
+    more = plain.prefill - dense.seconds(predictor.plain).prefill
+    weights = 3 * llm.hidden * experts.more_width(predictor.plain.prefill.tokens[0])
+    assert more == pytest.approx(2 * len(modules.layers) * weights / 1e9)

@@ -10,12 +10,14 @@ import pytest
 import illava
 from illava.bench.published import config as published
 from illava.models.layout import workload
+from illava.ops.selection import MAX_PAIRWISE_UNITS
 from illava.planning.accelerator import AcceleratorRates, data_sheet_rates
 from illava.planning.machine_speed import Rates
-from illava.planning.merging_cost import KERNELS_PER_PREFILL
+from illava.planning.merging_cost import KERNELS_BESIDE_ROUNDS, KERNELS_PER_PREFILL
 from illava.planning.plan import HARDLY, plan, plan_on
-from illava.planning.predict import skeleton
+from illava.planning.predict import Predictor, skeleton
 from illava.planning.recommendation import MIN_GAIN
+from illava.planning.timing import timing
 from tests.tiny import config
 
 QWEN = skeleton(published("qwen2-vl-2b"))
@@ -133,7 +135,7 @@ def test_a_budget_merges_where_it_pays():
     assert found.method.keep == 1 / 9
     assert [step.stage for step in found.prediction.steps] == ["encoder"]
     assert found.prediction.final_tokens == 64
-    assert "illava-best does not bring the first token sooner here" in found.reason
+    assert found.reason.startswith("the preset illava-best does not bring the first token sooner here")
 
 
 def test_without_rates_or_merging_there_is_no_verdict():
@@ -154,3 +156,104 @@ def test_rates_of_an_accelerator_through_the_api():
     assert out["refused"]["method"]["keep"] == pytest.approx(1 / 3)
     assert out["refused"]["seconds"]["merged"]["merging"] > 0
     assert illava.Method.from_dict(out["method"]).keep == 1
+
+
+SEVEN = skeleton(published("qwen2-vl-7b"))
+BIG = workload(SEVEN, 1344)
+FASTEST = plan_on(SEVEN, BIG, {"keep": 1 / 9}, H100).chosen
+
+
+@pytest.mark.parametrize("speedup", [1.001, 1.015, 1.5])
+def test_a_reachable_speedup_is_never_refused(speedup):
+    """However mild: the largest budget that reaches it gains no more than was asked for."""
+    found = plan_on(SEVEN, BIG, {"speedup": speedup}, H100)
+    assert found.met
+    assert found.pays
+    assert found.refused is None
+    assert speedup <= found.chosen.speedup < FASTEST.speedup
+    assert "does not" not in found.reason
+    # So with milliseconds.
+    most = 1e3 * FASTEST.seconds[1].ttft / speedup
+    found = plan_on(SEVEN, BIG, {"ttft_ms": most}, H100)
+    assert found.met
+    assert found.pays
+    assert 1e3 * found.chosen.seconds[0].ttft <= most
+
+
+def test_merging_as_such_is_blamed_only_where_no_schedule_pays():
+    # A budget that merging slows down, where smaller ones gain.
+    found = plan_on(SEVEN, BIG, {"keep": 0.97}, H100)
+    assert found.pays is False
+    assert not found.met
+    assert found.method.keep == 1
+    assert found.refused.method.keep == 0.97
+    assert "merging does not pay" not in found.reason
+    assert found.reason.startswith("this budget does not bring the first token sooner")
+    # Where "merging does not pay" is said, no schedule of any budget does.
+    for targets in ({"keep": 0.97}, {"keep": 1 / 9}, {"speedup": 1.01}, {"ttft_ms": 20}):
+        found = plan_on(QWEN, SMALL, targets, H100)
+        assert keeps_all(found)
+    for keep in (0.028, 0.1, 0.5):
+        assert not plan_on(QWEN, SMALL, {"keep": keep}, H100).pays
+
+
+@pytest.mark.parametrize("speedup", [1.01, 3])
+def test_a_cache_that_is_small_enough_without_merging_is_no_reason_to_merge(speedup):
+    found = plan_on(SEVEN, workload(SEVEN, 224), {"kv_bytes": 1e12, "speedup": speedup}, H100)
+    assert keeps_all(found)
+    assert not found.met
+
+
+def test_a_speedup_that_is_reached_pays_beside_a_target_for_the_cache():
+    found = plan_on(SEVEN, workload(SEVEN, 672), {"kv_bytes": 1e12, "speedup": 1.01}, H100)
+    assert found.met
+    assert found.pays
+    assert found.chosen.speedup >= 1.01
+    assert "does not" not in found.reason
+
+
+def test_a_schedule_for_the_cache_does_not_blame_merging_as_such():
+    found = plan_on(SEVEN, BIG, {"kv_bytes": 132e6}, H100)
+    assert found.met
+    assert found.pays is False
+    assert found.chosen.prediction.cost.kv_bytes <= 132e6 < found.prediction.plain_cost.kv_bytes
+    assert "merging does not pay" not in found.reason
+    assert "this schedule does not bring the first token sooner" in found.reason
+
+
+@pytest.mark.parametrize("kv_bytes", [20e6, 6e6])
+@pytest.mark.parametrize("unreachable", [{"speedup": 3}, {"ttft_ms": 1}])
+def test_an_unreachable_time_does_not_give_up_a_reachable_cache(kv_bytes, unreachable):
+    """Even where the fastest schedules have a larger cache than was asked for."""
+    work = workload(SEVEN, 672)
+    assert plan_on(SEVEN, work, {"kv_bytes": kv_bytes}, H100).met
+    found = plan_on(SEVEN, work, {"kv_bytes": kv_bytes, **unreachable}, H100)
+    assert not found.met
+    assert found.chosen.prediction.cost.kv_bytes <= kv_bytes
+    # And the time is hardly more than that of the fastest schedule with such a cache.
+    assert (
+        found.chosen.speedup * HARDLY * 1.0001 >= plan_on(SEVEN, work, {"keep": 0.028}, H100).chosen.speedup
+    )
+
+
+def test_a_cache_is_not_given_up_where_only_slower_schedules_reach_it():
+    """Encoder steps are slow here: the fastest schedules merge in the LLM alone, and have a large cache."""
+    plain = rates_of_a_cpu().seconds(plan_on(QWEN, LARGE, {"keep": 1}).prediction.token_counts[1]).ttft
+    slow = tuple((n, plain) for n in (1, 10, 100, 1000))
+    rates = rates_of_a_cpu(slow, NOTHING)
+    limit = 0.3 * plan_on(QWEN, LARGE, {"keep": 1}, rates).prediction.cost.kv_bytes
+    found = plan_on(QWEN, LARGE, {"kv_bytes": limit, "speedup": 50}, rates)
+    assert found.chosen.prediction.cost.kv_bytes <= limit
+    assert plan_on(QWEN, LARGE, {"speedup": 50}, rates).prediction.cost.kv_bytes > limit
+
+
+def test_rounds_count_in_the_verdict():
+    """Of methods that differ in their selection alone, one ranks all units at once."""
+    predictor = Predictor(SEVEN, workload(SEVEN, 2240))
+    times = timing(predictor, H100)
+    diverse = predictor.of(illava.Illava.best(1 / 9))
+    highest = predictor.of(replace(illava.Illava.best(1 / 9), select="highest"))
+    step = diverse.steps[0]
+    assert step.before == 6400 > MAX_PAIRWISE_UNITS
+    more = times(diverse)[0].launches - times(highest)[0].launches
+    assert more == pytest.approx((step.after + KERNELS_BESIDE_ROUNDS) * H100.launch_seconds)

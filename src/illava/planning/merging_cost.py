@@ -5,11 +5,11 @@ The counts are those of tests; the times are estimates, to be replaced by measur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..models.dimensions import EncoderDimensions, LlmDimensions
 from ..ops.scoring import SAMPLED_ROWS
+from ..ops.selection import MAX_PAIRWISE_UNITS
 from .accelerator import AcceleratorRates
 from .counts import StepReport
 
@@ -18,6 +18,9 @@ KERNELS_PER_ENCODER_STEP = 12 + 10
 of the remaining tokens, as counted on the tiny models of ten families."""
 KERNELS_PER_LLM_STEP = 12 + 22
 """The same for a step in the LLM."""
+KERNELS_BESIDE_ROUNDS = 3
+"""Beyond :data:`illava.ops.selection.MAX_PAIRWISE_UNITS` units in a segment, each round of the selection is a
+kernel of its own, over all segments; and so many more kernels than usual begin and end the rounds."""
 KERNELS_PER_PREFILL = 45
 """Counted on the tiny models of ten families (24 to 78): what a prefill with a step in each stage launches
 beside its steps. It marks and drops placeholders, and makes masks and positions anew."""
@@ -88,8 +91,13 @@ def step_seconds(rates: AcceleratorRates, shape: StepShape) -> float:
     return scores + distances + p * SECONDS_PER_ROUND + fold
 
 
-def step_kernels(steps: Sequence[StepReport]) -> tuple[int, int]:
-    """Kernels that at least one step adds to the encoder's stage and to the LLM's."""
-    in_llm = sum(step.stage == "llm" for step in steps)
-    before = len(steps) - in_llm
-    return before * KERNELS_PER_ENCODER_STEP, in_llm * KERNELS_PER_LLM_STEP + KERNELS_PER_PREFILL
+def step_kernels(stage: str, shape: StepShape, select: str = "diverse") -> float:
+    """Kernels that one step launches.
+
+    Args:
+        stage: that of :class:`StepReport`.
+        select: as for :class:`illava.Illava`.
+    """
+    kernels = KERNELS_PER_LLM_STEP if stage == "llm" else KERNELS_PER_ENCODER_STEP
+    by_rounds = select == "diverse" and shape.before > MAX_PAIRWISE_UNITS
+    return kernels + shape.after + KERNELS_BESIDE_ROUNDS if by_rounds else kernels

@@ -24,7 +24,7 @@ from .predict import Predictor, modules_of
 from .recommendation import Candidate as Candidate
 from .recommendation import Recommendation as Recommendation
 from .sensitivity import PRESET, Placement, divergence
-from .targets import TOLERANCE, collect_targets, describe, shortfall
+from .targets import TOLERANCE, collect_targets, describe, missed, shortfall
 from .timing import Timing, timing
 from .verdict import judged
 
@@ -55,7 +55,8 @@ def plan(
     """Find the schedule with the lowest predicted divergence that reaches all given targets.
 
     With ``rates`` it also says whether merging brings the first token sooner. Where it does not, as with
-    small pictures on an accelerator, it recommends to keep all tokens, unless ``kv_bytes`` is a target.
+    small pictures on an accelerator, it recommends to keep all tokens, unless the KV cache would then exceed
+    ``kv_bytes``.
 
     Args:
         model: a transformers VLM, or its config.
@@ -100,7 +101,8 @@ def plan_on(
     times = None if rates is None else timing(predictor, rates)
     found, tried = _search(predictor, targets, times)
     if found.prediction.steps and times is not None:
-        found = judged(found, tried, _candidate(predictor, 1.0, PRESET, times))
+        keep_all = _candidate(predictor, 1.0, PRESET, times)
+        found = judged(found, tried, keep_all, lambda: _fastest(predictor, tried, times))
     return replace(found, reason=_with_note(found, modules, rates))
 
 
@@ -122,7 +124,7 @@ def _search(
             found = [_largest_budget(predictor, at, targets, times) for at in _placements(modules, 0.5)]
     reaching = [one for one in found if shortfall(one, targets) <= TOLERANCE]
     if not reaching:
-        chosen = min(found, key=lambda one: (shortfall(one, targets), one.divergence))
+        chosen = min(found, key=lambda one: (missed(one, targets), shortfall(one, targets), one.divergence))
         if "keep" not in targets:
             chosen = _without_waste(predictor, chosen, targets, times)
         reason = f"not possible; the nearest schedule has: {describe(chosen, targets)}"
@@ -138,6 +140,13 @@ def _search(
         f"{describe(chosen, targets)}"
     )
     return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching)), found
+
+
+def _fastest(predictor: Predictor, tried: list[Candidate], times: Timing | None) -> Candidate:
+    """The fastest schedule of all placements at the smallest budget, and of those that were tried."""
+    least = THOUSANDTHS[0] / 1000
+    smallest = [_candidate(predictor, least, at, times) for at in _placements(predictor.modules, least)]
+    return max((*smallest, *tried), key=lambda one: one.speedup)
 
 
 def _largest_budget(
@@ -163,15 +172,19 @@ def _without_waste(
 ) -> Candidate:
     """The schedule with the lowest divergence that is hardly farther from the targets than ``nearest``.
 
-    Once launches decide, a smaller budget brings nothing.
+    Once launches decide, a smaller budget brings nothing. Targets that ``nearest`` reaches stay reached.
     """
     if nearest.seconds is None or not nearest.seconds[0].launches:
         return nearest
-    factor = shortfall(nearest, targets) * HARDLY
-    eased = {name: value / factor if name == "speedup" else value * factor for name, value in targets.items()}
+    eased = dict(targets)
+    for name, value in targets.items():
+        factor = shortfall(nearest, {name: value})
+        if factor > TOLERANCE:
+            factor *= HARDLY
+            eased[name] = value / factor if name == "speedup" else value * factor
     found = [_largest_budget(predictor, at, eased, times) for at in _placements(predictor.modules, 0.5)]
     return min(
-        (one for one in found if shortfall(one, eased) <= TOLERANCE),
+        (one for one in found if shortfall(one, eased) <= TOLERANCE and one.pays >= nearest.pays),
         key=lambda one: one.divergence,
         default=nearest,
     )

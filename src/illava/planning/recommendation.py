@@ -12,7 +12,8 @@ from .seconds import Seconds
 from .sensitivity import Placement
 
 MIN_GAIN = 1.02
-"""Predicted speed-ups up to this do not count: they are within the error of any prediction."""
+"""Predicted speed-ups up to this do not count unless they reach a target for the time to the first token:
+they are within the error of any prediction."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,18 @@ class Recommendation:
     chosen: Candidate
     targets: dict[str, float]
     met: bool
-    """Whether all targets are reached. If not, ``chosen`` is the schedule nearest to them."""
+    """Whether all targets are reached. If not, ``chosen`` reaches as many as possible, and is nearest to the
+    others."""
     reason: str
     alternatives: tuple[Candidate, ...] = ()
     """Other candidates that reach the targets at a cost within 5 % of the chosen one, from which
     :mod:`illava.evaluation.calibrate` can choose."""
     pays: bool | None = None
-    """Whether merging is predicted to bring the first token sooner, its own cost included. If not, ``chosen``
-    keeps all tokens, unless the KV cache is a target. None without ``rates``, and if no merging is needed."""
+    """Whether ``chosen`` is predicted to bring the first token sooner, merging included. If not, ``chosen``
+    keeps all tokens, unless the KV cache would then exceed its target. None without ``rates``, and if no
+    merging is needed."""
     refused: Candidate | None = None
-    """If ``chosen`` keeps all tokens because merging does not pay: the fastest schedule that was tried."""
+    """If all tokens are kept because merging does not pay: the fastest schedule tried for the targets."""
 
     @property
     def wishes(self) -> dict[str, float]:

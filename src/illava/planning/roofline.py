@@ -14,8 +14,9 @@ from ..models.dimensions import EncoderDimensions, LlmDimensions
 from .accelerator import AcceleratorRates
 from .cost import recurrent_layer_flops
 from .counts import StepReport, TokenCounts
+from .experts import Experts
 from .kernels import KernelCounts
-from .merging_cost import WAITS_PER_PREFILL, step_kernels, step_seconds, step_shape
+from .merging_cost import KERNELS_PER_PREFILL, WAITS_PER_PREFILL, step_kernels, step_seconds, step_shape
 from .seconds import Seconds
 
 ENCODER_PASSES, ENCODER_MLP_PASSES = 40, 3
@@ -39,27 +40,36 @@ class Roofline:
     """Of the encoder, over the batch."""
     runs: int = 1
     """Runs of visual tokens in the LLM, over the batch; each counts as a picture."""
+    experts: Experts | None = None
+    """Of the LLM, if its MLPs have any; ``llm.intermediate`` is then their active width."""
 
     def seconds(
-        self, counts: TokenCounts, steps: Sequence[StepReport] = (), score: str = "sampled"
+        self,
+        counts: TokenCounts,
+        steps: Sequence[StepReport] = (),
+        score: str = "sampled",
+        select: str = "diverse",
     ) -> Seconds:
-        """Predicted seconds of a pass with these token counts, which ``steps`` lead to."""
-        free = self._seconds(counts, (0, 0), (0.0, 0.0), 0)
+        """Predicted seconds of a pass with these token counts, which ``steps`` lead to.
+
+        ``score``, ``select``: those of the method, as for :class:`illava.Illava`."""
+        free = self._seconds(counts, (0.0, 0.0), (0.0, 0.0), 0)
         launched = [step for step in steps if step.stage != "pixels"]
         if not launched:
             return free
-        device = [0.0, 0.0]
+        kernels, device = [0.0, float(KERNELS_PER_PREFILL)], [0.0, 0.0]
         for step in launched:
             shape = step_shape(step, self.encoder, self.llm, self.group, self.segments, self.runs, score)
+            kernels[step.stage == "llm"] += step_kernels(step.stage, shape, select)
             device[step.stage == "llm"] += step_seconds(self.rates, shape)
         return self._seconds(
-            counts, step_kernels(launched), (device[0], device[1]), WAITS_PER_PREFILL, free.ttft
+            counts, (kernels[0], kernels[1]), (device[0], device[1]), WAITS_PER_PREFILL, free.ttft
         )
 
     def _seconds(
         self,
         counts: TokenCounts,
-        added: tuple[int, int],
+        added: tuple[float, float],
         device: tuple[float, float],
         waits: int,
         free: float | None = None,
@@ -139,18 +149,21 @@ class Roofline:
     def recurrent_layer(self, rows: int, tokens: int) -> float:
         """Device seconds of a recurrent LLM layer, from its FLOPs and the weights of its MLP."""
         flops = rows * recurrent_layer_flops(self.llm, tokens)
-        return self._kernel(flops, 3 * self.llm.hidden * self.llm.intermediate) + self._elementwise(
-            rows * tokens
-        )
+        weights = 3 * self.llm.hidden * (self.llm.intermediate + self._more_width(rows * tokens))
+        return self._kernel(flops, weights) + self._elementwise(rows * tokens)
 
-    def linear(self, rows: float, fan_in: int, fan_out: int) -> float:
-        """Device seconds of a linear layer on ``rows`` rows."""
-        return self._kernel(2 * rows * fan_in * fan_out, fan_in * fan_out + rows * (fan_in + fan_out))
+    def linear(self, rows: float, fan_in: int, fan_out: int, more: float = 0.0) -> float:
+        """Device seconds of a linear layer on ``rows`` rows, and ``more`` weights of other experts."""
+        return self._kernel(2 * rows * fan_in * fan_out, fan_in * fan_out + more + rows * (fan_in + fan_out))
 
     def _mlp(self, tokens: int) -> float:
         hidden, intermediate = self.llm.hidden, self.llm.intermediate
-        maps = 2 * self.linear(tokens, hidden, intermediate) + self.linear(tokens, intermediate, hidden)
-        return maps + self._elementwise(tokens)
+        more = hidden * self._more_width(tokens)
+        up, down = (hidden, intermediate, more), (intermediate, hidden, more)
+        return 2 * self.linear(tokens, *up) + self.linear(tokens, *down) + self._elementwise(tokens)
+
+    def _more_width(self, tokens: int) -> float:
+        return 0.0 if self.experts is None else self.experts.more_width(tokens)
 
     def _elementwise(self, tokens: int) -> float:
         llm = self.llm

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1 + 1e-9
 """A schedule whose :func:`shortfall` is at most this reaches all targets."""
 
+TIMES = frozenset({"speedup", "ttft_ms"})
+"""The targets for the time to the first token."""
+
 
 def collect_targets(
     keep: float | None,
@@ -61,6 +64,11 @@ def shortfall(candidate: Candidate, targets: dict[str, float]) -> float:
             value, target = measure(candidate), targets[name]
             worst = max(worst, target / value if name == "speedup" else value / target)
     return worst
+
+
+def missed(candidate: Candidate, targets: dict[str, float]) -> int:
+    """How many of the targets a candidate misses; its budget is not checked."""
+    return sum(shortfall(candidate, {name: value}) > TOLERANCE for name, value in targets.items())
 
 
 def describe(candidate: Candidate, targets: dict[str, float]) -> str:

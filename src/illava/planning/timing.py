@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from .accelerator import AcceleratorRates
+from .experts import experts_of
 from .kernels import count_kernels
 from .machine_speed import Rates
 from .predict import Prediction, Predictor
@@ -27,12 +28,16 @@ def timing(predictor: Predictor, rates: Rates | AcceleratorRates) -> Timing:
     segments, runs = work.batch * len(work.segments), work.batch * len(work.runs)
     if isinstance(rates, AcceleratorRates):
         kernels = count_kernels(modules.config, getattr(torch, rates.dtype))
-        roofline = Roofline(rates, predictor.shape, predictor.llm, kernels, modules.group, segments, runs)
+        experts = experts_of(modules.config)
+        roofline = Roofline(
+            rates, predictor.shape, predictor.llm, kernels, modules.group, segments, runs, experts
+        )
 
         def on_accelerator(prediction: Prediction) -> tuple[Seconds, Seconds]:
             merged, plain = prediction.token_counts
-            score = str(prediction.method.get("score", "exact"))
-            return roofline.seconds(merged, prediction.steps, score), roofline.seconds(plain)
+            method = prediction.method
+            score, select = str(method.get("score", "exact")), str(method.get("select", "highest"))
+            return roofline.seconds(merged, prediction.steps, score, select), roofline.seconds(plain)
 
         return on_accelerator
 
