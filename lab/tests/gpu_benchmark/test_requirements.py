@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
+from illava_lab.benchmarks.gpu import command, requirements
 
 from illava.models.picture_layouts import multiples_within
 
@@ -30,3 +34,45 @@ def test_sizes_are_those_of_transformers(unit: int, least: int, most: int) -> No
         cases["large"] += wide < width - unit or high < height - unit
     assert len(sizes) > 8000
     assert cases["small"] or cases["large"]
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without torchvision."""
+    found: Any = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "torchvision" else found(name, *more)
+    )
+
+
+def test_all_is_there() -> None:
+    assert requirements.missing(["suite", "times"]) is None
+
+
+def test_a_missing_package_is_named_with_what_runs_without_it(bare: None) -> None:
+    assert requirements.missing(["batches", "decoding"]) is None
+    assert requirements.missing(["suite", "times"]) == "torchvision is not installed (needed by suite, times)"
+    assert requirements.missing(["times", "batches"]) == (
+        "torchvision is not installed (needed by times); without: --parts batches"
+    )
+
+
+@pytest.mark.parametrize("minutes", ["-2", "nan", "inf", "1e9"])
+def test_a_wrong_time_is_one_line(minutes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = command.main(["--rehearsal", "--output", str(tmp_path / "none"), f"--minutes={minutes}"])
+    assert code == command.USAGE
+    written = capsys.readouterr()
+    assert written.out.count("\n") == 1
+    assert "--minutes" in written.out
+    assert not written.err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_missing_package_ends_the_command(
+    bare: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--rehearsal", "--output", str(tmp_path / "none")]) == command.USAGE
+    written = capsys.readouterr().out
+    assert written.startswith("torchvision is not installed")
+    assert written.count("\n") == 1
+    assert not (tmp_path / "none").exists()

@@ -39,11 +39,12 @@ def rows(context: Context) -> Iterable[Row]:
         for kind in ("random", "ties"):
             for dtype in DTYPES:
                 measure = partial(operations, context.device, units, settings.width, kind, dtype)
-                yield Row(f"operations, {units} units, {kind}, {dtype}", 1 + units / 1000, measure)
+                key = f"operations, {units} units, {kind}, {dtype}"
+                yield Row(key, 1 + units / 1000, measure, "operations")
     for shape in settings.slices:
-        yield Row(f"logits, {shape}, 2 layers", 8, partial(slice_of, context, shape))
+        yield Row(f"logits, {shape}, 2 layers", 8, partial(slice_of, context, shape), "slice")
     for name in ALL:
-        yield Row(f"logits, tiny {name}", 2, partial(tiny, context, name))
+        yield Row(f"logits, tiny {name}", 2, partial(tiny, context, name), "tiny")
 
 
 def operations(device: torch.device, n: int, width: int, kind: str, dtype: str) -> Mapping[str, Any]:
