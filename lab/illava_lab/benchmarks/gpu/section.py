@@ -188,11 +188,10 @@ def _batches(rows: Found) -> Iterator[str]:
     for key, row in rows.items():
         if row.get("largest"):
             why = row["errors"][-1] if row["ended_by"] == "an error" else row["ended_by"]
+            speed = row["answers_per_second"]
+            said = "not timed" if speed is None else f"{speed:.2f} answers per second"
             yield ""
-            yield (
-                f"{key.capitalize()}: {row['largest']} (not more: {why}), "
-                f"{row['answers_per_second']:.2f} answers per second."
-            )
+            yield f"{key.capitalize()}: {row['largest']} (not more: {why}), {said}."
 
 
 def _decoding(rows: Found) -> Iterator[str]:

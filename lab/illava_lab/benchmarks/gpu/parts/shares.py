@@ -28,7 +28,8 @@ def measure(
 ) -> dict[str, float]:
     """Shares of the time to first token: of scoring, of selection and of the reductions that include it.
 
-    "own" is scoring and reductions together. Medians over ``calls`` calls, after one to warm up.
+    "own" is scoring and reductions together. Medians over ``calls`` calls, after one to warm up: the part
+    "times" has called the method with these inputs before.
     """
     found: list[dict[str, float]] = []
     clock = clock_of(model)
