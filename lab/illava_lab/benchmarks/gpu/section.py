@@ -11,6 +11,10 @@ from illava_lab.benchmarks.common import times
 
 Found = Mapping[str, Any]
 COMMAND = "`make bench-gpu OUT=out/gpu`, then `python -m illava_lab.benchmarks.gpu.page out/gpu`"
+CALLS = (
+    "A call takes 8 minutes and measures the most important rows; its exit code 3 (`make` prints `Error 3`) "
+    "says that rows are left for a second call."
+)
 STAGES = {
     "ttft": "first token",
     "encoder": "encoder",
@@ -24,7 +28,7 @@ def section(found: Found | None, plot: str | None = None) -> Iterator[str]:
     yield "## On a graphics card"
     yield ""
     if found is None:
-        yield f"Not run: no graphics card was available. {COMMAND}."
+        yield f"Not run: no graphics card was available. {COMMAND}. {CALLS}"
         yield ""
         return
     yield _head(found)
