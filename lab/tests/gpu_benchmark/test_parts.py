@@ -18,6 +18,7 @@ from illava.methods.merge_step import MergeStep
 from illava.models.tiny_models import tiny_model
 from illava.models.tiny_prompts import picture, prompt
 from illava.ops import selection
+from illava.ops.merging import merge_diverse
 
 
 @pytest.fixture
@@ -47,6 +48,18 @@ def test_equal_operations_agree_and_others_fail(kind: str, monkeypatch: pytest.M
     )
     assert equality.operations(cpu, 30, 16, kind, "fp32")["failure"]
     assert equality.operations(cpu, 30, 16, kind, "bf16")["failure"] is None
+
+
+def test_another_selection_of_merge_diverse_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def other(units: torch.Tensor, scores: torch.Tensor, p: int, **options: Any) -> Any:
+        return merge_diverse(units, scores if next(calls) % 2 == 0 else 1 - scores, p, **options)
+
+    monkeypatch.setattr(equality, "merge_diverse", other)
+    found = equality.operations(torch.device("cpu"), 30, 16, "random", "fp32")
+    assert found["selected"] < equality.EQUAL
+    assert found["failure"]
 
 
 def test_ties_are_ties() -> None:
@@ -91,11 +104,13 @@ class Counting:
         return self.now
 
 
-def test_every_step_is_marked_and_nothing_changes() -> None:
+@pytest.mark.parametrize("merging", [{}, {"reduce": "fold", "similarity": "cosine"}])
+def test_every_step_is_marked_and_nothing_changes(merging: dict[str, Any]) -> None:
+    """Both ways to merge: what ``keep=`` uses ranks without :func:`diverse_ranking`."""
     model = tiny_model("llava_onevision")
     inputs = prompt(model, [([5, 6, 7, 8], [picture(model, (40, 30))])])
     method = illava.Illava(
-        encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7, select="diverse"
+        encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7, select="diverse", **merging
     )
     before = MergeStep.observe_llm, selection.diverse_ranking
     with illava.accelerate(model, method) as handle, torch.no_grad():
