@@ -48,7 +48,7 @@ style: $(READY)  ## lint, format and type checks
 bench: $(READY)  ## time a slice of Qwen2-VL-2B's shape, plain and merged (minutes on a CPU)
 	$(BIN)/illava bench --shape qwen2-vl-2b --layers 8 --batch 1
 
-bench-gpu: $(READY)  ## all that a graphics card is needed for, in 8 minutes, into OUT; goes on where it was stopped
+bench-gpu: $(READY)  ## measure on a graphics card, into OUT: what matters most in 8 minutes; after "Error 3" call it again for the rest
 	$(BIN)/python -m illava_lab.benchmarks.gpu --output $(OUT)
 
 bench-gpu-rehearsal: $(READY)  ## the same code at small sizes on the CPU, in less than 10 minutes

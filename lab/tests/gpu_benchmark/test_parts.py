@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,73 +10,20 @@ import pytest
 import torch
 from illava_lab.benchmarks.gpu.budget import Budget
 from illava_lab.benchmarks.gpu.context import Context
-from illava_lab.benchmarks.gpu.parts import batches, ceilings, equality, profile, shares, suite
-from illava_lab.benchmarks.gpu.settings import REHEARSAL, add_tiny_shapes
+from illava_lab.benchmarks.gpu.parts import ceilings, equality, profile, shares
+from illava_lab.benchmarks.gpu.settings import REHEARSAL
 
 import illava
 from illava.methods.merge_step import MergeStep
 from illava.models.tiny_models import tiny_model
 from illava.models.tiny_prompts import picture, prompt
 from illava.ops import selection
+from illava.ops.merging import merge_diverse
 
 
 @pytest.fixture
 def context() -> Context:
     return Context(REHEARSAL, Budget(100))
-
-
-# -- suite ---------------------------------------------------------------------------------------------
-
-TESTS = """
-import time, pytest
-def test_passes(): pass
-def test_fails(): assert 1 == 2
-@pytest.mark.skip(reason="no card")
-def test_skipped(): pass
-"""
-
-
-def test_passed_failed_and_skipped_are_counted_with_reasons(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(TESTS)
-    found = suite.run(60, "test_it.py", tmp_path)
-    assert (found["passed"], found["skipped"]) == (1, {"no card": 1})
-    assert [*found["failed"]] == ["test_it::test_fails"]
-    assert "assert 1 == 2" in found["failed"]["test_it::test_fails"]
-    assert found["failure"] == "exit code 1, 1 failed: test_it::test_fails"
-    (tmp_path / "test_it.py").write_text("def test_passes(): pass")
-    assert suite.run(60, "test_it.py", tmp_path)["failure"] is None
-
-
-HANGS = """
-import os, signal, time
-def test_passes(): pass
-def test_hangs():
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
-def test_later(): pass
-"""
-
-
-def test_a_suite_that_was_interrupted_keeps_what_it_has(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(HANGS)
-    found = suite.run(60, "test_it.py", tmp_path)
-    assert found["passed"] == 1
-    assert found["failure"] == "interrupted after test_it::test_passes; the limit is 60 s"
-
-
-def test_a_suite_ends_with_its_time_limit(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text("import time\ntime.sleep(60)")
-    found = suite.run(1, "test_it.py", tmp_path)
-    assert "passed" not in found or found["passed"] == 0
-    assert found["failure"]
-
-
-def test_a_rehearsal_collects(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(TESTS)
-    found = suite.collect(60, "test_it.py", tmp_path)
-    assert (found["collected"], found["run"], found["failure"]) == (3, 0, None)
-    (tmp_path / "test_it.py").write_text("import nothing_of_this_name")
-    assert "nothing_of_this_name" in suite.collect(60, "test_it.py", tmp_path)["failure"]
 
 
 # -- equality ------------------------------------------------------------------------------------------
@@ -103,6 +48,18 @@ def test_equal_operations_agree_and_others_fail(kind: str, monkeypatch: pytest.M
     )
     assert equality.operations(cpu, 30, 16, kind, "fp32")["failure"]
     assert equality.operations(cpu, 30, 16, kind, "bf16")["failure"] is None
+
+
+def test_another_selection_of_merge_diverse_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(range(100))
+
+    def other(units: torch.Tensor, scores: torch.Tensor, p: int, **options: Any) -> Any:
+        return merge_diverse(units, scores if next(calls) % 2 == 0 else 1 - scores, p, **options)
+
+    monkeypatch.setattr(equality, "merge_diverse", other)
+    found = equality.operations(torch.device("cpu"), 30, 16, "random", "fp32")
+    assert found["selected"] < equality.EQUAL
+    assert found["failure"]
 
 
 def test_ties_are_ties() -> None:
@@ -147,11 +104,13 @@ class Counting:
         return self.now
 
 
-def test_every_step_is_marked_and_nothing_changes() -> None:
+@pytest.mark.parametrize("merging", [{}, {"reduce": "fold", "similarity": "cosine"}])
+def test_every_step_is_marked_and_nothing_changes(merging: dict[str, Any]) -> None:
+    """Both ways to merge: what ``keep=`` uses ranks without :func:`diverse_ranking`."""
     model = tiny_model("llava_onevision")
     inputs = prompt(model, [([5, 6, 7, 8], [picture(model, (40, 30))])])
     method = illava.Illava(
-        encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7, select="diverse"
+        encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.7, select="diverse", **merging
     )
     before = MergeStep.observe_llm, selection.diverse_ranking
     with illava.accelerate(model, method) as handle, torch.no_grad():
@@ -169,57 +128,6 @@ def test_every_step_is_marked_and_nothing_changes() -> None:
     ]
     assert inside
     assert all(inside), "selection is a part of the reduction"
-
-
-# -- batches -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("limit", [32, 33, 47, 63, 64, 100, 1000])
-def test_the_largest_batch_is_found_to_within_an_eighth(limit: int) -> None:
-    tried = []
-
-    def attempt(number: int) -> bool:
-        tried.append(number)
-        return number <= limit
-
-    found, ended_by = batches.search(attempt, lambda _: True, 32, 4096)
-    assert limit - max(1, limit // batches.STEPS) <= found <= limit
-    assert found in tried
-    assert ended_by == "an error"
-
-
-def test_the_search_ends_at_the_highest_and_with_the_time() -> None:
-    assert batches.search(lambda _: True, lambda _: True, 2, 16) == (16, "highest tried")
-    assert batches.search(lambda _: True, lambda number: number < 8, 2, 16) == (4, "time")
-    assert batches.search(lambda number: number < 8, lambda number: number != 6, 2, 16) == (4, "time")
-    assert batches.search(lambda _: False, lambda _: True, 8, 16)[0] < 8
-
-
-@pytest.mark.parametrize("label", ["plain", "keep=1/3"])
-def test_a_batch_that_does_not_fit_ends_the_search_and_leaves_the_model_clean(
-    label: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add_tiny_shapes()
-    shape = "tiny-qwen2_5_vl"
-    context = Context(dataclasses.replace(REHEARSAL, shape=shape, size=64, answer=2, most=64), Budget(100))
-
-    def timed(model: Any, inputs: Any, tokens: int, **_: Any) -> Any:
-        batch = len(inputs["input_ids"])
-        assert tokens == 2
-        if batch > 6:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried\nmore")
-        return SimpleNamespace(total=batch / 1000)
-
-    monkeypatch.setattr(batches, "timed", timed)
-    found = batches.largest(context, label, 60)
-    assert (found["largest"], found["ended_by"]) == (6, "an error")
-    assert {*found["errors"]} == {"CUDA out of memory. Tried"}
-    assert found["tried"] == {"2": 0.002, "4": 0.004, "6": 0.006}
-    assert found["answers_per_second"] == pytest.approx(1000)
-    with illava.accelerate(context.model(shape), keep=0.5):
-        pass
-    with pytest.raises(RuntimeError, match="no batch ran: no time"):
-        batches.largest(context, label, -1)
 
 
 # -- profile -------------------------------------------------------------------------------------------

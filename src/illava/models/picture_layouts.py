@@ -27,10 +27,8 @@ ANYRES_FUNCTIONS = {
     ),
 }
 """Functions of transformers called by the layouts and reports of tiled pictures."""
-RESIZE_FUNCTIONS = {
-    ("transformers.models.qwen2_vl.image_processing_qwen2_vl", "smart_resize"): Call(("height", "width")),
-}
-"""The function that :func:`resize_to_units` calls."""
+RESIZE_FUNCTIONS: dict[tuple[str, str], Call] = {}
+"""Functions of transformers that :func:`resize_to_units` calls: none, as theirs need torchvision."""
 TIME_TOKENS = 6
 """Tokens of the timestamp that Qwen3-VL and GLM-4V write before a frame: "<0.3 seconds>"."""
 FRAME_MARKS = TIME_TOKENS + 2
@@ -141,14 +139,32 @@ def resize_to_units(
 
     Raises ValueError for sizes that the processors refuse.
     """
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
-
     unit = config.vision_config.patch_size * config.vision_config.spatial_merge_size
     least, most = pixels or (count * unit**2 for count in units)
     check_aspect_ratio(size)
-    width, height = size
-    height, width = smart_resize(height, width, factor=unit, min_pixels=least, max_pixels=most)
-    return width, height
+    return multiples_within(size, unit, least, most)
+
+
+def multiples_within(size: Size, unit: int, least: int, most: int) -> Size:
+    """The multiples of ``unit`` pixels nearest to a size, whose product lies between two limits.
+
+    The rule of Qwen2-VL's image processor (``smart_resize`` in transformers). If the product of the nearest
+    multiples is outside the limits, the picture is first scaled, with its aspect ratio, to the limit itself;
+    its sides are then rounded down where it was too large, but not to 0, and up where it was too small.
+
+    Args:
+        size: two sides in pixels.
+        least, most: limits of the number of pixels.
+    """
+    a, b = (round(side / unit) * unit for side in size)
+    if a * b > most:
+        # Divided by the scale and not multiplied by its inverse, which could round to another integer.
+        scale = math.sqrt(math.prod(size) / most)
+        a, b = (max(unit, math.floor(side / scale / unit) * unit) for side in size)
+    elif a * b < least:
+        scale = math.sqrt(least / math.prod(size))
+        a, b = (math.ceil(side * scale / unit) * unit for side in size)
+    return a, b
 
 
 def _unit(modules: LocatedModules) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import io
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import torch
 
-from . import report
+from . import report, requirements
 from .budget import Budget
 from .context import Context, Row
 from .parts import PARTS, Part
@@ -18,9 +20,12 @@ from .results import PartFile, environment, identity
 from .settings import CARD, REHEARSAL, Settings, add_tiny_shapes
 
 DONE, FAILED, USAGE, UNFINISHED = 0, 1, 2, 3
-"""Exit codes: all parts ran; something failed; no card; nothing failed, but time was over."""
+"""Exit codes: all rows are there; something failed, or a row hung; no card, no package or a wrong argument;
+nothing failed, but there was no time for some rows, which a further call measures."""
 LATEST = 60
-"""Seconds after the end of the time at which the process ends itself."""
+"""Seconds after the end of the time at which the process ends itself, with exit code 1."""
+LONGEST = 24 * 60
+"""Minutes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rehearsal", action="store_true", help="the same code on the CPU, at small sizes")
     parser.add_argument("--minutes", type=float, default=8.0, help="start nothing that would end later")
     options = parser.parse_args(arguments)
+    if not 0 <= options.minutes <= LONGEST:
+        print(f"--minutes {options.minutes:g}: give a number from 0 to {LONGEST}")
+        return USAGE
+    if (missing := requirements.missing(options.parts)) is not None:
+        print(missing)
+        return USAGE
     if not options.rehearsal and not torch.cuda.is_available():
         print("no graphics card was found; --rehearsal runs the same code on the CPU at small sizes")
         return USAGE
@@ -61,9 +72,11 @@ def run(parts: Mapping[str, Part], settings: Settings, folder: Path, budget: Bud
         for number, (name, part) in enumerate(parts.items()):
             waiting = [other for other in list(parts)[number + 1 :] if files[other].data["not_run"]]
             reserve = sum(parts[other].reserve for other in waiting) if sparing else 0.0
-            _run_part(part, rows[name], files[name], context, reserve)
+            if _run_part(part, rows[name], files[name], context, reserve):
+                # A later part may hang until the process is ended.
+                _report(folder, quiet=True)
     context.release()
-    report.write(folder)
+    reported = _report(folder)
     for name, file in files.items():
         print(f"{name}: {file.status}")
         for key, failure in file.failures.items():
@@ -71,7 +84,18 @@ def run(parts: Mapping[str, Part], settings: Settings, folder: Path, budget: Bud
         for key, why in file.data["not_run"].items():
             print(f"  {key}: {why}")
     found = {file.status for file in files.values()}
-    return FAILED if "failed" in found else UNFINISHED if "incomplete" in found else DONE
+    return FAILED if "failed" in found or not reported else UNFINISHED if "incomplete" in found else DONE
+
+
+def _report(folder: Path, quiet: bool = False) -> bool:
+    """Write table and plot. Returns whether it worked: an error must not end the measurements."""
+    try:
+        with redirect_stdout(io.StringIO()) if quiet else nullcontext():
+            report.write(folder)
+    except Exception:
+        traceback.print_exc()
+        return False
+    return True
 
 
 def _rows(part: Part, context: Context, file: PartFile) -> list[Row]:
@@ -82,21 +106,22 @@ def _rows(part: Part, context: Context, file: PartFile) -> list[Row]:
         file.begin([])
         file.fail("rows", traceback.format_exc())
         return []
-    file.begin([row.key for row in rows])
+    file.begin([row.key for row in rows], {row.key: row.digest for row in rows if row.digest})
     return rows
 
 
-def _run_part(part: Part, rows: Sequence[Row], file: PartFile, context: Context, reserve: float) -> None:
-    """Run the rows of a part that have no result yet and fit in the time."""
-    budget = context.budget
+def _run_part(part: Part, rows: Sequence[Row], file: PartFile, context: Context, reserve: float) -> bool:
+    """Run the rows of a part that have no result yet and fit in the time. Returns whether any ran."""
+    budget, ran = context.budget, False
     for row in rows:
         if file.has(row.key) or row.key in file.data["errors"]:
             continue
-        if not budget.fits(part.name, row.seconds, reserve):
-            file.leave_out(row.key, budget.expected(part.name, row.seconds), budget.left() - reserve)
+        if not budget.fits(part.name, row.kind, row.seconds, reserve):
+            expected = budget.expected(part.name, row.kind, row.seconds)
+            file.leave_out(row.key, expected, budget.left() - reserve)
             continue
         print(f"{part.name}: {row.key} ({budget.left():.0f} s left)", flush=True)
-        began = budget.now()
+        began, ran = budget.now(), True
         try:
             result = row.measure()
         except Exception:
@@ -108,5 +133,6 @@ def _run_part(part: Part, rows: Sequence[Row], file: PartFile, context: Context,
         else:
             took = budget.now() - began
             file.add(row.key, result, took)
-            budget.learn(part.name, row.seconds, took)
+            budget.learn(part.name, row.kind, row.seconds, took)
             print(f"  {took:.1f} s, {row.seconds:.1f} s predicted", flush=True)
+    return ran

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 import illava
 from illava.bench import prompts, published, random_weights
+from illava.bench.timing import measure as timed
 from illava.methods import Method
 from illava.models.layout import workload
 from illava.models.located import LocatedModules, locate
@@ -24,6 +26,11 @@ from .settings import Settings
 
 THIRD, NINTH = "keep=1/3", "keep=1/9"
 PUBLISHED = "published"
+SHORT = 2
+"""New tokens of an answer that has a prefill and one step of decoding."""
+WARM_UP = 3
+"""Calls of each variant on a card before timed ones. Triton compiles in the first, and a CUDA graph is
+recorded in the third with the same shapes."""
 
 
 def schedules() -> dict[str, Method]:
@@ -44,6 +51,10 @@ class Row:
     """Predicted."""
     measure: Callable[[], Mapping[str, Any]]
     """Returns a JSON-ready result; its key "failure", if any, says which check failed."""
+    kind: str = ""
+    """How long a row took corrects the predictions of later rows of its part and kind."""
+    digest: str = ""
+    """Of what this row depends on beside what all rows do: a result with another one is not used again."""
 
 
 class Context:
@@ -71,6 +82,20 @@ class Context:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @property
+    def warm_ups(self) -> int:
+        """Calls before timed ones: on a CPU nothing is compiled or recorded."""
+        return WARM_UP if self.device.type == "cuda" else 1
+
+    def warm_up(
+        self, model: nn.Module, inputs: Mapping[str, Tensor], methods: Iterable[Method | None]
+    ) -> None:
+        """Short answers of all methods, all warm-ups but the one that :func:`illava.bench.run.run` does."""
+        for method in methods:
+            for _ in range(self.warm_ups - 1):
+                with nullcontext() if method is None else illava.accelerate(model, method):
+                    timed(model, inputs, SHORT, min_new_tokens=SHORT)
 
     def inputs(self, model: nn.Module, size: int, batch: int = 1) -> dict[str, Tensor]:
         """A prompt with one picture of noise, ``batch`` times."""

@@ -107,13 +107,22 @@ class PartFile:
             "errors": {},
             "not_run": {},
             "seconds": {},
+            "digests": {},
         }
         found = read(path)
         if found is not None and found.get("identity") == self.data["identity"]:
-            self.data |= {key: found[key] for key in ("rows", "seconds", "environment")}
+            self.data |= {key: found[key] for key in ("rows", "seconds", "digests", "environment")}
 
-    def begin(self, keys: Sequence[str]) -> None:
-        """State all rows that there are to be: what has no result yet counts as left out."""
+    def begin(self, keys: Sequence[str], digests: Mapping[str, str] | None = None) -> None:
+        """State all rows that there are to be: what has no result yet counts as left out.
+
+        ``digests``: of what single rows depend on; results with another digest are dropped.
+        """
+        before, self.data["digests"] = self.data["digests"], dict(digests or {})
+        for key in keys:
+            if before.get(key) != self.data["digests"].get(key):
+                self.data["rows"].pop(key, None)
+                self.data["seconds"].pop(key, None)
         self.data["not_run"] = {key: STOPPED for key in keys if key not in self.data["rows"]}
         self.data["errors"] = {}
         self.write()

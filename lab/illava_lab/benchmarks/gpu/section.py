@@ -11,6 +11,10 @@ from illava_lab.benchmarks.common import times
 
 Found = Mapping[str, Any]
 COMMAND = "`make bench-gpu OUT=out/gpu`, then `python -m illava_lab.benchmarks.gpu.page out/gpu`"
+CALLS = (
+    "A call takes 8 minutes and measures the most important rows; its exit code 3 (`make` prints `Error 3`) "
+    "says that rows are left for a second call."
+)
 STAGES = {
     "ttft": "first token",
     "encoder": "encoder",
@@ -24,7 +28,7 @@ def section(found: Found | None, plot: str | None = None) -> Iterator[str]:
     yield "## On a graphics card"
     yield ""
     if found is None:
-        yield f"Not run: no graphics card was available. {COMMAND}."
+        yield f"Not run: no graphics card was available. {COMMAND}. {CALLS}"
         yield ""
         return
     yield _head(found)
@@ -188,11 +192,10 @@ def _batches(rows: Found) -> Iterator[str]:
     for key, row in rows.items():
         if row.get("largest"):
             why = row["errors"][-1] if row["ended_by"] == "an error" else row["ended_by"]
+            speed = row["answers_per_second"]
+            said = "not timed" if speed is None else f"{speed:.2f} answers per second"
             yield ""
-            yield (
-                f"{key.capitalize()}: {row['largest']} (not more: {why}), "
-                f"{row['answers_per_second']:.2f} answers per second."
-            )
+            yield f"{key.capitalize()}: {row['largest']} (not more: {why}), {said}."
 
 
 def _decoding(rows: Found) -> Iterator[str]:

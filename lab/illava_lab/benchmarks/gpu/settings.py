@@ -40,9 +40,9 @@ class Settings:
     size: int = 672
     batches: tuple[int, ...] = (1, 8, 32)
     batch_rounds: int = 3
-    most: int = 1024
+    most: int = 4096
     """The largest batch that is tried."""
-    search_seconds: float = 30
+    search_seconds: float = 60
     """The time limit of the search for the largest batch, for each variant."""
     answer: int = 32
     """Length of the answers of the part "batches"."""

@@ -38,11 +38,17 @@ def rows(context: Context) -> Iterable[Row]:
     """One row for each kind of decoding."""
     settings = context.settings
     whole = context.call_seconds(settings.shape, settings.size, 1, settings.decoded)
-    calls = 2 * (2 + settings.decoding_rounds) * whole
-    yield Row(DYNAMIC, calls + context.build_seconds(settings.shape), partial(measure, context, None))
+    calls = 2 * (_warm_ups(context) + settings.decoding_rounds) * whole
+    seconds = calls + context.build_seconds(settings.shape)
+    yield Row(DYNAMIC, seconds, partial(measure, context, None), "dynamic")
     for label, mode in MODES.items():
         compiling = 5 if settings.rehearsal else COMPILE
-        yield Row(label, calls + compiling, partial(measure, context, mode))
+        yield Row(label, calls + compiling, partial(measure, context, mode), "compiled")
+
+
+def _warm_ups(context: Context) -> int:
+    """A compiled step is traced in the first call and replayed from the second on, also on a CPU."""
+    return max(2, context.warm_ups)
 
 
 class Marks(LogitsProcessor):
@@ -103,7 +109,7 @@ def _in_turn(
     first: dict[str, float] = {}
     for label, one in models.items():
         began = time.monotonic()
-        for _ in range(2):
+        for _ in range(_warm_ups(context)):
             _steps(one, inputs, settings.decoded, options)
         first[label] = time.monotonic() - began
     found: dict[str, list[list[float]]] = {label: [] for label in models}

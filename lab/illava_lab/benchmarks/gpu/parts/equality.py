@@ -20,7 +20,7 @@ from illava.bench import prompts, random_weights
 from illava.models.families import FAMILIES
 from illava.models.tiny_models import ALL, tiny_model
 from illava.models.tiny_prompts import picture, prompt
-from illava.ops.merging import REDUCTIONS, merge
+from illava.ops.merging import REDUCTIONS, merge, merge_diverse
 from illava.ops.selection import diverse_ranking
 
 from ..context import Context, Row
@@ -39,24 +39,30 @@ def rows(context: Context) -> Iterable[Row]:
         for kind in ("random", "ties"):
             for dtype in DTYPES:
                 measure = partial(operations, context.device, units, settings.width, kind, dtype)
-                yield Row(f"operations, {units} units, {kind}, {dtype}", 1 + units / 1000, measure)
+                key = f"operations, {units} units, {kind}, {dtype}"
+                yield Row(key, 1 + units / 1000, measure, "operations")
     for shape in settings.slices:
-        yield Row(f"logits, {shape}, 2 layers", 8, partial(slice_of, context, shape))
+        yield Row(f"logits, {shape}, 2 layers", 8, partial(slice_of, context, shape), "slice")
     for name in ALL:
-        yield Row(f"logits, tiny {name}", 2, partial(tiny, context, name))
+        yield Row(f"logits, tiny {name}", 2, partial(tiny, context, name), "tiny")
 
 
 def operations(device: torch.device, n: int, width: int, kind: str, dtype: str) -> Mapping[str, Any]:
-    """Which units :func:`diverse_ranking` selects, and what :func:`merge` makes of one selection."""
+    """The share of units that both devices select, and for :func:`merge` also that they merge alike."""
     units, scores = _units(n, width, kind)
     units, p = units.to(DTYPES[dtype]), n // 3
     there, placed = units.to(device), scores.to(device)
     ranks = diverse_ranking(units, scores, p)
     same = _share(ranks > 0, diverse_ranking(there, placed, p).cpu() > 0)
+    # What keep= uses: selection and merging in one.
+    options: dict[str, Any] = {"reduce": "fold", "similarity": "cosine"}
+    kept = merge_diverse(units, scores, p, **options).kept
+    found_kept = merge_diverse(there, placed, p, **options).kept.cpu()
+    same = min(same, float(torch.isin(found_kept, kept).float().mean()))
     merged: dict[str, float] = {}
     for reduce in REDUCTIONS:
         for similarity in ("dot", "cosine"):
-            options: dict[str, Any] = {"reduce": reduce, "similarity": similarity}
+            options = {"reduce": reduce, "similarity": similarity}
             want = merge(units, ranks, p, **options)
             found = merge(there, ranks.to(device), p, **options)
             apart = (found.units.float().cpu() - want.units.float()).norm(dim=-1)

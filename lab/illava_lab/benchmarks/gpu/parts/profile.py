@@ -33,11 +33,12 @@ WAITING = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "at
 def rows(context: Context) -> Iterable[Row]:
     """The plain and the merged model; first what the card reaches at best."""
     settings = context.settings
-    yield Row("ceilings", 2, partial(ceilings.measure, context))
+    yield Row("ceilings", 2, partial(ceilings.measure, context), "ceilings")
     call = context.call_seconds(settings.shape, settings.size, 1, 1)
     for number, label in enumerate((PLAIN, THIRD)):
-        seconds = 5 + 5 * call + (context.build_seconds(settings.shape) if number == 0 else 0)
-        yield Row(label, seconds, partial(measure, context, label))
+        seconds = 5 + (3 + context.warm_ups) * call
+        seconds += context.build_seconds(settings.shape) if number == 0 else 0
+        yield Row(label, seconds, partial(measure, context, label), label)
 
 
 def measure(context: Context, label: str) -> Mapping[str, Any]:
@@ -51,9 +52,9 @@ def measure(context: Context, label: str) -> Mapping[str, Any]:
         model.generate(**inputs, max_new_tokens=1, do_sample=False)  # type: ignore[operator]
 
     with nullcontext() if method is None else illava.accelerate(model, method):
-        call()
-        if context.device.type == "cuda":
+        for _ in range(context.warm_ups):
             call()
+        if context.device.type == "cuda":
             with synchronizing() as waits:
                 call()
             found = kernels(call)

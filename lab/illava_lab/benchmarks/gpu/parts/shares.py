@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 import illava
@@ -28,7 +29,8 @@ def measure(
 ) -> dict[str, float]:
     """Shares of the time to first token: of scoring, of selection and of the reductions that include it.
 
-    "own" is scoring and reductions together. Medians over ``calls`` calls, after one to warm up.
+    "own" is scoring and reductions together. Medians over ``calls`` calls, after one to warm up: the part
+    "times" has called the method with these inputs before.
     """
     found: list[dict[str, float]] = []
     clock = clock_of(model)
@@ -51,6 +53,9 @@ def recorded(clock: Clock) -> Iterator[Spans]:
     def marking(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                # Marks would become a part of the graph.
+                return function(*args, **kwargs)
             began = clock.mark()
             try:
                 return function(*args, **kwargs)
@@ -62,8 +67,7 @@ def recorded(clock: Clock) -> Iterator[Spans]:
     with ExitStack() as stack:
         places = [
             *((REDUCTION, place, "reduced") for place in _users("reduced", steps.reduced)),
-            # With and without kernels. A replayed graph calls neither; its selection is in the reduction.
-            *((SELECTION, merging, name) for name in ("diverse_ranking", "select_diverse")),
+            *((SELECTION, merging, name) for name in _SELECT),
             *((SCORING, cls, name) for cls in _subclasses(Step) for name in _OBSERVE if name in cls.__dict__),
         ]
         for kind, place, name in places:
@@ -73,6 +77,8 @@ def recorded(clock: Clock) -> Iterator[Spans]:
         yield spans
 
 
+_SELECT = ("diverse_ranking", "select_diverse", "ranking_by_operations")
+"""With and without kernels. A replayed graph calls none of them; its selection is part of the reduction."""
 _OBSERVE = ("observe_encoder", "observe_llm")
 
 

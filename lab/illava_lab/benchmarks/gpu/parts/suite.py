@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import xml.etree.ElementTree as xml
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,20 @@ GRACE = 15
 
 def rows(context: Context) -> Iterable[Row]:
     """Run all tests on a card; in a rehearsal collect them, since every one of them needs a card."""
-    seconds = context.settings.suite_seconds
+    seconds, tests = context.settings.suite_seconds, digest()
     if context.settings.rehearsal:
-        yield Row("collection", seconds / 2, lambda: collect(seconds))
+        yield Row("collection", seconds / 2, lambda: collect(seconds), digest=tests)
     else:
         # Half of the limit: the limit itself is for suites that hang.
-        yield Row("tests", seconds / 2, lambda: run(min(seconds, context.budget.left())))
+        yield Row("tests", seconds / 2, lambda: run(min(seconds, context.budget.left())), digest=tests)
+
+
+def digest(root: Path = ROOT) -> str:
+    """A digest of the tests and of what they import: the result of other tests is not used again."""
+    found = hashlib.sha256()
+    for file in sorted((root / "tests").rglob("*.py")):
+        found.update(str(file.relative_to(root)).encode() + b"\0" + file.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 def collect(seconds: float, tests: str = TESTS, root: Path = ROOT) -> Mapping[str, Any]:
@@ -42,20 +52,28 @@ def collect(seconds: float, tests: str = TESTS, root: Path = ROOT) -> Mapping[st
 
 
 def run(seconds: float, tests: str = TESTS, root: Path = ROOT) -> Mapping[str, Any]:
-    """Run the tests; what is interrupted by the time limit counts up to there."""
+    """Run the tests.
+
+    Raises RuntimeError if they were interrupted, by the time limit or otherwise: a further call tries again.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "junit.xml"
         code, output = _pytest([tests, f"--junitxml={file}"], seconds, root)
-        if not file.exists():
-            return {"failure": f"pytest ended with exit code {code} and no results: {output[-1500:]}"}
-        found = counted(file)
+        found = counted(file) if file.exists() else None
+    if found is None:
+        raise RuntimeError(f"{output[-1500:]}\npytest ended with exit code {code} and no results")
     if code in (None, INTERRUPTED):
-        return {**found, "failure": f"interrupted after {found['last']}; the limit is {seconds:.0f} s"}
+        so_far = f"{found['passed']} passed, {len(found['failed'])} failed{_list(found['failed'])}"
+        raise RuntimeError(f"interrupted after {found['last']}; the limit is {seconds:.0f} s; {so_far}")
     failed = found["failed"]
     if code:
         names = ", ".join(failed) or output[-1500:]
         return {**found, "failure": f"exit code {code}, {len(failed)} failed: {names}"}
     return {**found, "failure": None}
+
+
+def _list(failed: Mapping[str, str]) -> str:
+    return f": {', '.join(failed)}" if failed else ""
 
 
 def counted(file: Path) -> dict[str, Any]:
@@ -105,16 +123,30 @@ def _pytest(arguments: list[str], seconds: float, root: Path) -> tuple[int | Non
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A group of its own, so that what it started can be ended with it.
+        start_new_session=True,
     )
     try:
+        return _ended(process, seconds)
+    finally:
+        # Also after Ctrl-C, which does not reach another session.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _ended(process: subprocess.Popen[str], seconds: float) -> tuple[int | None, str]:
+    """Exit code and output of a process; the code is None if the time limit ended it."""
+    try:
         output, _ = process.communicate(timeout=max(1.0, seconds))
+        return process.returncode, output
     except subprocess.TimeoutExpired:
         # As Ctrl-C does: pytest then still writes what it has.
         process.send_signal(signal.SIGINT)
-        try:
-            output, _ = process.communicate(timeout=GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            output, _ = process.communicate()
-        return None, output
-    return process.returncode, output
+    with suppress(subprocess.TimeoutExpired):
+        return None, process.communicate(timeout=GRACE)[0]
+    os.killpg(process.pid, signal.SIGKILL)
+    # A process that left the group may hold the other end of the pipe for as long as it likes.
+    with suppress(subprocess.TimeoutExpired):
+        return None, process.communicate(timeout=GRACE)[0]
+    return None, "no output: a process that the tests started still holds it"

@@ -25,11 +25,10 @@ def rows(context: Context) -> Iterable[Row]:
             first = context.call_seconds(shape, size, 1, 1)
             whole = context.call_seconds(shape, size, 1, settings.new_tokens)
             # Warm-up, rounds, peak memory; then the shares.
-            seconds = (
-                variants * ((1 + settings.rounds) * whole + first) + 3 * (1 + settings.share_calls) * first
-            )
+            calls = (1 + settings.rounds) * whole + context.warm_ups * first
+            seconds = variants * calls + 3 * (1 + settings.share_calls) * first
             seconds += context.build_seconds(shape) if number == 0 else 0
-            yield Row(f"{shape}, {size}", seconds, partial(measure, context, shape, size))
+            yield Row(f"{shape}, {size}", seconds, partial(measure, context, shape, size), str(size))
 
 
 def measure(context: Context, shape: str, size: int) -> Mapping[str, Any]:
@@ -37,6 +36,8 @@ def measure(context: Context, shape: str, size: int) -> Mapping[str, Any]:
     settings = context.settings
     model = context.model(shape)
     variants = [run.Variant(label, method) for label, method in schedules().items()]
+    inputs = context.inputs(model, size)
+    context.warm_up(model, inputs, [None, *schedules().values()])
     (found,) = run.run(
         model,
         lambda batch: context.inputs(model, size, batch),
@@ -45,7 +46,6 @@ def measure(context: Context, shape: str, size: int) -> Mapping[str, Any]:
         settings.new_tokens,
         settings.rounds,
     )
-    inputs = context.inputs(model, size)
     for variant, row in zip(variants, found["variants"], strict=True):
         row["shares"] = shares.measure(model, inputs, variant.method, settings.share_calls)
     return {"shape": shape, "size": size, "layers": settings.layers, **found}
