@@ -27,8 +27,6 @@ ANYRES_FUNCTIONS = {
     ),
 }
 """Functions of transformers called by the layouts and reports of tiled pictures."""
-RESIZE_FUNCTIONS: dict[tuple[str, str], Call] = {}
-"""Functions of transformers that :func:`resize_to_units` calls: none, as theirs need torchvision."""
 TIME_TOKENS = 6
 """Tokens of the timestamp that Qwen3-VL and GLM-4V write before a frame: "<0.3 seconds>"."""
 FRAME_MARKS = TIME_TOKENS + 2

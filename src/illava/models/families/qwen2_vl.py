@@ -15,7 +15,7 @@ from .. import tiny_configs as tiny
 from ..dimensions import EncoderDimensions, packed_encoder
 from ..family import ANY, Family, Schedule
 from ..noise import NoisePictures, noise, text_ids
-from ..picture_layouts import RESIZE_FUNCTIONS, TIME_TOKENS, packed_picture, packed_video, resize_to_units
+from ..picture_layouts import TIME_TOKENS, packed_picture, packed_video, resize_to_units
 from ..towers import QWEN_VL, Tower
 from ..workload import Size
 
@@ -104,7 +104,6 @@ QWEN2_5_TOWER = Tower(
 _SLIDING = ("sliding_window", "layer_types")
 _PAIRS: dict[str, Any] = {
     **QWEN,
-    "functions": RESIZE_FUNCTIONS,
     "video": packed_video,
     "resize": partial(resize_to_units, units=UNITS),
     "noise": partial(qwen_noise, units=UNITS),
@@ -141,7 +140,6 @@ ENTRIES = (
         **{
             **_PAIRS,
             "functions": {
-                **RESIZE_FUNCTIONS,
                 ("transformers.vision_utils", "get_vision_window_index"): Call(
                     ("grid_thw", "spatial_merge_size"), ("window_size", "patch_size"), optional=True
                 ),

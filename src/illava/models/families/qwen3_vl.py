@@ -11,7 +11,7 @@ import transformers
 from .. import tiny_configs as tiny
 from ..dimensions import EncoderDimensions, packed_encoder
 from ..family import ANY, Family, Schedule
-from ..picture_layouts import RESIZE_FUNCTIONS, resize_to_units, timed_video
+from ..picture_layouts import resize_to_units, timed_video
 from ..towers import QWEN_VL
 from .qwen2_vl import PATCHES, QWEN, qwen_noise
 
@@ -70,7 +70,6 @@ ENTRIES = (
         _SCHEDULE,
         **_DEEPSTACK,
         llm_attributes={"qwen3_vl_text": ()},
-        functions=RESIZE_FUNCTIONS,
         resize=partial(resize_to_units, units=UNITS),
         noise=partial(qwen_noise, units=UNITS, timed=True),
         tiny={
