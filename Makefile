@@ -51,9 +51,8 @@ bench: $(READY)  ## time a slice of Qwen2-VL-2B's shape, plain and merged (minut
 bench-gpu: $(READY)  ## measure on a graphics card, into OUT: what matters most in 8 minutes; after "Error 3" call it again for the rest
 	$(BIN)/python -m illava_lab.benchmarks.gpu --output $(OUT)
 
-bench-gpu-rehearsal: $(READY)  ## the same code at small sizes on the CPU, in less than 10 minutes
-	rm -rf out/gpu-rehearsal
-	OMP_NUM_THREADS=1 $(BIN)/python -m illava_lab.benchmarks.gpu --rehearsal --output out/gpu-rehearsal
+bench-gpu-rehearsal: $(READY)  ## the same code at small sizes on the CPU, in less than 10 minutes; goes on where it was stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m illava_lab.benchmarks.gpu --rehearsal --discard --output out/gpu-rehearsal
 
 performance: $(READY)  ## measure all that docs/performance.md tells but OpenVINO and graphics cards (an hour and more), and write it
 	$(BIN)/python -m illava_lab.benchmarks.speed qwen2-vl-2b --threads 1 --rounds 3

@@ -86,6 +86,68 @@ def test_rows_of_another_library_card_or_setting_are_not_used(
     assert made.ran == ["a"]
 
 
+@pytest.fixture
+def main(made: Made, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command with one made-up part, named like a real one."""
+    part = made.part("equality", ("a", 1))
+    monkeypatch.setitem(command.PARTS, "equality", part)
+    monkeypatch.setattr(command, "add_tiny_shapes", lambda: None)
+    # The captured output of a test has no file to write to.
+    monkeypatch.setattr(command.faulthandler, "dump_traceback_later", lambda *_, **__: None)
+    return lambda *words: command.main(["--rehearsal", "--parts", "equality", *map(str, words)])
+
+
+def test_results_of_another_source_are_not_overwritten(
+    main: Any, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("--output", tmp_path) == command.DONE
+    before = (tmp_path / "equality.json").read_bytes()
+    monkeypatch.setattr(results, "source_digest", lambda: "another source")
+    assert main("--output", tmp_path) == command.USAGE
+    assert "holds results of another source; give another --output, or --discard" in capsys.readouterr().out
+    assert (tmp_path / "equality.json").read_bytes() == before
+    made.ran = []
+    assert main("--output", tmp_path, "--discard") == command.DONE
+    assert made.ran == ["a"]
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '{"part": "equ', ""])
+def test_files_of_somebody_else_are_not_overwritten(
+    main: Any, tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "equality.json").write_text(content)
+    assert main("--output", tmp_path) == command.USAGE
+    assert "holds no results of this command" in capsys.readouterr().out
+    assert (tmp_path / "equality.json").read_text() == content
+
+
+def test_folders_that_cannot_be_written_give_one_line(
+    main: Any, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", "http://host/there"):
+        assert main("--output", folder) == command.USAGE
+        assert len(capsys.readouterr().out.splitlines()) == 1
+    assert made.ran == []
+
+
+def test_ctrl_c_reports_what_there_is_and_says_how_to_go_on(
+    main: Any, made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.bad = {"a": KeyboardInterrupt()}
+    assert main("--output", tmp_path) == command.INTERRUPTED
+    assert "the same command goes on" in capsys.readouterr().out
+    assert (tmp_path / "table.md").exists()
+    made.bad = {}
+    assert main("--output", tmp_path) == command.DONE
+
+
+def test_a_plot_of_earlier_results_does_not_stay(main: Any, tmp_path: Path) -> None:
+    (tmp_path / "plot.png").write_bytes(b"earlier")
+    assert main("--output", tmp_path) == command.DONE
+    assert not (tmp_path / "plot.png").exists()
+
+
 def test_the_digest_follows_the_library_and_what_measures_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before, reads = results.source_digest(), Path.read_bytes
     assert results.source_digest() == before

@@ -16,12 +16,13 @@ from . import report, requirements
 from .budget import Budget
 from .context import Context, Row
 from .parts import PARTS, Part
-from .results import PartFile, environment, identity
+from .results import PartFile, conflict, environment, identity
 from .settings import CARD, REHEARSAL, Settings, add_tiny_shapes
 
 DONE, FAILED, USAGE, UNFINISHED = 0, 1, 2, 3
 """Exit codes: all rows are there; something failed, or a row hung; no card, no package or a wrong argument;
 nothing failed, but there was no time for some rows, which a further call measures."""
+INTERRUPTED = 130
 LATEST = 60
 """Seconds after the end of the time at which the process ends itself, with exit code 1."""
 LONGEST = 24 * 60
@@ -32,12 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m illava_lab.benchmarks.gpu",
-        description="everything that a graphics card is needed for",
+        description="Measure everything that a graphics card is needed for. The same command goes on where "
+        "it was stopped.",
+        epilog="Exit codes: 0 all measured; 1 something failed; 2 wrong argument, no card or no package; "
+        "3 no time for some rows, which a further call measures.",
     )
-    parser.add_argument("--output", type=Path, default=Path("out/gpu"), help="folder of the results")
-    parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
+    parser.add_argument(
+        "--output", type=Path, help="folder of the results: out/gpu, out/gpu-rehearsal for a rehearsal"
+    )
+    parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS], help="default: all")
     parser.add_argument("--rehearsal", action="store_true", help="the same code on the CPU, at small sizes")
-    parser.add_argument("--minutes", type=float, default=8.0, help="start nothing that would end later")
+    parser.add_argument("--minutes", type=float, default=8.0, help="start nothing that would end later (8)")
+    parser.add_argument(
+        "--discard", action="store_true", help="measure anew what depends on another card or source"
+    )
     options = parser.parse_args(arguments)
     if not 0 <= options.minutes <= LONGEST:
         print(f"--minutes {options.minutes:g}: give a number from 0 to {LONGEST}")
@@ -52,12 +61,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.rehearsal:
         add_tiny_shapes()
     parts = {name: PARTS[name] for name in options.parts}
+    folder = options.output or Path("out/gpu-rehearsal" if options.rehearsal else "out/gpu")
+    if (reason := _unusable(folder, parts, settings, options.discard)) is not None:
+        print(reason)
+        return USAGE
     # A row that hangs must not take the machine's time: what was saved before stays.
     faulthandler.dump_traceback_later(60 * options.minutes + LATEST, exit=True)
     try:
-        return run(parts, settings, options.output, Budget(60 * options.minutes))
+        return run(parts, settings, folder, Budget(60 * options.minutes))
+    except KeyboardInterrupt:
+        _report(folder, quiet=True)
+        print("\nstopped; the same command goes on from here")
+        return INTERRUPTED
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def _unusable(folder: Path, parts: Mapping[str, Part], settings: Settings, discard: bool) -> str | None:
+    """One line on why results cannot be written into a folder; None if they can."""
+    if "://" in str(folder) or ":/" in str(folder):
+        return f"--output {folder}: give a folder of this machine"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"--output {folder}: {error.strerror}"
+    return None if discard else conflict(folder, parts, identity(settings))
 
 
 def run(parts: Mapping[str, Part], settings: Settings, folder: Path, budget: Budget) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,5 +37,5 @@ def copy(folder: Path, target: Path = performance.FOLDER) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    copy(Path(sys.argv[1] if len(sys.argv) > 1 else "out/gpu"))
+    copy(report.folder_of(__doc__))
     performance.main()

@@ -5,7 +5,7 @@ python -m illava_lab.benchmarks.gpu.report out/gpu
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,11 @@ def write(folder: Path) -> None:
     with replacing(folder / "table.md") as partial:
         partial.write_text("\n".join(table(found)) + "\n", encoding="utf-8")
     print(f"written to {folder / 'table.md'}")
-    print(plot.draw(found, folder / "plot.png") or f"written to {folder / 'plot.png'}")
+    missing = plot.draw(found, folder / "plot.png")
+    if missing is not None:
+        # One of earlier results would be taken for one of these.
+        (folder / "plot.png").unlink(missing_ok=True)
+    print(missing or f"written to {folder / 'plot.png'}")
 
 
 def table(found: Mapping[str, Any]) -> list[str]:
@@ -62,5 +66,15 @@ def table(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def folder_of(doc: str | None) -> Path:
+    """The folder given on the command line. Ends the process for one that is not there."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("out/gpu"), help="out/gpu")
+    folder: Path = parser.parse_args().folder
+    if not folder.is_dir():
+        parser.exit(2, f"{folder}: no such folder\n")
+    return folder
+
+
 if __name__ == "__main__":
-    write(Path(sys.argv[1] if len(sys.argv) > 1 else "out/gpu"))
+    write(folder_of(__doc__))

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,9 +167,28 @@ class PartFile:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """The content of a part's file; None if there is none, or none that can be read."""
+    """The content of a part's file; None if there is none, or something else."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found
+    whole = isinstance(found, dict) and {"part", "identity", "environment", "rows"} <= found.keys()
+    return found if whole else None
+
+
+def conflict(folder: Path, parts: Iterable[str], same: Mapping[str, Any]) -> str | None:
+    """One line on what this run would overwrite in ``folder``: results that depend on something else, or
+    files of somebody else; None if there is nothing."""
+    for path in (folder / f"{name}.json" for name in parts):
+        if not path.exists():
+            continue
+        found = read(path)
+        if found is None:
+            return f"{path} holds no results of this command; give another --output"
+        other = [key for key, value in same.items() if found["identity"].get(key) != value]
+        if other and found["rows"]:
+            return (
+                f"{path} holds results of another {' and '.join(other)}; give another --output, or --discard "
+                "to measure anew"
+            )
+    return None
