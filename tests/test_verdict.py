@@ -55,6 +55,7 @@ def test_a_small_picture_on_a_fast_card_is_not_merged(targets):
     assert keeps_all(found)
     assert not found.met
     assert "which no card has confirmed" in found.reason
+    assert ("; the target cannot be reached" in found.reason) == bool({"speedup", "ttft_ms"} & targets.keys())
     merged, plain = found.refused.seconds
     # Launches decide the plain pass; merging adds its own.
     assert plain.ttft == pytest.approx(plain.launches)

@@ -196,3 +196,13 @@ def test_nothing_needs_to_merge():
     result = invoke("zoo/S", "--speedup", "1", "--size", "192")
     assert "No merging needed" in result.stdout
     assert "calibrate" not in invoke("zoo/S", "--speedup", "100", "--size", "192").stdout
+
+
+def test_there_is_nothing_to_calibrate_where_merging_does_not_pay(tmp_path):
+    (tmp_path / "prompts.txt").write_text("What is it?\n")
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    result = invoke("zoo/S", "--speedup", 1.5, "--device-rates", "h100", "--calibrate", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["pays"] is False
+    assert "the target cannot be reached" in found["reason"]

@@ -184,6 +184,9 @@ def plan(
         found = plan_on(modules, work, targets, rates, None if kind is None else kind.itemsize)
         divergences: list[float] = []
         tried = [found.chosen, *sorted(found.alternatives, key=lambda one: one.divergence)[: MOST_EQUALS - 1]]
+        if found.refused is not None:
+            # Nothing merges, so there is nothing to compare.
+            calibrate = None
         if calibrate is not None and len(tried) == 1:
             raise InputError(f"--calibrate: only one schedule meets the target; leave it out. {found.reason}")
         if calibrate is not None and model is not None:

@@ -50,9 +50,10 @@ def judged(
         return replace(found, chosen=chosen, reason=reason, alternatives=(), pays=True)
     met = "keep" not in found.targets and shortfall(keep_all, found.targets) <= TOLERANCE
     refused = max((*tried, found.chosen), key=lambda one: one.speedup)
-    return Recommendation(
-        keep_all, found.targets, met, _of_refused(refused, fastest()), pays=False, refused=refused
-    )
+    reason = _of_refused(refused, fastest())
+    if not met and not TIMES.isdisjoint(found.targets):
+        reason += "; the target cannot be reached"
+    return Recommendation(keep_all, found.targets, met, reason, pays=False, refused=refused)
 
 
 def _of_refused(refused: Candidate, fastest: Candidate) -> str:
