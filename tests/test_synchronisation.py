@@ -63,7 +63,8 @@ def on_device(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 CELLS = [
-    pytest.param(name, shown, rows, id=f"{name}-{shown}-{rows}")
+    # Models of experts wait where those without do, and take longer.
+    pytest.param(name, shown, rows, id=f"{name}-{shown}-{rows}", marks=[pytest.mark.slow] * (name in EXPERTS))
     for name in ALL
     for shown, rows in (("one", "single"), ("two", "batch"), ("video", "single"))
     if shown != "video" or name in WITH_VIDEO
@@ -123,7 +124,9 @@ def test_static_layers_do_not_wait_either(name: str) -> None:
     assert not [wait for step in decoding for wait in step.ours()]
 
 
-@pytest.mark.parametrize("name", FLASH)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in EXPERTS)) for name in FLASH]
+)
 def test_flash_attention_waits_no_more(name: str, kernels: Kernels) -> None:
     model, inputs = on_device(use(tiny_model(name), "flash_attention_2"))
     for kind, method in methods(name).items():

@@ -26,8 +26,15 @@ def elsewhere(function, *args):
         return pool.submit(function, *args).result(timeout=60)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize("bare", [False, True], ids=["head", "bare"])
+@pytest.mark.parametrize(
+    ("bare", "compiled"),
+    [
+        pytest.param(False, False, id="head-eager"),
+        pytest.param(True, False, id="bare-eager"),
+        pytest.param(True, True, id="bare-compiled"),
+        pytest.param(False, True, id="head-compiled", marks=pytest.mark.slow),
+    ],
+)
 def test_many_forwards(bare, compiled):
     model = tiny_model("qwen2_vl")
     used = model.model if bare else model

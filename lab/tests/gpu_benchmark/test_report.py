@@ -128,6 +128,7 @@ def test_the_page_takes_no_rehearsal(tmp_path: Path) -> None:
         page.copy(tmp_path / "none", tmp_path)
 
 
+@pytest.mark.slow
 def test_parts_leave_what_the_table_needs(tmp_path: Path) -> None:
     """The real parts, on a tiny model; compiled decoding is left to the rehearsal."""
     add_tiny_shapes()
