@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,9 @@ def test_a_suite_that_ignores_its_limit_is_ended_although_others_hold_its_output
     with pytest.raises(RuntimeError, match="no results"):
         suite.run(8, "test_it.py", tmp_path)
     child = int((tmp_path / "child").read_text())
-    assert running(child) == apart
+    assert apart or ends(child)
     if apart:
+        assert running(child)
         os.kill(child, signal.SIGKILL)
 
 
@@ -87,6 +89,14 @@ def running(process: int) -> bool:
         return False
 
 
+def ends(process: int) -> bool:
+    """Whether a process ends soon: a killed one takes a moment."""
+    until = time.monotonic() + 20
+    while running(process) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not running(process)
+
+
 def test_a_suite_that_ends_leaves_no_process(tmp_path: Path) -> None:
     child = (
         LEAVES.partition("signal.signal")[0] + LEAVES[LEAVES.index("child =") : LEAVES.rindex("time.sleep")]
@@ -94,7 +104,7 @@ def test_a_suite_that_ends_leaves_no_process(tmp_path: Path) -> None:
     child = child.replace("start_new_session={apart}", "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL")
     (tmp_path / "test_it.py").write_text(child + "def test_passes(): pass\n")
     assert suite.run(60, "test_it.py", tmp_path)["failure"] is None
-    assert not running(int((tmp_path / "child").read_text()))
+    assert ends(int((tmp_path / "child").read_text()))
 
 
 def test_the_digest_follows_every_test_and_what_they_import(tmp_path: Path) -> None:
