@@ -210,7 +210,6 @@ def _wrapped(out: Any, wrappers: dict[int, OnDevice]) -> Any:
         return type(out)(_wrapped(part, wrappers) for part in out)
     if not isinstance(out, Tensor):
         return out
-    # An operation in place returns its argument.
     known = wrappers.get(id(out))
     return OnDevice(out) if known is None else known
 

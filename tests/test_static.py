@@ -16,9 +16,9 @@ from transformers import CompileConfig, StaticCache
 
 import illava
 from illava.runtime.cache.merged import MergedLayer
-from illava.runtime.cache.static import LENGTHS, ROUNDED, StaticMergedLayer
+from illava.runtime.cache.static import ROUNDED, StaticMergedLayer
 from tests.battery.test_battery import CLOSE, inputs_of, method_of
-from tests.tiny import ALL, WITH_VIDEO, picture, prompt, tiny_model
+from tests.tiny import ALL, WITH_VIDEO, prompt, tiny_model
 
 NEW = 6
 GROWING = ("gemma3", "llava-windows", "paligemma", "paligemma-2", "qwen3_5", "qwen3_5_moe")
@@ -121,24 +121,6 @@ def test_decoding_is_compiled_whole_and_once(name: str) -> None:
         torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
     assert not torch.equal(got[0], got[1])
     assert torch.equal(generated(model, inputs, **compiled)[0], plain)
-
-
-def test_pictures_of_many_sizes_share_compiled_code() -> None:
-    """Twelve sizes of a picture, and no shapes that vary: fewer lengths than dynamo compiles for."""
-    model = tiny_model("qwen2_vl")
-    config = CompileConfig(backend="eager", mode=None, dynamic=False)
-    config._compile_all_devices = True
-    rooms = set()
-    with illava.accelerate(model, illava.Illava.best(1 / 3)):
-        counters.clear()
-        cache = static_cache(model, 1200)
-        for number in reversed(range(12)):
-            inputs = prompt(model, [([5, 6, 7, 8], [picture(model, (6 + 8 * number, 12))])])
-            generated(model, inputs, past_key_values=cache, compile_config=config, max_new_tokens=3)
-            rooms.add(tuple(layer.keys.shape[2] for layer in cache.layers))
-            cache.reset()
-    assert 2 < len(rooms) <= LENGTHS
-    assert counters["stats"]["unique_graphs"] == len(rooms)
 
 
 @pytest.mark.slow

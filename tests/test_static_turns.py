@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
+from transformers import CompileConfig
 from transformers.cache_utils import StaticLayer
 
 import illava
-from illava.runtime.cache.static import StaticMergedLayer
+from illava.runtime.cache.static import LENGTHS, StaticMergedLayer
 from tests.battery.test_battery import inputs_of, method_of
 from tests.test_static import _fresh_compiler, generated, static_cache
-from tests.tiny import prompt, tiny_model
+from tests.tiny import picture, prompt, tiny_model
 
 __all__ = ["_fresh_compiler"]
 
@@ -140,3 +142,21 @@ def test_what_is_refused() -> None:
         handle.remove()
         with pytest.raises(illava.UnsupportedError, match="can only be used while it is"):
             model(input_ids=torch.tensor([[5]]), past_key_values=out.past_key_values)
+
+
+def test_pictures_of_many_sizes_share_compiled_code() -> None:
+    """Twelve sizes of a picture, and no shapes that vary: fewer lengths than dynamo compiles for."""
+    model = tiny_model("qwen2_vl")
+    config = CompileConfig(backend="eager", mode=None, dynamic=False)
+    config._compile_all_devices = True
+    rooms = set()
+    with illava.accelerate(model, illava.Illava.best(1 / 3)):
+        counters.clear()
+        cache = static_cache(model, 1200)
+        for number in reversed(range(12)):
+            inputs = prompt(model, [([5, 6, 7, 8], [picture(model, (6 + 8 * number, 12))])])
+            generated(model, inputs, past_key_values=cache, compile_config=config, max_new_tokens=3)
+            rooms.add(tuple(layer.keys.shape[2] for layer in cache.layers))
+            cache.reset()
+    assert 2 < len(rooms) <= LENGTHS
+    assert counters["stats"]["unique_graphs"] == len(rooms)

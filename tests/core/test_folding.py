@@ -101,15 +101,12 @@ def test_copies_are_ranked_last():
     assert sorted((first // 3).tolist()) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("way", ["row by row", "all at once", "in chunks"])
+@pytest.mark.parametrize("way", ["at once", "in chunks"])
 @pytest.mark.parametrize("kind", ["padding", "boolean", "additive"])
 @pytest.mark.parametrize("heads", [(2, 2), (4, 2)])
 def test_row_scores_equal_the_loop(heads, kind, way, monkeypatch):
-    if way != "row by row":
-        # On accelerators, which must not be asked which rows are chosen.
-        monkeypatch.setattr(scoring, "_on_host", lambda tensor: False)
     if way == "in chunks":
-        monkeypatch.setattr(scoring, "ACCELERATOR_CHUNK_BYTES", 4 * 3 * heads[0] * 8 * 2)
+        monkeypatch.setattr(scoring, "CHUNK_BYTES", 4 * 3 * heads[0] * 8 * 2)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(3, heads[0], 5, 4, generator=generator)
     key = torch.randn(3, heads[1], 8, 4, generator=generator)

@@ -1,8 +1,8 @@
 """Functions of many small operations, replayed on a graphics card as one CUDA graph.
 
-A loop of a thousand operations takes ten milliseconds to launch, whatever the device. The third time that a
-captured function is called with the same shapes, its operations are recorded, and from then on one call
-launches them all. It serves loops without a Triton kernel, and machines without Triton.
+The operations of a loop are launched one by one, which can take longer than to compute them. The third time a
+captured function is called with the same shapes, its operations are recorded; later calls replay them in one
+launch. This serves loops without a Triton kernel, and machines without Triton.
 """
 
 from __future__ import annotations

@@ -85,8 +85,12 @@ def _average(values: Tensor, shares: Tensor) -> Tensor:
 
 def finite(rows: Tensor) -> Tensor:
     """(...) bool: which of (..., d) rows contain neither NaN nor infinity."""
-    # Sum in float32, which sums of finite float16 numbers cannot overflow.
-    return rows.detach().sum(-1, dtype=torch.promote_types(rows.dtype, torch.float32)).isfinite()
+    return _sums(rows).isfinite()
+
+
+def _sums(rows: Tensor) -> Tensor:
+    """(...) sums of (..., d) rows, in float32, which sums of finite float16 numbers cannot overflow."""
+    return rows.detach().sum(-1, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
 def zero_or_nan(sound: Tensor) -> Tensor:
@@ -108,8 +112,8 @@ def propagated(survivors: Tensor, units: Tensor, lengths: Sequence[int], left: S
         from .kernels.guarding import propagate
 
         return propagate(survivors, units, lengths, left)
-    # Sum in float32, which sums of finite float16 numbers cannot overflow. x - x is NaN unless x is finite.
-    total = units.detach().sum(-1, dtype=torch.promote_types(units.dtype, torch.float32))
+    total = _sums(units)
+    # Zero, or NaN where a sum is not finite.
     bad = total - total
     if len(lengths) == 1:
         return survivors + bad.sum()

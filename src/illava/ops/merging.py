@@ -14,7 +14,7 @@ TF32. The result has the dtype of the units. The rules for dropped units are in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -95,12 +95,22 @@ def merge(
         raise ValueError(f"neighbours must be at least 1, got {neighbours}")
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, got {reduce!r}")
-    options = (p, reduce, recycle, neighbours, similarity, counted)
+    rule = _Rule(reduce, recycle, neighbours, similarity, counted)
     if reduce not in KERNEL_REDUCTIONS:
-        return _by_operations(units, scores, sizes, *options)
+        return _by_operations(units, scores, sizes, p, rule)
     if kernels.enabled(units, scores):
-        return _by_kernels(units, scores, sizes, *options)
-    return _captured_merge(units, scores, sizes, *options)
+        return _by_kernels(units, scores, sizes, p, rule)
+    return _captured_merge(units, scores, sizes, p, rule)
+
+
+class _Rule(NamedTuple):
+    """The options of :func:`merge`."""
+
+    reduce: Reduce
+    recycle: float = 0.05
+    neighbours: int = 5
+    similarity: Similarity = "dot"
+    counted: bool = False
 
 
 def _check(units: Tensor, scores: Tensor, p: int) -> None:
@@ -127,6 +137,13 @@ def merge_diverse(
 
     On graphics cards it takes fewer launches than the two functions, since the selection already knows which
     survivor each unit is most similar to.
+
+    Args:
+        units: (S, n, D), any floating dtype.
+        scores: (S, n) fp32, not negative.
+        p, sizes, counted, options: as for :func:`merge`.
+
+    Raises ValueError as :func:`merge` does.
     """
     _check(units, scores, p)
     if options.get("reduce") == "fold" and options.get("similarity") == "cosine":
@@ -184,48 +201,32 @@ def merge_segments(
     return reduce_segments(reducer, lengths, counts, units, scores, sizes=sizes)
 
 
-def _by_kernels(
-    units: Tensor,
-    scores: Tensor,
-    sizes: Tensor | None,
-    p: int,
-    reduce: Reduce,
-    recycle: float,
-    neighbours: int,
-    similarity: Similarity,
-    counted: bool,
-) -> Merged:
+def _by_kernels(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, rule: _Rule) -> Merged:
     """:func:`merge` with the kernels of :mod:`illava.ops.kernels`."""
     order = scores.float().argsort(dim=1, descending=True, stable=True)
     kept = order[:, :p].sort(dim=1).values
-    if reduce == "fold":
-        return Merged(*kernel_merging.fold_most_similar(units, kept, similarity, sizes, counted=counted))
-    recyclers = recycler_count(p, recycle)
-    return Merged(*kernel_merging.recycle(units, order, kept, recyclers, neighbours, similarity, sizes))
+    if rule.reduce == "fold":
+        return Merged(
+            *kernel_merging.fold_most_similar(units, kept, rule.similarity, sizes, counted=rule.counted)
+        )
+    recyclers = recycler_count(p, rule.recycle)
+    return Merged(
+        *kernel_merging.recycle(units, order, kept, recyclers, rule.neighbours, rule.similarity, sizes)
+    )
 
 
-def _by_operations(
-    units: Tensor,
-    scores: Tensor,
-    sizes: Tensor | None,
-    p: int,
-    reduce: Reduce,
-    recycle: float,
-    neighbours: int,
-    similarity: Similarity,
-    counted: bool,
-) -> Merged:
+def _by_operations(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, rule: _Rule) -> Merged:
     """:func:`merge` with PyTorch operations."""
     order = scores.float().argsort(dim=1, descending=True, stable=True)
-    if reduce == "fold":
-        return Merged(*fold(units, order, p, similarity, sizes, counted=counted))
+    if rule.reduce == "fold":
+        return Merged(*fold(units, order, p, rule.similarity, sizes, counted=rule.counted))
     kept = order[:, :p].sort(dim=1).values
     kept_sizes = None if sizes is None else sizes.gather(1, kept)
-    if reduce == "drop":
+    if rule.reduce == "drop":
         return Merged(gather_units(units, kept), kept, kept_sizes)
-    if reduce == "recycle":
-        changed = order[:, p - recycler_count(p, recycle) : p]
-        change = recycling(units.float(), changed, order[:, p:], neighbours, similarity)
+    if rule.reduce == "recycle":
+        changed = order[:, p - recycler_count(p, rule.recycle) : p]
+        change = recycling(units.float(), changed, order[:, p:], rule.neighbours, rule.similarity)
     else:
         changed, lowest = order[:, p - 1 : p], order[:, p - 1 :]
 
@@ -242,7 +243,7 @@ def _by_operations(
 
 def _diverse_fold(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, counted: bool) -> Merged:
     ranking = ranking_by_operations(units, scores, p)
-    return _by_operations(units, ranking, sizes, p, "fold", 0, 1, "cosine", counted)
+    return _by_operations(units, ranking, sizes, p, _Rule("fold", similarity="cosine", counted=counted))
 
 
 _captured_merge, _captured_diverse_fold = captured(_by_operations), captured(_diverse_fold)

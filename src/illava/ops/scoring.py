@@ -55,7 +55,7 @@ def column_scores(
         query = query[:, :, torch.arange(0, count * n, n, device=query.device) // count]
     # One matrix product per batch entry and key/value head, over all query rows that share its keys.
     rows, keys = query.float().reshape(batch * key.shape[1], -1, width), key.float().flatten(0, 1)
-    room = CHUNK_BYTES if _on_host(query) else ACCELERATOR_CHUNK_BYTES
+    room = _room(query)
     some = max(1, room // (4 * rows.shape[1] * n))
     step = max(1, room // (4 * min(some, len(rows)) * n))
     sums = []
@@ -68,14 +68,16 @@ def column_scores(
         sums.append(total)
     total = torch.cat(sums) if len(sums) > 1 else sums[0]
     total = total.reshape(batch, -1, n).sum(1)
-    if not _on_host(query):
-        return total * (times / (heads * count))
-    mean = total / (heads * count)
-    return mean if times == 1 else mean * times
+    return total * (times / (heads * count))
 
 
 def _on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
+
+
+def _room(query: Tensor) -> int:
+    """Bytes of attention weights to compute at once."""
+    return CHUNK_BYTES if _on_host(query) else ACCELERATOR_CHUNK_BYTES
 
 
 def _column_sums(weights: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ def last_row_scores(
             or 0/1, in addition to the causal mask.
         softcap: bound c on the scaled dot products z, which become c tanh(z / c) as in Gemma 2, or None.
 
-    Returns (B, k) fp32; each row sums to 1.
+    Returns (B, k) fp32; each row sums to 1. Raises ValueError for a mask of another kind.
     """
     if mask is not None and mask.dim() != 2:
         _check_mask(mask)
@@ -120,8 +122,7 @@ def last_row_scores(
     rows_used = query.gather(2, last[:, None, None, None].expand(-1, heads, 1, width)).float()
     grouped = rows_used.reshape(batch, key.shape[1], heads // key.shape[1], width)
     logits = (grouped * scaling).matmul(key.float().transpose(2, 3)).reshape(batch, heads, length)
-    if softcap is not None:
-        logits = (logits / softcap).tanh() * softcap
+    logits = _capped(logits, softcap)
     if mask is None or mask.dim() == 2:
         unseen = torch.arange(rows - length, rows, device=query.device) > last[:, None]
         if mask is not None:
@@ -130,9 +131,17 @@ def last_row_scores(
     else:
         mask = mask.expand(batch, *mask.shape[1:])
         row = mask[torch.arange(batch, device=mask.device), :, last][..., :length]
-        boolean = row.dtype == torch.bool
-        logits = logits.masked_fill(~row, float("-inf")) if boolean else logits + row.float()
+        logits = _masked(logits, row)
     return logits.softmax(-1).mean(1)
+
+
+def _capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else (logits / softcap).tanh() * softcap
+
+
+def _masked(logits: Tensor, mask: Tensor) -> Tensor:
+    """Logits with a boolean mask (True = may attend) or an additive one."""
+    return logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask.float()
 
 
 def _check_mask(mask: Tensor) -> None:
@@ -157,27 +166,9 @@ def row_scores(
         rows: (B, q) bool, the query rows to use.
         query, key, scaling, mask, softcap: as for :func:`last_row_scores`.
 
-    Returns (B, k) fp32; each row sums to 1, or is zero if no query row is chosen.
+    Returns (B, k) fp32; each row sums to 1, or is zero if no query row is chosen. Waits once for the device,
+    for the numbers of chosen rows. Raises ValueError as :func:`last_row_scores`.
     """
-    if not _on_host(query):
-        return _row_scores_at_once(query, key, scaling, rows, mask, softcap)
-    total = torch.zeros(len(query), key.shape[2], device=query.device, dtype=torch.float32)
-    for number, chosen in enumerate(rows):
-        indices = chosen.nonzero().flatten()
-        if not len(indices):
-            continue
-        one = slice(number, number + 1)
-        part = mask if mask is None or len(mask) == 1 else mask[one]
-        for index in indices:
-            scores = last_row_scores(query[one], key[one], scaling, index[None], part, softcap)
-            total[number] += scores[0] / len(indices)
-    return total
-
-
-def _row_scores_at_once(
-    query: Tensor, key: Tensor, scaling: float, rows: Tensor, mask: Tensor | None, softcap: float | None
-) -> Tensor:
-    """:func:`row_scores` with few launches. Waits once for the device, for the numbers of chosen rows."""
     batch, heads, _, width = query.shape
     length, rows = key.shape[2], rows.to(query.device)
     total = torch.zeros(batch, length, device=query.device, dtype=torch.float32)
@@ -186,13 +177,12 @@ def _row_scores_at_once(
         if not count:
             continue
         # Never more than fit in memory at a time.
-        step = max(1, ACCELERATOR_CHUNK_BYTES // (4 * heads * length))
+        step = max(1, _room(query) // (4 * heads * length))
         for at in torch.split(places_of(rows[number], count), step):
             chosen = query[number].index_select(1, at).float() * scaling
             logits = chosen.reshape(key.shape[1], -1, width) @ keys[number]
             logits = logits.view(heads, len(at), length)
-            if softcap is not None:
-                logits = (logits / softcap).tanh() * softcap
+            logits = _capped(logits, softcap)
             if mask is None or mask.dim() == 2:
                 unseen = torch.arange(rows.shape[1] - length, rows.shape[1], device=at.device) > at[:, None]
                 if mask is not None:
@@ -201,8 +191,7 @@ def _row_scores_at_once(
             else:
                 _check_mask(mask)
                 given = mask[number % len(mask)].index_select(1, at)[..., :length]
-                boolean = given.dtype == torch.bool
-                logits = logits.masked_fill(~given, float("-inf")) if boolean else logits + given.float()
+                logits = _masked(logits, given)
             total[number] += logits.softmax(-1).sum((0, 1)) / (heads * count)
     return total
 

@@ -2,8 +2,8 @@
 
 Each function here computes what a function of :mod:`illava.ops` computes with PyTorch operations, in one or
 two launches. Operands keep the dtype of the model and sums are fp32. The product of two bfloat16 or float16
-numbers is exact in fp32, so that only the order of summation differs from fp32 arithmetic. No setting of
-autocast or TF32 applies to them.
+numbers is exact in fp32, so that results differ from fp32 arithmetic by rounding only. No setting of autocast
+or TF32 applies to them.
 
 Numbers that change from picture to picture are not specialised (``do_not_specialize``), since each new value
 that is 1 or a multiple of 16 would be compiled anew during a prefill.
@@ -86,7 +86,7 @@ def refusal(device: torch.device, dtype: torch.dtype) -> str | None:
 def suits_attention(query: Tensor, key: Tensor) -> bool:
     """Whether the kernels are used for these queries and keys, (..., h).
 
-    PyTorch's matrix products are faster in fp32, which the tiles multiply without tensor cores.
+    In fp32 they are not, since the tiles would be multiplied without tensor cores.
     """
     narrow = query.shape[-1] <= MAX_HEAD_WIDTH
     return narrow and (query.dtype in HALF or interpreted()) and enabled(query, key)
