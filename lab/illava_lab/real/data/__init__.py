@@ -1,0 +1,67 @@
+"""Training scenes and tasks of photographs and documents.
+
+``stream("photo", "train", seed=0)(7)`` is a :class:`Scene`, a pure function of name, split, seed and number.
+The picture sets are found as :func:`data_folder` says; none of them is part of this package. Scenes of a
+split use photographs of that split only: see :func:`illava_lab.real.data.sets.lines`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ...drawing.streams import SPLITS, scene_rng
+from . import photo
+from .scene import Draw, Scene, Turn
+from .sets import data_folder
+
+__all__ = ["MIXTURE", "STREAMS", "Scene", "Stream", "Turn", "data_folder", "stream"]
+
+
+class Stream(NamedTuple):
+    """An endless kind of scenes."""
+
+    number: int
+    """The number of its random stream, which must be unique and never change."""
+    description: str
+    draw: Callable[[str, Path], Draw]
+    """``draw(split, folder)`` returns the function that draws a scene."""
+
+
+STREAMS: dict[str, Stream] = {
+    "photo": Stream(101, "One photograph of a piece of clothing, a grocery item or a hand sign.", photo.draw),
+}
+"""All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
+
+MIXTURE: dict[str, float] = {"photo": 1.0}
+"""The share of scenes that each stream has in training by default."""
+
+
+def stream(name: str, split: str, seed: int, folder: Path | None = None) -> Callable[[int], Scene]:
+    """The scenes of stream ``name`` by number, from 0.
+
+    Args:
+        split: "train", "val" (6 % of the training pictures, held out for choices) or "test".
+        seed: 0 or more.
+        folder: the picture sets; default: as :func:`data_folder` says.
+
+    Raises ValueError for an unknown name, split or seed; InputError, a ValueError, if the sets are missing.
+    The returned function raises IndexError below 0.
+    """
+    if name not in STREAMS:
+        raise ValueError(f"unknown stream {name!r}; the streams are {', '.join(STREAMS)}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
+    if operator.index(seed) < 0:
+        raise ValueError(f"seed must be 0 or more, not {seed}")
+    entry = STREAMS[name]
+    draw = entry.draw(split, data_folder(folder))
+
+    def scene(number: int) -> Scene:
+        if operator.index(number) < 0:
+            raise IndexError(f"scenes are numbered from 0, there is no {number}")
+        return draw(scene_rng(seed, split, entry.number, operator.index(number)))
+
+    return scene

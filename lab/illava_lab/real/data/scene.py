@@ -1,0 +1,50 @@
+"""Scenes: a picture with several questions about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SMALL = 0.03
+"""The share of the picture below which what a question is about counts as small."""
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+
+
+class Turn(NamedTuple):
+    """One question about the picture of a scene."""
+
+    question: str
+    answer: str
+    """The training target: the first of the correct answers."""
+    kind: str
+    """For example "clothing" or "receipt-total"; also the name under which training balances turns."""
+    small: bool
+    """Whether the question hinges on less than 3 % of the picture's area."""
+
+
+class Scene(NamedTuple):
+    """A picture and questions about it."""
+
+    picture: Image.Image
+    """RGB, of any size."""
+    turns: tuple[Turn, ...]
+
+
+Draw = Callable[[np.random.Generator], Scene]
+"""Draws one scene with the generator of that scene."""
+
+
+def is_small(boxes: Iterable[Box], size: tuple[int, int]) -> bool:
+    """Whether ``boxes``, all that the answer depends on, together cover less than 3 % of ``size`` pixels."""
+    area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)
+    return bool(area < SMALL * size[0] * size[1])
+
+
+def pick(rng: np.random.Generator, options: Iterable[str], first: bool = False) -> str:
+    """One of ``options`` at random, or the first: tasks ask every question in one wording."""
+    options = list(options)
+    return options[0] if first else options[int(rng.integers(len(options)))]
