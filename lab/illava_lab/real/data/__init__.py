@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...drawing.streams import SPLITS, scene_rng
-from . import photo
+from . import board, collage, photo
 from .scene import Draw, Scene, Turn
 from .sets import data_folder
 
@@ -32,6 +32,8 @@ class Stream(NamedTuple):
 
 STREAMS: dict[str, Stream] = {
     "photo": Stream(101, "One photograph of a piece of clothing, a grocery item or a hand sign.", photo.draw),
+    "collage": Stream(102, "2 x 2 to 4 x 4 labelled photographs.", collage.draw),
+    "board": Stream(103, "Small labelled photographs on a background.", board.draw),
 }
 """All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
 

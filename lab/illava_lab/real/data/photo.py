@@ -21,14 +21,14 @@ OWN = {
 def draw(split: str, folder: Path) -> Draw:
     """Scenes of one photograph each; only those of "train" are cropped, flipped and coloured at random.
 
-    Hand signs are not flipped: the photographs show one hand, and tests show the same.
+    Hand signs and packages are not flipped: the other hand, and mirrored writing, occur in no test.
     """
 
     def scene(rng: np.random.Generator) -> Scene:
         photo = ph.choose(rng, split, folder)
         picture = ph.load(photo.path)
         if split == "train":
-            picture = ph.augmented(picture, rng, flip=photo.set != "digits_sign")
+            picture = ph.varied(photo, picture, rng)
         labels = tuple(ph.photographs(photo.set, split, folder))
         turns = [Turn(pick(rng, (photo.question, *OWN[photo.set])), photo.label, KINDS[photo.set], False)]
         if photo.fine:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageOps
 
 from illava.errors import InputError
 
@@ -21,6 +22,9 @@ HAND = "hand sign"
 _PLURAL = {"pants", "shorts", "shoes", "carrots", "satsumas"}
 _MASS = {"asparagus", "cabbage", "garlic", "ginger", "juice", "milk", "oat milk", "oatghurt", "outwear"}
 _MASS |= {"red beet", "sour cream", "sour milk", "soy milk", "soyghurt", "yoghurt"}
+# Writing on packages reads only one way round, and a hand would become the other hand.
+_ONE_WAY = {"juice", "milk", "oat milk", "oatghurt", "sour cream", "sour milk", "soy milk", "soyghurt"}
+_ONE_WAY |= {"yoghurt", HAND}
 # Pairs that could both be right for the same photograph, besides those that share a word, such as shirt and
 # t-shirt.
 _ALIKE = [{"longsleeve", "shirt"}, {"longsleeve", "t-shirt"}, {"orange", "satsumas"}]
@@ -64,9 +68,12 @@ def photographs(name: str, split: str, folder: Path) -> dict[str, tuple[Photogra
     return {label: tuple(found[label]) for label in sorted(found)}
 
 
-def choose(rng: np.random.Generator, split: str, folder: Path) -> Photograph:
-    """A photograph: sets are equally likely, and within a set its classes are."""
-    by_label = photographs(SETS[int(rng.integers(len(SETS)))], split, folder)
+def choose(
+    rng: np.random.Generator, split: str, folder: Path, weights: Sequence[float] = (1, 1, 1)
+) -> Photograph:
+    """A photograph: sets are as likely as their ``weights`` say, the classes of a set equally likely."""
+    number = int(np.searchsorted(np.cumsum(weights), rng.random() * sum(weights), side="right"))
+    by_label = photographs(SETS[number], split, folder)
     return one_of(rng, by_label[list(by_label)[int(rng.integers(len(by_label)))]])
 
 
@@ -96,6 +103,11 @@ def a(noun: str) -> str:
     if noun in _PLURAL or noun in _MASS:
         return noun
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def the_picture(noun: str) -> str:
+    """The photograph of ``noun`` among others: "the picture of the pants"."""
+    return f"the picture of the {noun}"
 
 
 def load(path: Path, side: int | None = None) -> Image.Image:
@@ -131,14 +143,28 @@ def _bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def augmented(image: Image.Image, rng: np.random.Generator, flip: bool, least: float = 0.7) -> Image.Image:
-    """A random crop of ``least`` to all of each side, perhaps flipped, with slightly changed colours."""
-    shares = rng.uniform(least, 1, 2)
+def varied(
+    photo: Photograph, image: Image.Image, rng: np.random.Generator, size: tuple[int, int] | None = None
+) -> Image.Image:
+    """A random crop of 70 to 100 % of each side of ``image``, perhaps flipped, its colours slightly changed.
+
+    Hand signs and packages are not flipped. With ``size`` the crop is fitted to it.
+    """
+    shares = rng.uniform(0.7, 1, 2)
     width, height = (max(1, round(side * share)) for side, share in zip(image.size, shares, strict=True))
     left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
     image = image.crop((left, top, left + width, top + height))
-    if flip and rng.random() < 0.5:
+    if size:
+        image = fitted(image, size)
+    if photo.noun not in _ONE_WAY and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for enhance, spread in ((ImageEnhance.Brightness, 0.15), (ImageEnhance.Color, 0.25)):
-        image = enhance(image).enhance(float(rng.uniform(1 - spread, 1 + spread)))
-    return image
+    light, colour = rng.uniform(0.85, 1.15), rng.uniform(0.75, 1.25)
+    # The colour matrix that scales brightness, and the distance from grey, in one step.
+    grey = np.array([[0.299, 0.587, 0.114]]) * (1 - colour)
+    matrix = light * np.hstack([np.eye(3) * colour + grey, np.zeros((3, 1))])
+    return image.convert("RGB", tuple(matrix.ravel().tolist()))
+
+
+def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """``image`` in exactly ``size``, what sticks out cropped evenly."""
+    return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
