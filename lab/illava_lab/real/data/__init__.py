@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...drawing.streams import SPLITS, scene_rng
-from . import board, collage, photo
+from . import board, cards, collage, nlvr, photo
 from .scene import Draw, Scene, Turn
 from .sets import data_folder
 
@@ -34,6 +34,8 @@ STREAMS: dict[str, Stream] = {
     "photo": Stream(101, "One photograph of a piece of clothing, a grocery item or a hand sign.", photo.draw),
     "collage": Stream(102, "2 x 2 to 4 x 4 labelled photographs.", collage.draw),
     "board": Stream(103, "Small labelled photographs on a background.", board.draw),
+    "cards": Stream(104, "Playing cards on a table.", cards.draw),
+    "nlvr": Stream(105, "Drawn shapes in three boxes.", nlvr.draw),
 }
 """All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
 

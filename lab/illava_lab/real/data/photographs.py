@@ -158,6 +158,11 @@ def varied(
         image = fitted(image, size)
     if photo.noun not in _ONE_WAY and rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return recoloured(image, rng)
+
+
+def recoloured(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """``image`` up to 15 % darker or brighter, its colours up to 25 % weaker or stronger."""
     light, colour = rng.uniform(0.85, 1.15), rng.uniform(0.75, 1.25)
     # The colour matrix that scales brightness, and the distance from grey, in one step.
     grey = np.array([[0.299, 0.587, 0.114]]) * (1 - colour)

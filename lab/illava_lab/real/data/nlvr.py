@@ -1,0 +1,223 @@
+"""The stream ``nlvr``: the set's sentences about drawn shapes, and exact questions from its scene records."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from illava.errors import InputError
+
+from . import photographs as ph
+from .scene import Draw, Scene, Turn, is_small, pick
+from .sets import lines
+
+BOXES = ("left", "middle", "right")
+STARTS = (0, 150, 300)  # pixels from the left edge at which the boxes start
+BOX = 100  # pixels, the side of a box
+SIZE = (400, 100)
+COLOURS, SHAPES = ("yellow", "black", "blue"), ("circle", "square", "triangle")
+MOST_TURNS = 6
+MOST = 9  # things are counted up to this number
+
+
+class Shape(NamedTuple):
+    """One drawn thing; ``x`` and ``y`` are its upper left corner within its box."""
+
+    box: int
+    shape: str
+    colour: str
+    size: int
+    x: int
+    y: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+    @property
+    def place(self) -> tuple[float, float, float, float]:
+        """Its box in pixels of the picture."""
+        left = STARTS[self.box] + self.x
+        return left, self.y, left + self.size, self.y + self.size
+
+
+class Picture(NamedTuple):
+    """A picture with its sentences and shapes."""
+
+    path: Path
+    sentences: tuple[tuple[str, str], ...]
+    """(question, yes or no)."""
+    shapes: tuple[Shape, ...]
+
+
+def draw(split: str, folder: Path) -> Draw:
+    """Scenes of one picture each, with its sentences and up to 5 generated questions."""
+    found = pictures(split, folder)
+
+    def scene(rng: np.random.Generator) -> Scene:
+        picture = found[int(rng.integers(len(found)))]
+        sentence = picture.sentences[int(rng.integers(len(picture.sentences)))]
+        turns = [of_the_set(picture, sentence)]
+        makers = (count, exists, which_box, property_of, above, most)
+        made = [turn for make in makers if (turn := make(rng, picture))]
+        turns += [made[i] for i in rng.permutation(len(made))[: MOST_TURNS - 1]]
+        return Scene(ph.load(picture.path), tuple(turns))
+
+    return scene
+
+
+@lru_cache(maxsize=8)
+def pictures(split: str, folder: Path) -> tuple[Picture, ...]:
+    """All pictures of a split. Raises InputError for missing or malformed scene records."""
+    sentences: dict[Path, list[tuple[str, str]]] = {}
+    for line in lines("nlvr", split, folder):
+        sentences.setdefault(line.picture, []).append((line.question, line.answers[0]))
+    if not sentences:
+        raise InputError(f"{folder / 'nlvr'}: no pictures for {split}; the set needs more pictures")
+    shapes = _records(folder / "nlvr")
+    missing = [path.name for path in sentences if path not in shapes]
+    if missing:
+        raise InputError(f"{folder / 'nlvr' / 'scenes.jsonl'}: no record of {missing[0]}")
+    return tuple(Picture(path, tuple(some), shapes[path]) for path, some in sentences.items())
+
+
+@lru_cache(maxsize=4)
+def _records(folder: Path) -> dict[Path, tuple[Shape, ...]]:
+    path, found = folder / "scenes.jsonl", {}
+    try:
+        texts = path.read_text("utf-8").splitlines()
+    except OSError:
+        raise InputError(f"no file {path}: the set nlvr needs its scene records") from None
+    for number, text in enumerate(texts, 1):
+        try:
+            record = json.loads(text)
+            found[folder / record["image"]] = tuple(
+                Shape(box, *shape) for box, shapes in enumerate(record["boxes"]) for shape in shapes
+            )
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}, line {number}: not an object with image and boxes") from None
+    return found
+
+
+def of_the_set(picture: Picture, sentence: tuple[str, str]) -> Turn:
+    """A sentence; it is small if all shapes together are, as it may be about any of them."""
+    return Turn(*sentence, "nlvr-sentence", is_small([shape.place for shape in picture.shapes], SIZE))
+
+
+def count(rng: np.random.Generator, picture: Picture) -> Turn | None:
+    """How many things of a colour, shape or both there are, in one box or in all."""
+    shapes, where = _some_box(rng, picture)
+    kind = int(rng.integers(3))
+    names = [(shape.colour, shape.shape, shape.name)[kind] for shape in shapes]
+    often = Counter(name for name in names)
+    if not often:
+        return None
+    number = int(rng.choice(sorted(set(often.values()))))
+    name = pick(rng, sorted(name for name, some in often.items() if some == number))
+    if number > MOST:
+        return None
+    things = f"{name} things" if kind == 0 else f"{name}s"
+    question = pick(rng, (f"How many {things} are there{where}?", f"Count the {things}{where}."))
+    boxes = [shape.place for shape, some in zip(shapes, names, strict=True) if some == name]
+    return Turn(question, str(number), "nlvr-count", is_small(boxes, SIZE))
+
+
+def exists(rng: np.random.Generator, picture: Picture) -> Turn | None:
+    """Whether there is a thing of a colour and shape, in one box or in all; half of the answers are yes."""
+    shapes, where = _some_box(rng, picture)
+    there = sorted({shape.name for shape in shapes})
+    absent = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    absent = [name for name in absent if name not in there]
+    yes = rng.random() < 0.5
+    if not (there if yes else absent):
+        return None
+    name = pick(rng, there if yes else absent)
+    question = pick(rng, (f"Is there a {name}{where}?", f"Do you see a {name}{where}?"))
+    small = all(is_small([shape.place], SIZE) for shape in picture.shapes)
+    return Turn(question, "yes" if yes else "no", "nlvr-exists", small)
+
+
+def which_box(rng: np.random.Generator, picture: Picture) -> Turn | None:
+    """Which box has a thing that no other box has."""
+    found: dict[str, set[int]] = {}
+    for shape in picture.shapes:
+        found.setdefault(shape.name, set()).add(shape.box)
+    names = sorted(name for name, boxes in found.items() if len(boxes) == 1)
+    if not names:
+        return None
+    name = pick(rng, names)
+    (box,) = found[name]
+    question = pick(rng, (f"Which box has a {name}?", f"In which box is a {name}?"))
+    boxes = [shape.place for shape in picture.shapes if shape.name == name]
+    return Turn(question, BOXES[box], "nlvr-box", is_small(boxes, SIZE))
+
+
+def property_of(rng: np.random.Generator, picture: Picture) -> Turn | None:
+    """The colour or shape of the only highest or lowest thing in a box; answers are equally likely if there."""
+    what = ("color", "shape")[int(rng.integers(2))]
+    found: dict[str, list[tuple[Shape, str]]] = {}
+    for box, name in enumerate(BOXES):
+        for end in ("highest", "lowest"):
+            shape = outermost([shape for shape in picture.shapes if shape.box == box], end)
+            if shape:
+                answer = shape.colour if what == "color" else shape.shape
+                found.setdefault(answer, []).append((shape, f"{end} thing in the {name} box"))
+    if not found:
+        return None
+    answer = pick(rng, sorted(found))
+    shape, thing = found[answer][int(rng.integers(len(found[answer])))]
+    wordings = (f"What {what} is the {thing}?", f"What is the {what} of the {thing}?")
+    return Turn(pick(rng, wordings), answer, f"nlvr-{what}", is_small([shape.place], SIZE))
+
+
+def outermost(shapes: list[Shape], end: str) -> Shape | None:
+    """The "highest" or "lowest" of ``shapes`` by its upper or lower edge, if there is only one."""
+    edges = [-shape.y if end == "highest" else shape.y + shape.size for shape in shapes]
+    return shapes[edges.index(max(edges))] if edges and edges.count(max(edges)) == 1 else None
+
+
+def above(rng: np.random.Generator, picture: Picture) -> Turn | None:
+    """What is directly above the only thing of a colour and shape: the nearest whose columns overlap."""
+    often = Counter(shape.name for shape in picture.shapes)
+    found = []
+    for shape in picture.shapes:
+        over = [other for other in picture.shapes if is_over(other, shape)]
+        bottoms = [other.y + other.size for other in over]
+        if often[shape.name] == 1 and over and bottoms.count(max(bottoms)) == 1:
+            found.append((shape, over[bottoms.index(max(bottoms))]))
+    if not found:
+        return None
+    shape, other = found[int(rng.integers(len(found)))]
+    wordings = (
+        f"What is directly above the {shape.name}?",
+        f"Which thing is directly above the {shape.name}?",
+    )
+    return Turn(pick(rng, wordings), other.name, "nlvr-above", is_small([shape.place, other.place], SIZE))
+
+
+def is_over(other: Shape, shape: Shape) -> bool:
+    """Whether ``other`` ends where ``shape`` begins or higher, in the same box, and their columns overlap."""
+    overlap = min(shape.x + shape.size, other.x + other.size) - max(shape.x, other.x)
+    return other.box == shape.box and overlap > 0 and other.y + other.size <= shape.y
+
+
+def most(rng: np.random.Generator, picture: Picture) -> Turn | None:
+    """Which box has the most things, if one has."""
+    often = Counter(shape.box for shape in picture.shapes).most_common(2)
+    if not often or (len(often) == 2 and often[0][1] == often[1][1]):
+        return None
+    question = pick(rng, ("Which box has the most things?", "In which box are the most things?"))
+    boxes = [shape.place for shape in picture.shapes]
+    return Turn(question, BOXES[often[0][0]], "nlvr-most", is_small(boxes, SIZE))
+
+
+def _some_box(rng: np.random.Generator, picture: Picture) -> tuple[list[Shape], str]:
+    """The shapes of one box or of all, and the words that say which."""
+    box = int(rng.integers(-1, len(BOXES)))
+    shapes = [shape for shape in picture.shapes if box in (-1, shape.box)]
+    return shapes, f" in the {BOXES[box]} box" if box >= 0 else ""
