@@ -87,7 +87,8 @@ def random_word(rng: np.random.Generator, split: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
+def typeface(name: str, size: int) -> ImageFont.FreeTypeFont:
+    """One of ``FONTS`` or ``TRAINING_FAMILIES`` in a size in pixels."""
     if name == "Aileron":
         return ImageFont.load_default(size=size)
     if "/" in name:
@@ -100,7 +101,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 def printed(word: str, font: str, size: int) -> np.ndarray:
     """Print ``word`` in one of ``FONTS`` or ``TRAINING_FAMILIES``: a float32 mask in 0..1, cut to the ink."""
-    face = _font(font, size)
+    face = typeface(font, size)
     left, top, right, bottom = face.getbbox(word)
     image = Image.new("L", (int(right - left), int(bottom - top)))
     ImageDraw.Draw(image).text((-left, -top), word, fill=255, font=face)
@@ -109,7 +110,7 @@ def printed(word: str, font: str, size: int) -> np.ndarray:
 
 def letter_columns(word: str, font: str, size: int) -> list[tuple[int, int]]:
     """The (left, right) pixel columns of each letter in the mask that :func:`printed` returns."""
-    face = _font(font, size)
+    face = typeface(font, size)
     left, _, right, _ = face.getbbox(word)
     ends = [face.getlength(word[:i]) - left for i in range(len(word) + 1)]
     edges = [round(min(max(end, 0), right - left)) for end in ends]

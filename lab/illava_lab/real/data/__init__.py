@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...drawing.streams import SPLITS, scene_rng
-from . import board, cards, collage, nlvr, photo
+from . import board, cards, collage, nlvr, photo, words
 from .scene import Draw, Scene, Turn
 from .sets import data_folder
 
@@ -36,6 +36,7 @@ STREAMS: dict[str, Stream] = {
     "board": Stream(103, "Small labelled photographs on a background.", board.draw),
     "cards": Stream(104, "Playing cards on a table.", cards.draw),
     "nlvr": Stream(105, "Drawn shapes in three boxes.", nlvr.draw),
+    "words": Stream(106, "Words and numbers on a photograph.", words.draw),
 }
 """All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
 

@@ -158,8 +158,12 @@ def which_box(rng: np.random.Generator, picture: Picture) -> Turn | None:
 
 
 def property_of(rng: np.random.Generator, picture: Picture) -> Turn | None:
-    """The colour or shape of the only highest or lowest thing in a box; answers are equally likely if there."""
-    what = ("color", "shape")[int(rng.integers(2))]
+    """The colour, or among several shapes the shape, of the only highest or lowest thing in a box.
+
+    All answers that the picture allows are equally likely.
+    """
+    alike = len({shape.shape for shape in picture.shapes}) < 2  # as in all towers, which are of squares
+    what = "color" if alike or rng.random() < 0.4 else "shape"
     found: dict[str, list[tuple[Shape, str]]] = {}
     for box, name in enumerate(BOXES):
         for end in ("highest", "lowest"):
