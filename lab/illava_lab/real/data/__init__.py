@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...drawing.streams import SPLITS, scene_rng
-from . import board, cards, collage, nlvr, photo, words
+from . import board, cards, collage, forms, nlvr, photo, receipts, signs, words
 from .scene import Draw, Scene, Turn
 from .sets import data_folder
 
@@ -37,11 +37,24 @@ STREAMS: dict[str, Stream] = {
     "cards": Stream(104, "Playing cards on a table.", cards.draw),
     "nlvr": Stream(105, "Drawn shapes in three boxes.", nlvr.draw),
     "words": Stream(106, "Words and numbers on a photograph.", words.draw),
+    "receipts": Stream(107, "Printed receipts.", receipts.draw),
+    "forms": Stream(108, "Filled-in forms.", forms.draw),
+    "signs": Stream(109, "Signposts.", signs.draw),
 }
 """All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
 
-MIXTURE: dict[str, float] = {"photo": 1.0}
-"""The share of scenes that each stream has in training by default."""
+MIXTURE: dict[str, float] = {
+    "photo": 0.28,
+    "collage": 0.16,
+    "board": 0.12,
+    "cards": 0.08,
+    "nlvr": 0.08,
+    "words": 0.08,
+    "receipts": 0.09,
+    "forms": 0.06,
+    "signs": 0.05,
+}
+"""The share of scenes that each stream has in training by default: about 40 % of their turns are small."""
 
 
 def stream(name: str, split: str, seed: int, folder: Path | None = None) -> Callable[[int], Scene]:

@@ -34,6 +34,7 @@ def font(rng: np.random.Generator, split: str) -> str:
     return FONTS[split][int(rng.integers(len(FONTS[split])))]
 
 
+@lru_cache(maxsize=2048)  # opening a font takes longer than writing with it
 def face(name: str, size: int) -> ImageFont.FreeTypeFont:
     """A font in a size in pixels. Raises InputError if its package is not installed."""
     try:
@@ -50,7 +51,15 @@ def extent(text: str, name: str, size: int) -> tuple[int, int, int, int]:
 
 
 def fitting(text: str, name: str, size: int, width: float) -> int:
-    """The largest size up to ``size``, at least 6, in which ``text`` is at most ``width`` pixels wide."""
+    """A size up to ``size``, at least 6, in which ``text`` is at most ``width`` pixels wide.
+
+    It is even above 20, so that fewer sizes of each font are held in memory.
+    """
+    size = size if size <= 20 else size // 2 * 2
+    wide = extent(text, name, size)[2]
+    if wide > width:
+        size = max(6, int(size * width / wide))
+        size = size if size <= 20 else size // 2 * 2
     while size > 6 and extent(text, name, size)[2] > width:
         size -= 1
     return size
@@ -88,6 +97,12 @@ class Pen:
     def frame(self, box: Box, ink: Colour, fill: Colour | None = None, width: int = 1) -> None:
         """A rectangle."""
         self._draw.rectangle(box, fill, ink, width)
+
+    def cross(self, box: Box, ink: Colour) -> None:
+        """A cross from corner to corner."""
+        left, top, right, bottom = box
+        self._draw.line((left, top, right, bottom), ink, 2)
+        self._draw.line((left, bottom, right, top), ink, 2)
 
     def shape(self, corners: list[tuple[float, float]], ink: Colour) -> None:
         """A filled polygon."""
