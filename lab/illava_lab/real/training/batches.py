@@ -1,0 +1,61 @@
+"""Batches by number, so that a run that was stopped goes on with the scenes it would have had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..data import Scene, stream
+from .encoder import PATCH, pixels
+from .packing import Packed, Packer
+from .recipe import Stage, place
+
+
+class Batch(NamedTuple):
+    """Pictures (B, 3, S, S), and the questions about them."""
+
+    pixels: Tensor
+    packed: Packed
+
+
+class Batches(Dataset):
+    """``batches[step]`` is a pure function of recipe, seed and step."""
+
+    def __init__(
+        self, stages: Sequence[Stage], tokenizer: PreTrainedTokenizerBase, folder: Path | None, seed: int = 0
+    ):
+        self._stages, self._folder, self._seed = tuple(stages), folder, seed
+        self._packer = Packer(tokenizer)
+        self._streams: dict[str, Callable[[int], Scene]] = {}
+
+    def __getitem__(self, step: int) -> Batch:
+        found = place(self._stages, step)
+        if found is None:
+            raise IndexError(f"the recipe ends before step {step}")
+        stage, _ = found
+        rng = np.random.default_rng((self._seed, step))
+        names, shares = zip(*stage.mixture.items(), strict=True)
+        drawn = rng.choice(len(names), size=stage.batch, p=np.array(shares) / sum(shares))
+        scenes = [
+            self._scene(names[name], step * 1000 + row, stage.turns, rng) for row, name in enumerate(drawn)
+        ]
+        return pack(self._packer, scenes, stage.size)
+
+    def _scene(self, name: str, number: int, most: int, rng: np.random.Generator) -> Scene:
+        if name not in self._streams:
+            self._streams[name] = stream(name, "train", self._seed, self._folder)
+        scene = self._streams[name](number)
+        kept = sorted(rng.permutation(len(scene.turns))[:most])
+        return scene._replace(turns=tuple(scene.turns[i] for i in kept))
+
+
+def pack(packer: Packer, scenes: Sequence[Scene], size: int) -> Batch:
+    """Scenes as a batch at a picture size of ``size`` pixels."""
+    packed = packer(scenes, (size // PATCH) ** 2)
+    return Batch(pixels([scene.picture for scene in scenes], size), packed)

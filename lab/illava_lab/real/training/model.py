@@ -1,0 +1,84 @@
+"""The parts of ``zoo/R`` put together for training: frozen encoder, projector, LLM with adapters."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .encoder import Encoder
+from .llm import AdaptedLLM
+from .packing import IMAGE, Packed
+from .recipe import ALPHA, RANK
+
+PROJECTOR = "multi_modal_projector"
+
+
+class Projector(nn.Module):
+    """LLaVA's projector: two linear layers with a GELU between them."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(inputs, outputs)
+        self.linear_2 = nn.Linear(outputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs), computed in the dtype of ``x``."""
+        for linear in (self.linear_1, self.linear_2):
+            if linear is self.linear_2:
+                x = F.gelu(x)
+            x = F.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
+        return x
+
+
+class Trained(nn.Module):
+    """``forward`` returns the hidden states that predict answers, and the ids they are to predict."""
+
+    def __init__(self, encoder: Path, llm: Path, dtype: torch.dtype, device: torch.device | str = "cpu"):
+        super().__init__()
+        self.encoder = Encoder(encoder, dtype, device)
+        self.llm = AdaptedLLM(llm, RANK, ALPHA, dtype)
+        self.projector = Projector(self.encoder.model.config.hidden_size, self.llm.config.hidden_size)
+        self.to(device)
+
+    def forward(self, pixels: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Hidden states (N, D) at all places with a target, row by row, and those targets (N,)."""
+        visual = self.projector(self.encoder(pixels))
+        pictured = packed.tokens == IMAGE
+        embeds = self.llm.embed(packed.tokens.clamp_min(0)).to(visual.dtype)
+        embeds = embeds.masked_scatter(pictured[..., None], visual)
+        hidden = self.llm(embeds, packed.positions, packed.mask())
+        wanted = packed.targets >= 0
+        return hidden[wanted], packed.targets[wanted]
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """All parameters by their names in the file of trained weights."""
+        own = {f"{PROJECTOR}.{name}": weight for name, weight in self.projector.named_parameters()}
+        return own | self.llm.named_adapters()
+
+
+def save(path: Path, weights: dict[str, Tensor], step: int) -> None:
+    """Write trained weights in bfloat16, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    stored = {
+        name: weight.detach().to("cpu", torch.bfloat16).contiguous() for name, weight in weights.items()
+    }
+    save_file(stored, partial, {"rank": str(RANK), "alpha": str(ALPHA), "step": str(step), "format": "pt"})
+    os.replace(partial, path)
+
+
+def restore(path: Path, weights: dict[str, nn.Parameter]) -> int:
+    """Read what :func:`save` wrote into ``weights``; its step. Raises ValueError if it does not fit."""
+    with safe_open(path, "pt") as file:
+        if set(file.keys()) != set(weights):
+            raise ValueError(f"{path} does not hold the weights of this model; move it away to start anew")
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(file.get_tensor(name))
+        return int(file.metadata()["step"])

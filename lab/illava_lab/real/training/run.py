@@ -1,0 +1,166 @@
+"""The training run: goes on where the last one ended, keeps what it reached, says how far it came."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer
+
+from ..data import stream
+from .alignment import align
+from .batches import Batch, Batches
+from .model import PROJECTOR, Trained, restore, save
+from .recipe import AVERAGING, RECIPES, WARMUP, Stage, place
+from .scoring import score
+
+WEIGHTS, STATE, LOG = "trained.safetensors", "state.pt", "log.jsonl"
+ALIGNED = 1500
+"""Photographs for the closed-form start, at 112 px."""
+
+
+class Run:
+    """A training run in a folder: weights to ship, the optimizer's state and a log.
+
+    Args:
+        encoder, llm: folders of the pretrained parts.
+        output: where the run lives. If it holds a run, that one goes on.
+        start: trained weights to begin with if ``output`` holds none.
+        data: the picture sets.
+    """
+
+    def __init__(
+        self,
+        encoder: Path,
+        llm: Path,
+        output: Path,
+        recipe: str = "cpu",
+        start: Path | None = None,
+        data: Path | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+        workers: int = 1,
+        say: Callable[[str], None] = print,
+    ):
+        torch.manual_seed(seed)
+        self.stages, self.output, self.data, self.say = RECIPES[recipe], output, data, say
+        self.device, self.seed, self.workers = torch.device(device), seed, workers
+        self.tokenizer = AutoTokenizer.from_pretrained(llm)
+        self.model = Trained(encoder, llm, torch.bfloat16, self.device)
+        self.weights = self.model.trained()
+        own = [w for k, w in self.weights.items() if k.startswith(PROJECTOR)]
+        rest = [w for k, w in self.weights.items() if not k.startswith(PROJECTOR)]
+        groups: list[dict[str, Any]] = [{"params": own, "share": 2.0}, {"params": rest, "share": 1.0}]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+        self.step, self.warm = 0, 0
+        output.mkdir(parents=True, exist_ok=True)
+        self._begin(start)
+
+    def _begin(self, start: Path | None) -> None:
+        state = self.output / STATE
+        if state.exists():
+            held = torch.load(state, map_location=self.device, weights_only=True)
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(held["weights"][name])
+            self.optimizer.load_state_dict(held["optimizer"])
+            self.step, self.warm, self.average = held["step"], WARMUP, held["average"]
+        else:
+            found = start if start is not None and start.exists() else None
+            self.step = restore(found, self.weights) if found else 0
+            if not self.step:
+                draw = stream("photo", "train", self.seed, self.data)
+                size = self.stages[0].size
+                share = align(self.model, self.tokenizer, [draw(i) for i in range(ALIGNED)], size)
+                self.say(f"closed form: the nearest label is right for {share:.0%} of {ALIGNED} photographs")
+            self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.say(f"step {self.step:,}")
+
+    def go(self, minutes: float, every: int = 100, scenes: int = 24, save_every: int = 50) -> None:
+        """Train for ``minutes``, or to the recipe's end; score held-out scenes every ``every`` steps."""
+        end, loader = time.monotonic() + 60 * minutes, self._loader()
+        losses: list[float] = []
+        since = time.monotonic()
+        for batch in loader:
+            found = place(self.stages, self.step)
+            assert found is not None
+            losses.append(self._learn(batch, *found))
+            self.step += 1
+            done = time.monotonic() > end
+            if self.step % 10 == 0:
+                seconds, since = time.monotonic() - since, time.monotonic()
+                loss = sum(losses[-10:]) / len(losses[-10:])
+                self._log({"step": self.step, "stage": found[0].name, "loss": loss, "seconds": seconds})
+                self.say(f"{self.step:6,} {found[0].name} loss {loss:.3f}, {seconds / 10:.2f} s a step")
+            if self.step % save_every == 0 or done:
+                self.save()
+            if self.step % every == 0:
+                self._score(found[0], scenes)
+                since = time.monotonic()
+            if done:
+                break
+        self.save()
+
+    def _loader(self) -> Any:
+        total = sum(stage.steps for stage in self.stages)
+        batches = Batches(self.stages, self.tokenizer, self.data, self.seed)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(self.step, total),
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+        )
+
+    def _learn(self, batch: Batch, stage: Stage, first: int) -> float:
+        warm = min(self.warm + 1, self.step - first + 1, WARMUP) / WARMUP
+        self.warm += 1
+        for group in self.optimizer.param_groups:
+            frozen = group["share"] == 1.0 and not stage.adapters
+            group["lr"] = 0.0 if frozen else stage.rate * group["share"] * warm
+        hidden, targets = self.model(batch.pixels.to(self.device), batch.packed.to(self.device))
+        loss = F.cross_entropy(self.model.llm.logits(hidden), targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        share = min(AVERAGING, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                self.average[name].lerp_(weight, 1 - share)
+        return loss.item()
+
+    def save(self) -> None:
+        """Write the weights to ship, then all that is needed to go on."""
+        save(self.output / WEIGHTS, self.average, self.step)
+        state = {
+            "weights": {name: weight.detach() for name, weight in self.weights.items()},
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        partial = self.output / f"{STATE}.partial"
+        torch.save(state, partial)
+        os.replace(partial, self.output / STATE)
+
+    def _score(self, stage: Stage, scenes: int) -> None:
+        with torch.no_grad():
+            current = {name: weight.clone() for name, weight in self.weights.items()}
+            for name, weight in self.weights.items():
+                weight.copy_(self.average[name])
+            counts = score(self.model, self.tokenizer, list(stage.mixture), stage.size, scenes, self.data)
+            for name, weight in self.weights.items():
+                weight.copy_(current[name])
+        self._log({"step": self.step, "stage": stage.name, "right": counts})
+        self.say(", ".join(f"{kind} {right}/{total}" for kind, (right, total) in counts.items()))
+
+    def _log(self, line: dict[str, Any]) -> None:
+        with (self.output / LOG).open("a") as file:
+            file.write(json.dumps(line) + "\n")

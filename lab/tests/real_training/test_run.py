@@ -1,0 +1,130 @@
+"""Training runs: what they learn, and that a run which was stopped is the run which was not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from illava_lab.real.training import run
+from illava_lab.real.training.alignment import align
+from illava_lab.real.training.batches import Batches
+from illava_lab.real.training.encoder import pixels
+from illava_lab.real.training.model import Trained
+from illava_lab.real.training.recipe import RECIPES, Stage, place
+from illava_lab.real.training.run import Run
+from illava_lab.real.training.scoring import score
+from transformers import AutoTokenizer
+
+from .conftest import COLOURS, coloured
+
+pytestmark = pytest.mark.usefixtures("coloured_stream")
+STAGES = (
+    Stage("first", 28, 3, 4, {"any": 1.0}, rate=1e-2, adapters=False),
+    Stage("second", 42, 2, 6, {"any": 0.5, "other": 0.5}, rate=1e-2, turns=1),
+)
+
+
+def started(parts: dict[str, Path], output: Path, monkeypatch: pytest.MonkeyPatch, **options: object) -> Run:
+    monkeypatch.setitem(RECIPES, "tiny", STAGES)
+    said: list[str] = []
+    return Run(parts["encoder"], parts["llm"], output, recipe="tiny", workers=0, say=said.append, **options)
+
+
+def test_stages_follow_each_other() -> None:
+    assert [place(STAGES, step) for step in (0, 3)] == [(STAGES[0], 0)] * 2
+    assert [place(STAGES, step) for step in (4, 9)] == [(STAGES[1], 4)] * 2
+    assert place(STAGES, 10) is None
+
+
+def test_batches_depend_on_the_step_alone(parts: dict[str, Path]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
+    first, again = (Batches(STAGES, tokenizer, None, seed=3) for _ in range(2))
+    again[8]
+    for step in (0, 5):
+        assert torch.equal(first[step].pixels, again[step].pixels)
+        assert torch.equal(first[step].packed.tokens, again[step].packed.tokens)
+    assert first[0].pixels.shape == (3, 3, 28, 28)
+    assert first[5].pixels.shape == (2, 3, 42, 42)
+    assert int(first[5].packed.turns.max()) == 1
+    with pytest.raises(IndexError, match="ends before step 10"):
+        first[10]
+
+
+def test_the_closed_form_puts_pictures_next_to_their_labels(parts: dict[str, Path], trained: Trained) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
+    share = align(trained, tokenizer, [coloured(i) for i in range(90)], 28)
+    assert share == 1.0
+    embeddings = torch.stack(
+        [trained.llm.embed(torch.tensor(tokenizer(name)["input_ids"])).mean(0) for name in COLOURS]
+    )
+    for i, name in enumerate(COLOURS):
+        # Pictures that it was not fitted on; the direction from the labels' mean is what tells labels apart.
+        token = trained.projector(trained.encoder(pixels([coloured(300 + i).picture], 28))).mean((0, 1))
+        nearest = torch.cosine_similarity(
+            token - embeddings.mean(0), embeddings - embeddings.mean(0)
+        ).argmax()
+        assert list(COLOURS)[int(nearest)] == name
+
+
+def test_a_stopped_run_ends_where_an_unstopped_one_does(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = started(parts, tmp_path / "whole", monkeypatch)
+    whole.go(5, every=1000)
+    assert whole.step == 10
+    part = started(parts, tmp_path / "part", monkeypatch)
+    part.go(0)  # a run without time does one step
+    assert part.step == 1
+    # WARMUP counts steps since the optimizer was new; a resumed run's is not.
+    rest = started(parts, tmp_path / "part", monkeypatch)
+    assert rest.step == 1
+    rest.go(5, every=1000)
+    assert rest.step == 10
+    for name, weight in whole.weights.items():
+        torch.testing.assert_close(weight, rest.weights[name], rtol=0, atol=0)
+        torch.testing.assert_close(whole.average[name], rest.average[name], rtol=0, atol=0)
+
+
+def test_only_the_projector_is_trained_at_first(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = started(parts, tmp_path, monkeypatch)
+    before = {name: weight.detach().clone() for name, weight in job.weights.items()}
+    job.go(0)
+    changed = {name for name, weight in job.weights.items() if not torch.equal(before[name], weight)}
+    assert changed == {name for name in before if name.startswith("multi_modal_projector")}
+
+
+def test_a_run_begins_with_shipped_weights(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = started(parts, tmp_path / "a", monkeypatch)
+    first.go(0)
+    second = started(parts, tmp_path / "b", monkeypatch, start=tmp_path / "a" / run.WEIGHTS)
+    assert second.step == 1
+    for name, weight in second.weights.items():
+        torch.testing.assert_close(weight, first.average[name].bfloat16().float(), rtol=0, atol=0)
+
+
+def test_what_is_learnt_is_scored_and_logged(
+    parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = (Stage("long", 28, 6, 120, {"any": 1.0}, rate=1e-2),)
+    job = started(parts, tmp_path, monkeypatch)
+    job.stages = long
+    monkeypatch.setattr(run, "AVERAGING", 0.9)
+    job.go(5, every=60, scenes=9)
+    lines = [json.loads(line) for line in (tmp_path / run.LOG).read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.5 * losses[0]
+    right = [line["right"] for line in lines if "right" in line][-1]
+    assert right == {"colour": [9, 9], "exists": [9, 9]}
+    assert job.model.trained().keys() == job.average.keys()
+
+
+def test_an_answer_is_right_if_all_of_its_tokens_are(parts: dict[str, Path], trained: Trained) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
+    counts = score(trained, tokenizer, ["any"], 28, 6, None)
+    assert {kind: total for kind, (_, total) in counts.items()} == {"colour": 6, "exists": 6}
+    # An untrained model writes no word of three letters by chance.
+    assert counts["colour"][0] == 0
