@@ -80,6 +80,7 @@ def stream(name: str, split: str, seed: int, folder: Path | None = None) -> Call
     def scene(number: int) -> Scene:
         if operator.index(number) < 0:
             raise IndexError(f"scenes are numbered from 0, there is no {number}")
-        return draw(scene_rng(seed, split, entry.number, operator.index(number)))
+        rng = scene_rng(seed, split, entry.number, operator.index(number))
+        return draw(rng).scene(rng)
 
     return scene

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from ...drawing import canvas
 from . import photographs as ph
 from . import several
-from .scene import Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Draw, Drawing, is_small, pick
 from .several import Album, Thing
 
 SIDE = 448  # pixels of the picture
@@ -30,7 +30,7 @@ NEARER = 1.3  # times farther from a corner is every other photograph than the n
 def draw(split: str, folder: Path) -> Draw:
     """Scenes of 1 to 9 photographs that cover 1.2 to 2.9 % each, with up to 6 turns."""
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         behind = ph.choose(rng, split, folder) if rng.random() < 0.5 else None
         but = behind.noun if behind else ""
         count = int(rng.integers(1, MOST + 1))
@@ -45,9 +45,9 @@ def draw(split: str, folder: Path) -> Draw:
             sides(rng, album),
             several.digit(rng, album, "board-digit"),
         ]
-        return Scene(paint(rng, album, behind), tuple(turn for turn in turns if turn))
+        return Drawing(paint(rng, album, behind), tuple(turn for turn in turns if turn))
 
-    return scene
+    return drawing
 
 
 def scatter(rng: np.random.Generator, photos: list[ph.Photograph], split: str, folder: Path) -> Album:
@@ -93,24 +93,24 @@ def ground(rng: np.random.Generator, behind: ph.Photograph | None, side: int = S
     return image.filter(ImageFilter.GaussianBlur(2)).resize((side, side), Image.Resampling.BILINEAR)
 
 
-def only(rng: np.random.Generator, album: Album) -> Turn | None:
+def only(rng: np.random.Generator, album: Album) -> Ask | None:
     """What the only photograph shows, if there is one only."""
     if len(album.things) > 1:
         return None
     (thing,) = album.things
-    question = pick(rng, ("What does the small picture show?", "What is in the small picture?"))
-    return Turn(question, thing.noun, "board-only", is_small([thing.box], album.size))
+    wordings = ("What does the small picture show?", "What is in the small picture?")
+    return Ask(wordings, thing.noun, "board-only", is_small([thing.box], album.size), thing.photo.other_nouns)
 
 
-def where(rng: np.random.Generator, album: Album) -> Turn | None:
+def where(rng: np.random.Generator, album: Album) -> Ask | None:
     """In which quarter of the picture the only photograph of a thing is, if that is clear for one."""
     found = [(thing, quarter(thing)) for thing in album.unique() if quarter(thing)]
     if not found:
         return None
     thing, answer = found[int(rng.integers(len(found)))]
     picture = ph.the_picture(thing.noun)
-    question = pick(rng, (f"Where is {picture}?", f"In which part is {picture}?"))
-    return Turn(question, answer, "board-where", is_small([thing.box], album.size))
+    wordings = (f"Where is {picture}?", f"In which part is {picture}?")
+    return Ask(wordings, answer, "board-where", is_small([thing.box], album.size))
 
 
 def quarter(thing: Thing) -> str:
@@ -121,7 +121,7 @@ def quarter(thing: Thing) -> str:
     return f"{'top' if y < SIDE / 2 else 'bottom'} {'left' if x < SIDE / 2 else 'right'}"
 
 
-def nearest(rng: np.random.Generator, album: Album) -> Turn | None:
+def nearest(rng: np.random.Generator, album: Album) -> Ask | None:
     """What is nearest to a corner, if the next one is much farther from it."""
     corner = pick(rng, CORNERS)
     if len(album.things) < 2:
@@ -132,13 +132,16 @@ def nearest(rng: np.random.Generator, album: Album) -> Turn | None:
     if away[second] < NEARER * away[first]:
         return None
     thing = album.things[first]
-    question = pick(
-        rng, (f"What is nearest to the {corner} corner?", f"Which picture is nearest to the {corner} corner?")
+    wordings = (
+        f"What is nearest to the {corner} corner?",
+        f"Which picture is nearest to the {corner} corner?",
     )
-    return Turn(question, thing.noun, "board-nearest", is_small([thing.box], album.size))
+    return Ask(
+        wordings, thing.noun, "board-nearest", is_small([thing.box], album.size), thing.photo.other_nouns
+    )
 
 
-def sides(rng: np.random.Generator, album: Album) -> Turn | None:
+def sides(rng: np.random.Generator, album: Album) -> Ask | None:
     """On which side of another thing a thing is, if both occur once and the side is clear."""
     unique = album.unique()
     if len(unique) < 2:
@@ -150,9 +153,9 @@ def sides(rng: np.random.Generator, album: Album) -> Turn | None:
         return None
     one, two = (ph.the_picture(thing.noun) for thing in (first, other))
     low, high = (("left of", "right of"), ("above", "below"))[axis]
-    question = pick(rng, (f"Is {one} {low} or {high} {two}?", f"Is {one} {high} or {low} {two}?"))
+    wordings = (f"Is {one} {low} or {high} {two}?", f"Is {one} {high} or {low} {two}?")
     answer = (("left", "right"), ("above", "below"))[axis][apart > 0]
-    return Turn(question, answer, "board-sides", is_small([first.box, other.box], album.size))
+    return Ask(wordings, answer, "board-sides", is_small([first.box, other.box], album.size))
 
 
 def centre(thing: Thing) -> tuple[float, float]:

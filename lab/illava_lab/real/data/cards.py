@@ -13,7 +13,7 @@ from PIL import Image
 from illava.errors import InputError
 
 from . import photographs as ph
-from .scene import Box, Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Box, Draw, Drawing, is_small, pick
 from .sets import Line, lines
 
 RANKS = ("nine", "ten", "jack", "queen", "king", "ace")
@@ -34,7 +34,7 @@ def draw(split: str, folder: Path) -> Draw:
     """Scenes of one photograph each, in "train" cropped at random around the cards, but never flipped."""
     found = tables(split, folder)
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         table = found[int(rng.integers(len(found)))]
         picture = ph.load(table.path)
         if split == "train":
@@ -42,9 +42,9 @@ def draw(split: str, folder: Path) -> Draw:
         turns = [of_the_set(line, picture.size) for line in table.questions]
         extra = (exists, where, outermost, sides)
         turns += [turn for make in extra if (turn := make(rng, table, picture.size))]
-        return Scene(picture, tuple(turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS]))
+        return Drawing(picture, tuple(turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS]))
 
-    return scene
+    return drawing
 
 
 @lru_cache(maxsize=8)
@@ -68,11 +68,11 @@ def answer(line: Line) -> str:
     return ", ".join(line.answers) if line.all else line.answers[0]
 
 
-def of_the_set(line: Line, size: tuple[int, int]) -> Turn:
+def of_the_set(line: Line, size: tuple[int, int]) -> Ask:
     """A question of the set as a turn. Where the answer is no, no box shows it, so it is not small."""
     boxes = [box for _, box in line.boxes]
     kind = {"yes_no": "card-exists", "count": "card-count"}.get(line.kind, "card-rank")
-    return Turn(line.question, answer(line), kind, bool(boxes) and is_small(boxes, size))
+    return Ask((line.question,), answer(line), kind, bool(boxes) and is_small(boxes, size))
 
 
 def cropped(image: Image.Image, table: Table, rng: np.random.Generator) -> tuple[Image.Image, Table]:
@@ -93,28 +93,28 @@ def cropped(image: Image.Image, table: Table, rng: np.random.Generator) -> tuple
     return image, Table(table.path, questions, moved(table.cards))
 
 
-def exists(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Turn | None:
+def exists(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Ask | None:
     """Whether a rank is on the table; half of the answers are yes, unless all six ranks are."""
     there = sorted({rank for rank, _ in table.cards})
     absent = [rank for rank in RANKS if rank not in there]
     yes = not absent or rng.random() < 0.5
     rank = pick(rng, there if yes else absent)
-    question = pick(rng, (f"Is there {ph.a(rank)}?", f"Do you see {ph.a(rank)}?"))
+    wordings = (f"Is there {ph.a(rank)}?", f"Do you see {ph.a(rank)}?")
     small = all(is_small([box], size) for _, box in table.cards)
-    return Turn(question, "yes" if yes else "no", "card-exists", small)
+    return Ask(wordings, "yes" if yes else "no", "card-exists", small)
 
 
-def where(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Turn | None:
+def where(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Ask | None:
     """In which part of the picture the only card of a rank is, if that is clear for one."""
     found = [(rank, box, part(box, size)) for rank, box in unique(table) if part(box, size)]
     if not found:
         return None
     rank, box, answer = found[int(rng.integers(len(found)))]
-    question = pick(rng, (f"Where is the {rank}?", f"In which part of the picture is the {rank}?"))
-    return Turn(question, answer, "card-where", is_small([box], size))
+    wordings = (f"Where is the {rank}?", f"In which part of the picture is the {rank}?")
+    return Ask(wordings, answer, "card-where", is_small([box], size))
 
 
-def outermost(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Turn | None:
+def outermost(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Ask | None:
     """The rank of the card farthest in one direction, if the next one is clearly behind it."""
     name, axis, order = (("leftmost", 0, 1), ("rightmost", 0, -1), ("highest", 1, 1), ("lowest", 1, -1))[
         int(rng.integers(4))
@@ -127,11 +127,11 @@ def outermost(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> 
         return None
     rank, box = ranked[0]
     place = {"highest": "nearest to the top", "lowest": "nearest to the bottom"}.get(name, f"the {name}")
-    question = pick(rng, (f"Which card is {place}?", f"What rank is the card that is {place}?"))
-    return Turn(question, rank, "card-outermost", is_small([box], size))
+    wordings = (f"Which card is {place}?", f"What rank is the card that is {place}?")
+    return Ask(wordings, rank, "card-outermost", is_small([box], size))
 
 
-def sides(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Turn | None:
+def sides(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Ask | None:
     """Whether one card is left or right of another, if both ranks occur once and it is clear."""
     found = unique(table)
     if len(found) < 2:
@@ -145,7 +145,7 @@ def sides(rng: np.random.Generator, table: Table, size: tuple[int, int]) -> Turn
         f"Is the {one} right or left of the {other}?",
     )
     answer = "left" if apart < 0 else "right"
-    return Turn(pick(rng, wordings), answer, "card-sides", is_small([box, second], size))
+    return Ask(wordings, answer, "card-sides", is_small([box, second], size))
 
 
 def unique(table: Table) -> list[tuple[str, Box]]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from . import photographs as ph
 from . import several
-from .scene import Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Draw, Drawing, is_small, pick
 from .several import Album, Thing
 
 SIDE = 448  # pixels of the picture, near the largest that the model sees
@@ -32,7 +32,7 @@ STEPS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 
 def draw(split: str, folder: Path) -> Draw:
     """Scenes of 4, 9 or 16 photographs with up to 6 turns."""
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         rows = int(rng.integers(2, 5))
         album = layout(
             several.choose_several(rng, split, folder, rows**2, MOST_ALIKE[rows]), rows, split, folder
@@ -45,9 +45,9 @@ def draw(split: str, folder: Path) -> Draw:
             beside(rng, album),
             several.digit(rng, album, "collage-digit"),
         ]
-        return Scene(paint(rng, album), tuple(turn for turn in turns if turn))
+        return Drawing(paint(rng, album), tuple(turn for turn in turns if turn))
 
-    return scene
+    return drawing
 
 
 def layout(photos: list[ph.Photograph], rows: int, split: str, folder: Path) -> Album:
@@ -76,7 +76,7 @@ def paint(rng: np.random.Generator, album: Album) -> Image.Image:
     return picture
 
 
-def what_is_at(rng: np.random.Generator, album: Album) -> Turn:
+def what_is_at(rng: np.random.Generator, album: Album) -> Ask:
     """What the photograph at a place shows."""
     rows = _rows(album)
     cell = int(rng.integers(rows**2))
@@ -86,11 +86,13 @@ def what_is_at(rng: np.random.Generator, album: Album) -> Turn:
     named = rows < 4 and rng.random() < 0.5
     at = by_name if named else by_number
     thing = album.things[cell]
-    question = pick(rng, (f"What is {at}?", f"What does the picture {at} show?"))
-    return Turn(question, thing.noun, "collage-place", is_small([thing.box], album.size))
+    wordings = (f"What is {at}?", f"What does the picture {at} show?")
+    return Ask(
+        wordings, thing.noun, "collage-place", is_small([thing.box], album.size), thing.photo.other_nouns
+    )
 
 
-def where(rng: np.random.Generator, album: Album) -> Turn | None:
+def where(rng: np.random.Generator, album: Album) -> Ask | None:
     """Where the only photograph of a thing is, if there is one."""
     unique = album.unique()
     if not unique:
@@ -101,10 +103,10 @@ def where(rng: np.random.Generator, album: Album) -> Turn | None:
     if _rows(album) == 4:
         wordings = (f"In which row and column is {picture}?", f"Give the row and column of {picture}.")
     answer = PLACES[_rows(album)][album.things.index(thing)]
-    return Turn(pick(rng, wordings), answer, "collage-where", is_small([thing.box], album.size))
+    return Ask(wordings, answer, "collage-where", is_small([thing.box], album.size))
 
 
-def beside(rng: np.random.Generator, album: Album) -> Turn | None:
+def beside(rng: np.random.Generator, album: Album) -> Ask | None:
     """What is next to the only photograph of a thing in one direction, if there is one."""
     rows, unique = _rows(album), album.unique()
     if not unique:
@@ -119,10 +121,9 @@ def beside(rng: np.random.Generator, album: Album) -> Turn | None:
     name = pick(rng, within)
     other = album.things[within[name]]
     picture = ph.the_picture(thing.noun)
-    question = pick(
-        rng, (f"What is directly {name} {picture}?", f"Which thing is directly {name} {picture}?")
-    )
-    return Turn(question, other.noun, "collage-beside", is_small([thing.box, other.box], album.size))
+    wordings = (f"What is directly {name} {picture}?", f"Which thing is directly {name} {picture}?")
+    small = is_small([thing.box, other.box], album.size)
+    return Ask(wordings, other.noun, "collage-beside", small, other.photo.other_nouns)
 
 
 def _rows(album: Album) -> int:

@@ -13,7 +13,7 @@ from . import rendering as rd
 from . import vocabulary as vb
 from .receipts import date
 from .rendering import Written
-from .scene import Box, Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Box, Draw, Drawing, is_small, pick
 
 HEIGHT = 448  # pixels of the picture; its width varies
 MOST_TURNS = 6
@@ -45,7 +45,7 @@ class Form(NamedTuple):
 def draw(split: str, folder: Path) -> Draw:
     """Scenes of one form each with up to 6 turns."""
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         size = (int(rng.integers(300, 449)), HEIGHT)
         picture = rd.backdrop(rng, split, folder, size)
         form = write(rng, picture, split)
@@ -53,9 +53,9 @@ def draw(split: str, folder: Path) -> Draw:
         turns += [ask_field(rng, form, field) for field in form.fields]
         turns += [ask_check(rng, form, field) for field in form.checks]
         made = [turn for turn in turns if turn]
-        return Scene(picture, tuple(made[i] for i in rng.permutation(len(made))[:MOST_TURNS]))
+        return Drawing(picture, tuple(made[i] for i in rng.permutation(len(made))[:MOST_TURNS]))
 
-    return scene
+    return drawing
 
 
 def _person(rng: np.random.Generator, split: str) -> str:
@@ -158,28 +158,28 @@ def _tick(
     return Field(name, answer, (place[0], y, x - size, bottom))
 
 
-def ask_title(rng: np.random.Generator, form: Form) -> Turn:
+def ask_title(rng: np.random.Generator, form: Form) -> Ask:
     """What the form is, by its title."""
     wordings = ("What is the title of the form?", "What does the title say?")
-    return Turn(pick(rng, wordings), form.title.text, "form-title", is_small([form.title.box], form.size))
+    return Ask(wordings, form.title.text, "form-title", is_small([form.title.box], form.size))
 
 
-def ask_field(rng: np.random.Generator, form: Form, field: Field) -> Turn:
+def ask_field(rng: np.random.Generator, form: Form, field: Field) -> Ask:
     """What is filled in."""
     kind = f"form-{field.label.lower().rstrip('.').replace(' ', '-')}"
-    return Turn(pick(rng, FIELDS[field.label][1]), field.value, kind, is_small([field.box], form.size))
+    return Ask(FIELDS[field.label][1], field.value, kind, is_small([field.box], form.size))
 
 
-def ask_check(rng: np.random.Generator, form: Form, field: Field) -> Turn:
+def ask_check(rng: np.random.Generator, form: Form, field: Field) -> Ask:
     """Which of yes and no is crossed."""
     wordings = (
         f"What is crossed for {field.label}: yes or no?",
         f"Is {field.label} answered with yes or no?",
     )
-    return Turn(pick(rng, wordings), field.value, "form-check", is_small([field.box], form.size))
+    return Ask(wordings, field.value, "form-check", is_small([field.box], form.size))
 
 
-def ask_checked(rng: np.random.Generator, form: Form) -> Turn:
+def ask_checked(rng: np.random.Generator, form: Form) -> Ask:
     """Whether a field is on the form; half of the answers are yes."""
     there = [field.label for field in (*form.fields, *form.checks)]
     yes = rng.random() < 0.5
@@ -187,10 +187,10 @@ def ask_checked(rng: np.random.Generator, form: Form) -> Turn:
     wordings = (f'Does the form ask for "{name}"?', f'Is there a field "{name}"?')
     # All labels must be read. They cover no more than what is filled in, whose boxes are known.
     small = is_small([field.box for field in (*form.fields, *form.checks)], form.size)
-    return Turn(pick(rng, wordings), "yes" if yes else "no", "form-exists", small)
+    return Ask(wordings, "yes" if yes else "no", "form-exists", small)
 
 
-def ask_whose(rng: np.random.Generator, form: Form) -> Turn | None:
+def ask_whose(rng: np.random.Generator, form: Form) -> Ask | None:
     """Which field holds a value that no other field holds."""
     values = [field.value for field in form.fields]
     found = [field for field in form.fields if values.count(field.value) == 1]
@@ -198,4 +198,4 @@ def ask_whose(rng: np.random.Generator, form: Form) -> Turn | None:
         return None
     field = found[int(rng.integers(len(found)))]
     wordings = (f'Which field says "{field.value}"?', f'In which field is "{field.value}" filled in?')
-    return Turn(pick(rng, wordings), field.label, "form-field", is_small([field.box], form.size))
+    return Ask(wordings, field.label, "form-field", is_small([field.box], form.size))

@@ -13,7 +13,7 @@ import numpy as np
 from illava.errors import InputError
 
 from . import photographs as ph
-from .scene import Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Draw, Drawing, is_small, pick
 from .sets import lines
 
 BOXES = ("left", "middle", "right")
@@ -59,16 +59,16 @@ def draw(split: str, folder: Path) -> Draw:
     """Scenes of one picture each, with its sentences and up to 5 generated questions."""
     found = pictures(split, folder)
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         picture = found[int(rng.integers(len(found)))]
         sentence = picture.sentences[int(rng.integers(len(picture.sentences)))]
         turns = [of_the_set(picture, sentence)]
         makers = (count, exists, which_box, property_of, above, most)
         made = [turn for make in makers if (turn := make(rng, picture))]
         turns += [made[i] for i in rng.permutation(len(made))[: MOST_TURNS - 1]]
-        return Scene(ph.load(picture.path), tuple(turns))
+        return Drawing(ph.load(picture.path), tuple(turns))
 
-    return scene
+    return drawing
 
 
 @lru_cache(maxsize=8)
@@ -104,12 +104,14 @@ def _records(folder: Path) -> dict[Path, tuple[Shape, ...]]:
     return found
 
 
-def of_the_set(picture: Picture, sentence: tuple[str, str]) -> Turn:
+def of_the_set(picture: Picture, sentence: tuple[str, str]) -> Ask:
     """A sentence; it is small if all shapes together are, as it may be about any of them."""
-    return Turn(*sentence, "nlvr-sentence", is_small([shape.place for shape in picture.shapes], SIZE))
+    question, answer = sentence
+    small = is_small([shape.place for shape in picture.shapes], SIZE)
+    return Ask((question,), answer, "nlvr-sentence", small)
 
 
-def count(rng: np.random.Generator, picture: Picture) -> Turn | None:
+def count(rng: np.random.Generator, picture: Picture) -> Ask | None:
     """How many things of a colour, shape or both there are, in one box or in all."""
     shapes, where = _some_box(rng, picture)
     kind = int(rng.integers(3))
@@ -122,12 +124,12 @@ def count(rng: np.random.Generator, picture: Picture) -> Turn | None:
     if number > MOST:
         return None
     things = f"{name} things" if kind == 0 else f"{name}s"
-    question = pick(rng, (f"How many {things} are there{where}?", f"Count the {things}{where}."))
+    wordings = (f"How many {things} are there{where}?", f"Count the {things}{where}.")
     boxes = [shape.place for shape, some in zip(shapes, names, strict=True) if some == name]
-    return Turn(question, str(number), "nlvr-count", is_small(boxes, SIZE))
+    return Ask(wordings, str(number), "nlvr-count", is_small(boxes, SIZE))
 
 
-def exists(rng: np.random.Generator, picture: Picture) -> Turn | None:
+def exists(rng: np.random.Generator, picture: Picture) -> Ask | None:
     """Whether there is a thing of a colour and shape, in one box or in all; half of the answers are yes."""
     shapes, where = _some_box(rng, picture)
     there = sorted({shape.name for shape in shapes})
@@ -137,12 +139,12 @@ def exists(rng: np.random.Generator, picture: Picture) -> Turn | None:
     if not (there if yes else absent):
         return None
     name = pick(rng, there if yes else absent)
-    question = pick(rng, (f"Is there a {name}{where}?", f"Do you see a {name}{where}?"))
+    wordings = (f"Is there a {name}{where}?", f"Do you see a {name}{where}?")
     small = all(is_small([shape.place], SIZE) for shape in picture.shapes)
-    return Turn(question, "yes" if yes else "no", "nlvr-exists", small)
+    return Ask(wordings, "yes" if yes else "no", "nlvr-exists", small)
 
 
-def which_box(rng: np.random.Generator, picture: Picture) -> Turn | None:
+def which_box(rng: np.random.Generator, picture: Picture) -> Ask | None:
     """Which box has a thing that no other box has."""
     found: dict[str, set[int]] = {}
     for shape in picture.shapes:
@@ -152,12 +154,12 @@ def which_box(rng: np.random.Generator, picture: Picture) -> Turn | None:
         return None
     name = pick(rng, names)
     (box,) = found[name]
-    question = pick(rng, (f"Which box has a {name}?", f"In which box is a {name}?"))
+    wordings = (f"Which box has a {name}?", f"In which box is a {name}?")
     boxes = [shape.place for shape in picture.shapes if shape.name == name]
-    return Turn(question, BOXES[box], "nlvr-box", is_small(boxes, SIZE))
+    return Ask(wordings, BOXES[box], "nlvr-box", is_small(boxes, SIZE))
 
 
-def property_of(rng: np.random.Generator, picture: Picture) -> Turn | None:
+def property_of(rng: np.random.Generator, picture: Picture) -> Ask | None:
     """The colour, or among several shapes the shape, of the only highest or lowest thing in a box.
 
     All answers that the picture allows are equally likely.
@@ -176,7 +178,7 @@ def property_of(rng: np.random.Generator, picture: Picture) -> Turn | None:
     answer = pick(rng, sorted(found))
     shape, thing = found[answer][int(rng.integers(len(found[answer])))]
     wordings = (f"What {what} is the {thing}?", f"What is the {what} of the {thing}?")
-    return Turn(pick(rng, wordings), answer, f"nlvr-{what}", is_small([shape.place], SIZE))
+    return Ask(wordings, answer, f"nlvr-{what}", is_small([shape.place], SIZE))
 
 
 def outermost(shapes: list[Shape], end: str) -> Shape | None:
@@ -185,7 +187,7 @@ def outermost(shapes: list[Shape], end: str) -> Shape | None:
     return shapes[edges.index(max(edges))] if edges and edges.count(max(edges)) == 1 else None
 
 
-def above(rng: np.random.Generator, picture: Picture) -> Turn | None:
+def above(rng: np.random.Generator, picture: Picture) -> Ask | None:
     """What is directly above the only thing of a colour and shape: the nearest whose columns overlap."""
     often = Counter(shape.name for shape in picture.shapes)
     found = []
@@ -201,7 +203,7 @@ def above(rng: np.random.Generator, picture: Picture) -> Turn | None:
         f"What is directly above the {shape.name}?",
         f"Which thing is directly above the {shape.name}?",
     )
-    return Turn(pick(rng, wordings), other.name, "nlvr-above", is_small([shape.place, other.place], SIZE))
+    return Ask(wordings, other.name, "nlvr-above", is_small([shape.place, other.place], SIZE))
 
 
 def is_over(other: Shape, shape: Shape) -> bool:
@@ -210,14 +212,14 @@ def is_over(other: Shape, shape: Shape) -> bool:
     return other.box == shape.box and overlap > 0 and other.y + other.size <= shape.y
 
 
-def most(rng: np.random.Generator, picture: Picture) -> Turn | None:
+def most(rng: np.random.Generator, picture: Picture) -> Ask | None:
     """Which box has the most things, if one has."""
     often = Counter(shape.box for shape in picture.shapes).most_common(2)
     if not often or (len(often) == 2 and often[0][1] == often[1][1]):
         return None
-    question = pick(rng, ("Which box has the most things?", "In which box are the most things?"))
+    wordings = ("Which box has the most things?", "In which box are the most things?")
     boxes = [shape.place for shape in picture.shapes]
-    return Turn(question, BOXES[often[0][0]], "nlvr-most", is_small(boxes, SIZE))
+    return Ask(wordings, BOXES[often[0][0]], "nlvr-most", is_small(boxes, SIZE))
 
 
 def _some_box(rng: np.random.Generator, picture: Picture) -> tuple[list[Shape], str]:

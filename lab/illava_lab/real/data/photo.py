@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from . import photographs as ph
-from .scene import Draw, Scene, Turn, pick
+from .scene import Ask, Draw, Drawing, pick
 
 KINDS = {"clothing": "clothing", "grocery": "grocery", "digits_sign": "digits-sign"}
 OWN = {
@@ -24,24 +24,26 @@ def draw(split: str, folder: Path) -> Draw:
     Hand signs and packages are not flipped: the other hand, and mirrored writing, occur in no test.
     """
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         photo = ph.choose(rng, split, folder)
         picture = ph.load(photo.path)
         if split == "train":
             picture = ph.varied(photo, picture, rng)
         labels = tuple(ph.photographs(photo.set, split, folder))
-        turns = [Turn(pick(rng, (photo.question, *OWN[photo.set])), photo.label, KINDS[photo.set], False)]
+        wordings = (photo.question, *OWN[photo.set])
+        turns = [Ask(wordings, photo.label, KINDS[photo.set], False, photo.answers[1:])]
         if photo.fine:
-            turns.append(Turn(*photo.fine, "grocery-fine", False))
+            right, *others = photo.fine.answers
+            turns.append(Ask((photo.fine.question,), right, "grocery-fine", False, tuple(others)))
         wrong = ph.unlike(photo.label, labels)
         if wrong:
             turns += [_exists(rng, photo, wrong), _either(rng, photo, wrong)]
-        return Scene(picture, tuple(turns))
+        return Drawing(picture, tuple(turns))
 
-    return scene
+    return drawing
 
 
-def _exists(rng: np.random.Generator, photo: ph.Photograph, wrong: list[str]) -> Turn:
+def _exists(rng: np.random.Generator, photo: ph.Photograph, wrong: list[str]) -> Ask:
     right = rng.random() < 0.5
     name = photo.label if right else pick(rng, wrong)
     if photo.set == "digits_sign":
@@ -49,10 +51,10 @@ def _exists(rng: np.random.Generator, photo: ph.Photograph, wrong: list[str]) ->
     else:
         this = "Are these" if ph.is_plural(name) else "Is this"
         wordings = (f"{this} {ph.a(name)}?", f"Does the picture show {ph.a(name)}?")
-    return Turn(pick(rng, wordings), "yes" if right else "no", "photo-exists", False)
+    return Ask(wordings, "yes" if right else "no", "photo-exists", False)
 
 
-def _either(rng: np.random.Generator, photo: ph.Photograph, wrong: list[str]) -> Turn:
+def _either(rng: np.random.Generator, photo: ph.Photograph, wrong: list[str]) -> Ask:
     names = [photo.label, pick(rng, wrong)]
     if rng.random() < 0.5:
         names.reverse()
@@ -63,4 +65,4 @@ def _either(rng: np.random.Generator, photo: ph.Photograph, wrong: list[str]) ->
         one, other = (ph.a(name) for name in names)
         this = "Are these" if ph.is_plural(names[0]) else "Is this"
         wordings = (f"{this} {one} or {other}?", f"Does the picture show {one} or {other}?")
-    return Turn(pick(rng, wordings), photo.label, "photo-choice", False)
+    return Ask(wordings, photo.label, "photo-choice", False)

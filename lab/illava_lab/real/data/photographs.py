@@ -42,13 +42,18 @@ class Photograph(NamedTuple):
     """The set's own question about the class."""
     answers: tuple[str, ...]
     """All correct answers to it."""
-    fine: tuple[str, str] | None
-    """The set's question about the kind within the class, and its answer."""
+    fine: Line | None
+    """The set's question about the kind within the class."""
 
     @property
     def noun(self) -> str:
         """What it is beside photographs of other sets: its label, or "hand sign"."""
         return HAND if self.set == "digits_sign" else self.label
+
+    @property
+    def other_nouns(self) -> tuple[str, ...]:
+        """Other right answers to what it is."""
+        return ("hand",) if self.set == "digits_sign" else self.answers[1:]
 
 
 @lru_cache(maxsize=32)
@@ -60,9 +65,10 @@ def photographs(name: str, split: str, folder: Path) -> dict[str, tuple[Photogra
         (fine if line.kind == "class_fine" else coarse)[line.picture] = line
     found: dict[str, list[Photograph]] = {}
     for path, line in coarse.items():
-        detail = (fine[path].question, fine[path].answers[0]) if path in fine else None
         label = line.answers[0]
-        found.setdefault(label, []).append(Photograph(name, label, path, line.question, line.answers, detail))
+        found.setdefault(label, []).append(
+            Photograph(name, label, path, line.question, line.answers, fine.get(path))
+        )
     if not found:
         raise InputError(f"{folder / name}: no photographs for {split}; the set needs more pictures")
     return {label: tuple(found[label]) for label in sorted(found)}

@@ -13,11 +13,13 @@ from PIL import Image
 from . import rendering as rd
 from . import vocabulary as vb
 from .rendering import Written
-from .scene import Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Draw, Drawing, is_small, pick
 
 HEIGHT = 448  # pixels of the picture; its width varies
 MOST_TURNS = 6
 ITEMS = (2, 6)
+AMOUNTS = ("total", "price", "change")
+"""The kinds whose answers may be given with a currency sign."""
 
 
 class Receipt(NamedTuple):
@@ -54,14 +56,14 @@ class Printed(NamedTuple):
 def draw(split: str, folder: Path) -> Draw:
     """Scenes of one receipt each with up to 6 turns."""
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         size = (int(rng.integers(270, 449)), HEIGHT)
         picture = rd.backdrop(rng, split, folder, size)
         printed = write(rng, picture, invent(rng, split), split)
         turns = [turn for make in QUESTIONS if (turn := make(rng, printed))]
-        return Scene(picture, tuple(turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS]))
+        return Drawing(picture, tuple(turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS]))
 
-    return scene
+    return drawing
 
 
 def invent(rng: np.random.Generator, split: str) -> Receipt:
@@ -156,33 +158,33 @@ def _rows(receipt: Receipt) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def ask_total(rng: np.random.Generator, printed: Printed) -> Turn:
+def ask_total(rng: np.random.Generator, printed: Printed) -> Ask:
     """The total, without the currency sign."""
     wordings = ("What is the total?", "How much is the total?", "What is the total amount?")
-    return _turn(printed, pick(rng, wordings), amount(printed.receipt.total), "total", ["total"])
+    return _ask(printed, wordings, amount(printed.receipt.total), "total", ["total"])
 
 
-def ask_shop(rng: np.random.Generator, printed: Printed) -> Turn:
+def ask_shop(rng: np.random.Generator, printed: Printed) -> Ask:
     """The shop's name."""
     wordings = ("What is the name of the shop?", "Which shop issued this receipt?")
-    return _turn(printed, pick(rng, wordings), printed.receipt.shop, "shop", ["shop"])
+    return _ask(printed, wordings, printed.receipt.shop, "shop", ["shop"])
 
 
-def ask_date(rng: np.random.Generator, printed: Printed) -> Turn:
+def ask_date(rng: np.random.Generator, printed: Printed) -> Ask:
     """The date as it is printed."""
     wordings = ("What is the date on the receipt?", "When was the receipt issued?")
-    return _turn(printed, pick(rng, wordings), printed.receipt.date, "date", ["date"])
+    return _ask(printed, wordings, printed.receipt.date, "date", ["date"])
 
 
-def ask_price(rng: np.random.Generator, printed: Printed) -> Turn:
+def ask_price(rng: np.random.Generator, printed: Printed) -> Ask:
     """The price of an item, without the currency sign."""
     number = int(rng.integers(len(printed.receipt.items)))
     name, price = printed.receipt.items[number]
     wordings = (f"What is the price of {name}?", f"How much does {name} cost?")
-    return _turn(printed, pick(rng, wordings), amount(price), "price", [f"item {number}", f"price {number}"])
+    return _ask(printed, wordings, amount(price), "price", [f"item {number}", f"price {number}"])
 
 
-def ask_item(rng: np.random.Generator, printed: Printed) -> Turn | None:
+def ask_item(rng: np.random.Generator, printed: Printed) -> Ask | None:
     """The only item of a price."""
     often = Counter(price for _, price in printed.receipt.items)
     found = [i for i, (_, price) in enumerate(printed.receipt.items) if often[price] == 1]
@@ -191,10 +193,10 @@ def ask_item(rng: np.random.Generator, printed: Printed) -> Turn | None:
     number = found[int(rng.integers(len(found)))]
     name, price = printed.receipt.items[number]
     wordings = (f"Which item costs {amount(price)}?", f"What was sold for {amount(price)}?")
-    return _turn(printed, pick(rng, wordings), name, "item", [f"item {number}", f"price {number}"])
+    return _ask(printed, wordings, name, "item", [f"item {number}", f"price {number}"])
 
 
-def ask_dearest(rng: np.random.Generator, printed: Printed) -> Turn | None:
+def ask_dearest(rng: np.random.Generator, printed: Printed) -> Ask | None:
     """The item of the highest price, if only one has it; all prices must be read."""
     prices = [price for _, price in printed.receipt.items]
     if prices.count(max(prices)) > 1:
@@ -202,27 +204,27 @@ def ask_dearest(rng: np.random.Generator, printed: Printed) -> Turn | None:
     wordings = ("Which item is the most expensive?", "What is the most expensive item?")
     name = printed.receipt.items[prices.index(max(prices))][0]
     keys = [f"price {i}" for i in range(len(prices))]
-    return _turn(printed, pick(rng, wordings), name, "dearest", keys)
+    return _ask(printed, wordings, name, "dearest", keys)
 
 
-def ask_count(rng: np.random.Generator, printed: Printed) -> Turn:
+def ask_count(rng: np.random.Generator, printed: Printed) -> Ask:
     """The number of items."""
     count = len(printed.receipt.items)
     wordings = ("How many items are on the receipt?", "How many different items were bought?")
-    return _turn(printed, pick(rng, wordings), str(count), "count", [f"item {i}" for i in range(count)])
+    return _ask(printed, wordings, str(count), "count", [f"item {i}" for i in range(count)])
 
 
-def ask_exists(rng: np.random.Generator, printed: Printed) -> Turn:
+def ask_exists(rng: np.random.Generator, printed: Printed) -> Ask:
     """Whether an item is on the receipt; half of the answers are yes."""
     names = [name for name, _ in printed.receipt.items]
     yes = rng.random() < 0.5
     name = pick(rng, names if yes else [other for other in vb.GOODS if other not in names])
     wordings = (f"Is {name} on the receipt?", f"Does the receipt list {name}?")
     keys = [f"item {i}" for i in range(len(names))]
-    return _turn(printed, pick(rng, wordings), "yes" if yes else "no", "exists", keys)
+    return _ask(printed, wordings, "yes" if yes else "no", "exists", keys)
 
 
-def ask_detail(rng: np.random.Generator, printed: Printed) -> Turn | None:
+def ask_detail(rng: np.random.Generator, printed: Printed) -> Ask | None:
     """The table, the number of the receipt, or the cashier."""
     if not printed.receipt.details:
         return None
@@ -232,25 +234,24 @@ def ask_detail(rng: np.random.Generator, printed: Printed) -> Turn | None:
         "Receipt": ("What is the receipt number?", "Which number has the receipt?"),
         "Cashier": ("Who is the cashier?", "What is the name of the cashier?"),
     }[name]
-    return _turn(printed, pick(rng, wordings), value, name.lower(), [name])
+    return _ask(printed, wordings, value, name.lower(), [name])
 
 
-def ask_change(rng: np.random.Generator, printed: Printed) -> Turn | None:
+def ask_change(rng: np.random.Generator, printed: Printed) -> Ask | None:
     """The change, if it is printed."""
     if not printed.receipt.paid:
         return None
     change = amount(printed.receipt.paid - printed.receipt.total)
-    return _turn(
-        printed, pick(rng, ("How much is the change?", "What is the change?")), change, "change", ["change"]
-    )
+    return _ask(printed, ("How much is the change?", "What is the change?"), change, "change", ["change"])
 
 
-QUESTIONS: tuple[Callable[[np.random.Generator, Printed], Turn | None], ...] = (
+QUESTIONS: tuple[Callable[[np.random.Generator, Printed], Ask | None], ...] = (
     *(ask_total, ask_shop, ask_date, ask_price, ask_item),
     *(ask_dearest, ask_count, ask_exists, ask_detail, ask_change),
 )
 
 
-def _turn(printed: Printed, question: str, answer: str, kind: str, keys: list[str]) -> Turn:
+def _ask(printed: Printed, wordings: tuple[str, ...], answer: str, kind: str, keys: list[str]) -> Ask:
     boxes = [printed.places[key].box for key in keys]
-    return Turn(question, answer, f"receipt-{kind}", is_small(boxes, printed.size))
+    also = (f"${answer}",) if kind in AMOUNTS else ()
+    return Ask(wordings, answer, f"receipt-{kind}", is_small(boxes, printed.size), also)

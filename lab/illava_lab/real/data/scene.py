@@ -34,8 +34,32 @@ class Scene(NamedTuple):
     turns: tuple[Turn, ...]
 
 
-Draw = Callable[[np.random.Generator], Scene]
-"""Draws one scene with the generator of that scene."""
+class Ask(NamedTuple):
+    """A question in all its wordings."""
+
+    wordings: tuple[str, ...]
+    """Training asks in any of them, a task in the first."""
+    answer: str
+    kind: str
+    small: bool
+    also: tuple[str, ...] = ()
+    """Other answers that are right."""
+
+
+class Drawing(NamedTuple):
+    """A picture and all that may be asked about it."""
+
+    picture: Image.Image
+    asks: tuple[Ask, ...]
+
+    def scene(self, rng: np.random.Generator) -> Scene:
+        """The scene that training sees, each question in a random wording."""
+        turns = [Turn(pick(rng, ask.wordings), ask.answer, ask.kind, ask.small) for ask in self.asks]
+        return Scene(self.picture, tuple(turns))
+
+
+Draw = Callable[[np.random.Generator], Drawing]
+"""Draws the picture of one scene with the generator of that scene."""
 
 
 def is_small(boxes: Iterable[Box], size: tuple[int, int]) -> bool:
@@ -44,7 +68,7 @@ def is_small(boxes: Iterable[Box], size: tuple[int, int]) -> bool:
     return bool(area < SMALL * size[0] * size[1])
 
 
-def pick(rng: np.random.Generator, options: Iterable[str], first: bool = False) -> str:
-    """One of ``options`` at random, or the first: tasks ask every question in one wording."""
+def pick(rng: np.random.Generator, options: Iterable[str]) -> str:
+    """One of ``options``, all equally likely."""
     options = list(options)
-    return options[0] if first else options[int(rng.integers(len(options)))]
+    return options[int(rng.integers(len(options)))]

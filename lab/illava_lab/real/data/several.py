@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import photographs as ph
-from .scene import Box, Turn, is_small, pick
+from .scene import Ask, Box, is_small, pick
 
 WEIGHTS = (0.4, 0.45, 0.15)
 """The shares of clothing, grocery items and hand signs, which have one noun for all digits."""
@@ -82,7 +82,7 @@ def _another(
     return photo
 
 
-def exists(rng: np.random.Generator, album: Album, kind: str, but: str = "") -> Turn:
+def exists(rng: np.random.Generator, album: Album, kind: str, but: str = "") -> Ask:
     """Whether any of the photographs shows a thing; half of the answers are yes."""
     nouns = sorted({thing.noun for thing in album.things})
     yes = rng.random() < 0.5
@@ -94,39 +94,35 @@ def exists(rng: np.random.Generator, album: Album, kind: str, but: str = "") -> 
     else:
         yes = True
         noun = pick(rng, nouns)
-    question = pick(
-        rng,
-        (
-            f"Is there a picture of {ph.a(noun)}?",
-            f"Does any of the pictures show {ph.a(noun)}?",
-            f"Do you see a picture of {ph.a(noun)}?",
-        ),
+    wordings = (
+        f"Is there a picture of {ph.a(noun)}?",
+        f"Does any of the pictures show {ph.a(noun)}?",
+        f"Do you see a picture of {ph.a(noun)}?",
     )
     # A yes must be no easier to find than a no, so both are small only if each photograph is.
     small = all(is_small([thing.box], album.size) for thing in album.things)
-    return Turn(question, "yes" if yes else "no", kind, small)
+    return Ask(wordings, "yes" if yes else "no", kind, small)
 
 
-def how_many(rng: np.random.Generator, album: Album, kind: str) -> Turn:
+def how_many(rng: np.random.Generator, album: Album, kind: str) -> Ask:
     """How many photographs show a thing, one of the two that occur most often."""
     often = Counter(sorted(thing.noun for thing in album.things)).most_common(2)
     noun, count = often[int(rng.integers(len(often)))]
-    question = pick(
-        rng,
-        (
-            f"How many pictures show {ph.a(noun)}?",
-            f"How many of the pictures show {ph.a(noun)}?",
-            f"Count the pictures that show {ph.a(noun)}.",
-        ),
+    wordings = (
+        f"How many pictures show {ph.a(noun)}?",
+        f"How many of the pictures show {ph.a(noun)}?",
+        f"Count the pictures that show {ph.a(noun)}.",
     )
     boxes = [thing.box for thing in album.things if thing.noun == noun]
-    return Turn(question, str(count), kind, is_small(boxes, album.size))
+    return Ask(wordings, str(count), kind, is_small(boxes, album.size))
 
 
-def digit(rng: np.random.Generator, album: Album, kind: str) -> Turn | None:
+def digit(rng: np.random.Generator, album: Album, kind: str) -> Ask | None:
     """The digit of the only hand sign, if there is only one."""
     hands = [thing for thing in album.unique() if thing.noun == ph.HAND]
     if not hands:
         return None
-    question = pick(rng, ("Which digit does the hand sign show?", "What digit is shown by the hand?"))
-    return Turn(question, hands[0].photo.label, kind, is_small([hands[0].box], album.size))
+    wordings = ("Which digit does the hand sign show?", "What digit is shown by the hand?")
+    hand = hands[0]
+    small = is_small([hand.box], album.size)
+    return Ask(wordings, hand.photo.label, kind, small, hand.photo.answers[1:])

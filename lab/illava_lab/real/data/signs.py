@@ -10,7 +10,7 @@ from PIL import Image
 
 from . import rendering as rd
 from . import vocabulary as vb
-from .scene import Box, Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Box, Draw, Drawing, is_small, pick
 
 SIDE = 448  # pixels of the picture
 ROWS = (1, 4)
@@ -46,14 +46,14 @@ class Row(NamedTuple):
 def draw(split: str, folder: Path) -> Draw:
     """Scenes of one signpost each with up to 5 turns."""
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         picture = rd.backdrop(rng, split, folder, (SIDE, SIDE))
         rows = write(rng, picture, split)
         turns = [ask_way(rng, rows), ask_place(rng, rows), ask_distance(rng, rows), ask_exists(rng, rows)]
         turns.append(ask_only(rng, rows) if len(rows) == 1 else ask_row(rng, rows))
-        return Scene(picture, tuple(turn for turn in turns if turn))
+        return Drawing(picture, tuple(turn for turn in turns if turn))
 
-    return scene
+    return drawing
 
 
 def write(rng: np.random.Generator, picture: Image.Image, split: str) -> list[Row]:
@@ -104,14 +104,14 @@ def _row(
     return Row(place, way, distance, written.box, arrow, figure.box if figure else (0, 0, 0, 0))
 
 
-def ask_way(rng: np.random.Generator, rows: list[Row]) -> Turn:
+def ask_way(rng: np.random.Generator, rows: list[Row]) -> Ask:
     """Where the arrow of a place points."""
     row = rows[int(rng.integers(len(rows)))]
     wordings = (f"Which way is the {row.place}?", f"Where does the arrow of the {row.place} point?")
-    return _turn(pick(rng, wordings), row.way, "way", [row.name_box, row.arrow_box])
+    return _ask(wordings, row.way, "way", [row.name_box, row.arrow_box])
 
 
-def ask_place(rng: np.random.Generator, rows: list[Row]) -> Turn | None:
+def ask_place(rng: np.random.Generator, rows: list[Row]) -> Ask | None:
     """The only place in a direction."""
     ways = [row.way for row in rows]
     found = [row for row in rows if ways.count(row.way) == 1]
@@ -120,40 +120,41 @@ def ask_place(rng: np.random.Generator, rows: list[Row]) -> Turn | None:
     row = found[int(rng.integers(len(found)))]
     to = row.way if row.way == "straight ahead" else f"to the {row.way}"
     wordings = (f"What is {to}?", f"Which place is {to}?")
-    return _turn(pick(rng, wordings), row.place, "place", [row.name_box, row.arrow_box])
+    return _ask(wordings, row.place, "place", [row.name_box, row.arrow_box])
 
 
-def ask_distance(rng: np.random.Generator, rows: list[Row]) -> Turn | None:
+def ask_distance(rng: np.random.Generator, rows: list[Row]) -> Ask | None:
     """How far a place is, if the sign says so."""
     row = rows[int(rng.integers(len(rows)))]
     if not row.distance:
         return None
     wordings = (f"How far is the {row.place}?", f"What is the distance to the {row.place}?")
-    return _turn(pick(rng, wordings), row.distance, "distance", [row.name_box, row.distance_box])
+    return _ask(wordings, row.distance, "distance", [row.name_box, row.distance_box])
 
 
-def ask_exists(rng: np.random.Generator, rows: list[Row]) -> Turn:
+def ask_exists(rng: np.random.Generator, rows: list[Row]) -> Ask:
     """Whether the sign names a place; half of the answers are yes."""
     there = [row.place for row in rows]
     yes = rng.random() < 0.5
     place = pick(rng, there if yes else [other for other in vb.SIGHTS if other not in there])
     wordings = (f"Does the sign name the {place}?", f"Is the {place} on the sign?")
-    return _turn(pick(rng, wordings), "yes" if yes else "no", "exists", [row.name_box for row in rows])
+    return _ask(wordings, "yes" if yes else "no", "exists", [row.name_box for row in rows])
 
 
-def ask_only(rng: np.random.Generator, rows: list[Row]) -> Turn:
+def ask_only(rng: np.random.Generator, rows: list[Row]) -> Ask:
     """The place on a sign of one row."""
     wordings = ("Which place does the sign name?", "What place is on the sign?")
-    return _turn(pick(rng, wordings), rows[0].place, "only", [rows[0].name_box])
+    return _ask(wordings, rows[0].place, "only", [rows[0].name_box])
 
 
-def ask_row(rng: np.random.Generator, rows: list[Row]) -> Turn:
+def ask_row(rng: np.random.Generator, rows: list[Row]) -> Ask:
     """The first or last place on a sign of several rows."""
     first = rng.random() < 0.5
     row, word = (rows[0], "first") if first else (rows[-1], "last")
     wordings = (f"What is the {word} place on the sign?", f"Which place does the sign name {word}?")
-    return _turn(pick(rng, wordings), row.place, "row", [row.name_box])
+    return _ask(wordings, row.place, "row", [row.name_box])
 
 
-def _turn(question: str, answer: str, kind: str, boxes: list[Box]) -> Turn:
-    return Turn(question, answer, f"sign-{kind}", is_small(boxes, (SIDE, SIDE)))
+def _ask(wordings: tuple[str, ...], answer: str, kind: str, boxes: list[Box]) -> Ask:
+    also = ("straight", "ahead", "straight on") if answer == "straight ahead" else ()
+    return Ask(wordings, answer, f"sign-{kind}", is_small(boxes, (SIDE, SIDE)), also)

@@ -11,7 +11,7 @@ from PIL import Image
 from ...drawing.canvas import layout
 from . import rendering as rd
 from . import vocabulary
-from .scene import Draw, Scene, Turn, is_small, pick
+from .scene import Ask, Draw, Drawing, is_small, pick
 from .vocabulary import NEW_WORDS, WORDS
 
 SIDE = 448  # pixels of the picture
@@ -33,13 +33,13 @@ class Text(NamedTuple):
 def draw(split: str, folder: Path) -> Draw:
     """Scenes of 1 to 3 texts, each under 3 % of the picture in about three of four cases."""
 
-    def scene(rng: np.random.Generator) -> Scene:
+    def drawing(rng: np.random.Generator) -> Drawing:
         picture = rd.backdrop(rng, split, folder, (SIDE, SIDE), sharp=True)
         texts = write(rng, picture, split)
         turns = [read(rng, texts), exists(rng, texts), where(rng, texts), order(rng, texts)]
-        return Scene(picture, tuple(turn for turn in turns if turn))
+        return Drawing(picture, tuple(turn for turn in turns if turn))
 
-    return scene
+    return drawing
 
 
 def write(rng: np.random.Generator, picture: Image.Image, split: str) -> list[Text]:
@@ -88,7 +88,7 @@ def _any_text(rng: np.random.Generator, split: str, others: list[str]) -> tuple[
             return text, number, new
 
 
-def read(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
+def read(rng: np.random.Generator, texts: list[Text]) -> Ask | None:
     """What the only word, number or text is."""
     words = [text for text in texts if not text.number]
     numbers = [text for text in texts if text.number]
@@ -102,10 +102,10 @@ def read(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
     if not turns:
         return None
     text, wordings = turns[int(rng.integers(len(turns)))]
-    return _turn(pick(rng, wordings), text.text, text, "read")
+    return _ask(wordings, text.text, text, "read")
 
 
-def exists(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
+def exists(rng: np.random.Generator, texts: list[Text]) -> Ask | None:
     """Whether a word is there; half of the answers are yes.
 
     If the answer is no, the word is as long as one that is there where possible, and as new to training.
@@ -126,10 +126,10 @@ def exists(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
         f'Do you see the word "{word}"?',
     )
     small = is_small([max((text.box for text in texts), key=_area)], (SIDE, SIDE))
-    return Turn(pick(rng, wordings), "yes" if yes else "no", "words-exists", small)
+    return Ask(wordings, "yes" if yes else "no", "words-exists", small)
 
 
-def where(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
+def where(rng: np.random.Generator, texts: list[Text]) -> Ask | None:
     """In which quarter of the picture a text is, if its centre is clearly in one."""
     text = texts[int(rng.integers(len(texts)))]
     x, y = (text.box[0] + text.box[2]) / 2 / SIDE, (text.box[1] + text.box[3]) / 2 / SIDE
@@ -138,10 +138,10 @@ def where(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
     what = f'the {"number" if text.number else "word"} "{text.text}"'
     answer = f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
     wordings = (f"Where is {what}?", f"In which part of the picture is {what}?")
-    return Turn(pick(rng, wordings), answer, "words-where", is_small([text.box], (SIDE, SIDE)))
+    return Ask(wordings, answer, "words-where", is_small([text.box], (SIDE, SIDE)))
 
 
-def order(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
+def order(rng: np.random.Generator, texts: list[Text]) -> Ask | None:
     """What the uppermost or lowest of several texts reads, if it ends before the others begin."""
     if len(texts) < 2:
         return None
@@ -153,12 +153,12 @@ def order(rng: np.random.Generator, texts: list[Text]) -> Turn | None:
         return None
     place = "top" if top else "bottom"
     wordings = (f"What does the text at the {place} read?", f"What is written nearest to the {place}?")
-    return _turn(pick(rng, wordings), first.text, first, "order")
+    return _ask(wordings, first.text, first, "order")
 
 
-def _turn(question: str, answer: str, text: Text, what: str) -> Turn:
+def _ask(wordings: tuple[str, ...], answer: str, text: Text, what: str) -> Ask:
     kind = f"words-{what}-{'number' if text.number else 'new' if text.new else 'word'}"
-    return Turn(question, answer, kind, is_small([text.box], (SIDE, SIDE)))
+    return Ask(wordings, answer, kind, is_small([text.box], (SIDE, SIDE)))
 
 
 def _area(box: tuple[float, float, float, float]) -> float:
