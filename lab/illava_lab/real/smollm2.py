@@ -114,7 +114,7 @@ def _config(fields: dict[str, Any]) -> LlamaConfig:
 
 
 def _tokenizer(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE after splitting off every digit, which is what ``tokenizer.ggml.pre = smollm`` stands for.
+    """Byte-level BPE after splitting off every digit: that is what ``tokenizer.ggml.pre = smollm`` means.
 
     transformers' own reading of the file leaves the digits' rule out.
     """

@@ -32,7 +32,7 @@ class Trained:
     """alpha / rank."""
 
     def merged(self, name: str, weight: Tensor) -> Tensor:
-        """The weight of the linear layer ``name``, (out, in), with its change, as float32; ``weight`` without one.
+        """The weight of the linear layer ``name``, (out, in), with its change, float32; itself without one.
 
         Raises ValueError if the shapes do not fit.
         """
@@ -40,16 +40,17 @@ class Trained:
             return weight
         down, up = self.changes[name]
         if (up.shape[0], down.shape[1]) != tuple(weight.shape):
-            raise ValueError(
-                f"the change of {name} has shape {(up.shape[0], down.shape[1])}, its weight {tuple(weight.shape)}"
-            )
+            shape = up.shape[0], down.shape[1]
+            raise ValueError(f"the change of {name} has shape {shape}, its weight {tuple(weight.shape)}")
         return weight.float() + self.scale * (up @ down)
 
 
 def read(file: Path) -> Trained:
     """Read trained weights. Raises ValueError, in one line, if the file is missing or not of this format."""
     if not file.is_file():
-        raise ValueError(f"{file}: there are no trained weights; a complete checkout of the repository has them")
+        raise ValueError(
+            f"{file}: there are no trained weights; a complete checkout of the repository has them"
+        )
     try:
         with safe_open(str(file), "pt") as opened:
             metadata = opened.metadata() or {}
@@ -73,7 +74,9 @@ def _parse(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Trained:
             continue
         match = _CHANGE.fullmatch(name)
         if match is None:
-            raise ValueError(f"{name} is no weight of the projector and no change of a linear layer of the LLM")
+            raise ValueError(
+                f"{name} is no weight of the projector and no change of a linear layer of the LLM"
+            )
         halves.setdefault(match[1], {})[match[2]] = tensor
     try:
         rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
@@ -82,6 +85,8 @@ def _parse(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Trained:
     for name, pair in halves.items():
         shapes = {half: tuple(tensor.shape) for half, tensor in pair.items()}
         if set(shapes) != {"A", "B"} or shapes["A"][0] != rank or shapes["B"][-1] != rank:
-            raise ValueError(f"the change of {name} needs lora_A (rank, in) and lora_B (out, rank), rank {rank}")
+            raise ValueError(
+                f"the change of {name} needs lora_A (rank, in) and lora_B (out, rank), rank {rank}"
+            )
     projector = {name: tensors[name] for name in PROJECTOR}
     return Trained(projector, {name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alpha / rank)

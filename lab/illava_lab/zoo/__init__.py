@@ -25,7 +25,9 @@ def path(name: str) -> Path:
     if name in real.NAMES:
         return real.path(name)
     if name not in _shipped():
-        raise ValueError(f"no model named {name!r} in the zoo; it holds {', '.join([*_shipped(), *real.NAMES])}")
+        raise ValueError(
+            f"no model named {name!r} in the zoo; it holds {', '.join([*_shipped(), *real.NAMES])}"
+        )
     return _MODELS / name.removeprefix("zoo/")
 
 

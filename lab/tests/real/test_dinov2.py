@@ -46,7 +46,9 @@ def test_another_graph_is_refused(tmp_path, op):
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, str(file))
-    with pytest.raises(ValueError, match=r"tiny.onnx: its graph is not an exported DINOv2: 0 constants go into"):
+    with pytest.raises(
+        ValueError, match=r"tiny.onnx: its graph is not an exported DINOv2: 0 constants go into"
+    ):
         dinov2.convert(file, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -55,7 +57,9 @@ def test_a_missing_linear_layer_is_refused(tmp_path):
     file = tmp_path / "tiny.onnx"
     write_onnx(file, PATCH)
     model = onnx.load(str(file))
-    bias = next(item for item in model.graph.initializer if item.name == f"{PREFIX}encoder.layer.1.mlp.fc1.bias")
+    bias = next(
+        item for item in model.graph.initializer if item.name == f"{PREFIX}encoder.layer.1.mlp.fc1.bias"
+    )
     for node in model.graph.node:
         if bias.name in node.input:
             node.op_type = "Sub"

@@ -41,7 +41,8 @@ def test_the_weights_are_those_that_transformers_reads(folder):
 
 
 @pytest.mark.parametrize(
-    "text", ["cat", "a cat 112 cats,  12\n\n3.14", "Grüße, 東京! ½ x²", " ", "<|im_start|>user\nhi<|im_end|>\n"]
+    "text",
+    ["cat", "a cat 112 cats,  12\n\n3.14", "Grüße, 東京! ½ x²", " ", "<|im_start|>user\nhi<|im_end|>\n"],
 )
 def test_text_comes_back(tokenizer, text):
     assert tokenizer.decode(tokenizer(text).input_ids) == text

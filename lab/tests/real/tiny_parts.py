@@ -61,7 +61,7 @@ class _Graph:
 
 
 def write_onnx(file: Path, side: int, seed: int = 0) -> None:
-    """A DINOv2 at ``side`` pixels whose output is that after the last norm; a head that is no part of it follows."""
+    """A DINOv2 at ``side`` pixels with the last norm's output; a head that is no part of it follows."""
     graph = _Graph(seed)
     x = _embed(graph, side // PATCH)
     for layer in range(DEPTH):
@@ -137,7 +137,9 @@ def _block(graph: _Graph, x: str, name: str) -> str:
     erf = graph.add("Add", graph.add("Erf", graph.add("Div", inner, root)), one)
     inner = graph.add("Mul", graph.add("Mul", inner, erf), half)
     inner = graph.linear(inner, (4 * WIDTH, WIDTH), f"{name}.mlp.fc2")
-    return graph.add("Add", graph.add("Mul", inner, graph.normal(WIDTH, name=f"{name}.layer_scale2.lambda1")), x)
+    return graph.add(
+        "Add", graph.add("Mul", inner, graph.normal(WIDTH, name=f"{name}.layer_scale2.lambda1")), x
+    )
 
 
 def byte_characters() -> list[str]:
@@ -195,7 +197,7 @@ def write_gguf(file: Path, architecture: str = "llama", seed: int = 0) -> None:
 
 
 def write_trained(file: Path, rank: int = 4, seed: int = 0, **changed: torch.Tensor | None) -> None:
-    """Random trained weights that fit the tiny parts; ``changed`` replaces tensors, or removes them with None."""
+    """Random trained weights that fit the tiny parts; ``changed`` replaces tensors, None removes them."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
