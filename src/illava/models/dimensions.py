@@ -132,13 +132,26 @@ def packed_encoder(
 def tiled_encoder(
     vision: Any, projector: tuple[tuple[int, int], ...], mlp_matrices: int = 2
 ) -> EncoderDimensions:
-    """Sizes of CLIP, SigLIP and encoders whose configs use the same names."""
+    """Sizes of CLIP, SigLIP, DINOv2 and encoders whose configs use the same names."""
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
+    if hasattr(vision, "mlp_ratio"):
+        intermediate, mlp_matrices = _dinov2_mlp(vision)
+    else:
+        intermediate = vision.intermediate_size
     return EncoderDimensions(
         depth=vision.num_hidden_layers,
         hidden=vision.hidden_size,
-        intermediate=vision.intermediate_size,
+        intermediate=intermediate,
         mlp_matrices=mlp_matrices,
         patch_values=vision.num_channels * patch**2,
         projector=projector,
     )
+
+
+def _dinov2_mlp(vision: Any) -> tuple[int, int]:
+    """Width and number of matrices of DINOv2's MLP, which its config states as a ratio."""
+    wide = int(vision.hidden_size * vision.mlp_ratio)
+    if not vision.use_swiglu_ffn:
+        return wide, 2
+    # A gated MLP has two thirds of the width, rounded up to a multiple of 8.
+    return (int(wide * 2 / 3) + 7) // 8 * 8, 3

@@ -34,6 +34,11 @@ class LocatedModules:
     group: int
 
     @property
+    def prefix(self) -> int:
+        """Tokens before the patches of each tile in the image encoder."""
+        return self.tower.prefix(self.config.vision_config)
+
+    @property
     def windows(self) -> list[int | None]:
         """The sliding window of each LLM layer, None for layers without one."""
         text = self.llm.config

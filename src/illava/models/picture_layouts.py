@@ -47,7 +47,7 @@ def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload
     """The processor resizes every picture to one size."""
     units = tile_units(modules)
     full = getattr(modules.config, "vision_feature_select_strategy", "default") == "full"
-    return Workload((units,), (Run(((0, units),), modules.tower.prefix if full else 0),), 0)
+    return Workload((units,), (Run(((0, units),), modules.prefix if full else 0),), 0)
 
 
 def packed_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:

@@ -27,6 +27,13 @@ VISION: dict[str, Any] = dict(
 )
 SIGLIP = dict(model_type="siglip_vision_model", image_size=24, patch_size=4, vision_use_head=False, **VISION)
 CLIP = dict(model_type="clip_vision_model", image_size=24, patch_size=4, projection_dim=16, **VISION)
+_DINOV2 = dict(
+    image_size=24, patch_size=4, hidden_size=24, num_hidden_layers=5, num_attention_heads=3, mlp_ratio=2
+)
+DINOV2 = dict(model_type="dinov2", **_DINOV2)
+DINOV2_WITH_REGISTERS = dict(
+    model_type="dinov2_with_registers", num_register_tokens=3, use_swiglu_ffn=True, **_DINOV2
+)
 PIXTRAL = {**VISION, "model_type": "pixtral", "hidden_size": 48, "image_size": 64, "patch_size": 4}
 TILES = [[24, 48], [48, 24], [48, 48], [24, 24], [96, 96]]
 

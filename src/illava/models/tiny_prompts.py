@@ -89,7 +89,7 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             full = getattr(config, "vision_feature_select_strategy", "default") == "full"
             tower = family.tower(config)
             tokens = (side // vision.patch_size) ** 2 // family.group(config)
-            tokens += tower.prefix if full and tower is not None else 0
+            tokens += tower.prefix(vision) if full and tower is not None else 0
             return build({"pixel_values": noise(1, 3, side, side)}, [token] * tokens)
         case "tiles":
             side, tiles = _side(vision), rows * columns

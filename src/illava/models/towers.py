@@ -29,9 +29,9 @@ class Tower:
     """Whether a packed encoder separates its pictures by a mask, so that one attention matrix covers all."""
     spatial: bool = False
     """Whether the tokens of a unit form a square of the picture's grid, instead of being consecutive."""
-    prefix: int = 0
-    """Tokens before a tile's patches (class tokens). They are always kept, but their queries count in
-    scores."""
+    prefix: Callable[[Any], int] = lambda vision: 0
+    """Vision config to the number of tokens before a tile's patches (class and register tokens). They are
+    always kept, but their queries count in scores."""
     scale: Callable[[nn.Module, Tensor], Tensor] | None = None
     """Block and output of its MLP to the value added to the residual. None: the output itself."""
     grid: Callable[[Any, tuple[Any, ...], dict[str, Any]], Tensor] = lambda vision, args, kwargs: (
@@ -54,8 +54,22 @@ def _pixtral_grid(vision: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return torch.cat([torch.ones_like(sizes[:, :1]), sizes // vision.patch_size], dim=1)
 
 
+def _layer_scale(block: Any, output: Tensor) -> Tensor:
+    scaled: Tensor = block.drop_path(block.layer_scale2(output))
+    return scaled
+
+
 SIGLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp")
-CLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", prefix=1)
+CLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", prefix=lambda vision: 1)
+DINOV2 = Tower(
+    "encoder.layer",
+    "attention",
+    "norm2",
+    "mlp",
+    # The class token, and the registers of encoders that have some.
+    prefix=lambda vision: 1 + getattr(vision, "num_register_tokens", 0),
+    scale=_layer_scale,
+)
 QWEN_VL = Tower("blocks", "attn", "norm2", "mlp", packed=True)
 """Qwen2-VL's encoder; the blocks of Qwen3-VL, Qwen3.5 and GLM-4V have the same module names."""
 SIGLIP_IN_SQUARES = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", spatial=True)

@@ -163,7 +163,7 @@ def _encoder(
     modules: LocatedModules, plan: Plan, work: Workload
 ) -> tuple[EncoderCounts, list[StepReport], list[int]]:
     """One call of the encoder, its steps, and the visual tokens left in each run of placeholders."""
-    g, prefix, batch = modules.group, modules.tower.prefix, work.batch
+    g, prefix, batch = modules.group, modules.prefix, work.batch
     full, grids = list(work.segments), work.grids
     left, steps = full, list[StepReport]()
     if plan.pixels is not None:

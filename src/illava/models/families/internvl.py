@@ -37,7 +37,7 @@ TOWER = Tower(
     "layernorm_after",
     "mlp",
     spatial=True,
-    prefix=1,
+    prefix=lambda vision: 1,
     scale=_scaled,
 )
 

@@ -11,7 +11,7 @@ from .. import tiny_configs as tiny
 from ..dimensions import EncoderDimensions, tiled_encoder
 from ..family import Family, Schedule
 from ..picture_layouts import picture_in_lines, whole_picture
-from ..towers import CLIP, PIXTRAL, SIGLIP
+from ..towers import CLIP, DINOV2, PIXTRAL, SIGLIP
 from ..workload import Size, Workload
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ ONEVISION_KEEP = (637 / 729, 545 / 637, 453 / 545, 361 / 453)
 LIKE_ONEVISION = Schedule(
     26, (5, 6, 7, 8), ONEVISION_KEEP, 28, (8,), (0.7,), "LLaVA-OneVision's, none was published for it"
 )
-CLIP_OR_SIGLIP = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
+TILED = {
+    "clip_vision_model": CLIP,
+    "siglip_vision_model": SIGLIP,
+    "dinov2": DINOV2,
+    "dinov2_with_registers": DINOV2,
+}
+"""Image encoders that get tiles of equal size."""
 FEATURES = ("vision_feature_layer", "vision_feature_select_strategy")
 """Config attributes that select the encoder features that the projector receives."""
 
@@ -63,7 +69,7 @@ ENTRIES = (
     Family(
         "llava",
         LIKE_ONEVISION,
-        towers={**CLIP_OR_SIGLIP, "pixtral": PIXTRAL},
+        towers={**TILED, "pixtral": PIXTRAL},
         **LLAVA,
         config_attributes=FEATURES,
         picture=_picture,
@@ -77,6 +83,16 @@ ENTRIES = (
             "llava-pixtral": lambda: tiny_llava(
                 transformers.LlavaConfig, tiny.PIXTRAL, tiny.MISTRAL, vision_feature_layer=-1, **_FULL
             ),
+            "llava-dinov2": lambda: tiny_llava(
+                transformers.LlavaConfig, tiny.DINOV2, tiny.LLAMA, vision_feature_layer=-1
+            ),
+            "llava-dinov2-registers": lambda: tiny_llava(
+                transformers.LlavaConfig,
+                tiny.DINOV2_WITH_REGISTERS,
+                tiny.QWEN2,
+                vision_feature_layer=-1,
+                **_FULL,
+            ),
             "llava-windows": lambda: tiny_llava(
                 transformers.LlavaConfig, tiny.CLIP, {**tiny.MISTRAL, "sliding_window": 30}
             ),
@@ -86,7 +102,7 @@ ENTRIES = (
         "vipllava",
         # The projector receives the output of block 5 and of later blocks, so merging must end at block 5.
         replace(LIKE_ONEVISION, encoder_depth=24, encoder_layers=(2, 3, 4, 5)),
-        towers=CLIP_OR_SIGLIP,
+        towers=TILED,
         **LLAVA,
         config_attributes=("vision_feature_layer",),
         # The model code of that release reads hidden states that it does not collect.

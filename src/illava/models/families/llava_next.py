@@ -10,7 +10,7 @@ from .. import tiny_configs as tiny
 from ..family import Family
 from ..picture_layouts import ANYRES_FUNCTIONS, anyres_picture, pooled_video, tile_side
 from ..workload import Size, Workload
-from .llava import CLIP_OR_SIGLIP, FEATURES, LIKE_ONEVISION, LLAVA, tiny_llava
+from .llava import TILED, FEATURES, LIKE_ONEVISION, LLAVA, tiny_llava
 
 if TYPE_CHECKING:
     from ..located import LocatedModules
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ATTRIBUTES = (*FEATURES, "image_grid_pinpoints", "vision_config.image_size")
 ANYRES: dict[str, Any] = {
     **LLAVA,
-    "towers": CLIP_OR_SIGLIP,
+    "towers": TILED,
     "picture_format": lambda config: "anyres",
     "functions": ANYRES_FUNCTIONS,
 }

@@ -81,7 +81,7 @@ class EncoderStage:
             if run is not None and observed is not None and not self.checkpoints.rerunning:
                 run.seen, run.seen_at = observed, index
 
-        prefix, config = self.modules.tower.prefix, self.modules.config.vision_config
+        prefix, config = self.modules.prefix, self.modules.config.vision_config
         observer = AttentionObserver("projector", step, index, self.passes, prefix, config)
         hooks.tap(block.get_submodule(self.modules.tower.attention), observer)
         hooks.post(block, record)
@@ -134,11 +134,11 @@ class EncoderStage:
 
         With a ``grid`` these are its frames.
         """
-        tower, g = self.modules.tower, self.modules.group
+        tower, g, prefix = self.modules.tower, self.modules.group, self.modules.prefix
         # The only values that the encoder stage reads from the device.
         sizes = [] if grid is None else grid.tolist()
         tokens = tokens or frames_of(sizes)
-        lengths = tuple((n - tower.prefix) // g for n in tokens)
+        lengths = tuple((n - prefix) // g for n in tokens)
         order = None
         if tower.spatial and g > 1:
             # Tiles are square.
@@ -146,7 +146,7 @@ class EncoderStage:
             if grid is not None:
                 shapes = [(h * w, h, w) for t, h, w in sizes for _ in range(t)]
             order = upload(square_units(shapes, round(g**0.5)), device)
-        run = EncoderRun(g, lengths, grid, current.video, current.videos, tower.prefix, order)
+        run = EncoderRun(g, lengths, grid, current.video, current.videos, prefix, order)
         run.pictures, run.traces = sizes, {} if self.trace else None
         current.encoder_run = run
         current.encoder_runs.append(run)
@@ -217,7 +217,7 @@ class _MergingBlock:
         self.passes, self.scale, self.index, self.step = passes, names.scale, index, step
         if step.observes:
             config = modules.config.vision_config
-            observer = AttentionObserver("encoder", step, index, passes, names.prefix, config)
+            observer = AttentionObserver("encoder", step, index, passes, modules.prefix, config)
             hooks.tap(block.get_submodule(names.attention), observer)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
         hooks.post(block.get_submodule(names.mlp), _bind(self._keep_output, block))
