@@ -18,6 +18,7 @@ from illava.io.warning_lines import one_line
 from . import SIZES, TRAINED, cache, folder, key
 from .packages import FetchError
 from .parts import make
+from .training.command import train
 
 PICTURE, QUESTION = "demo/coffee.jpg", "What is on the table?"
 KEEP = 1 / 9
@@ -33,11 +34,6 @@ app = App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-@app.callback()
-def group() -> None:
-    """Keep the commands' names: an application with a single command would have none."""
 
 
 @app.command()
@@ -76,6 +72,9 @@ def get(
         typer.echo(f"ready in {where}")
         if ask and not only_parts:
             _ask(folder(where) / f"R-{max(SIZES)}")
+
+
+app.command()(train)
 
 
 def make_all(where: Path, work: Path, force: bool = False, only_parts: bool = False) -> None:

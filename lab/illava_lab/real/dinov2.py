@@ -1,8 +1,8 @@
 """DINOv2 out of an ONNX file: the backbone of a saliency model, as a folder that transformers reads.
 
 An export by PyTorch keeps the names of biases and norms, but turns each linear weight into a transposed
-constant without a name, and the position embeddings into two. The graph tells which is which: a linear layer is
-a MatMul with a constant, and its output is added to a named bias.
+constant without a name, and the position embeddings into two. The graph tells which is which: a linear layer
+is a MatMul with a constant, and its output is added to a named bias.
 """
 
 from __future__ import annotations

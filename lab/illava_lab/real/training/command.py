@@ -1,0 +1,92 @@
+"""``python -m illava_lab.real train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from illava.cli.console import DeviceOption, hush, one_line_errors, writing
+from illava.errors import InputError
+
+from .. import TRAINED, cache
+from ..parts import folders
+from .recipe import RECIPES
+
+
+def train(
+    budget: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0, help="Stop after this time; the next call goes on.")
+    ] = 60,
+    recipe: Annotated[str, typer.Option(metavar="NAME", help=f"One of {', '.join(RECIPES)}.")] = "cpu",
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The run's folder.", show_default="training/RECIPE in the cache"),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Weights to begin with.", show_default="the shipped ones, if any"),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin without trained weights.")] = False,
+    encoder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="DINOv2.", show_default="the one in the cache")
+    ] = None,
+    llm: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="SmolLM2.", show_default="the one in the cache")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The picture sets.", show_default="$ILLAVA_DATA")
+    ] = None,
+    every: Annotated[
+        int, typer.Option(metavar="STEPS", min=1, help="Score held-out pictures this often.")
+    ] = 100,
+    scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes of each kind.")] = 24,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the training itself.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Train the projector and the adapters of zoo/R on the picture sets.
+
+    The run's folder holds the weights (trained.safetensors: their running average), all that is needed to go
+    on, and a log. The data are described in docs/zoo-r.md.
+    """
+    with one_line_errors():
+        hush()
+        if recipe not in RECIPES:
+            raise InputError(f"--recipe {recipe}: give one of {', '.join(RECIPES)}")
+        where = cache.root()
+        held = folders(where)
+        parts = {"encoder": encoder or held["dinov2"], "llm": llm or held["smollm2"]}
+        for name, folder in parts.items():
+            if not (folder / "model.safetensors").is_file():
+                how = f"run `python -m illava_lab.real get --only-parts`, or give --{name}"
+                raise InputError(f"{folder}: no model there; {how}")
+        if start is not None and not start.is_file():
+            raise InputError(f"--start {start}: no such file")
+        import torch
+
+        from illava.models.loading import parse_device
+
+        from ..data import data_folder
+        from .run import WEIGHTS, Run
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        folder = output or where / "training" / recipe
+        with writing(folder):
+            run = Run(
+                parts["encoder"],
+                parts["llm"],
+                folder,
+                recipe,
+                None if fresh else start or TRAINED,
+                data_folder(data),
+                str(parse_device(device)),
+                seed,
+                workers,
+                lambda line: typer.echo(line),
+            )
+            run.go(budget, every, scenes)
+        typer.echo(f"step {run.step:,}; the weights are {folder / WEIGHTS}")

@@ -1,0 +1,53 @@
+"""``python -m illava_lab.real train`` on tiny parts."""
+
+from pathlib import Path
+
+import pytest
+from illava_lab.real.command import app
+from illava_lab.real.training.recipe import RECIPES, Stage
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.usefixtures("coloured_stream")
+
+
+@pytest.fixture
+def arguments(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.setitem(RECIPES, "tiny", (Stage("only", 28, 2, 2, {"any": 1.0}),))
+    monkeypatch.setenv("ILLAVA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    options = {"recipe": "tiny", "data": tmp_path / "data", "workers": 0, "device": "cpu", **parts}
+    return [
+        "train",
+        "--fresh",
+        *(str(word) for name, value in options.items() for word in (f"--{name}", value)),
+    ]
+
+
+def test_it_trains_and_goes_on(arguments: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "cache" / "training" / "tiny"
+    first = CliRunner().invoke(app, [*arguments, "--budget", "0"])
+    assert first.exit_code == 0, first.output
+    assert f"step 1; the weights are {output / 'trained.safetensors'}" in first.output
+    second = CliRunner().invoke(app, [*arguments, "--budget", "1"])
+    assert second.exit_code == 0, second.output
+    assert "closed form" not in second.output
+    assert "step 2; the weights are" in second.output
+    third = CliRunner().invoke(app, [*arguments, "--budget", "1"])
+    assert third.exit_code == 0, third.output
+    assert "step 2; the weights are" in third.output
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--recipe", "none"], "--recipe none: give one of"),
+        (["--encoder", "/nowhere"], "no model there; run `python -m illava_lab.real get --only-parts`"),
+        (["--start", "/nowhere/x.safetensors"], "--start /nowhere/x.safetensors: no such file"),
+        (["--data", "/nowhere"], "no picture sets in /nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments: list[str], extra: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, [*arguments, *extra])
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
