@@ -81,15 +81,22 @@ def workload(
     return Workload(one.segments * pictures, runs, one.text * pictures + prompt_tokens, batch, grids)
 
 
-def resized(config: Any, size: Size, pixels: tuple[int, int] | None = None) -> Size:
+def resized(
+    config: Any, size: Size, pixels: tuple[int, int] | None = None, trust_remote_code: bool = False
+) -> Size:
     """The size to which the published processors of a config's family resize a picture.
+
+    For encoders that take a whole picture at any size (DINOv2) it is what the model's own processor makes of it.
 
     Args:
         size: (width, height) in pixels.
         pixels: minimum and maximum number of pixels of the model's own processor, if known.
+        trust_remote_code: run Python code that comes with the processor.
 
     Returns (width, height) in pixels. Without published limits, the size is unchanged. Raises ValueError for
     sizes that the processors refuse.
     """
     family = FAMILIES.get(config.model_type)
+    if family is not None and takes_any_size(family, config):
+        return processed_size(family, config, size, trust_remote_code)
     return size if family is None or family.resize is None else family.resize(config, size, pixels)
