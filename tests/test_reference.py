@@ -9,6 +9,8 @@ from .comparing import BOTH, CLOSE, ENCODER, LLM, NEAR, TEXT, check, check_rows,
 from .reference import Plan, run
 from .tiny import END, IMAGE, START, VIDEO, Picture, picture, pictures, prompt, tiny_model
 
+DINOV2 = ("llava-dinov2", "llava-dinov2-full", "llava-dinov2-registers")
+
 
 @pytest.mark.parametrize(
     "family",
@@ -23,6 +25,7 @@ from .tiny import END, IMAGE, START, VIDEO, Picture, picture, pictures, prompt, 
         "gemma3",
         "llava_next_video",
         "mistral3",
+        *DINOV2,
     ],
 )
 def test_the_reference_is_the_plain_model_where_nothing_merges(family: str) -> None:
@@ -84,8 +87,8 @@ def test_other_families(family: str, settings: dict) -> None:
     check_rows(family, settings, (2, 0, 1) if settings["encoder_layers"] and settings["llm_layers"] else (1,))
 
 
-# A class token, units that are squares of a grid, and layer scale.
-@pytest.mark.parametrize("family", ["llava", "internvl", "idefics3"])
+# Class tokens, registers, units that are squares of a grid, and layer scale.
+@pytest.mark.parametrize("family", ["llava", "llava-full", "internvl", "idefics3", *DINOV2])
 @pytest.mark.parametrize("settings", [ENCODER, LLM, {**BOTH, "recycle": 0.3}], ids=["encoder", "llm", "both"])
 def test_towers_of_tiles(family: str, settings: dict) -> None:
     check_rows(family, settings, (2, 0, 1) if settings["encoder_layers"] and settings["llm_layers"] else (1,))
@@ -121,9 +124,10 @@ def test_video_frames_are_segments_of_the_encoder_and_one_run_of_the_llm(family:
     )
 
 
-def test_pictures_side_by_side_are_one_run_of_the_llm() -> None:
-    model = model_of("llava_onevision")
-    parts = pictures(tiny_model("llava_onevision"), 2)
+@pytest.mark.parametrize("family", ["llava_onevision", "llava-dinov2-registers"])
+def test_pictures_side_by_side_are_one_run_of_the_llm(family: str) -> None:
+    model = model_of(family)
+    parts = pictures(tiny_model(family), 2)
     inputs = prompt(model, [(TEXT, parts)])
     ids = [1, *[IMAGE] * sum(p.tokens for p in parts), *TEXT]
     inputs["input_ids"] = torch.tensor([ids])

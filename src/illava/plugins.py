@@ -10,7 +10,8 @@ A distribution registers an object, usually a module, in one of three groups:
     The same for images: the prefix is "demo" for "demo/word.png", and ``path(name)`` returns a file.
 ``illava.tasks``
     The object has ``names()`` and ``load(name, split=, seed=)``, which returns a task
-    (:class:`illava.evaluation.rows.Task`) and raises ValueError for an unknown name, split or seed.
+    (:class:`illava.evaluation.rows.Task`) and raises ValueError for an unknown name, split or seed. If it has
+    ``ON_REQUEST = True``, commands use its tasks only where they are named.
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ def images() -> dict[str, Models]:
 def tasks() -> dict[str, Tasks]:
     """All registered providers of tasks, by the names of their tasks."""
     return {name: provider for provider in _registered(TASKS).values() for name in provider.names()}
+
+
+def default_tasks() -> list[str]:
+    """The names of the tasks that commands use where none is named."""
+    return [name for name, provider in tasks().items() if not getattr(provider, "ON_REQUEST", False)]
 
 
 def model_names() -> list[str]:

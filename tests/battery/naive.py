@@ -166,12 +166,16 @@ def paid(weights: Tensor, columns: list[int]) -> list[float]:
 
 
 def blank_columns(model: nn.Module, inputs: dict[str, Tensor], entry: Tensor) -> set[tuple[int, int]]:
-    """(row, column) of placeholders that show no patch, given the LLM's input: line ends, class tokens."""
+    """(row, column) of placeholders that show no patch, given the LLM's input.
+
+    They are line ends, class tokens and registers.
+    """
     newline, out = getattr(model.model, "image_newline", None), set()
     for b, runs in enumerate(visual_columns(inputs)):
         for own in runs:
             if newline is not None:
                 out |= {(b, column) for column in own if torch.equal(entry[b, column], newline)}
-            elif kind(model) == "square" and math.isqrt(len(own)) ** 2 + 1 == len(own):
-                out.add((b, own[0]))
+            elif kind(model) == "square":
+                # Class tokens and registers, before a square of patches.
+                out |= {(b, column) for column in own[: len(own) - math.isqrt(len(own)) ** 2]}
     return out

@@ -88,9 +88,10 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
     weights: list[Tensor] = []
     for number, layer in enumerate(language.layers):
         if number in plan.llm and seen:
-            before = sum(alive[i] for i in visual)
+            fixed = {i for i, (p, place) in source.items() if place < seen[p].fixed}
+            before = sum(alive[i] for i in visual if i not in fixed)
             for segment in apart(visual):
-                living = [i for i in segment if alive[i]]
+                living = [i for i in segment if alive[i] and i not in fixed]
                 scores = [sum(float(head[prompt - 1, i]) for head in weights) / len(weights) for i in living]
                 vectors = [hidden[i] for i in living]
                 stay = merge(vectors, scores, plan.llm[number], plan)
@@ -98,7 +99,8 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
                 for i, token in enumerate(living):
                     alive[token] = i in stay
                     hidden[token] = vectors[i]
-            steps.append(Step("llm", number, before, sum(alive[i] for i in visual)))
+            after = sum(alive[i] for i in visual if i not in fixed)
+            steps.append(Step("llm", number, before, after))
             for picture, lists in enumerate(kept):
                 boxes = [
                     seen[p].boxes[place] for i, (p, place) in source.items() if p == picture and alive[i]

@@ -30,12 +30,20 @@ def tiles(model: nn.Module, values: dict[str, Tensor], plan: Plan) -> list[Seen]
     """LLaVA-1.5, InternVL, Idefics3 and Gemma 3: what each tile of a picture becomes."""
     out = []
     for pixels in values["pixel_values"].double().flatten(0, -4):
-        side = 6 if model.config.model_type == "llava" else 3
+        side = 6 if model.config.model_type in ("llava", "vipllava") else 3
         tokens, seen = tile(model, pixels, raster(side), plan)
         seen.features = torch.zeros(len(tokens), model.config.text_config.hidden_size, dtype=torch.float64)
+        # What the model keeps in front of the patches: it takes the class token off, but never a register.
+        whole = getattr(model.config, "vision_feature_select_strategy", "") == "full"
+        front = seen.front[0 if whole else 1 :] if "llava" in model.config.model_type else []
         for unit, kept in enumerate(seen.alive):
             if kept:
                 seen.features[unit] = _project(model.config.model_type, model.model, tokens[unit])
+        if len(front):
+            fixed = [_project(model.config.model_type, model.model, row[None]) for row in front]
+            seen.features = torch.cat([torch.stack(fixed), seen.features])
+            seen.alive, seen.boxes = [True] * len(front) + seen.alive, [None] * len(front) + seen.boxes
+            seen.fixed = len(front)
         out.append(seen)
     return out
 
@@ -53,34 +61,39 @@ def tile(model: nn.Module, pixels: Tensor, boxes: list[Box], plan: Plan) -> tupl
     else:
         embedded = tower.embeddings(pixels)
     hidden = (embedded[0] if isinstance(embedded, tuple) else embedded)[0]
-    clip = hasattr(tower, "pre_layrnorm")
-    first = 1 if clip or family == "internvl" else 0  # behind the class token
+    clip, dino = hasattr(tower, "pre_layrnorm"), "dinov2" in tower.config.model_type
+    first = 1 if clip or dino or family == "internvl" else 0  # behind the class token
+    if dino:
+        first += getattr(tower.config, "num_register_tokens", 0)
     if clip:
         hidden = tower.pre_layrnorm(hidden)
-    units = [[first + token for token in unit] for unit in squares(6, 1 if clip else 2)]
+    units = [[first + token for token in unit] for unit in squares(6, 1 if clip or dino else 2)]
     seen = Seen(hidden, [True] * len(units), list(boxes))
-    layers = list(tower.encoder.layer if family == "internvl" else tower.encoder.layers)
+    layers = list(tower.encoder.layer if dino or family == "internvl" else tower.encoder.layers)
     if clip:
         layers = layers[:-1]  # the model reads the last but one
     for number, layer in enumerate(layers):
         hidden = _layer(layer, hidden, units, seen, number, plan)
+    seen.front = hidden[:first]
     return torch.stack([hidden[tokens] for tokens in units]), seen
 
 
 def _layer(layer: Any, hidden: Tensor, units: list[list[int]], seen: Seen, number: int, plan: Plan) -> Tensor:
-    scaled = hasattr(layer, "lambda_1")
-    attn = layer.attention if scaled else layer.self_attn
-    norms = (
-        (layer.layernorm_before, layer.layernorm_after) if scaled else (layer.layer_norm1, layer.layer_norm2)
-    )
-    one, two = (layer.lambda_1, layer.lambda_2) if scaled else (1, 1)
-    last = attn.projection_layer if scaled else attn.out_proj
+    if hasattr(layer, "layer_scale1"):
+        attn, last, norms = layer.attention, layer.attention.o_proj, (layer.norm1, layer.norm2)
+        one, two, heads = layer.layer_scale1.lambda1, layer.layer_scale2.lambda1, attn.num_attention_heads
+    elif hasattr(layer, "lambda_1"):
+        attn, last = layer.attention, layer.attention.projection_layer
+        norms, heads = (layer.layernorm_before, layer.layernorm_after), attn.num_heads
+        one, two = layer.lambda_1, layer.lambda_2
+    else:
+        attn, last, norms = layer.self_attn, layer.self_attn.out_proj, (layer.layer_norm1, layer.layer_norm2)
+        one, two, heads = 1, 1, attn.num_heads
     living = [True] * len(hidden)
     for unit, tokens in enumerate(units):
         for token in tokens:
             living[token] = seen.alive[unit]
     normed = norms[0](hidden)
-    heads = attn.num_heads
     query, key, value = (
         linear(normed).view(len(hidden), heads, -1) for linear in (attn.q_proj, attn.k_proj, attn.v_proj)
     )
@@ -105,7 +118,7 @@ def _layer(layer: Any, hidden: Tensor, units: list[list[int]], seen: Seen, numbe
 
 def _project(family: str, base: Any, tokens: Tensor) -> Tensor:
     """(g, d) tokens of one unit to its feature."""
-    if family == "llava":
+    if family in ("llava", "vipllava"):
         return base.multi_modal_projector(tokens)[0]
     if family == "internvl":
         return base.multi_modal_projector(base.vision_tower.layernorm(tokens).flatten()[None])[0]

@@ -29,6 +29,10 @@ class Seen:
     steps: list[tuple[int, list[Box]]] = field(default_factory=list)
     # What the LLM's first layers add to their outputs, each with a row for every placeholder.
     taps: list[Tensor] = field(default_factory=list)
+    # Rows at its start that are class tokens and registers, which nothing ever drops.
+    fixed: int = 0
+    # The encoder's own tokens in front of its patches.
+    front: Tensor = field(default_factory=lambda: torch.empty(0))
     video: bool = False
 
 

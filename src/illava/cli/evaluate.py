@@ -150,20 +150,21 @@ def make_rows(methods: list[str], keeps: list[str]) -> list[Row]:
 
 
 def make_tasks(names: list[str], split: str, seed: int, limit: int, skip_bad: bool) -> list[Task]:
-    """The tasks and folders of questions named; all registered tasks if none is. Raises InputError."""
+    """The tasks and folders named; if none is, all tasks that need not be named. Raises InputError."""
     from ..errors import InputError
     from ..evaluation.data import FolderTask
-    from ..plugins import INSTALL_LAB, LAB
+    from ..plugins import INSTALL_LAB, LAB, default_tasks
     from ..plugins import tasks as registered
 
     if split not in ("test", "val"):
         raise InputError(f"--split {split}: give test or val")
     known, tasks = registered(), []
-    if not known and not names:
+    names = names or default_tasks()
+    if not names:
         raise InputError(
             f"--tasks: give a folder with a samples.jsonl, or install the tasks of {LAB}: {INSTALL_LAB}"
         )
-    for name in dict.fromkeys(names or known):
+    for name in dict.fromkeys(names):
         if name in known:
             try:
                 tasks.append(known[name].load(name, split=split, seed=seed))

@@ -15,8 +15,10 @@ from ..io.pictures import demo_names
 from ..methods import Illava, Method
 from ..methods.shipped import shipped_with_config
 from ..models.families import FAMILIES, Schedule, family_of
+from ..models.layout import workload
 from ..models.loading import read_config
 from ..models.located import LocatedModules
+from ..models.processed import processed_size, takes_any_size
 from ..planning.predict import skeleton
 from ..plugins import INSTALL_LAB
 
@@ -46,6 +48,10 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
     facts.add_row("supported", "yes")
     facts.add_row("image encoder", f"{len(modules.blocks)} blocks")
     facts.add_row("LLM", f"{len(modules.layers)} layers")
+    if takes_any_size(modules.family, modules.config):
+        width, height = processed_size(modules.family, modules.config)
+        tokens = workload(modules, (width, height)).visual_tokens
+        facts.add_row("a square image", f"{tokens} visual tokens, at {width} x {height} pixels")
     facts.add_row("published schedule", _schedule(schedule))
     try:
         shipped = shipped_with_config(config)

@@ -157,9 +157,8 @@ def plan(
             prompts = samples(calibrate)
         modules = skeleton(_config(model, shape, trust_remote_code))
         try:
-            processed = resized(
-                modules.config, original, None if model is None else pixel_limits(model, trust_remote_code)
-            )
+            limits = None if model is None else pixel_limits(model, trust_remote_code)
+            processed = resized(modules.config, original, limits, trust_remote_code)
             work = workload(modules, processed, pictures, frames, text_tokens, batch)
         except ValueError as error:
             raise InputError(str(error)) from error

@@ -53,18 +53,23 @@ class Tokens:
     hidden: Tensor
     """(B, n, d)."""
     runs: Tensor
-    """(B, n) int64: the segment (run of placeholders) that a token belongs to, -1 for text and filler."""
+    """(B, n) int64: the segment (run of placeholders) that a token belongs to; -1 for text, filler and
+    ``fixed`` tokens."""
     columns: Tensor
     """(B, n) int64: column of each token in the full prompt, -1 for padding and filler."""
     last: Tensor
     """(B,) int64: index of the last prompt token."""
     seen: Tensor | None = None
     """(B, n, ...) output of the step's ``observe_llm`` for each token, text included."""
+    fixed: Tensor | None = None
+    """(B, n) bool: which tokens are features of class tokens and registers. They belong to no run and are
+    never dropped. None if there are none."""
 
     @property
     def text(self) -> Tensor:
         """(B, n) bool: which tokens are text."""
-        return (self.runs < 0) & (self.columns >= 0)
+        text = (self.runs < 0) & (self.columns >= 0)
+        return text if self.fixed is None else text & ~self.fixed
 
 
 @dataclass(frozen=True)

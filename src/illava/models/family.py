@@ -125,6 +125,18 @@ class Family:
         """Whether the LLM is a mixture of experts."""
         return any("output_router_logits" in names for names in self.llm_attributes.values())
 
+    def prefix_features(self, config: Any) -> int:
+        """Features of class tokens and registers before those of each picture's patches.
+
+        Transformers' "default" drops the first token of a tile, which is the class token. Registers follow it
+        and reach the LLM like patches.
+        """
+        tower = self.tower(config)
+        if tower is None:
+            return 0
+        dropped = getattr(config, "vision_feature_select_strategy", "default") != "full"
+        return max(0, tower.prefix(config.vision_config) - dropped)
+
     def tower(self, config: Any) -> Tower | None:
         """The image encoder of a model config; None if it is not an encoder known for this family."""
         kind = getattr(getattr(config, "vision_config", None), "model_type", "unknown")

@@ -2,8 +2,9 @@
 
 It is computed from the config only, without a processor. Packed encoders (Qwen-VL, GLM-4V, Pixtral) encode a
 picture at its own size, rounded to whole units; LLaVA-NeXT, OneVision, InternVL and Idefics3 split it into
-tiles; others resize it to a fixed size. A processor may have its own limits (``max_pixels``), which are not
-in the config: pass the size after resizing, or use :func:`resized`, which applies the published limits.
+tiles; others resize it to a fixed size, which for DINOv2 in LLaVA is the processor's and not the config's. A
+processor may have its own limits (``max_pixels``), which are not in the config: pass the size after resizing,
+or use :func:`resized`, which applies the published limits.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Any
 from ..errors import UnsupportedError
 from .families import FAMILIES
 from .located import LocatedModules
-from .workload import Run, Size, Workload
+from .processed import ANY_PICTURE, processed_size, takes_any_size
+from .workload import Size, Workload
 
 __all__ = ["Size", "Workload", "resized", "workload"]
 
 
 def workload(
     modules: LocatedModules,
-    picture_size: int | Size = 672,
+    picture_size: int | Size | None = None,
     pictures: int = 1,
     frames: int = 0,
     prompt_tokens: int = 47,
@@ -30,13 +32,18 @@ def workload(
     """The workload of a prompt with ``pictures`` equal pictures, or with one video.
 
     Args:
-        picture_size: side in pixels, or (width, height), of the pictures or of a video's frames.
+        picture_size: side in pixels, or (width, height), of the pictures or of a video's frames, after the
+            processor. Encoders with a fixed input size ignore it. None: 672; for encoders that take a whole
+            picture at any size (DINOv2), what the processor beside the weights makes of it.
         frames: number of frames of one video, instead of pictures.
         prompt_tokens: text tokens, including the special tokens around pictures. Tokens that a family inserts
             between the lines, tiles or frames of a picture are added to this.
 
     Raises ValueError for sizes below 1, and UnsupportedError for videos if the family does not support them.
     """
+    if picture_size is None:
+        config, family = modules.config, modules.family
+        picture_size = processed_size(family, config) if takes_any_size(family, config) else ANY_PICTURE
     sides = picture_size if isinstance(picture_size, (tuple, list)) else (picture_size, picture_size)
     if len(sides) != 2 or any(type(side) is not int for side in sides):
         raise ValueError(f"picture_size must be a whole number or (width, height), got {picture_size!r}")
@@ -66,7 +73,7 @@ def workload(
         return replace(one, text=one.text + prompt_tokens, batch=batch)
     one = modules.family.picture(modules, (width, height), pictures == 1)
     runs = tuple(
-        Run(tuple((s + i * len(one.segments), n) for s, n in run.segment_tokens), run.extra)
+        replace(run, segment_tokens=tuple((s + i * len(one.segments), n) for s, n in run.segment_tokens))
         for i in range(pictures)
         for run in one.runs
     )
@@ -74,15 +81,22 @@ def workload(
     return Workload(one.segments * pictures, runs, one.text * pictures + prompt_tokens, batch, grids)
 
 
-def resized(config: Any, size: Size, pixels: tuple[int, int] | None = None) -> Size:
+def resized(
+    config: Any, size: Size, pixels: tuple[int, int] | None = None, trust_remote_code: bool = False
+) -> Size:
     """The size to which the published processors of a config's family resize a picture.
+
+    For encoders that take a whole picture at any size (DINOv2) it is what the model's own processor makes of it.
 
     Args:
         size: (width, height) in pixels.
         pixels: minimum and maximum number of pixels of the model's own processor, if known.
+        trust_remote_code: run Python code that comes with the processor.
 
     Returns (width, height) in pixels. Without published limits, the size is unchanged. Raises ValueError for
     sizes that the processors refuse.
     """
     family = FAMILIES.get(config.model_type)
+    if family is not None and takes_any_size(family, config):
+        return processed_size(family, config, size, trust_remote_code)
     return size if family is None or family.resize is None else family.resize(config, size, pixels)

@@ -33,7 +33,7 @@ def module_paths(family: Family) -> tuple[str, ...]:
 
 def block_paths(tower: Tower) -> tuple[str, ...]:
     """Paths of modules of an encoder block."""
-    return (tower.attention, tower.second_norm, tower.mlp)
+    return (tower.attention, tower.second_norm, tower.mlp, *tower.scale_modules)
 
 
 CONFIG = ("image_token_id", "vision_config.model_type", "vision_config._attn_implementation")
@@ -84,6 +84,7 @@ def lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) ->
             yield Fault(type(owner if owner is not None else config).__name__, f"lost its attribute {last}")
     llm = submodule(base, family.llm)
     readers: list[Callable[[Any], Any]] = [family.group, family.encoder_dimensions, family.first_llm_layer]
+    readers.append(lambda config: tower.prefix(config.vision_config))
     if llm is not None:
         own = {**LLM_BY_TYPE, **family.llm_attributes}.get(getattr(llm.config, "model_type", ""))
         yield from _llm_config_faults(llm.config, (*LLM, *(own or ())))

@@ -44,10 +44,17 @@ def tile_units(modules: LocatedModules) -> int:
 
 
 def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
-    """The processor resizes every picture to one size."""
-    units = tile_units(modules)
-    full = getattr(modules.config, "vision_feature_select_strategy", "default") == "full"
-    return Workload((units,), (Run(((0, units),), modules.prefix if full else 0),), 0)
+    """The processor resizes every picture to one size: that of the config, or ``size`` if the encoder takes
+    pictures of any size."""
+    rows = columns = tile_side(modules.config.vision_config)
+    if modules.tower.any_size:
+        patch, (width, height) = first(modules.config.vision_config.patch_size), size
+        rows, columns = height // patch, width // patch
+        if not rows * columns:
+            raise ValueError(f"a picture of {width} x {height}: each side must have at least {patch} pixels")
+    units, prefix = rows * columns // modules.group, modules.family.prefix_features(modules.config)
+    run = Run(((0, units),), prefix, prefix)
+    return Workload((units,), (run,), 0, grids=((rows, columns),) if modules.tower.any_size else None)
 
 
 def packed_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:

@@ -28,7 +28,13 @@ VISION: dict[str, Any] = dict(
 SIGLIP = dict(model_type="siglip_vision_model", image_size=24, patch_size=4, vision_use_head=False, **VISION)
 CLIP = dict(model_type="clip_vision_model", image_size=24, patch_size=4, projection_dim=16, **VISION)
 _DINOV2 = dict(
-    image_size=24, patch_size=4, hidden_size=24, num_hidden_layers=5, num_attention_heads=3, mlp_ratio=2
+    image_size=24,
+    patch_size=4,
+    hidden_size=24,
+    num_hidden_layers=5,
+    num_attention_heads=3,
+    mlp_ratio=2,
+    layerscale_value=0.7,
 )
 DINOV2 = dict(model_type="dinov2", **_DINOV2)
 DINOV2_WITH_REGISTERS = dict(

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from .families import family_of
 from .picture_layouts import anyres_tiles
+from .processed import processed_size, takes_any_size
 from .tiny_configs import END, IMAGE, PAD, START
+from .workload import first
 
 BREAK, LAST = 96, 97  # Pixtral's row breaks; any text tokens will do.
 
@@ -85,12 +87,13 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
                 features = model.model.get_image_features(**like(model, values)).pooler_output  # type: ignore[operator, union-attr]
             return build(values, [token] * sum(len(part) for part in features))
         case "square":
-            side = _side(vision)
-            full = getattr(config, "vision_feature_select_strategy", "default") == "full"
-            tower = family.tower(config)
-            tokens = (side // vision.patch_size) ** 2 // family.group(config)
-            tokens += tower.prefix(vision) if full and tower is not None else 0
-            return build({"pixel_values": noise(1, 3, side, side)}, [token] * tokens)
+            wide = high = _side(vision)
+            if takes_any_size(family, config):
+                wide, high = processed_size(family, config)
+            patch = first(vision.patch_size)
+            tokens = (high // patch) * (wide // patch) // family.group(config)
+            tokens += family.prefix_features(config)
+            return build({"pixel_values": noise(1, 3, high, wide)}, [token] * tokens)
         case "tiles":
             side, tiles = _side(vision), rows * columns
             return build(

@@ -6,7 +6,7 @@ Attribute paths are those of transformers' own classes. Encoders that only one f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,11 @@ class Tower:
     always kept, but their queries count in scores."""
     scale: Callable[[nn.Module, Tensor], Tensor] | None = None
     """Block and output of its MLP to the value added to the residual. None: the output itself."""
+    scale_modules: tuple[str, ...] = ()
+    """Paths, relative to a block, of the modules that ``scale`` calls."""
+    any_size: bool = False
+    """Whether the encoder takes pictures of any size, because it interpolates its learnt positions. The
+    processor then decides on the size, not the vision config."""
     grid: Callable[[Any, tuple[Any, ...], dict[str, Any]], Tensor] = lambda vision, args, kwargs: (
         kwargs["grid_thw"] if "grid_thw" in kwargs else args[1]
     )
@@ -66,10 +71,12 @@ DINOV2 = Tower(
     "attention",
     "norm2",
     "mlp",
-    # The class token, and the registers of encoders that have some.
-    prefix=lambda vision: 1 + getattr(vision, "num_register_tokens", 0),
+    prefix=lambda vision: 1,
     scale=_layer_scale,
+    scale_modules=("layer_scale2", "drop_path"),
+    any_size=True,
 )
+DINOV2_WITH_REGISTERS = replace(DINOV2, prefix=lambda vision: 1 + vision.num_register_tokens)
 QWEN_VL = Tower("blocks", "attn", "norm2", "mlp", packed=True)
 """Qwen2-VL's encoder; the blocks of Qwen3-VL, Qwen3.5 and GLM-4V have the same module names."""
 SIGLIP_IN_SQUARES = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", spatial=True)

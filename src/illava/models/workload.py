@@ -19,7 +19,9 @@ class Run:
     segment_tokens: tuple[tuple[int, int], ...]
     """(index of the segment, number of its tokens in this run) of each segment in the run."""
     extra: int = 0
-    """Further tokens, which the encoder stage cannot drop: newlines, class tokens."""
+    """Further tokens, which the encoder stage cannot drop: newlines, class tokens, registers."""
+    fixed: int = 0
+    """Of ``extra``, the class tokens and registers, which the LLM stage cannot drop either."""
 
     @property
     def tokens(self) -> int:

@@ -45,7 +45,7 @@ def plan(
     kv_bytes: int | None = None,
     ttft_ms: float | None = None,
     *,
-    picture_size: int | Size = 672,
+    picture_size: int | Size | None = None,
     pictures: int = 1,
     frames: int = 0,
     prompt_tokens: int = 47,

@@ -67,7 +67,7 @@ def predict(
     model: Any,
     method: Method | None = None,
     *,
-    picture_size: int | Size = 672,
+    picture_size: int | Size | None = None,
     pictures: int = 1,
     frames: int = 0,
     prompt_tokens: int = 47,
@@ -266,12 +266,15 @@ def _prefill(
     modules: LocatedModules, plan: Plan, work: Workload, entering: list[int]
 ) -> tuple[PrefillCounts, list[StepReport], tuple[int, ...]]:
     """The prefill of the LLM, its steps, and the visual tokens of each layer over the batch."""
-    full, left = [run.tokens for run in work.runs], entering
+    left, fixed = entering, [run.fixed for run in work.runs]
+    full = [run.tokens - run.fixed for run in work.runs]
     tokens, cached, visual, steps = [], [], [], []
     for layer, (window, recurrent) in enumerate(zip(modules.windows, modules.recurrent, strict=True)):
         if layer in plan.llm:
-            before, left = left, _counts(plan.llm[layer], left, full, None)
-            steps.append(StepReport("llm", layer, work.batch * sum(before), work.batch * sum(left)))
+            before = [n - kept for n, kept in zip(left, fixed, strict=True)]
+            after = _counts(plan.llm[layer], before, full, None)
+            left = [n + kept for n, kept in zip(after, fixed, strict=True)]
+            steps.append(StepReport("llm", layer, work.batch * sum(before), work.batch * sum(after)))
         here = work.text + sum(left)
         tokens.append(here)
         cached.append(0 if recurrent else here if window is None else min(here, window - 1))

@@ -41,9 +41,11 @@ def make_report(modules: LocatedModules, method: Method, plan: Plan, completed: 
         StepReport(stage, block, *(sum(sum(n) for n in pair) for pair in _around(runs, block)))
         for stage, block in _before_llm(modules, plan)
     ]
-    entering = sum(prefill.entering) // repeats
+    entering, fixed = sum(prefill.entering) // repeats, sum(prompt.fixed_lengths) // repeats
     steps += [
-        StepReport("llm", layer, llm_tokens[layer - 1] if layer else entering, llm_tokens[layer])
+        StepReport(
+            "llm", layer, (llm_tokens[layer - 1] if layer else entering) - fixed, llm_tokens[layer] - fixed
+        )
         for layer in plan.llm
     ]
     known = in_pictures * repeats == visual

@@ -71,12 +71,11 @@ def _packed(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
 def _separate(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
     """Tiles that the model treats as separate pictures."""
     out, first = [], 0
+    prefix = run.prefix_features(modules.family.prefix_features(modules.config))
     for n in run.full_lengths:
-        side = math.isqrt(n)
-        units = tokens = grid_boxes(1, side, side)
-        if run.prefix and getattr(modules.config, "vision_feature_select_strategy", "default") == "full":
-            # The class token's feature comes first.
-            tokens = torch.cat([torch.full((1, 5), float("nan")), units])
+        units = grid_boxes(1, *run.rows_and_columns)
+        # The features of class tokens and registers come first.
+        tokens = torch.cat([torch.full((prefix, 5), float("nan")), units])
         out.append(Layout("image", first, units, tokens))
         first += n
     return out

@@ -107,7 +107,7 @@ def in_llm(
     trace = prefill.traces.get(layer)
     if trace is None:
         sequence = prefill.at(layer)
-        row, index = (sequence.runs >= 0).nonzero().T
+        row, index = (prefill.free_runs(sequence) >= 0).nonzero().T
         trace = all_kept(row * prefill.prompt.runs.shape[1] + sequence.columns[row, index])
     if repeats > 1:
         trace = _subset(trace, trace.entered // prefill.prompt.runs.shape[1] % repeats == 0)

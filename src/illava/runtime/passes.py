@@ -60,6 +60,8 @@ class Pass:
     """Whether videos are being encoded."""
     videos: Tensor | None = None
     """(videos, 3) frames, rows and columns in tokens of these videos, if the model provides them."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of units in the pictures of the current call of a batched encoder, if known."""
     encoder_run: EncoderRun | None = None
     """The last call of the image encoder."""
     encoder_runs: list[EncoderRun] = field(default_factory=list)

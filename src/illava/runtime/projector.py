@@ -223,7 +223,7 @@ class ProjectorStage:
         if run.kept is not None:
             return None
         if run.grid is None:
-            return tuple((math.isqrt(n), math.isqrt(n)) for n in run.full_lengths)
+            return (run.rows_and_columns,) * len(run.full_lengths)
         if self.modules.tower.unit_order(self.modules.config.vision_config, run.grid) is not None:
             return None
         side = math.isqrt(run.group)

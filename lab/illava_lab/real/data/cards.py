@@ -42,7 +42,8 @@ def draw(split: str, folder: Path) -> Draw:
         turns = [of_the_set(line, picture.size) for line in table.questions]
         extra = (exists, where, outermost, sides)
         turns += [turn for make in extra if (turn := make(rng, table, picture.size))]
-        return Drawing(picture, tuple(turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS]))
+        some = tuple(turns[i] for i in rng.permutation(len(turns))[:MOST_TURNS])
+        return Drawing(picture, some, table.path.stem)
 
     return drawing
 

@@ -66,7 +66,7 @@ def draw(split: str, folder: Path) -> Draw:
         makers = (count, exists, which_box, property_of, above, most)
         made = [turn for make in makers if (turn := make(rng, picture))]
         turns += [made[i] for i in rng.permutation(len(made))[: MOST_TURNS - 1]]
-        return Drawing(ph.load(picture.path), tuple(turns))
+        return Drawing(ph.load(picture.path), tuple(turns), picture.path.stem)
 
     return drawing
 
@@ -79,7 +79,7 @@ def pictures(split: str, folder: Path) -> tuple[Picture, ...]:
         sentences.setdefault(line.picture, []).append((line.question, line.answers[0]))
     if not sentences:
         raise InputError(f"{folder / 'nlvr'}: no pictures for {split}; the set needs more pictures")
-    shapes = _records(folder / "nlvr")
+    shapes = records(folder / "nlvr")
     missing = [path.name for path in sentences if path not in shapes]
     if missing:
         raise InputError(f"{folder / 'nlvr' / 'scenes.jsonl'}: no record of {missing[0]}")
@@ -87,7 +87,8 @@ def pictures(split: str, folder: Path) -> tuple[Picture, ...]:
 
 
 @lru_cache(maxsize=4)
-def _records(folder: Path) -> dict[Path, tuple[Shape, ...]]:
+def records(folder: Path) -> dict[Path, tuple[Shape, ...]]:
+    """The shapes of every picture in the set's ``folder``. Raises InputError for a missing or broken file."""
     path, found = folder / "scenes.jsonl", {}
     try:
         texts = path.read_text("utf-8").splitlines()

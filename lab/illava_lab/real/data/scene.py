@@ -51,6 +51,8 @@ class Drawing(NamedTuple):
 
     picture: Image.Image
     asks: tuple[Ask, ...]
+    source: str = ""
+    """The name of the set's picture, where it is one picture of a set."""
 
     def scene(self, rng: np.random.Generator) -> Scene:
         """The scene that training sees, each question in a random wording."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...compat.calls import Call
 from .. import tiny_configs as tiny
 from ..dimensions import EncoderDimensions, tiled_encoder
-from ..family import ANY, Family
+from ..family import Family
 from ..noise import NoisePictures, noise, text_ids
 from ..picture_layouts import tile_units
 from ..towers import Tower
@@ -96,7 +96,7 @@ ENTRIES = (
         projector="multi_modal_projector",
         unfolds_after="vision_tower.layernorm",
         compacts_before="multi_modal_projector",
-        towers={ANY: TOWER},
+        towers={"internvl_vision": TOWER},
         encoder_dimensions=_dimensions,
         group=lambda config: round(1 / config.downsample_ratio) ** 2,
         config_attributes=(*FEATURES, "downsample_ratio"),

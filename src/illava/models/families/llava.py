@@ -11,7 +11,7 @@ from .. import tiny_configs as tiny
 from ..dimensions import EncoderDimensions, tiled_encoder
 from ..family import Family, Schedule
 from ..picture_layouts import picture_in_lines, whole_picture
-from ..towers import CLIP, DINOV2, PIXTRAL, SIGLIP
+from ..towers import CLIP, DINOV2, DINOV2_WITH_REGISTERS, PIXTRAL, SIGLIP
 from ..workload import Size, Workload
 
 if TYPE_CHECKING:
@@ -23,13 +23,10 @@ ONEVISION_KEEP = (637 / 729, 545 / 637, 453 / 545, 361 / 453)
 LIKE_ONEVISION = Schedule(
     26, (5, 6, 7, 8), ONEVISION_KEEP, 28, (8,), (0.7,), "LLaVA-OneVision's, none was published for it"
 )
-TILED = {
-    "clip_vision_model": CLIP,
-    "siglip_vision_model": SIGLIP,
-    "dinov2": DINOV2,
-    "dinov2_with_registers": DINOV2,
-}
-"""Image encoders that get tiles of equal size."""
+TILED = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP, "dinov2": DINOV2}
+"""Image encoders whose patches, after a class token if they have one, form a square."""
+# Transformers drops the class token only, so that registers reach the LLM.
+WITH_REGISTERS = {**TILED, "dinov2_with_registers": DINOV2_WITH_REGISTERS}
 FEATURES = ("vision_feature_layer", "vision_feature_select_strategy")
 """Config attributes that select the encoder features that the projector receives."""
 
@@ -69,7 +66,7 @@ ENTRIES = (
     Family(
         "llava",
         LIKE_ONEVISION,
-        towers={**TILED, "pixtral": PIXTRAL},
+        towers={**WITH_REGISTERS, "pixtral": PIXTRAL},
         **LLAVA,
         config_attributes=FEATURES,
         picture=_picture,
@@ -86,12 +83,18 @@ ENTRIES = (
             "llava-dinov2": lambda: tiny_llava(
                 transformers.LlavaConfig, tiny.DINOV2, tiny.LLAMA, vision_feature_layer=-1
             ),
-            "llava-dinov2-registers": lambda: tiny_llava(
+            "llava-dinov2-full": lambda: tiny_llava(
                 transformers.LlavaConfig,
-                tiny.DINOV2_WITH_REGISTERS,
+                {**tiny.DINOV2, "use_swiglu_ffn": True},
                 tiny.QWEN2,
                 vision_feature_layer=-1,
                 **_FULL,
+            ),
+            "llava-dinov2-registers": lambda: tiny_llava(
+                transformers.LlavaConfig,
+                tiny.DINOV2_WITH_REGISTERS,
+                tiny.LLAMA,
+                vision_feature_layer=-1,
             ),
             "llava-windows": lambda: tiny_llava(
                 transformers.LlavaConfig, tiny.CLIP, {**tiny.MISTRAL, "sliding_window": 30}
@@ -102,7 +105,7 @@ ENTRIES = (
         "vipllava",
         # The projector receives the output of block 5 and of later blocks, so merging must end at block 5.
         replace(LIKE_ONEVISION, encoder_depth=24, encoder_layers=(2, 3, 4, 5)),
-        towers=TILED,
+        towers=WITH_REGISTERS,
         **LLAVA,
         config_attributes=("vision_feature_layer",),
         # The model code of that release reads hidden states that it does not collect.
@@ -110,7 +113,13 @@ ENTRIES = (
         tiny={
             "vipllava": lambda: tiny_llava(
                 transformers.VipLlavaConfig, tiny.CLIP, tiny.LLAMA, vision_feature_layer=[-1, -2]
-            )
+            ),
+            "vipllava-dinov2-registers": lambda: tiny_llava(
+                transformers.VipLlavaConfig,
+                tiny.DINOV2_WITH_REGISTERS,
+                tiny.LLAMA,
+                vision_feature_layer=[-1, -2],
+            ),
         },
     ),
 )

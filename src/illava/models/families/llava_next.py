@@ -10,7 +10,7 @@ from .. import tiny_configs as tiny
 from ..family import Family
 from ..picture_layouts import ANYRES_FUNCTIONS, anyres_picture, pooled_video, tile_side
 from ..workload import Size, Workload
-from .llava import TILED, FEATURES, LIKE_ONEVISION, LLAVA, tiny_llava
+from .llava import FEATURES, LIKE_ONEVISION, LLAVA, TILED, tiny_llava
 
 if TYPE_CHECKING:
     from ..located import LocatedModules
@@ -40,7 +40,10 @@ ENTRIES = (
         tiny={
             "llava_next": lambda: tiny_llava(
                 transformers.LlavaNextConfig, tiny.CLIP, tiny.MISTRAL, image_grid_pinpoints=tiny.TILES
-            )
+            ),
+            "llava_next-dinov2": lambda: tiny_llava(
+                transformers.LlavaNextConfig, tiny.DINOV2, tiny.LLAMA, image_grid_pinpoints=tiny.TILES
+            ),
         },
     ),
     Family(
@@ -59,7 +62,14 @@ ENTRIES = (
                 tiny.LLAMA,
                 video_token_index=tiny.VIDEO,
                 image_grid_pinpoints=tiny.TILES,
-            )
+            ),
+            "llava_next_video-dinov2": lambda: tiny_llava(
+                transformers.LlavaNextVideoConfig,
+                tiny.DINOV2,
+                tiny.LLAMA,
+                video_token_index=tiny.VIDEO,
+                image_grid_pinpoints=tiny.TILES,
+            ),
         },
     ),
 )

@@ -96,7 +96,16 @@ ENTRIES = (
                 video_token_index=tiny.VIDEO,
                 image_grid_pinpoints=tiny.TILES,
                 vision_feature_layer=-1,
-            )
+            ),
+            "llava_onevision-dinov2": lambda: tiny_llava(
+                transformers.LlavaOnevisionConfig,
+                tiny.DINOV2,
+                tiny.QWEN2,
+                video_token_index=tiny.VIDEO,
+                image_grid_pinpoints=tiny.TILES,
+                vision_feature_layer=-1,
+                vision_feature_select_strategy="default",
+            ),
         },
     ),
 )

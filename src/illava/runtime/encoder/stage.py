@@ -19,6 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from ...errors import UnsupportedError
 from ...methods.steps import EncoderStep, Plan, ProjectorStep, Units, reduced
 from ...models.located import LocatedModules, feature_block
+from ...models.workload import first
 from ...ops.grids import frames_of, square_units
 from ...ops.transfers import upload
 from ..attention_tap import is_flash
@@ -101,6 +102,7 @@ class EncoderStage:
         current.encoder_run = None
         self.checkpoints.prepare(reentrant=not self.merges)
         if not self.modules.tower.packed:
+            current.grid = _grid(self.modules, args, kwargs)
             return None
         tower, vision, resized = self.modules.tower, self.modules.config.vision_config, None
         if self.resize is not None:
@@ -168,7 +170,9 @@ class EncoderStage:
                 "'text_config': 'flex_attention'}, or use encoder_layers=()"
             )
         current = self.passes.current or self.passes.for_encoder()
-        self._begin_run(current, x.device, (x.shape[1],) * x.shape[0])
+        run = self._begin_run(current, x.device, (x.shape[1],) * x.shape[0])
+        if current.grid is not None and math.prod(current.grid) == run.full_lengths[0]:
+            run.shape = current.grid
 
     def _enter_block(
         self, index: int, merged: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -276,6 +280,15 @@ class _MergingBlock:
         result = state.merged + state.output
         state.merged = state.output = None
         return (result, *output[1:]) if isinstance(output, tuple) else result
+
+
+def _grid(modules: LocatedModules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int] | None:
+    """Rows and columns of units in the pictures of an encoder that takes them at any size."""
+    pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else next(iter(args), None)
+    if not modules.tower.any_size or not isinstance(pixels, Tensor):
+        return None
+    unit = first(modules.config.vision_config.patch_size) * math.isqrt(modules.group)
+    return pixels.shape[-2] // unit, pixels.shape[-1] // unit
 
 
 def _bind(function: Any, *first: Any) -> Any:

@@ -122,11 +122,16 @@ class LlmEntry:
     def _alive(self, prompt: Prompt, sequence: Sequence, alive: Tensor, embeds: Tensor) -> Tokens:
         """The tokens at the entry, dropped ones as filler."""
         alive = alive.to(embeds.device)
+        free, fixed = alive, None
+        if prompt.fixed is not None:
+            fixed = prompt.fixed.to(embeds.device) & alive
+            free = alive & ~fixed
         return Tokens(
             embeds.masked_fill(~alive[..., None], 0),
-            sequence.runs.where(alive, -1),
+            sequence.runs.where(free, -1),
             sequence.columns.where(alive, -1),
             prompt.last.to(embeds.device),
+            fixed=fixed,
         )
 
     def _choose(
@@ -141,17 +146,17 @@ class LlmEntry:
         Returns embeddings, (B, L) bool of the remaining tokens, and the visual ones left in each segment.
         """
         tokens = self._alive(prefill.prompt, prefill.entry, alive, embeds)
-        places = places_of(tokens.runs.flatten() >= 0, sum(lengths))
-        units = Units(
-            tokens.hidden.flatten(0, 1)[places], None, lengths, prefill.prompt.lengths, tokens=tokens
-        )
+        prompt, free = prefill.prompt, prefill.prompt.free(lengths)
+        places = places_of(tokens.runs.flatten() >= 0, sum(free))
+        full = prompt.free(prompt.lengths)
+        units = Units(tokens.hidden.flatten(0, 1)[places], None, free, full, tokens=tokens)
         merged = reduced(self.steps[0], units)
         if merged is None:
             return embeds, alive, lengths
         prefill.trace(0, merged, units)
         kept = alive.to(places.device) & (tokens.runs < 0)
         embeds, kept = with_survivors(embeds, kept, places, merged)
-        return embeds, kept.to(alive.device), merged.lengths
+        return embeds, kept.to(alive.device), prompt.with_fixed(merged.lengths)
 
     def refuse(self, prompt: Prompt, mask: Any, start: int) -> None:
         """Raise UnsupportedError for a prompt that cannot be merged, before anything is modified."""

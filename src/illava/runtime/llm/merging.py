@@ -87,15 +87,16 @@ class LlmMerging:
         step, sequence, seen = self.steps[index], prefill.at(index - 1), prefill.seen.get(index)
         prefill.visited.add(index)
         # The layers of a model may be on different devices.
-        visual = (sequence.runs >= 0).to(hidden.device)
+        visual = (prefill.free_runs(sequence) >= 0).to(hidden.device)
+        lengths = prefill.prompt.free(sequence.lengths)
         seen = None if seen is None else seen.to(hidden.device)
         # Row by row and left to right, so that segments are contiguous.
-        places = places_of(visual.flatten(), sum(sequence.lengths))
+        places = places_of(visual.flatten(), sum(lengths))
         units = Units(
             hidden.flatten(0, 1)[places],
             None if seen is None else seen.flatten(0, 1)[places],
-            sequence.lengths,
-            prefill.prompt.lengths,
+            lengths,
+            prefill.prompt.free(prefill.prompt.lengths),
             tokens=prefill.tokens(index - 1, hidden, seen),
             context=prefill.context,
         )
@@ -105,6 +106,7 @@ class LlmMerging:
         prefill.trace(index, merged, units)
         kept = ~visual & (sequence.columns >= 0).to(hidden.device)
         hidden, kept = with_survivors(hidden, kept, places, merged)
-        left, order = shortened(prefill.prompt, sequence, kept.to(sequence.columns.device), merged.lengths)
+        lengths = prefill.prompt.with_fixed(merged.lengths)
+        left, order = shortened(prefill.prompt, sequence, kept.to(sequence.columns.device), lengths)
         prefill.record(index, left)
         return take_rows(hidden, order, padded=left.padded)

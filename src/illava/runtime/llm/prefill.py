@@ -50,6 +50,31 @@ class Prompt:
     """Whether any of these or of the tokens cached earlier is padding."""
     ends_with_picture: bool = False
     """Whether the last token of any row is a placeholder."""
+    fixed: Tensor | None = None
+    """(B, L) bool: the placeholders that are never dropped, see :mod:`illava.runtime.llm.fixed`; None if
+    there are none."""
+    fixed_lengths: tuple[int, ...] = ()
+    """How many of them each run has."""
+
+    def fixed_at(self, columns: Tensor) -> Tensor | None:
+        """(B, n) bool: which of the tokens at (B, n) ``columns``, -1 for filler, are fixed placeholders."""
+        if self.fixed is None:
+            return None
+        fixed = self.fixed.to(columns.device)
+        return fixed.gather(1, columns.clamp(min=0)) & (columns >= 0)
+
+    def free(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        """``lengths`` placeholders of each run without the fixed ones."""
+        return self._plus(lengths, -1)
+
+    def with_fixed(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        """The opposite of :meth:`free`."""
+        return self._plus(lengths, 1)
+
+    def _plus(self, lengths: tuple[int, ...], sign: int) -> tuple[int, ...]:
+        if self.fixed is None:
+            return lengths
+        return tuple(n + sign * fixed for n, fixed in zip(lengths, self.fixed_lengths, strict=True))
 
     def width(self, lengths: tuple[int, ...]) -> tuple[int, bool]:
         """Columns that are left with ``lengths`` placeholders in each run, and whether any of them is filler.
@@ -146,13 +171,26 @@ class Prefill:
     def tokens(self, layer: int, hidden: Tensor, seen: Tensor | None = None) -> Tokens:
         """The input tokens of ``layer``, as far as is known."""
         sequence, device = self.at(layer), hidden.device
+        fixed = self.fixed(sequence)
         return Tokens(
             hidden,
-            sequence.runs.to(device),
+            self.free_runs(sequence).to(device),
             sequence.columns.to(device),
             self.last(layer).to(device),
             seen,
+            None if fixed is None else fixed.to(device),
         )
+
+    def fixed(self, sequence: Sequence) -> Tensor | None:
+        """(B, n) bool: which tokens of ``sequence`` are placeholders that are never dropped."""
+        if self.prompt.fixed is None:
+            return None
+        return sequence.cached(self.prompt.fixed, lambda: self.prompt.fixed_at(sequence.columns))
+
+    def free_runs(self, sequence: Sequence) -> Tensor:
+        """(B, n) int64: the runs of ``sequence``, -1 also for placeholders that are never dropped."""
+        fixed, runs = self.fixed(sequence), sequence.runs
+        return runs if fixed is None else runs.masked_fill(fixed.to(runs.device), -1)
 
     def trace(self, layer: int, merged: MergedSegments, units: Units) -> None:
         """Record the step before ``layer``, if tracing is on."""

@@ -29,6 +29,7 @@ from ..encoder.features import FeatureCalls
 from ..hooks import Hooks
 from ..passes import Pass, Passes
 from .entry import LlmEntry, Marks, read_marks, whole
+from .fixed import mark_fixed
 from .masks import CachedMasks, LlmMasks, check_masks
 from .merging import LlmMerging
 from .observer import LlmObserver
@@ -88,6 +89,8 @@ class LlmStage:
             return None
         if prompt is None:
             return self._enter_decoding(current, args, kwargs, cache, embeds)
+        if self.steps:
+            mark_fixed(prompt, self.modules, current.runs)
         marks = self._marks(current, prompt, embeds)
         start = 0 if cache is None else cache.get_seq_length()
         if not self.steps and not marks.count and not (start and is_merged(cache)):
