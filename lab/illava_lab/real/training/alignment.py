@@ -15,7 +15,7 @@ from .model import Trained
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-RIDGE = 0.1
+RIDGE = 0.01
 """Added to the diagonal of the hidden units' covariance, in units of its mean."""
 
 
@@ -33,7 +33,7 @@ def align(model: Trained, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[S
     std, mean = torch.std_mean(flat, dim=0)
     first = projector.linear_1
     torch.nn.init.orthogonal_(first.weight)
-    first.weight.mul_(2 / std)
+    first.weight.mul_(1 / std)
     first.bias.copy_(-first.weight @ mean + 0.5 * torch.randn_like(first.bias))
     hidden = F.gelu(first(features)).mean(dim=1)
     labels = [scene.turns[0].answer for scene in scenes]

@@ -18,11 +18,11 @@ from ..data import stream
 from .alignment import align
 from .batches import Batch, Batches
 from .model import PROJECTOR, Trained, restore, save
-from .recipe import AVERAGING, RECIPES, WARMUP, Stage, place
+from .recipe import AVERAGING, PROJECTOR_SHARE, RECIPES, WARMUP, Stage, place
 from .scoring import score
 
 WEIGHTS, STATE, LOG = "trained.safetensors", "state.pt", "log.jsonl"
-ALIGNED = 1500
+ALIGNED = 3000
 """Photographs for the closed-form start, at 112 px."""
 
 
@@ -57,7 +57,10 @@ class Run:
         self.weights = self.model.trained()
         own = [w for k, w in self.weights.items() if k.startswith(PROJECTOR)]
         rest = [w for k, w in self.weights.items() if not k.startswith(PROJECTOR)]
-        groups: list[dict[str, Any]] = [{"params": own, "share": 2.0}, {"params": rest, "share": 1.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": own, "share": PROJECTOR_SHARE},
+            {"params": rest, "share": 1.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
         self.step, self.warm = 0, 0
         output.mkdir(parents=True, exist_ok=True)
@@ -123,8 +126,7 @@ class Run:
         warm = min(self.warm + 1, self.step - first + 1, WARMUP) / WARMUP
         self.warm += 1
         for group in self.optimizer.param_groups:
-            frozen = group["share"] == 1.0 and not stage.adapters
-            group["lr"] = 0.0 if frozen else stage.rate * group["share"] * warm
+            group["lr"] = stage.rate * group["share"] * warm
         hidden, targets = self.model(batch.pixels.to(self.device), batch.packed.to(self.device))
         loss = F.cross_entropy(self.model.llm.logits(hidden), targets)
         loss.backward()
