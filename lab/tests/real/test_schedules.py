@@ -1,0 +1,35 @@
+"""The published schedule at zoo/R's depths."""
+
+import json
+from pathlib import Path
+
+import pytest
+from illava.evaluation.compared_methods import comparison_rows
+from illava_lab.real.schedules import in_proportion, schedules, write
+
+
+def test_layers_in_proportion_are_distinct_and_near_their_share_of_the_depth() -> None:
+    # 5 to 8 of 27 blocks are 2.2, 2.7, 3.1 and 3.6 of 12; 15, 17, 19, 21 of 36 layers are 12.5, 14.2, 15.8, 17.5.
+    assert in_proportion((5, 6, 7, 8), 27, 12) == (2, 3, 4, 5)
+    assert in_proportion((15, 17, 19, 21), 36, 30) == (12, 14, 15, 17)
+    assert in_proportion((15, 17, 19, 21), 36, 36) == (15, 17, 19, 21)
+
+
+def test_shares_are_divided_as_published() -> None:
+    found = schedules(1 / 9)
+    # 0.9**4 leaves 0.6561, 0.85**4 leaves 0.5220: together 0.3425.
+    for name in ("published-literal", "published-in-proportion"):
+        assert found[name].encoder_share == pytest.approx(0.3932, abs=1e-4)
+        assert found[f"{name}-shares"].encoder_keep == 0.9
+        assert found[f"{name}-shares"].llm_keep == 0.85
+
+
+def test_compare_reads_what_is_written(tmp_path: Path) -> None:
+    folders = write(tmp_path)
+    rows = comparison_rows([str(folder) for folder in folders], [1 / 3, 1 / 9])
+    labels = [row.label for row in rows]
+    assert sum(label.startswith("published-literal ") for label in labels) == 2
+    assert "published-in-proportion-shares as saved" in labels
+    saved = json.loads((tmp_path / "published-literal" / "illava_config.json").read_text())
+    assert saved["encoder_layers"] == [5, 6, 7, 8]
+    assert saved["llm_layers"] == [15, 17, 19, 21]
