@@ -1,7 +1,7 @@
 """The schedule published for Qwen3-VL on zoo/R: at the printed layers, and at layers in proportion.
 
-The authors' script merges in blocks 5 to 8 of the encoder's 27 and before layers 15, 17, 19 and 21 of the LLM's
-36. zoo/R has 12 blocks and 30 layers, so the same numbers lie much later in its encoder.
+The authors' script merges in blocks 5 to 8 of the encoder's 27 and before layers 15, 17, 19 and 21 of the
+LLM's 36. zoo/R has 12 blocks and 30 layers, so the same numbers lie much later in its encoder.
 """
 
 from __future__ import annotations
