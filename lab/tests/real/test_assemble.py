@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from illava_lab import tasks
 from illava_lab.real import SIZES
 from illava_lab.real.assemble import IMAGE_TOKEN, assemble
 from illava_lab.real.trained import read
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor, Dinov2Model, Llava
 
 import illava
 from illava.ask import ask, load
+from illava.evaluation.rows import PLAIN
+from illava.evaluation.run import Batch
 
 from .tiny_parts import LINEAR, MERGES, SPECIAL, TEXT, TEXT_LAYERS, write_trained
 
@@ -125,6 +128,13 @@ def test_the_library_reads_and_accelerates_it(made):
     answer = ask(model, processor, [picture()], "cat?", illava.Illava.best(1 / 9), max_new_tokens=3)
     assert answer.report.visual_tokens == 256
     assert answer.report.final_tokens == pytest.approx(256 / 9, abs=2)
+
+
+def test_it_is_evaluated_like_any_other(made):
+    """Also plain, where the prompt's visual tokens are counted without a token of videos."""
+    model, processor = load(str(made / "zoo" / "R-224"))
+    batch = Batch(model, processor, [tasks.load("attribute")[0]], max_new_tokens=2)
+    assert batch.ask(PLAIN)[0]["visual_tokens"] == 256
 
 
 def test_trained_weights_of_another_model_are_refused(parts, tmp_path):

@@ -145,7 +145,9 @@ class Batch:
         ids = inputs["input_ids"]
         new = self.processor.batch_decode(sequences[:, ids.shape[1] :], skip_special_tokens=True)
         config = locate(self.model).config
-        tokens = [t for t in (config.image_token_id, config.video_token_id) if t is not None]
+        # Configs of models without videos have no video_token_id.
+        named = (getattr(config, name, None) for name in ("image_token_id", "video_token_id"))
+        tokens = [token for token in named if token is not None]
         visual = torch.isin(ids, torch.tensor(tokens, device=ids.device)).sum(1).tolist()
         return Outputs(
             texts=[text.strip() for text in new],
