@@ -284,9 +284,9 @@ class _MergingBlock:
 
 def _grid(modules: LocatedModules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid | None:
     """The grid of patches in the pictures of an encoder that takes any size; None for other encoders."""
-    pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else next(iter(args), None)
-    if not modules.tower.any_size or not isinstance(pixels, Tensor):
+    if not modules.tower.any_size:
         return None
+    pixels = args[0] if args else kwargs["pixel_values"]
     patch, (height, width) = first(modules.config.vision_config.patch_size), pixels.shape[-2:]
     rows, columns = height // patch, width // patch
     return (rows, columns), (columns * patch / width, rows * patch / height)
