@@ -53,7 +53,10 @@ def as_seen(processor: Any, picture: Image.Image) -> Image.Image:
         across = down = min(fitting, min(picture.size) / size["shortest_edge"])
     elif "height" in size:
         across, down = picture.width / max(size["width"], wide), picture.height / max(size["height"], high)
-    width, height = max(1, round(wide * across)), max(1, round(high * down))
-    width, height = min(width, picture.width), min(height, picture.height)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.crop((left, top, left + width, top + height))
+    width, height = min(wide * across, picture.width), min(high * down, picture.height)
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    return picture.resize(
+        (max(1, round(width)), max(1, round(height))),
+        Image.Resampling.BICUBIC,
+        box=(left, top, left + width, top + height),
+    )
