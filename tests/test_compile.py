@@ -32,7 +32,9 @@ def test_a_compiled_forward_merges_and_stops_merging() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["qwen2_vl", "llava", "internvl", "gemma3"])
+@pytest.mark.parametrize(
+    "name", ["qwen2_vl", "llava", "llava-dinov2", "llava-dinov2-registers", "internvl", "gemma3"]
+)
 def test_a_compiled_model_merges_everywhere_or_says_so(name: str) -> None:
     """Dynamo takes the code of one block for the next, hooks or none, unless it is told to look."""
     model = tiny_model(name)

@@ -59,7 +59,9 @@ class Spy(dict):
         return super().__getitem__(name)
 
 
-@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_vl", "llava-pixtral", "qwen3_vl", "gemma3"])
+@pytest.mark.parametrize(
+    "family", ["llava_onevision", "qwen2_vl", "llava-pixtral", "llava-dinov2", "qwen3_vl", "gemma3"]
+)
 def test_the_list_names_every_argument_that_hooks_ask_for_or_change(family):
     model = tiny_model(family)
     modules = locate(model)

@@ -11,14 +11,16 @@ import transformers.masking_utils as masking
 from torch.nn.attention.flex_attention import flex_attention
 
 import illava
+from tests.battery.naive import encoder_of
 from tests.battery.test_battery import inputs_of, method_of
 from tests.flash import use
 from tests.test_exact import logits_of_steps
 from tests.tiny import ALL, WITH_VIDEO, tiny_model
 
-# Idefics masks its patches even where all are there. Pictures that see themselves whole need masks that are
-# made ready. Gemma 2 has eager attention alone.
-REFUSED = ("idefics3", "smolvlm", "gemma3", "paligemma", "paligemma-2")
+# Idefics and DINOv2 mask their patches even where all are there. Pictures that see themselves whole need
+# masks that are made ready. Gemma 2 has eager attention alone.
+MASKED = ("idefics3", "smolvlm", *(name for name in ALL if "dinov2" in name))
+REFUSED = (*MASKED, "gemma3", "paligemma", "paligemma-2")
 # Two kernels of the CPU round differently, and GLM-4V has norms behind its layers too.
 CLOSE = {"qwen3_5": 1e-3, "qwen3_5_moe": 1e-3, "glm4v": 3e-5, "glm46v": 3e-5}
 
@@ -80,7 +82,7 @@ def test_compiled_as_with_sdpa() -> None:
         check("llava", "one", "single")
 
 
-@pytest.mark.parametrize("name", ["idefics3", "smolvlm"])
+@pytest.mark.parametrize("name", MASKED)
 def test_masked_patches_are_refused(name: str, uncompiled: None) -> None:
     model = use(tiny_model(name), "flex_attention")
     inputs = inputs_of(model, "one", "single")
@@ -89,7 +91,7 @@ def test_masked_patches_are_refused(name: str, uncompiled: None) -> None:
         pytest.raises(illava.UnsupportedError, match="'vision_config': 'sdpa'"),
     ):
         model(**inputs)
-    use(model.model.vision_model, "sdpa")
+    use(encoder_of(model), "sdpa")
     with illava.accelerate(model, method_of(name)) as handle:
         logits_of_steps(model, inputs)
         assert handle.report.final_tokens < handle.report.visual_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import InputError
 from .texts import check_text
@@ -45,5 +45,18 @@ def as_seen(processor: Any, picture: Image.Image) -> Image.Image:
     if not getattr(images, "do_center_crop", False) or crop is None:
         return picture
     high, wide = (crop["height"], crop["width"]) if "height" in crop else (crop["shortest_edge"],) * 2
-    scale = min(picture.width / wide, picture.height / high)
-    return ImageOps.fit(picture, (max(1, round(wide * scale)), max(1, round(high * scale))))
+    # Pixels of the picture per pixel of the crop. DINOv2's processors resize to more than they crop to.
+    fitting = min(picture.width / wide, picture.height / high)
+    across = down = 1.0
+    size = images.size if getattr(images, "do_resize", False) else {}
+    if "shortest_edge" in size:
+        across = down = min(fitting, min(picture.size) / size["shortest_edge"])
+    elif "height" in size:
+        across, down = picture.width / max(size["width"], wide), picture.height / max(size["height"], high)
+    width, height = min(wide * across, picture.width), min(high * down, picture.height)
+    left, top = (picture.width - width) / 2, (picture.height - height) / 2
+    return picture.resize(
+        (max(1, round(width)), max(1, round(height))),
+        Image.Resampling.BICUBIC,
+        box=(left, top, left + width, top + height),
+    )

@@ -86,7 +86,7 @@ def resized(
 ) -> Size:
     """The size to which the published processors of a config's family resize a picture.
 
-    For encoders that take a whole picture at any size (DINOv2) it is what the model's own processor makes of it.
+    For encoders that take a whole picture at any size (DINOv2), that of the model's own processor.
 
     Args:
         size: (width, height) in pixels.

@@ -24,7 +24,7 @@ BROKEN = tuple(
     if any(transformers.__version__.startswith(f"{release}.") for release in family.broken_releases)
 )
 """Families whose implementation in the installed transformers does not run."""
-ALL = tuple(name for name in CONFIGS if name not in BROKEN)
+ALL = tuple(name for of, family in FAMILIES.items() if of not in BROKEN for name in family.tiny)
 
 
 def config(name: str) -> transformers.PretrainedConfig:

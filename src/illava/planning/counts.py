@@ -61,7 +61,8 @@ class StepReport:
     """The encoder block after whose attention tokens are merged, or the LLM layer before which they are. The
     number of encoder blocks for the stage "projector", -1 for "pixels"."""
     before: int
-    """Visual tokens in the LLM; units of g tokens each in the earlier stages."""
+    """Visual tokens in the LLM, without class tokens and registers, which all stay; units of g tokens each in
+    the earlier stages."""
     after: int
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..models.located import LocatedModules
 from ..runtime.encoder.run import EncoderRun
+from ..runtime.llm.fixed import prefix_features
 
 
 @dataclass
@@ -71,9 +72,9 @@ def _packed(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
 def _separate(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
     """Tiles that the model treats as separate pictures."""
     out, first = [], 0
-    prefix = run.prefix_features(modules.family.prefix_features(modules.config))
+    prefix = prefix_features(modules, run)
     for n in run.full_lengths:
-        units = grid_boxes(1, *run.rows_and_columns)
+        units = grid_boxes(1, *run.rows_and_columns) * torch.tensor([1.0, *run.covered, *run.covered])
         # The features of class tokens and registers come first.
         tokens = torch.cat([torch.full((prefix, 5), float("nan")), units])
         out.append(Layout("image", first, units, tokens))

@@ -29,6 +29,9 @@ from .encoder.run import EncoderRun
 from .hooks import Hooks
 from .llm.prefill import Prefill, Prompt
 
+Grid = tuple[tuple[int, int], tuple[float, float]]
+"""Rows and columns of patches, and the shares of a picture's width and height that they cover."""
+
 
 class LayerArguments(Protocol):
     """Provides the arguments of the decoder layers: :class:`Prefill`, ``CachedMasks`` or ``StaticMasks``."""
@@ -60,8 +63,8 @@ class Pass:
     """Whether videos are being encoded."""
     videos: Tensor | None = None
     """(videos, 3) frames, rows and columns in tokens of these videos, if the model provides them."""
-    grid: tuple[int, int] | None = None
-    """Rows and columns of units in the pictures of the current call of a batched encoder, if known."""
+    grid: Grid | None = None
+    """Of the pictures of the current call of a batched encoder, if they need not be squares."""
     encoder_run: EncoderRun | None = None
     """The last call of the image encoder."""
     encoder_runs: list[EncoderRun] = field(default_factory=list)

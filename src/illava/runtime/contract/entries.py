@@ -76,7 +76,7 @@ def _block_call(modules: LocatedModules) -> Call:
 
 def _encoder_call(modules: LocatedModules) -> Call:
     if not modules.tower.packed:
-        return Call()
+        return Call(("pixel_values",) if modules.tower.any_size else ())
     if modules.tower.masked:
         return Call(("pixel_values", "image_sizes"))
     taps = () if modules.family.taps is None else ("deepstack_features",)

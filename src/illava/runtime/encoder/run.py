@@ -64,7 +64,9 @@ class EncoderRun:
     """(U, g) int64: indices of the tokens of each unit among all tokens in units, if these are not
     consecutive. After the first merge the survivors are in the order of units."""
     shape: tuple[int, int] | None = None
-    """Rows and columns of units in each segment of a batched encoder, if they are not a square."""
+    """Rows and columns of units in each segment of a batched encoder, if they need not be a square."""
+    covered: tuple[float, float] = (1.0, 1.0)
+    """The shares of a segment's width and height that its units cover; the rest is less than a patch."""
     history: list[tuple[int, Tensor, tuple[int, ...]]] = field(default_factory=list)
     """(block, kept units as (P,) indices into all units of the run, survivors per segment) of each step. A
     step after the encoder has the number of blocks as its block."""
@@ -112,17 +114,6 @@ class EncoderRun:
         """Rows and columns of units in each segment of a batched encoder."""
         side = math.isqrt(self.full_lengths[0])
         return (side, side) if self.shape is None else self.shape
-
-    def prefix_features(self, expected: int) -> int:
-        """Features of class tokens and registers before those of each segment's patches.
-
-        ``expected``: as the config has it. A call may select features otherwise.
-        """
-        if self.grid is not None or self.mixing is not None or not self.prefix:
-            return 0
-        if not self.features:
-            return expected
-        return self.features // len(self.full_lengths) - self.full_lengths[0]
 
     @property
     def kept(self) -> Tensor | None:

@@ -25,7 +25,7 @@ from ...ops.transfers import upload
 from ..attention_tap import is_flash
 from ..checkpoints import Checkpoints
 from ..hooks import Hooks
-from ..passes import Pass, Passes
+from ..passes import Grid, Pass, Passes
 from .features import FeatureCalls
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
@@ -171,8 +171,8 @@ class EncoderStage:
             )
         current = self.passes.current or self.passes.for_encoder()
         run = self._begin_run(current, x.device, (x.shape[1],) * x.shape[0])
-        if current.grid is not None and math.prod(current.grid) == run.full_lengths[0]:
-            run.shape = current.grid
+        if current.grid is not None:
+            run.shape, run.covered = current.grid
 
     def _enter_block(
         self, index: int, merged: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -282,13 +282,14 @@ class _MergingBlock:
         return (result, *output[1:]) if isinstance(output, tuple) else result
 
 
-def _grid(modules: LocatedModules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns of units in the pictures of an encoder that takes them at any size."""
-    pixels = kwargs["pixel_values"] if "pixel_values" in kwargs else next(iter(args), None)
-    if not modules.tower.any_size or not isinstance(pixels, Tensor):
+def _grid(modules: LocatedModules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid | None:
+    """The grid of patches in the pictures of an encoder that takes any size; None for other encoders."""
+    if not modules.tower.any_size:
         return None
-    unit = first(modules.config.vision_config.patch_size) * math.isqrt(modules.group)
-    return pixels.shape[-2] // unit, pixels.shape[-1] // unit
+    pixels = args[0] if args else kwargs["pixel_values"]
+    patch, (height, width) = first(modules.config.vision_config.patch_size), pixels.shape[-2:]
+    rows, columns = height // patch, width // patch
+    return (rows, columns), (columns * patch / width, rows * patch / height)
 
 
 def _bind(function: Any, *first: Any) -> Any:

@@ -20,6 +20,16 @@ from ..encoder.run import EncoderRun
 from .prefill import Prompt
 
 
+def prefix_features(modules: LocatedModules, run: EncoderRun) -> int:
+    """Features of class tokens and registers before those of each segment's patches."""
+    if run.grid is not None or run.mixing is not None or not run.prefix:
+        return 0
+    if not run.features:
+        return modules.family.prefix_features(modules.config)
+    # A call may select features otherwise than the config.
+    return run.features // len(run.full_lengths) - run.full_lengths[0]
+
+
 def mark_fixed(prompt: Prompt, modules: LocatedModules, runs: Sequence[EncoderRun]) -> None:
     """Write to ``prompt`` which of its placeholders stand for class tokens and registers.
 
@@ -38,7 +48,7 @@ def mark_fixed(prompt: Prompt, modules: LocatedModules, runs: Sequence[EncoderRu
     tiles = [
         (prefix, length)
         for run in runs
-        for prefix in [run.prefix_features(expected)]
+        for prefix in [prefix_features(modules, run)]
         for length in run.full_lengths
     ]
     if not any(prefix for prefix, _ in tiles):
