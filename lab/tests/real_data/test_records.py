@@ -80,6 +80,16 @@ def cards_used(turn, table, picture):
     return [table[place][1] for place in places]
 
 
+def test_cropping_moves_the_boxes_with_the_cards(folder, monkeypatch):
+    monkeypatch.setattr(ph, "recoloured", lambda image, rng: image)
+    sizes, rng = set(), np.random.default_rng(0)
+    for table in cards.tables("train", folder):
+        picture, moved = cards.cropped(ph.load(table.path), table, rng)
+        sizes.add(picture.size)
+        assert sorted(moved.cards) == sorted((rank, box) for rank, box, _ in blobs(picture, RANK_COLOUR))
+    assert len(sizes) > 20
+
+
 def shapes_of(picture):
     """(box, colour, shape, place) of every shape, from the pixels alone."""
     found = []

@@ -29,11 +29,13 @@ def test_splits_share_no_picture_and_no_group(folder, name):
 
 
 def test_pictures_that_belong_together_are_held_out_together():
-    person = {sets.held_out("digits_sign", f"{digit}_{1190 + digit}") for digit in range(10)}
-    scene = {
-        sets.held_out("nlvr", f"dev-77-{sentence}-{order}") for sentence in range(4) for order in range(6)
-    }
-    assert len(person) == len(scene) == 1
+    people = [{sets.held_out("digits_sign", f"{d}_{10 * i + d}") for d in range(10)} for i in range(200)]
+    scenes = [
+        {sets.held_out("nlvr", f"dev-{i}-{j}-{k}") for j in range(4) for k in range(6)} for i in range(200)
+    ]
+    for groups in (people, scenes):
+        assert all(len(group) == 1 for group in groups)
+        assert {True} in groups
     share = np.mean([sets.held_out("clothing", f"picture-{i}") for i in range(5000)])
     assert 0.05 < share < 0.07
 
