@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from illava import plugins
+from illava.cli.evaluate import make_tasks
 from illava.errors import InputError
 from illava.models.loading import resolve
 
@@ -40,6 +41,18 @@ def test_its_own_models_are_refused(registered):
         resolve("broken/x")
     with pytest.raises(InputError, match="pip install illava-lab"):
         resolve("zoo/L")
+
+
+def test_tasks_on_request_are_used_by_name_only(monkeypatch):
+    usual = SimpleNamespace(names=lambda: ["usual"], load=lambda name, **_: SimpleNamespace(name=name))
+    asked = SimpleNamespace(names=lambda: ["asked"], load=usual.load, ON_REQUEST=True)
+    monkeypatch.setattr(plugins, "_registered", lambda group: {"a": usual, "b": asked})
+    assert set(plugins.tasks()) == {"usual", "asked"}
+    assert [task.name for task in make_tasks([], "test", 0, 5, False)] == ["usual"]
+    assert [task.name for task in make_tasks(["asked"], "test", 0, 5, False)] == ["asked"]
+    monkeypatch.setattr(plugins, "_registered", lambda group: {"b": asked})
+    with pytest.raises(InputError, match=r"give a folder with a samples\.jsonl"):
+        make_tasks([], "test", 0, 5, False)
 
 
 def test_names_of_the_hub_load_nothing(registered, recwarn):

@@ -20,7 +20,10 @@ Colour = tuple[int, int, int]
 
 
 class Written(NamedTuple):
-    """A text that stands in a picture, and the box of its ink in pixels."""
+    """A text that stands in a picture, and its box in pixels.
+
+    It ends with the ink above and below, and at the sides with the space that the font leaves there.
+    """
 
     text: str
     box: Box
@@ -45,7 +48,7 @@ def face(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 @lru_cache(maxsize=65536)
 def extent(text: str, name: str, size: int) -> tuple[int, int, int, int]:
-    """The box of the ink of ``text`` written at (0, 0)."""
+    """The box of ``text`` written at (0, 0), as :class:`Written` describes it."""
     left, top, right, bottom = face(name, size).getbbox(text)
     return int(left), int(top), int(right), int(bottom)
 
