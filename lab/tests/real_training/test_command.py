@@ -12,7 +12,7 @@ pytestmark = pytest.mark.usefixtures("coloured_stream")
 
 @pytest.fixture
 def arguments(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setitem(RECIPES, "tiny", (Stage("only", 28, 2, 2, {"any": 1.0}),))
+    monkeypatch.setitem(RECIPES, "tiny", (Stage("only", (28,), 170, 2, {"any": 1.0}),))
     monkeypatch.setenv("ILLAVA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
     options = {"recipe": "tiny", "data": tmp_path / "data", "workers": 0, "device": "cpu", **parts}

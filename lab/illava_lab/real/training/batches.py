@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data import Scene, stream
-from .encoder import PATCH, pixels
+from .encoder import pixels
 from .packing import Packed, Packer
-from .recipe import Stage, place
+from .recipe import PATCH, Stage, place
 
 
 class Batch(NamedTuple):
@@ -41,11 +41,12 @@ class Batches(Dataset):
         stage, _ = found
         rng = np.random.default_rng((self._seed, step))
         names, shares = zip(*stage.mixture.items(), strict=True)
-        drawn = rng.choice(len(names), size=stage.batch, p=np.array(shares) / sum(shares))
+        size = int(rng.choice(stage.sizes))
+        drawn = rng.choice(len(names), size=stage.rows(size), p=np.array(shares) / sum(shares))
         scenes = [
             self._scene(names[name], step * 1000 + row, stage.turns, rng) for row, name in enumerate(drawn)
         ]
-        return pack(self._packer, scenes, stage.size)
+        return pack(self._packer, scenes, size)
 
     def _scene(self, name: str, number: int, most: int, rng: np.random.Generator) -> Scene:
         if name not in self._streams:

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import Dinov2Model
 
-PATCH = 14
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB values in 0 to 1, by which DINOv2 was trained."""
 

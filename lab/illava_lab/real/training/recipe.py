@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..data import MIXTURE
+
 RANK, ALPHA = 16, 32.0
 """Of the adapters at every linear layer of the LLM: 4.9 million weights, 10 MB in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One leg of the training: ``steps`` batches of ``batch`` pictures of ``size`` x ``size`` pixels."""
+    """One leg of the training."""
 
     name: str
-    size: int
-    batch: int
+    sizes: tuple[int, ...]
+    """Pixels of the square that pictures are stretched to; each step takes one of them at random."""
+    tokens: int
+    """About how many tokens a step has: the larger the pictures, the fewer rows."""
     steps: int
     mixture: Mapping[str, float]
     """The share of rows from each stream of :data:`illava_lab.real.data.STREAMS`."""
@@ -24,36 +28,31 @@ class Stage:
     turns: int = 6
     """The most questions about one picture."""
 
+    def rows(self, size: int) -> int:
+        """The pictures of a step at ``size`` pixels."""
+        return max(1, self.tokens // ((size // PATCH) ** 2 + TEXT_TOKENS))
 
+
+PATCH = 14
+TEXT_TOKENS = 80
+"""About what the questions about a picture take."""
 PHOTOS = {"photo": 1.0}
-SEVERAL = {"photo": 0.3, "collage": 0.4, "cards": 0.1, "nlvr": 0.2}
-ALL = {
-    "photo": 0.16,
-    "collage": 0.2,
-    "board": 0.16,
-    "cards": 0.1,
-    "nlvr": 0.12,
-    "words": 0.1,
-    "receipts": 0.06,
-    "forms": 0.05,
-    "signs": 0.05,
-}
+SEVERAL = {"photo": 0.4, "collage": 0.26, "board": 0.1, "cards": 0.12, "words": 0.12}
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
-    # One core for some hours, in several sittings.
+    # One core for some hours, in several sittings. Names come first: they are learnt from small pictures as
+    # well, and nothing else can be learnt without them.
     "cpu": (
-        Stage("photos", 112, 6, 600, PHOTOS),
-        Stage("several", 224, 4, 400, SEVERAL),
-        Stage("all", 224, 4, 1200, ALL),
-        Stage("large", 336, 2, 1000, ALL, rate=5e-4),
-        Stage("largest", 448, 1, 2000, ALL, rate=3e-4),
+        Stage("photos", (112,), 860, 450, PHOTOS),
+        Stage("several", (112, 168, 224), 860, 500, SEVERAL),
+        Stage("large", (224, 336, 448), 1100, 2000, MIXTURE, rate=5e-4),
+        Stage("largest", (336, 448), 2200, 4000, MIXTURE, rate=3e-4),
     ),
     # One card for eight minutes.
     "card": (
-        Stage("photos", 112, 32, 600, PHOTOS),
-        Stage("several", 224, 32, 600, SEVERAL),
-        Stage("all", 336, 24, 600, ALL),
-        Stage("largest", 448, 16, 100_000, ALL, rate=5e-4),
+        Stage("photos", (112,), 6_000, 500, PHOTOS),
+        Stage("several", (112, 168, 224), 10_000, 500, SEVERAL),
+        Stage("large", (224, 336, 448), 16_000, 100_000, MIXTURE, rate=5e-4),
     ),
 }
 """By name. A run ends with its budget; what it has reached is kept, and the next run goes on there."""

@@ -80,7 +80,7 @@ class Run:
             self.step = restore(found, self.weights) if found else 0
             if not self.step:
                 draw = stream("photo", "train", self.seed, self.data)
-                size = self.stages[0].size
+                size = self.stages[0].sizes[0]
                 share = align(self.model, self.tokenizer, [draw(i) for i in range(ALIGNED)], size)
                 self.say(f"closed form: the nearest label is right for {share:.0%} of {ALIGNED} photographs")
             self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
@@ -157,7 +157,9 @@ class Run:
             current = {name: weight.clone() for name, weight in self.weights.items()}
             for name, weight in self.weights.items():
                 weight.copy_(self.average[name])
-            counts = score(self.model, self.tokenizer, list(stage.mixture), stage.size, scenes, self.data)
+            counts = score(
+                self.model, self.tokenizer, list(stage.mixture), max(stage.sizes), scenes, self.data
+            )
             for name, weight in self.weights.items():
                 weight.copy_(current[name])
         self._log({"step": self.step, "stage": stage.name, "right": counts})
