@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal performance evidence evidence-runs comparison ablations train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -81,6 +81,16 @@ ablations: $(READY)  ## what each part of illava-best brings, on the validation 
 	$(BIN)/python -m illava_lab.benchmarks.ablations measure S --limit 24 --threads 1
 	$(BIN)/python -m illava_lab.benchmarks.ablations measure L --limit 24 --threads 1
 	$(BIN)/python -m illava_lab.benchmarks.ablations page
+
+# The tasks that are asked about zoo/R, and how many questions of each: fixed before anything was measured.
+ZOO_R_TASKS := real-clothing real-grocery real-signs real-cards real-collage-place real-collage-exists \
+	real-collage-count real-board real-board-exists real-nlvr-exact real-words real-receipts real-forms real-signposts
+zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (hours; goes on where it was stopped), and write it
+	$(BIN)/python -m illava_lab.real schedules out/schedules
+	$(BIN)/illava compare --model zoo/R-336 --model zoo/R-448 --method all $(foreach f,literal literal-shares in-proportion in-proportion-shares,--method out/schedules/published-$(f)) \
+		--tasks $(ZOO_R_TASKS) --limit 16 --time 6 --reference illava-best --output out/zoo-r
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r contest
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r page
 
 train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
 	$(BIN)/python -m illava_lab.zoo.train S

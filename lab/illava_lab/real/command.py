@@ -77,6 +77,16 @@ def get(
 app.command()(train)
 
 
+@app.command()
+def schedules(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Write the published schedule at zoo/R's depths, for illava compare --method."""
+    from .schedules import write
+
+    with one_line_errors(), writing(folder):
+        for path in write(folder):
+            typer.echo(path)
+
+
 def make_all(where: Path, work: Path, force: bool = False, only_parts: bool = False) -> None:
     """Make the parts and models that the cache ``where`` lacks. Raises FetchError, ValueError and OSError."""
     parts = make(where, work, _step, force)

@@ -91,8 +91,10 @@ def _model(measured: Measured, reference: str, draws: int) -> Figures:
                 # Rounded, because sums over tasks leave rounding errors where differences are exactly zero.
                 points = np.round(accuracies[row.label] - accuracies[other], 9)
                 figures |= {"difference": estimate(points).to_dict(), "p": two_sided_p(points)}
-            figures["tasks"] = {
-                name: task["rows"][row.label]["accuracy"]["value"] for name, task in summary["tasks"].items()
+            accuracy = {name: task["rows"][row.label]["accuracy"] for name, task in summary["tasks"].items()}
+            figures["tasks"] = {name: figure["value"] for name, figure in accuracy.items()}
+            figures["task_intervals"] = {
+                name: [figure["low"], figure["high"]] for name, figure in accuracy.items()
             }
         out.append(figures)
     tasks = {
@@ -128,6 +130,7 @@ def _row(row: Row, refused: str | None) -> Figures:
         "significant": None,
         "holds": None,
         "tasks": {},
+        "task_intervals": {},
     }
 
 

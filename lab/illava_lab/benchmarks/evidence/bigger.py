@@ -30,15 +30,19 @@ def contestants(choices: dict[str, Choice]) -> dict[str, Contestant]:
     return {"S plain": ("S", None), "L plain": ("L", None), **merged}
 
 
+def drawn_samples(each: int, first: int = 0) -> list[Sample]:
+    """``each`` questions of every drawn task, from number ``first`` on, the tasks in turn."""
+    return [registry.load(name)[first + n] for n in range(each) for name in registry.names()]
+
+
 def compete(
-    models: dict[str, tuple[nn.Module, Any]], entered: dict[str, Contestant], each: int, first: int = 0
+    models: dict[str, tuple[nn.Module, Any]], entered: dict[str, Contestant], samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
-    """Ask ``each`` questions of every task, from number ``first`` on: one line a question and contestant.
+    """Ask all contestants: one line a question and contestant.
 
     The order of the contestants turns round from one question to the next; the first question is asked
     once more beforehand, to warm up.
     """
-    samples = [registry.load(name)[first + n] for n in range(each) for name in registry.names()]
     lines = []
     for number, sample in enumerate([samples[0], *samples]):
         for label in list(entered)[:: 1 if number % 2 else -1]:

@@ -138,7 +138,7 @@ def bigger(each: int) -> None:
     choices = {size: read(f"layers-{size}")["choice"] for size in ("S", "L")}
     models = {size: load(f"zoo/{size}", *PLACE) for size in choices}
     entered = contest.contestants(choices)
-    lines = contest.compete(models, entered, each)
+    lines = contest.compete(models, entered, contest.drawn_samples(each))
     known = [read(f"test-{size}")["tasks"] for size in choices]
     counted = [name for name in registry.names() if all(tasks[name]["in_mean"] for tasks in known)]
     figures = {

@@ -1,0 +1,63 @@
+"""``python -m illava_lab.benchmarks.zoo_r contest|page``; ``make zoo-r-figures`` runs all of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from illava.errors import InputError
+from illava.evaluation.comparison_page import FIGURES, draw
+from illava.evaluation.store import write_json
+from illava.io.files import replacing
+
+from . import contest, page
+
+TASKS = ("real-clothing", "real-grocery", "real-signs", "real-collage-place", "real-collage-exists")
+
+
+def publish(source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE) -> None:
+    """Copy the figures of ``illava compare`` in ``source``, draw the plots and write the page.
+
+    Raises FileNotFoundError where there are none, ValueError where plots cannot be drawn.
+    """
+    found = json.loads((source / FIGURES).read_text(encoding="utf-8"))
+    for figures in found["models"].values():
+        # Every row has its options; here they stand once more.
+        figures["settings"].pop("rows", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    plots, hint = draw(folder, found)
+    if hint:
+        raise ValueError(hint)
+    write_json(folder / page.COMPARISON, found)
+    with replacing(target) as partial:
+        partial.write_text(page.page(*page.read(folder), plots), encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command, or say in one line what is missing."""
+    parser = argparse.ArgumentParser(prog="python -m illava_lab.benchmarks.zoo_r")
+    parser.add_argument("what", choices=("contest", "page"))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="for contest: tasks plain can do")
+    parser.add_argument("--each", type=int, default=20, help="for contest: questions a task")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--source", type=Path, default=Path("out/zoo-r"), help="for page: what illava compare wrote"
+    )
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    try:
+        if options.what == "contest":
+            write_json(page.FOLDER / page.CONTEST, contest.run(options.tasks, options.each))
+        else:
+            publish(options.source if options.source.exists() else page.FOLDER)
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error.filename} is missing: run make zoo-r-figures") from None
+    except (InputError, ValueError) as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

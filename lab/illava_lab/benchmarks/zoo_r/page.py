@@ -1,0 +1,185 @@
+"""docs/zoo-r-figures.md, from what ``illava compare`` and the contest wrote into docs/zoo-r."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from illava.evaluation.comparison import COSTS
+from illava.evaluation.comparison_page import QUALITY, plot_name
+from illava.evaluation.metrics import LEAST_PLAIN
+from illava.evaluation.rows import BLANK, PLAIN, TEXT_ONLY
+from illava.evaluation.summary import escape, interval, number, table
+from illava.evaluation.verdict import AXES
+
+FOLDER, PAGE = Path("docs/zoo-r"), Path("docs/zoo-r-figures.md")
+COMPARISON, CONTEST = "comparison.json", "contest.json"
+WISHES = (2, 3, 4)
+"""Speed-ups of the first token, measured, for which the best method is named."""
+TEXT_RICH = ("real-words", "real-receipts", "real-forms", "real-signposts", "real-sroie")
+Figures = dict[str, Any]
+
+
+def page(found: Figures, contest: Figures | None, plots: Sequence[str]) -> str:
+    """The whole page."""
+    lines = [
+        "# zoo/R: figures",
+        "",
+        "Written by `python -m illava_lab.benchmarks.zoo_r page` from the files in [`docs/zoo-r`](zoo-r), "
+        "which `make zoo-r-figures` measures. The model, its data and its limits: [zoo-r.md](zoo-r.md).",
+    ]
+    for model, figures in found["models"].items():
+        lines += [
+            "",
+            f"## {model}: at an equal time to the first token",
+            "",
+            *fastest(figures, found["reference"]),
+        ]
+        lines += ["", f"## {model}: what it can do", "", *plain_tasks(figures)]
+        lines += ["", f"## {model}: every method", "", *methods(figures)]
+        for cost in COSTS:
+            if plot_name(model, cost) in plots:
+                lines += ["", f"![{model}: {QUALITY}, against {AXES[cost]}](zoo-r/{plot_name(model, cost)})"]
+        lines += ["", *settings(figures)]
+    if contest is not None:
+        lines += ["", "## The larger merged against the smaller plain", "", *larger(contest)]
+    return "\n".join(lines) + "\n"
+
+
+def fastest(figures: Figures, reference: str) -> list[str]:
+    """For each speed-up the row that retains most of those at least as fast, and the reference's best row."""
+    lines = []
+    for title, tasks in (("all tasks", None), ("text-rich tasks", TEXT_RICH)):
+        for wish in WISHES:
+            rows = [row for row in figures["rows"] if row["options"] is not None and _at_least(row, wish)]
+            kept = {row["label"]: _retained(figures, row, tasks) for row in rows}
+            known = [row for row in rows if kept[row["label"]] is not None]
+            if not known:
+                lines.append([f"{title}, {wish}x", "none is that fast", "", ""])
+                continue
+            best = max(known, key=lambda row: kept[row["label"]])
+            own = [row for row in known if row["method"] == reference]
+            ours = max(own, key=lambda row: kept[row["label"]], default=None)
+            cells = [_cell(row, kept) if row else "not that fast" for row in (best, ours)]
+            lines.append([f"{title}, {wish}x", *cells])
+    return table(
+        ["at least", "best method: retained above blank, speed-up", f"best of {reference}"], lines, 3
+    )
+
+
+def _cell(row: Figures, kept: dict[str, float | None]) -> str:
+    return f"{escape(row['label'])}: {kept[row['label']]:.1f} %, {1 / row['ttft']['value']:.2f}x"
+
+
+def _at_least(row: Figures, wish: float) -> bool:
+    share = row["ttft"]["value"]
+    return share is not None and share <= 1 / wish
+
+
+def _retained(figures: Figures, row: Figures, tasks: Iterable[str] | None) -> float | None:
+    """Accuracy above blank of a row, in % of plain's, over the tasks that plain has learnt."""
+    if tasks is None:
+        return row["above_blank"]["value"]
+    counted = [name for name in tasks if figures["tasks"].get(name, {}).get("in_mean")]
+    if not counted:
+        return None
+    plain, blank = (_row(figures, label)["tasks"] for label in (PLAIN.label, BLANK.label))
+    above = sum(plain[name] - blank[name] for name in counted)
+    return 100 * sum(row["tasks"][name] - blank[name] for name in counted) / above if above else None
+
+
+def _row(figures: Figures, label: str) -> Figures:
+    return next(row for row in figures["rows"] if row["label"] == label)
+
+
+def plain_tasks(figures: Figures) -> list[str]:
+    """Accuracy of the plain model by task, with pictures, with grey ones and without."""
+    lines = []
+    for name, task in figures["tasks"].items():
+        cells = []
+        for label in (PLAIN.label, BLANK.label, TEXT_ONLY.label):
+            row = _row(figures, label)
+            low, high = row["task_intervals"][name]
+            cells.append(interval({"value": row["tasks"][name], "low": low, "high": high}))
+        mark = "" if task["in_mean"] else " \\*"
+        lines.append([name + mark, str(task["samples"]), *cells])
+    head = ["accuracy, %", "questions", PLAIN.label, BLANK.label, TEXT_ONLY.label]
+    note = (
+        f"\\*: plain is below {100 * LEAST_PLAIN:g} %, so the task is in no mean. Brackets: 95 % intervals."
+    )
+    return [*table(head, lines), "", note]
+
+
+def methods(figures: Figures) -> list[str]:
+    """Every row that ran, the fastest first."""
+    rows = [row for row in figures["rows"] if row["options"] is not None and row["refused"] is None]
+    rows.sort(key=lambda row: row["ttft"]["value"] or 1.0)
+    cells = [
+        [
+            escape(row["label"]),
+            interval(row["above_blank"]),
+            "-" if row["ttft"]["value"] is None else f"{1 / row['ttft']['value']:.2f}",
+            number(row["flops"], ".3f"),
+            number(row["final_tokens"], ".0f"),
+        ]
+        for row in rows
+    ]
+    lines = table(["row", "above blank, %", "speed-up, first token", "FLOPs / plain", "tokens"], cells)
+    refused = [
+        f"{escape(row['label'])} ({escape(row['refused'])})" for row in figures["rows"] if row["refused"]
+    ]
+    return [*lines, "", f"Not run: {'; '.join(refused)}."] if refused else lines
+
+
+def settings(figures: Figures) -> list[str]:
+    """How and where it was measured."""
+    options, timing = figures["settings"], figures["timing"]
+    text = (
+        f"{options['dtype']} on {options['device']}, split {options['split']}, at most {options['limit']} "
+        f"questions a task, weights {options['weights']}, illava {options['illava']}."
+    )
+    if timing is not None and timing.get("machine"):
+        place = timing["machine"]
+        text += (
+            f" Times: medians of {len(timing['prompts'])} prompts, rows in turn, threads: "
+            f"{timing['threads']}, {place['cpu']}, torch {place['torch']}, transformers {place['transformers']}."
+        )
+    return [text]
+
+
+def larger(contest: Figures) -> list[str]:
+    """The contest as a table, whoever wins."""
+    cells = [
+        [
+            label,
+            interval(row["accuracy"]),
+            interval(row["points"]),
+            f"{row['milliseconds']:,.0f}",
+            interval(row["times_faster"], ".2f"),
+            row["wins"],
+        ]
+        for label, row in contest["contestants"].items()
+    ]
+    head = [
+        "",
+        "accuracy, %",
+        "points above R-224 plain",
+        "ms an answer",
+        "times faster",
+        "better and faster",
+    ]
+    place = contest["machine"]
+    note = (
+        f"{contest['each']} questions of each of {', '.join(contest['tasks'])}; one prompt at a time, "
+        f"contestants in turn, {contest['dtype']}, {place['cpu']}, torch {place['torch']}."
+    )
+    return [*table(head, cells), "", note]
+
+
+def read(folder: Path) -> tuple[Figures, Figures | None]:
+    """The figures in a folder. Raises FileNotFoundError without a comparison."""
+    contest = folder / CONTEST
+    found = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    return found, json.loads(contest.read_text(encoding="utf-8")) if contest.exists() else None

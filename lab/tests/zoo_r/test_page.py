@@ -1,0 +1,125 @@
+"""docs/zoo-r-figures.md: what is said of made-up figures, and that the page says what its files hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from illava_lab.benchmarks.zoo_r import page
+from illava_lab.benchmarks.zoo_r.__main__ import publish
+from illava_lab.benchmarks.zoo_r.contest import SMALLER, entered
+
+TASKS = ("real-clothing", "real-words", "real-forms")
+
+
+def row(
+    label: str, above: float, ttft: float | None, accuracies: tuple[float, ...], **more: Any
+) -> dict[str, Any]:
+    """A row as illava compare writes it."""
+    merged = label not in ("plain", "blank", "text only")
+    return {
+        "label": label,
+        "method": label.split()[0],
+        "keep": 1 / 9 if merged else None,
+        "budget": "1/9" if merged else None,
+        "options": {} if merged else None,
+        "refused": None,
+        "above_blank": {"value": above, "low": above - 5, "high": above + 5},
+        "flops": 0.25,
+        "final_tokens": 114.0,
+        "ttft": {"value": ttft, "low": ttft, "high": ttft},
+        "tasks": dict(zip(TASKS, accuracies, strict=True)),
+        "task_intervals": {
+            name: [value - 10, value + 10] for name, value in zip(TASKS, accuracies, strict=True)
+        },
+        **more,
+    }
+
+
+@pytest.fixture
+def figures() -> dict[str, Any]:
+    """illava-best is best over all tasks at 2x, another one at text and at 3x; nothing reaches 4x."""
+    rows = [
+        row("plain", 100, 1.0, (90, 80, 40)),
+        row("blank", 0, None, (10, 20, 40)),
+        row("text only", 0, None, (12, 20, 35)),
+        row("illava-best 1/3", 95, 0.45, (88, 50, 40)),
+        row("illava-best 1/9", 70, 0.32, (70, 32, 40)),
+        row("tome 1/9", 80, 0.3, (66, 74, 40)),
+        row("dart 1/9", 99, 0.9, (89, 79, 40)),
+    ]
+    rows.append(
+        {**row("refused 1/9", 0, None, (0, 0, 0)), "refused": "it is not for this model", "tasks": {}}
+    )
+    tasks = {name: {"samples": 40, "pictures": 40, "in_mean": name != "real-forms"} for name in TASKS}
+    settings = {
+        "dtype": "float32",
+        "device": "cpu",
+        "split": "test",
+        "limit": 40,
+        "weights": "abc",
+        "illava": "0",
+        "rows": {},
+    }
+    return {"rows": rows, "tasks": tasks, "settings": settings, "timing": None}
+
+
+def cells(lines: list[str]) -> dict[str, list[str]]:
+    """The rows of a table by their first cells."""
+    split = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    return {cell[0]: cell[1:] for cell in split}
+
+
+def test_the_best_of_those_that_are_fast_enough_is_named(figures: dict[str, Any]) -> None:
+    said = cells(page.fastest(figures, "illava-best"))
+    assert said["all tasks, 2x"] == ["illava-best 1/3: 95.0 %, 2.22x", "illava-best 1/3: 95.0 %, 2.22x"]
+    assert said["all tasks, 3x"] == ["tome 1/9: 80.0 %, 3.33x", "illava-best 1/9: 70.0 %, 3.12x"]
+    assert said["all tasks, 4x"][0] == "none is that fast"
+    # Words alone: plain is 60 above blank; forms are not learnt. tome keeps 54 of 60, best 30 and 12.
+    assert said["text-rich tasks, 2x"] == ["tome 1/9: 90.0 %, 3.33x", "illava-best 1/3: 50.0 %, 2.22x"]
+    assert said["text-rich tasks, 3x"][1] == "illava-best 1/9: 20.0 %, 3.12x"
+
+
+def test_what_plain_can_do_stands_beside_what_can_be_guessed(figures: dict[str, Any]) -> None:
+    said = cells(page.plain_tasks(figures))
+    assert said["real-clothing"] == ["40", "90.0 (80.0-100.0)", "10.0 (0.0-20.0)", "12.0 (2.0-22.0)"]
+    assert "real-forms \\*" in said
+
+
+def test_what_did_not_run_is_said(figures: dict[str, Any]) -> None:
+    lines = page.methods(figures)
+    assert lines[-1] == "Not run: refused 1/9 (it is not for this model)."
+    assert list(cells(lines))[-4:] == ["tome 1/9", "illava-best 1/9", "illava-best 1/3", "dart 1/9"]
+
+
+def test_published_figures_make_the_page(figures: dict[str, Any], tmp_path: Any) -> None:
+    source = tmp_path / "out"
+    source.mkdir()
+    found = {"reference": "illava-best", "models": {"zoo/R-448": figures}}
+    (source / "comparison.json").write_text(json.dumps(found))
+    publish(source, tmp_path / "docs", tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text()
+    assert text == page.page(
+        *page.read(tmp_path / "docs"), [path.name for path in (tmp_path / "docs").glob("*.png")]
+    )
+    assert "zoo-r/zoo-R-448-ttft.png" in text
+    assert (tmp_path / "docs" / "zoo-R-448-ttft.png").is_file()
+
+
+def test_the_page_says_what_its_files_hold() -> None:
+    if not page.PAGE.exists():
+        assert not page.FOLDER.exists(), "there are figures without a page"
+        return
+    plots = [path.name for path in page.FOLDER.glob("*.png")]
+    assert page.PAGE.read_text(encoding="utf-8") == page.page(*page.read(page.FOLDER), plots)
+
+
+def test_the_smaller_model_is_one_of_the_contestants() -> None:
+    found = entered()
+    assert found[SMALLER] == ("R-224", None)
+    assert {size for size, _ in found.values()} == {"R-224", "R-336", "R-448"}
+    assert [label for label, (_, method) in found.items() if method] == [
+        "R-448 merged to 1/3",
+        "R-448 merged to 1/9",
+    ]
