@@ -87,7 +87,7 @@ ZOO_R_TASKS := real-clothing real-grocery real-signs real-cards real-collage-pla
 	real-collage-count real-board real-board-exists real-nlvr-exact real-words real-receipts real-forms real-signposts
 zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (hours; goes on where it was stopped), and write it
 	$(BIN)/python -m illava_lab.real schedules out/schedules
-	$(BIN)/illava compare --model zoo/R-336 --model zoo/R-448 --method all $(foreach f,literal literal-shares in-proportion in-proportion-shares,--method out/schedules/published-$(f)) \
+	$(BIN)/illava compare --model zoo/R-336 zoo/R-448 --method all out/schedules/* \
 		--tasks $(ZOO_R_TASKS) --limit 16 --time 6 --reference illava-best --output out/zoo-r
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r contest
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r page

@@ -144,7 +144,8 @@ def settings(figures: Figures) -> list[str]:
         place = timing["machine"]
         text += (
             f" Times: medians of {len(timing['prompts'])} prompts, rows in turn, threads: "
-            f"{timing['threads']}, {place['cpu']}, torch {place['torch']}, transformers {place['transformers']}."
+            f"{timing['threads']}, {place['cpu']}, torch {place['torch']}, "
+            f"transformers {place['transformers']}."
         )
     return [text]
 
