@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from illava_lab.real.training import run
+from illava_lab.real.data import STREAMS
+from illava_lab.real.training import batches, recipe, run
 from illava_lab.real.training.alignment import align
 from illava_lab.real.training.batches import Batches
 from illava_lab.real.training.encoder import pixels
@@ -49,6 +50,29 @@ def test_batches_depend_on_the_step_alone(parts: dict[str, Path]) -> None:
     assert int(first[5].packed.turns.max()) == 1
     with pytest.raises(IndexError, match="ends before step 10"):
         first[10]
+
+
+def test_pictures_that_are_too_small_for_a_stream_are_not_taught(
+    parts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(
+        batches, "stream", lambda name, *_: lambda number: asked.append((name, number)) or coloured(number)
+    )
+    monkeypatch.setitem(recipe.LEAST, "other", 42)
+    tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
+    made = Batches(STAGES, tokenizer, None)
+    sizes = {step: made[step].pixels.shape[-1] for step in range(4, 10)}
+    drawn = {size: {name for name, number in asked if sizes[number // 1000] == size} for size in (28, 42)}
+    assert drawn == {28: {"any"}, 42: {"any", "other"}}
+
+
+def test_every_recipe_has_a_stream_at_every_size() -> None:
+    for stages in RECIPES.values():
+        for stage in stages:
+            assert set(stage.mixture) <= set(STREAMS) == set(recipe.LEAST)
+            for size in stage.sizes:
+                assert any(recipe.LEAST[name] <= size for name in stage.mixture)
 
 
 def test_the_closed_form_puts_pictures_next_to_their_labels(parts: dict[str, Path], trained: Trained) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data import Scene, stream
 from .encoder import pixels
 from .packing import Packed, Packer
-from .recipe import PATCH, Stage, place
+from .recipe import LEAST, PATCH, Stage, place
 
 
 class Batch(NamedTuple):
@@ -40,8 +40,9 @@ class Batches(Dataset):
             raise IndexError(f"the recipe ends before step {step}")
         stage, _ = found
         rng = np.random.default_rng((self._seed, step))
-        names, shares = zip(*stage.mixture.items(), strict=True)
         size = int(rng.choice(stage.sizes))
+        possible = {name: share for name, share in stage.mixture.items() if LEAST.get(name, 0) <= size}
+        names, shares = zip(*possible.items(), strict=True)
         drawn = rng.choice(len(names), size=stage.rows(size), p=np.array(shares) / sum(shares))
         scenes = [
             self._scene(names[name], step * 1000 + row, stage.turns, rng) for row, name in enumerate(drawn)

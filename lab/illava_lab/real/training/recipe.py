@@ -17,7 +17,8 @@ class Stage:
 
     name: str
     sizes: tuple[int, ...]
-    """Pixels of the square that pictures are stretched to; each step takes one of them at random."""
+    """Pixels of the square that pictures are stretched to. Each step takes one of them at random, and the
+    streams that :data:`LEAST` allows at that size."""
     tokens: int
     """About how many tokens a step has: the larger the pictures, the fewer rows."""
     steps: int
@@ -36,23 +37,35 @@ class Stage:
 PATCH = 14
 TEXT_TOKENS = 80
 """About what the questions about a picture take."""
+LEAST = {
+    "photo": 112,
+    "cards": 224,
+    "collage": 224,
+    "nlvr": 224,
+    "words": 224,
+    "board": 336,
+    "signs": 336,
+    "receipts": 448,
+    "forms": 448,
+}
+"""The smallest picture size, in pixels, at which a stream's questions can be answered: smaller ones teach to
+guess. At 224 pixels the smallest photograph of a collage has 4 x 4 patches."""
 PHOTOS = {"photo": 1.0}
-SEVERAL = {"photo": 0.4, "collage": 0.26, "board": 0.1, "cards": 0.12, "words": 0.12}
+SEVERAL = {"photo": 0.4, "collage": 0.3, "cards": 0.15, "board": 0.08, "words": 0.07}
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
     # One core for some hours, in several sittings. Names come first: they are learnt from small pictures as
     # well, and nothing else can be learnt without them.
     "cpu": (
-        Stage("photos", (112,), 860, 450, PHOTOS),
-        Stage("several", (112, 168, 224), 860, 500, SEVERAL),
-        Stage("large", (224, 336, 448), 1100, 2000, MIXTURE, rate=5e-4),
-        Stage("largest", (336, 448), 2200, 4000, MIXTURE, rate=3e-4),
+        Stage("photos", (112,), 860, 600, PHOTOS),
+        Stage("several", (112, 224, 224, 448), 1050, 3000, SEVERAL),
+        Stage("large", (112, 224, 336, 448), 2200, 6000, MIXTURE, rate=5e-4),
     ),
     # One card for eight minutes.
     "card": (
         Stage("photos", (112,), 6_000, 500, PHOTOS),
-        Stage("several", (112, 168, 224), 10_000, 500, SEVERAL),
-        Stage("large", (224, 336, 448), 16_000, 100_000, MIXTURE, rate=5e-4),
+        Stage("several", (112, 224, 224, 448), 12_000, 500, SEVERAL),
+        Stage("large", (112, 224, 336, 448), 20_000, 100_000, MIXTURE, rate=5e-4),
     ),
 }
 """By name. A run ends with its budget; what it has reached is kept, and the next run goes on there."""
