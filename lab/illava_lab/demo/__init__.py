@@ -1,4 +1,7 @@
-"""Two images of the test split, which no model of the zoo has seen: ``illava ask demo/word.png``."""
+"""Two images of the test split, which no model of the zoo has seen, and a photograph.
+
+``illava ask demo/word.png``, ``illava ask demo/coffee.jpg``. README.md has sources and licences.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ _FOLDER = Path(__file__).parent
 
 def names() -> list[str]:
     """Return the names that :func:`path` accepts, sorted, for example ``["demo/number.png"]``."""
-    return sorted(f"demo/{file.name}" for file in _FOLDER.glob("*.png"))
+    return sorted(f"demo/{file.name}" for kind in ("png", "jpg") for file in _FOLDER.glob(f"*.{kind}"))
 
 
 def path(name: str) -> Path:

@@ -1,0 +1,60 @@
+"""zoo/R, a vision-language model of pretrained parts: DINOv2-small, SmolLM2-135M-Instruct, a trained projector.
+
+``python -m illava_lab.real get`` fetches the parts and puts the model together in a cache folder.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import cache, packages
+
+VERSION = 1
+"""Raise it when the assembled files change."""
+SIZES = (224, 336, 448)
+"""Pixels of the square that a picture is stretched to."""
+TRAINED = Path(__file__).parent / "weights" / "trained.safetensors"
+"""The trained weights that ship with the laboratory."""
+HOW = "run `make zoo-real`, or `python -m illava_lab.real get`"
+
+_FOLDERS = {"zoo/R": f"R-{max(SIZES)}", **{f"zoo/R-{size}": f"R-{size}" for size in SIZES}}
+NAMES = tuple(_FOLDERS)
+"""All names: ``zoo/R`` is the largest size."""
+
+
+def names() -> list[str]:
+    """The names that :func:`path` accepts: ``NAMES``, or none unless the model was made of the shipped weights."""
+    return [] if _problem() else list(NAMES)
+
+
+def path(name: str) -> Path:
+    """The folder of a model, ready for ``from_pretrained``.
+
+    Raises ValueError for a name outside ``NAMES``, and if the model has not been made.
+    """
+    if name not in _FOLDERS:
+        raise ValueError(f"no model named {name!r}; there are {', '.join(NAMES)}")
+    if problem := _problem():
+        raise ValueError(f"{problem}: {HOW}")
+    return folder(cache.root()) / _FOLDERS[name]
+
+
+def folder(where: Path) -> Path:
+    """Where the models of all sizes are in the cache ``where``."""
+    return where / "zoo"
+
+
+def key() -> str:
+    """What the models are made from, as a hash. Raises OSError without the trained weights."""
+    return cache.key(version=VERSION, parts=packages.keys(), trained=cache.sha256(TRAINED))
+
+
+def _problem() -> str | None:
+    """Why the models cannot be used, or None."""
+    made = cache.stamped(folder(cache.root()))
+    if made is None:
+        return "it has not been made on this machine"
+    try:
+        return None if made == key() else "it was made from other weights than those that ship now"
+    except OSError:
+        return f"the trained weights are missing ({TRAINED})"

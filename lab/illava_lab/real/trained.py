@@ -1,0 +1,87 @@
+"""The trained weights that ship with the laboratory: a projector, and low-rank changes of the LLM."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+PROJECTOR = tuple(
+    f"multi_modal_projector.linear_{number}.{part}" for number in (1, 2) for part in ("weight", "bias")
+)
+_LINEAR = r"(?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj"
+_CHANGE = re.compile(rf"language_model\.(layers\.\d+\.{_LINEAR})\.lora_([AB])")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Trained weights, float32.
+
+    A linear layer ``name`` of the LLM becomes ``W + scale * changes[name][1] @ changes[name][0]``.
+    """
+
+    projector: dict[str, Tensor]
+    """By the names in :data:`PROJECTOR`."""
+    changes: dict[str, tuple[Tensor, Tensor]]
+    """(rank, in) and (out, rank), by names such as ``layers.0.self_attn.q_proj``."""
+    scale: float
+    """alpha / rank."""
+
+    def merged(self, name: str, weight: Tensor) -> Tensor:
+        """The weight of the linear layer ``name``, (out, in), with its change, as float32; ``weight`` without one.
+
+        Raises ValueError if the shapes do not fit.
+        """
+        if name not in self.changes:
+            return weight
+        down, up = self.changes[name]
+        if (up.shape[0], down.shape[1]) != tuple(weight.shape):
+            raise ValueError(
+                f"the change of {name} has shape {(up.shape[0], down.shape[1])}, its weight {tuple(weight.shape)}"
+            )
+        return weight.float() + self.scale * (up @ down)
+
+
+def read(file: Path) -> Trained:
+    """Read trained weights. Raises ValueError, in one line, if the file is missing or not of this format."""
+    if not file.is_file():
+        raise ValueError(f"{file}: there are no trained weights; a complete checkout of the repository has them")
+    try:
+        with safe_open(str(file), "pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{file}: it is not a complete safetensors file: {error}") from error
+    try:
+        return _parse(tensors, metadata)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _parse(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Trained:
+    if missing := [name for name in PROJECTOR if name not in tensors]:
+        raise ValueError(f"it lacks {missing[0]}")
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} is not finite")
+        if name in PROJECTOR:
+            continue
+        match = _CHANGE.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{name} is no weight of the projector and no change of a linear layer of the LLM")
+        halves.setdefault(match[1], {})[match[2]] = tensor
+    try:
+        rank, alpha = int(metadata["rank"]), float(metadata["alpha"])
+    except (KeyError, ValueError) as error:
+        raise ValueError("its metadata must give rank and alpha as numbers") from error
+    for name, pair in halves.items():
+        shapes = {half: tuple(tensor.shape) for half, tensor in pair.items()}
+        if set(shapes) != {"A", "B"} or shapes["A"][0] != rank or shapes["B"][-1] != rank:
+            raise ValueError(f"the change of {name} needs lora_A (rank, in) and lora_B (out, rank), rank {rank}")
+    projector = {name: tensors[name] for name in PROJECTOR}
+    return Trained(projector, {name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alpha / rank)
