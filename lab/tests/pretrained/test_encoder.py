@@ -1,4 +1,4 @@
-"""Replayed blocks change nothing, every patch has the survivor that its record names, and time is measured."""
+"""Replayed blocks change nothing, and every patch has the survivor that its record names."""
 
 import math
 
@@ -112,7 +112,7 @@ def trace(kept, weights, before):
 
 
 def test_records_of_several_steps_are_followed():
-    """Four patches; 1 goes into 0, then what is left of 0 into 3; 2 is dropped and nearer to 3 than to none."""
+    """Four patches; 1 goes into 0, which then goes into 3; 2 is dropped, and 3 is all that is left."""
     steps = [
         trace([0, 2, 3], [(0, 0, 0.5), (0, 1, 0.5), (1, 2, 1.0), (2, 3, 1.0)], 4),
         trace([2], [(0, 2, 0.4), (0, 0, 0.6)], 3),

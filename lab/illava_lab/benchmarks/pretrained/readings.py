@@ -20,6 +20,8 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse regularisation of logistic regression, from which a held-out fifth of the train part chooses."""
 Right = npt.NDArray[np.bool_]
 CELLS, KNN, LINEAR = "boards", "knn", "linear"
+SAME = "boards, as plain"
+"""Whether a small photograph is given the name that plain features give it, right or wrong."""
 PLAIN_MEAN, WEIGHTED = 0, 1
 """Which of the two pooled vectors of a picture."""
 
@@ -97,10 +99,14 @@ def _read_boards(measurement: Measurement, rows: Sequence[Row], answers: dict[st
     }
     known = measurement.features("teaching", plain())
     probe = Probe(known.reshape(-1, known.shape[-1]), labels["train"])
+    first: list[str] = []
     for row in rows:
         asked = measurement.features("boards", row)
         said = probe(asked.reshape(-1, asked.shape[-1]))
+        # The first row is plain.
+        first = first or said
         answers[row.label][CELLS] = {"": _bits(said, labels["val"])}
+        answers[row.label][SAME] = {"": _bits(said, first)}
     return probe.strength
 
 
