@@ -3,7 +3,7 @@
     python -m illava_lab.benchmarks.pretrained measure --threads 1    # resumes where it was stopped
     python -m illava_lab.benchmarks.pretrained page                   # writes docs/pretrained.md
 
-The encoder is the one of ``python -m illava_lab.real get --only-parts``, fetched if it is not in the cache. The
+The encoder is that of ``python -m illava_lab.real get --only-parts``, fetched if it is not in the cache. The
 photographs lie in $ILLAVA_DATA, by default ../shared/data beside the repository.
 """
 
