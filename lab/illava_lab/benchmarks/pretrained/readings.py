@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,7 +90,7 @@ def read(measurement: Measurement) -> dict[str, Any]:
     for name in amounts.alike_sets:
         alike = [row for row in pooled if row.keep in (None, ALIKE_KEEP)]
         _read_alike(measurement, name, alike, answers, strengths[name])
-    return {"answers": answers, "strengths": strengths}
+    return {"answers": answers, "strengths": strengths, "guess": _guess(measurement)}
 
 
 def _read_boards(measurement: Measurement, rows: Sequence[Row], answers: dict[str, Any]) -> float:
@@ -108,6 +109,16 @@ def _read_boards(measurement: Measurement, rows: Sequence[Row], answers: dict[st
         answers[row.label][CELLS] = {"": _bits(said, labels["val"])}
         answers[row.label][SAME] = {"": _bits(said, first)}
     return probe.strength
+
+
+def _guess(measurement: Measurement) -> float:
+    """Share of small photographs that are named right by who sees the data set of each, and no more."""
+    taught, asked = (
+        [photo.label for board in measurement.board_photographs(part) for photo in board]
+        for part in ("train", "val")
+    )
+    classes = Counter(label.split(":")[0] for label in set(taught))
+    return sum(1 / classes[label.split(":")[0]] for label in asked) / len(asked)
 
 
 def _read_photographs(

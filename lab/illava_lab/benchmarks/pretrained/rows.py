@@ -126,7 +126,7 @@ DEEP: dict[str, tuple[Callable[..., Method], bool]] = {
     CANDIDATE: (_even, True),
 }
 """Rules of single steps, by name: from a budget and ``encoder_layers`` to the method."""
-CONSEQUENCES = {
+RULES = {
     "illava": "published blocks scaled to the depth; highest attention received; recycled",
     "illava-best": "block 5; attention times distance; dropped patches merged into the most similar survivor",
     "illava-best, log": "the same; later blocks add the logarithm of the sizes to the attention",
