@@ -10,9 +10,9 @@ from illava_lab.benchmarks.pretrained.rows import (
     AFTER_ENCODER,
     BEFORE,
     CANDIDATE,
-    RULES,
     IN_ENCODER,
     PLAIN,
+    RULES,
 )
 from illava_lab.benchmarks.pretrained.settings import ALIKE_KEEP, DEEP_KEEPS, KEEPS
 
