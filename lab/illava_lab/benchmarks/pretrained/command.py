@@ -51,7 +51,12 @@ def measure(weights: Path | None, sides: Sequence[int]) -> None:
             rows.standard(),
             rows.deep(amounts.blocks, runner.depth),
         )
-        settings = {"weights": fingerprint(model), "side": side, "seed": SEED, "amounts": amounts.to_dict()}
+        settings = {
+            "weights": fingerprint(model.model.vision_tower),
+            "side": side,
+            "seed": SEED,
+            "amounts": amounts.to_dict(),
+        }
         measurement.claim(settings)
         measurement.encode()
         measurement.time()
