@@ -55,7 +55,7 @@ AMOUNTS = {
         keeps=tuple(KEEPS),
         references=160,
         photographs=16,
-        alike_sets=("clothing", "digits_sign"),
+        alike_sets=("clothing",),
         alike=40,
         teaching_boards=80,
         boards=12,
@@ -71,7 +71,7 @@ AMOUNTS = {
         alike=0,
         teaching_boards=40,
         boards=6,
-        blocks=(1, 3, 5, 7, 9, 11),
+        blocks=(2, 5, 8, 11),
         rounds=3,
     ),
 }
