@@ -154,7 +154,8 @@ def pooled(found: list[Figures]) -> list[str]:
         apart = [(value(later.points(later.at(n, "1/9"), reading=LINEAR)), n) for n in ORDER]
         least, most = min(apart), max(apart)
         other.append(
-            f"At {later.side} px and 1/9 the linear probe loses or gains {least[0]:+.1f} (`{least[1]}`) to "
+            f"At {later.side} px and 1/9, on {later.found['settings']['amounts']['photographs']} photographs of each of "
+            f"{', '.join(later.found['settings']['amounts']['sets'])} only, the linear probe loses or gains {least[0]:+.1f} (`{least[1]}`) to "
             f"{most[0]:+.1f} points (`{most[1]}`)."
         )
     return [
@@ -206,7 +207,8 @@ def measured(found: list[Figures]) -> list[str]:
         "merging, one board at a time (batch 1), all rows in turn with plain before and after each eight; medians "
         f"of the rounds. float32, {machine['threads']} thread, {machine['cpu']}, torch {machine['torch']}, "
         f"transformers {machine['transformers']}: `python -m illava_lab.benchmarks.pretrained measure`, then "
-        "`page`. Pictures, amounts and readings were fixed before the first measurement.",
+        "`page`. Readings and rows were fixed before the first measurement. The numbers of pictures were lowered "
+        "while it ran, as the machine was busier than planned; of what was lowered nothing had been read.",
     ]
 
 
