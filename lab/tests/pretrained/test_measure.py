@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from illava_lab.benchmarks.pretrained import readings
+import torch
+from illava_lab.benchmarks.pretrained import photographs, readings
 from illava_lab.benchmarks.pretrained.measure import Measurement
 from illava_lab.benchmarks.pretrained.rows import CANDIDATE, deep, plain, standard
 from illava_lab.benchmarks.pretrained.settings import Amounts
@@ -66,6 +67,24 @@ def test_colours_are_read(found):
     plain_boards = found["answers"]["plain"]["boards"][""]
     assert plain_boards.count("1") > 60
     assert found["answers"]["plain"]["linear"]["clothing"].count("1") == 9
+
+
+def test_every_block_is_read(measurement, runner):
+    counts = {"train": 12, "val": 9}
+    measurement.encode_layers("clothing", counts)
+    known = measurement.features("layers-clothing-val", plain())
+    assert known.shape == (9, 12, 24)
+    answers = readings.read_layers(measurement, "clothing", counts)
+    assert {reading: [len(bits) for bits in blocks] for reading, blocks in answers.items()} == {
+        "knn": [9] * 12,
+        "linear": [9] * 12,
+    }
+    assert answers["linear"][0].count("1") == 9
+    shown = photographs.square(photographs.photographs(measurement.data, "clothing", "val")[4], 84)
+    with torch.no_grad():
+        states = runner.model.model.vision_tower(photographs.pixels(shown), output_hidden_states=True)
+    expected = states.hidden_states[4][0, 1:].mean(0)
+    assert np.allclose(known[4, 3], expected.numpy(), atol=1e-5)
 
 
 def test_it_goes_on_where_it_was_stopped(measurement):

@@ -22,7 +22,7 @@ from illava.evaluation.store import write_json
 from illava.io.pictures import InputError
 from illava_lab.benchmarks.pretrained import encoder, photographs, readings, rows
 from illava_lab.benchmarks.pretrained.measure import Measurement
-from illava_lab.benchmarks.pretrained.settings import AMOUNTS, SEED
+from illava_lab.benchmarks.pretrained.settings import AMOUNTS, LAYERS, SEED
 
 RUNS, FIGURES = Path("runs/pretrained"), Path("docs/pretrained")
 
@@ -61,7 +61,11 @@ def measure(weights: Path | None, sides: Sequence[int]) -> None:
         measurement.encode()
         measurement.time()
         FIGURES.mkdir(parents=True, exist_ok=True)
-        write_json(result_file(side), results(measurement, settings))
+        found = results(measurement, settings)
+        if side == min(AMOUNTS):
+            measurement.encode_layers("clothing", LAYERS)
+            found["layers"] = readings.read_layers(measurement, "clothing", LAYERS)
+        write_json(result_file(side), found)
         print(f"written to {result_file(side)}", flush=True)
 
 

@@ -65,6 +65,26 @@ class Measurement:
         for name in amounts.alike_sets:
             self._photographs(f"alike-{name}", name, "train", amounts.alike, alike)
 
+    def encode_layers(self, name: str, counts: dict[str, int]) -> None:
+        """Write the mean patch feature after every block of the plain encoder, by part of a set."""
+        for part, count in counts.items():
+            folder = self.folder / f"layers-{name}-{part}"
+            folder.mkdir(exist_ok=True)
+            chosen = photographs.photographs(self.data, name, part, count)
+            for start in range(0, count, GROUP):
+                file = folder / f"{_slug(plain())}.{start:04d}.npy"
+                if file.exists():
+                    continue
+                vectors = []
+                for photo in chosen[start : start + GROUP]:
+                    states = self.runner.prefix(
+                        photographs.pixels(photographs.square(photo, self.side))
+                    ).states
+                    vectors.append(torch.stack([state[0, 1:].mean(0) for state in states[1:]]).numpy())
+                with replacing(file) as partial, partial.open("wb") as opened:
+                    np.save(opened, np.stack(vectors))
+            print(f"{self.side} px, {folder.name} done", flush=True)
+
     def board_photographs(self, part: str) -> list[list[photographs.Photograph]]:
         """The boards of "train" or "val", as lists of photographs."""
         count = self.amounts.teaching_boards if part == "train" else self.amounts.boards

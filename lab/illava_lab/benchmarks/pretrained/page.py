@@ -9,7 +9,7 @@ from illava.evaluation.summary import table
 from illava.io.files import replacing
 from illava.io.pictures import InputError
 from illava_lab.benchmarks.pretrained import plots, sections
-from illava_lab.benchmarks.pretrained.figures import Figures, to_csv
+from illava_lab.benchmarks.pretrained.figures import KNN, Figures, to_csv
 from illava_lab.benchmarks.pretrained.rows import AFTER, BEFORE, IN_ENCODER, INSIDE, PLAIN
 from illava_lab.benchmarks.pretrained.sections import TABLE, low, value
 from illava_lab.benchmarks.pretrained.settings import AMOUNTS, KEEPS
@@ -71,12 +71,25 @@ def first(found: list[Figures]) -> list[str]:
         "",
         "Merging inside a pretrained DINOv2-small, with nothing trained but linear probes. How many of the small "
         "photographs on a board, each 2.8 % of the picture, are still named from the tokens that are left; best "
-        f"of each kind, bold: best of all; parentheses: encoder time / plain. Plain: {plain}.",
+        "of each kind, bold: best of all; parentheses: encoder time / plain.",
+        "",
+        f"Plain names {plain}, which is little: {weak(found[0])} So the table under [Small things](#small-things) on "
+        "*the same name as plain* says more about merging than the accuracies do.",
         "",
         *table(["%", INSIDE, AFTER, "smaller picture"], rows),
         "",
         *(f"- {line}" for line in verdicts(found)),
     ]
+
+
+def weak(figures: Figures) -> str:
+    """How well the encoder's blocks tell the classes of whole photographs."""
+    shares = [100 * bits.count("1") / len(bits) for bits in figures.found["layers"][KNN]]
+    top = max(range(len(shares)), key=shares.__getitem__)
+    return (
+        "these weights are the backbone of a saliency model and seem tuned for its task. Of whole clothing photographs, nearest "
+        f"neighbours name {shares[-1]:.1f} % from the last block's features and {shares[top]:.1f} % from block {top}'s."
+    )
 
 
 def best(figures: Figures, keep: str, group: str) -> str:

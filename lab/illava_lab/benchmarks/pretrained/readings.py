@@ -111,6 +111,21 @@ def _read_boards(measurement: Measurement, rows: Sequence[Row], answers: dict[st
     return probe.strength
 
 
+def read_layers(measurement: Measurement, name: str, counts: dict[str, int]) -> dict[str, list[str]]:
+    """How photographs are read from the features after each block: by reading, answers a block."""
+    train, val = (
+        [photo.label for photo in photographs(measurement.data, name, part, counts[part])]
+        for part in ("train", "val")
+    )
+    known, asked = (measurement.features(f"layers-{name}-{part}", plain()) for part in ("train", "val"))
+    answers: dict[str, list[str]] = {KNN: [], LINEAR: []}
+    for block in range(known.shape[1]):
+        of, to = known[:, block], asked[:, block]
+        answers[KNN].append(_bits(nearest(of, train, to), val))
+        answers[LINEAR].append(_bits(Probe(of, train)(to), val))
+    return answers
+
+
 def _guess(measurement: Measurement) -> float:
     """Share of small photographs that are named right by who sees the data set of each, and no more."""
     taught, asked = (

@@ -49,6 +49,9 @@ class Amounts:
         }
 
 
+LAYERS = {"train": 120, "val": 80}
+"""Clothing photographs whose features after every block are read, at the smallest size."""
+
 AMOUNTS = {
     224: Amounts(
         sets=tuple(KINDS),
