@@ -9,7 +9,7 @@ from illava.evaluation.summary import table
 from illava.io.files import replacing
 from illava.io.pictures import InputError
 from illava_lab.benchmarks.pretrained import plots, sections
-from illava_lab.benchmarks.pretrained.figures import KNN, Figures, to_csv
+from illava_lab.benchmarks.pretrained.figures import BOARDS, KNN, SAME, Figures, to_csv
 from illava_lab.benchmarks.pretrained.rows import AFTER, BEFORE, IN_ENCODER, INSIDE, PLAIN
 from illava_lab.benchmarks.pretrained.sections import TABLE, low, value
 from illava_lab.benchmarks.pretrained.settings import AMOUNTS, KEEPS
@@ -58,13 +58,6 @@ def page(found: list[Figures]) -> str:
 
 def first(found: list[Figures]) -> list[str]:
     """What wins."""
-    rows = []
-    for figures in found:
-        for keep in KEEPS:
-            places = [best(figures, keep, group) for group in (INSIDE, AFTER, BEFORE)]
-            top = max(places, key=lambda label: value(figures.accuracy(label)))
-            cells = [_named(figures, label, bold=label == top) for label in places]
-            rows.append([f"{figures.side} px, {keep}", *cells])
     plain = ", ".join(f"{value(figures.accuracy(PLAIN)):.1f} % at {figures.side} px" for figures in found)
     return [
         "# Pretrained weights, real photographs",
@@ -73,10 +66,12 @@ def first(found: list[Figures]) -> list[str]:
         "photographs on a board, each 2.8 % of the picture, are still named from the tokens that are left; best "
         "of each kind, bold: best of all; parentheses: encoder time / plain.",
         "",
-        f"Plain names {plain}, which is little: {weak(found[0])} So the table under [Small things](#small-things) on "
-        "*the same name as plain* says more about merging than the accuracies do.",
+        f"Plain names {plain}, which is little: {weak(found[0])} So a second measure, "
+        "how many get the same name as from plain features, says more about merging.",
         "",
-        *table(["%", INSIDE, AFTER, "smaller picture"], rows),
+        *winners(found, BOARDS, "named right, %"),
+        "",
+        *winners(found, SAME, "same name as plain, %"),
         "",
         *(f"- {line}" for line in verdicts(found)),
     ]
@@ -92,10 +87,25 @@ def weak(figures: Figures) -> str:
     )
 
 
-def best(figures: Figures, keep: str, group: str) -> str:
-    """The row of a group and budget that reads most small photographs; of equals the fastest."""
-    labels = figures.standard(keep, group)
-    return max(labels, key=lambda label: (value(figures.accuracy(label)), -figures.time(label)["median"]))
+def winners(found: list[Figures], reading: str, title: str) -> list[str]:
+    """A table of the best row of each group, by size and budget."""
+    rows = []
+    for figures in found:
+        for keep in KEEPS:
+            places = [best(figures, keep, group, reading) for group in (INSIDE, AFTER, BEFORE)]
+            top = max(places, key=lambda label, of=figures: value(of.accuracy(label, reading)))
+            cells = [_named(figures, label, reading, bold=label == top) for label in places]
+            rows.append([f"{figures.side} px, {keep}", *cells])
+    return table([title, INSIDE, AFTER, "smaller picture"], rows)
+
+
+def best(figures: Figures, keep: str, group: str, reading: str) -> str:
+    """The row of a group and budget that is read best; of equals the fastest."""
+
+    def rank(label: str) -> tuple[float, float]:
+        return value(figures.accuracy(label, reading)), -figures.time(label)["median"]
+
+    return max(figures.standard(keep, group), key=rank)
 
 
 def verdicts(found: list[Figures]) -> list[str]:
@@ -133,7 +143,7 @@ def verdicts(found: list[Figures]) -> list[str]:
     return lines
 
 
-def _named(figures: Figures, label: str, bold: bool) -> str:
+def _named(figures: Figures, label: str, reading: str, bold: bool) -> str:
     row = figures.found["rows"][label]
-    text = f"{row['name']} {value(figures.accuracy(label)):.1f}"
+    text = f"{row['name']} {value(figures.accuracy(label, reading)):.1f}"
     return f"{f'**{text}**' if bold else text} ({figures.time(label)['median']:.2f})"
