@@ -195,7 +195,8 @@ def measured(found: list[Figures]) -> list[str]:
         "merging, one board at a time (batch 1), all rows in turn with plain before and after each eight; medians "
         f"of the rounds. float32, {machine['threads']} thread, {machine['cpu']}, torch {machine['torch']}, "
         f"transformers {machine['transformers']}: `python -m illava_lab.benchmarks.pretrained measure`, then "
-        "`page`. Readings and rows were fixed before the first measurement. The numbers of pictures were lowered "
+        "`page`. Rows and readings were fixed before the first measurement, but for the second measure, "
+        "added when plain's accuracy at 224 px was seen and no other row's. The numbers of pictures were lowered "
         "while it ran, as the machine was busier than planned; of what was lowered nothing had been read.",
     ]
 
