@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -91,6 +91,10 @@ zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (hours;
 		--tasks $(ZOO_R_TASKS) --limit 16 --time 6 --reference illava-best --output out/zoo-r
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r contest
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r page
+
+pretrained: $(READY)  ## merging inside a pretrained DINOv2 on photographs (half an hour; goes on where it was stopped); writes docs/pretrained.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m illava_lab.benchmarks.pretrained measure
+	$(BIN)/python -m illava_lab.benchmarks.pretrained page
 
 train-zoo: $(READY)  ## train the shipped models from scratch; goes on where it was stopped
 	$(BIN)/python -m illava_lab.zoo.train S
