@@ -8,7 +8,7 @@ import torch
 from illava_lab.real.training import run
 from illava_lab.real.training.alignment import align
 from illava_lab.real.training.batches import Batches
-from illava_lab.real.training.encoder import pixels
+from illava_lab.real.training.encoder import squares
 from illava_lab.real.training.model import Trained
 from illava_lab.real.training.recipe import RECIPES, Stage, place
 from illava_lab.real.training.run import Run
@@ -41,10 +41,10 @@ def test_batches_depend_on_the_step_alone(parts: dict[str, Path]) -> None:
     first, again = (Batches(STAGES, tokenizer, None, seed=3) for _ in range(2))
     again[8]
     for step in (0, 5):
-        assert torch.equal(first[step].pixels, again[step].pixels)
+        assert torch.equal(first[step].pictures, again[step].pictures)
         assert torch.equal(first[step].packed.tokens, again[step].packed.tokens)
-    assert first[0].pixels.shape == (3, 3, 28, 28)
-    assert first[5].pixels.shape == (2, 3, 42, 42)
+    assert first[0].pictures.shape == (3, 28, 28, 3)
+    assert first[5].pictures.shape == (2, 42, 42, 3)
     assert int(first[5].packed.turns.max()) == 1
     with pytest.raises(IndexError, match="ends before step 10"):
         first[10]
@@ -59,7 +59,7 @@ def test_the_closed_form_puts_pictures_next_to_their_labels(parts: dict[str, Pat
     )
     for i, name in enumerate(COLOURS):
         # Pictures that it was not fitted on; the direction from the labels' mean is what tells labels apart.
-        token = trained.projector(trained.encoder(pixels([coloured(300 + i).picture], 28))).mean((0, 1))
+        token = trained.projector(trained.encoder(squares([coloured(300 + i).picture], 28))).mean((0, 1))
         nearest = torch.cosine_similarity(
             token - embeddings.mean(0), embeddings - embeddings.mean(0)
         ).argmax()
