@@ -1,8 +1,9 @@
 """What training needs, in parts that travel one by one to a machine without a network.
 
 The parts are pieces of one archive. It holds DINOv2 in bfloat16, SmolLM2 as the 4-bit GGUF file that it is
-converted from (a third of the converted weights), and what training reads of the picture sets: ``train.jsonl``
-and its pictures, with licences and sources. Sets for local evaluation, and what serves tests, stay here.
+converted from (a third of the converted weights), and what training reads of the picture sets: the questions
+of ``train.jsonl`` and their pictures, with licences and sources. Sets for local evaluation, and what serves
+tests, stay here.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ from illava.cli.console import App, hush, one_line_errors, writing
 from illava.errors import InputError
 from illava.io.warning_lines import one_line
 
-from . import SIZES, TRAINED, cache, folder, key
+from . import EXAMPLE, SIZES, TRAINED, cache, folder, key
 from .packages import FetchError
 from .parts import folders, make
 from .training.command import train
 
-PICTURE, QUESTION = "demo/coffee.jpg", "What is on the table?"
+PICTURE, QUESTION = EXAMPLE
 KEEP = 1 / 9
 ROUNDS = 3
 LONGEST = 16
