@@ -43,6 +43,39 @@ def test_its_own_models_are_refused(registered):
         resolve("zoo/L")
 
 
+def provider(*names, **more):
+    return SimpleNamespace(names=lambda: list(names), path=lambda name: name, **more)
+
+
+def test_a_provider_chooses_the_model_for_images(monkeypatch):
+    def for_photographs(images):
+        return "b/photo" if all(image.endswith(".jpg") for image in images) else None
+
+    found = {
+        "a": provider("a/silent"),
+        "c": provider("c/late", default_for=lambda images: "c/late"),
+        "b": provider("b/photo", default_for=for_photographs),
+    }
+    monkeypatch.setattr(plugins, "_registered", lambda group: found)
+    assert plugins.default_model(["x.jpg", "y.jpg"]) == "b/photo"
+    assert plugins.default_model(["x.jpg", "y.png"]) == "c/late"
+    # Without images, such as for a video, no provider is asked.
+    assert plugins.default_model([]) == plugins.default_model() == "zoo/L"
+    del found["c"]
+    assert plugins.default_model(["y.png"]) == "zoo/L"
+    monkeypatch.setattr(plugins, "_registered", lambda group: {})
+    assert plugins.default_model(["x.jpg"]) == "zoo/L"
+
+
+def test_a_provider_shows_what_a_model_can_do(monkeypatch):
+    shown = {"b/photo": ("mine/x.jpg", "What?")}
+    found = {"a": provider("a/silent"), "b": provider("b/photo", example=shown.get)}
+    monkeypatch.setattr(plugins, "_registered", lambda group: found)
+    assert plugins.example("b/photo") == ("mine/x.jpg", "What?")
+    for name in ("b/other", "a/silent", "someone/model", "folder"):
+        assert plugins.example(name) is None
+
+
 def test_tasks_on_request_are_used_by_name_only(monkeypatch):
     usual = SimpleNamespace(names=lambda: ["usual"], load=lambda name, **_: SimpleNamespace(name=name))
     asked = SimpleNamespace(names=lambda: ["asked"], load=usual.load, ON_REQUEST=True)

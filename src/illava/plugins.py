@@ -4,8 +4,10 @@ A distribution registers an object, usually a module, in one of three groups:
 
 ``illava.models``
     The name of the entry is the prefix of its model names, such as "zoo" for "zoo/L". The object has
-    ``names()``, which lists all names, and ``path(name)``, which returns the folder of a model and raises
-    ValueError for an unknown name.
+    ``names()``, which lists all names, the best model first, and ``path(name)``, which returns the folder of
+    a model and raises ValueError for an unknown name. Two functions are optional. ``default_for(images)``
+    returns the model that commands use for these images (their names or files) if none is named, None for
+    no opinion. ``example(name)`` returns an image and a question that show what a model can do, or None.
 ``illava.images``
     The same for images: the prefix is "demo" for "demo/word.png", and ``path(name)`` returns a file.
 ``illava.tasks``
@@ -28,13 +30,16 @@ LAB = "illava-lab"
 """The distribution of the models ``zoo/S`` and ``zoo/L``, the images ``demo/...`` and the drawn tasks."""
 INSTALL_LAB = f"pip install {LAB} (in a clone: pip install ./lab)"
 LAB_MODELS, LAB_IMAGES = "zoo", "demo"
+DEFAULT_MODEL = "zoo/L"
+"""What commands use where no model is named and no provider has another one."""
+DEFAULT_MODEL_HELP = "zoo/R where it has been made, else zoo/L; zoo/L for videos and drawn demo images"
 
 
 class Models(Protocol):
     """Models, or images, by name."""
 
     def names(self) -> Sequence[str]:
-        """All names, each with the prefix of the entry."""
+        """All names, each with the prefix of the entry; the best first."""
 
     def path(self, name: str) -> Path:
         """The folder of a model, as ``save_pretrained`` writes it, or an image file. Raises ValueError."""
@@ -73,6 +78,24 @@ def tasks() -> dict[str, Tasks]:
 def default_tasks() -> list[str]:
     """The names of the tasks that commands use where none is named."""
     return [name for name, provider in tasks().items() if not getattr(provider, "ON_REQUEST", False)]
+
+
+def default_model(images: Sequence[str] = ()) -> str:
+    """The model for images, by their names or files, where the user names none.
+
+    It is that of the first provider, by prefix, that has one for them, else :data:`DEFAULT_MODEL`.
+    """
+    for _, provider in sorted(models().items()):
+        choose = getattr(provider, "default_for", None)
+        if images and choose is not None and (name := choose(tuple(images))) is not None:
+            return str(name)
+    return DEFAULT_MODEL
+
+
+def example(model: str) -> tuple[str, str] | None:
+    """An image, by its name or file, and a question that show what a registered model can do, or None."""
+    show = getattr(models().get(model.partition("/")[0]), "example", None)
+    return None if show is None else show(model)
 
 
 def model_names() -> list[str]:

@@ -8,9 +8,9 @@ from .plugins import INSTALL_LAB, LAB, LAB_MODELS, models
 
 
 def names() -> list[str]:
-    """Return the names that :func:`path` accepts, sorted; for example ``["zoo/L", "zoo/S"]``."""
+    """Return the names that :func:`path` accepts, the best first; for example ``["zoo/L", "zoo/S"]``."""
     found = models().get(LAB_MODELS)
-    return [] if found is None else sorted(found.names())
+    return [] if found is None else list(found.names())
 
 
 def path(name: str) -> Path:

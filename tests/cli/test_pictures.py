@@ -115,9 +115,9 @@ def test_first_frame_of_animations(tmp_path, name):
 
 
 def test_demo_pictures_ship():
-    assert demo_names() == ["demo/number.png", "demo/word.png"]
-    for name in demo_names():
-        assert open_picture(name).size == (192, 192)
+    sizes = {name: open_picture(name).size for name in demo_names()}
+    drawn = dict.fromkeys(("demo/number.png", "demo/word.png"), (192, 192))
+    assert sizes == {"demo/coffee.jpg": (600, 400), **drawn}
 
 
 def test_bomb_guard(tmp_path, monkeypatch):

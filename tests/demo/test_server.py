@@ -165,6 +165,13 @@ def test_the_shipped_models_are_offered():
     assert work.shipped()[0] == "zoo/L"
 
 
+def test_the_best_is_offered_first_and_each_once(monkeypatch, tmp_path):
+    folders = {"zoo/best": "1", "zoo/best-448": "1", "zoo/a": "2"}
+    monkeypatch.setattr(work.zoo, "names", lambda: list(folders))
+    monkeypatch.setattr(work.zoo, "path", lambda name: tmp_path / folders[name])
+    assert work.shipped() == ["zoo/best", "zoo/a"]
+
+
 def test_a_server_that_stops_leaves_the_process_as_it_was(monkeypatch, tmp_path):
     monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -6,6 +6,8 @@
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
+DRAWN = ("demo/number.png", "demo/word.png")
+"""The images of the drawn tasks."""
 
 
 def names() -> list[str]:

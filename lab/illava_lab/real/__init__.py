@@ -21,9 +21,12 @@ TRAINED = Path(__file__).parent / "weights" / "trained.safetensors"
 """The trained weights that ship with the laboratory."""
 HOW = "run `make zoo-real`, or `python -m illava_lab.real get`"
 
-_FOLDERS = {"zoo/R": f"R-{max(SIZES)}", **{f"zoo/R-{size}": f"R-{size}" for size in SIZES}}
+EXAMPLE = "demo/coffee.jpg", "What is on the table?"
+"""A photograph, and a question about it."""
+
+_FOLDERS = {"zoo/R": f"R-{max(SIZES)}", **{f"zoo/R-{size}": f"R-{size}" for size in reversed(SIZES)}}
 NAMES = tuple(_FOLDERS)
-"""All names: ``zoo/R`` is the largest size."""
+"""All names, the best first: ``zoo/R`` is the largest size."""
 
 
 def names() -> list[str]:

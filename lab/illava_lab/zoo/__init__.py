@@ -4,16 +4,17 @@
 :mod:`illava_lab.real`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from .. import real
+from .. import demo, real
 
 _MODELS = Path(__file__).parent / "models"
 
 
 def names() -> list[str]:
-    """Return the names that :func:`path` accepts, sorted, for example ``["zoo/L", "zoo/S"]``."""
-    return sorted([*_shipped(), *real.names()])
+    """Return the names that :func:`path` accepts, the best first, for example ``["zoo/L", "zoo/S"]``."""
+    return [*real.names(), *_shipped()]
 
 
 def path(name: str) -> Path:
@@ -29,6 +30,17 @@ def path(name: str) -> Path:
             f"no model named {name!r} in the zoo; it holds {', '.join([*_shipped(), *real.NAMES])}"
         )
     return _MODELS / name.removeprefix("zoo/")
+
+
+def default_for(images: Sequence[str]) -> str | None:
+    """``zoo/R`` if it has been made; None for the drawn demo images, which the other models know better."""
+    drawn = set(images) <= set(demo.DRAWN)
+    return None if drawn or not real.names() else real.NAMES[0]
+
+
+def example(name: str) -> tuple[str, str] | None:
+    """A photograph and a question for ``zoo/R``, None for the models of drawings."""
+    return real.EXAMPLE if name in real.NAMES else None
 
 
 def _shipped() -> list[str]:

@@ -7,12 +7,14 @@ import zipfile
 
 import pytest
 import torch
-from illava_lab import real, zoo
+from illava_lab import demo, real, zoo
 from illava_lab.real import cache, command, packages, parts
 from typer.testing import CliRunner
 
+from illava.demo.server import Server, shipped
 from illava.errors import InputError
 from illava.models.loading import resolve
+from illava.plugins import default_model
 
 from .tiny_parts import PATCH, write_gguf, write_onnx, write_trained
 
@@ -88,6 +90,7 @@ def test_from_nothing_to_models_by_name(machine, request):
     assert zoo.names() == ["zoo/L", "zoo/S"]
     with pytest.raises(InputError, match=r"it has not been made on this machine: run `make zoo-real`"):
         resolve("zoo/R")
+    assert default_model(["photo.jpg"]) == shipped()[0] == "zoo/L"
     result = get()
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
@@ -96,8 +99,16 @@ def test_from_nothing_to_models_by_name(machine, request):
     ):
         assert line.startswith(word)
     assert lines[-1] == f"ready in {machine}"
-    assert zoo.names() == ["zoo/L", "zoo/R", "zoo/R-224", "zoo/R-336", "zoo/R-448", "zoo/S"]
+    assert zoo.names() == ["zoo/R", "zoo/R-448", "zoo/R-336", "zoo/R-224", "zoo/L", "zoo/S"]
     assert zoo.path("zoo/R") == zoo.path("zoo/R-448") == machine / "zoo" / "R-448"
+    # It is the default for photographs now, and only for them.
+    assert default_model(["photo.jpg"]) == default_model(["demo/word.png", "photo.jpg"]) == "zoo/R"
+    assert default_model(["demo/coffee.jpg"]) == "zoo/R"
+    assert default_model(["demo/word.png", "demo/number.png"]) == default_model() == "zoo/L"
+    assert shipped() == ["zoo/R", "zoo/R-336", "zoo/R-224", "zoo/L", "zoo/S"]
+    file, question = Server(shipped()).example()
+    assert (file, question) == (demo.path("demo/coffee.jpg"), real.EXAMPLE[1])
+    assert Server(["zoo/L"]).example() is None
     assert not (machine / ".work").exists()
     # Again, without pip: nothing is touched, and by force everything is made from what was fetched.
     request.getfixturevalue("no_pip")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from illava_lab.real.training import packing
 from illava_lab.real.training.batches import pack
-from illava_lab.real.training.encoder import pixels
+from illava_lab.real.training.encoder import squares
 from illava_lab.real.training.llm import PROJECTIONS, AdaptedLLM
 from illava_lab.real.training.model import Trained, restore, save
 from illava_lab.real.training.packing import Packer
@@ -47,13 +47,14 @@ def test_a_packed_row_is_as_many_prompts_of_one_turn_each(
     tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
     scenes = [coloured(0), coloured(2)._replace(turns=coloured(2).turns[:1])]
     batch = pack(Packer(tokenizer), scenes, size)
-    hidden, targets = trained(batch.pixels, batch.packed)
+    hidden, targets = trained(*batch)
     found = trained.llm.logits(hidden)
     llama, tower = merged_llama(parts, trained.llm), Dinov2Model.from_pretrained(parts["encoder"])
     start = 0
     for scene in scenes:
         # As LLaVA reads them: the last block's output, before the last norm, without the class token.
-        states = tower(pixels([scene.picture], size), output_hidden_states=True).hidden_states[-1]
+        pixels = trained.encoder.normalised(squares([scene.picture], size))
+        states = tower(pixels, output_hidden_states=True).hidden_states[-1]
         visual = trained.projector(states[:, 1:])
         for turn in scene.turns:
             question = tokenizer(turn.question + "<|im_end|>\n<|im_start|>assistant\n")["input_ids"]
@@ -68,7 +69,7 @@ def test_a_packed_row_is_as_many_prompts_of_one_turn_each(
     assert start == len(targets)
 
 
-def test_pixels_are_those_of_an_image_processor() -> None:
+def test_pixels_are_those_of_an_image_processor(trained: Trained) -> None:
     picture = coloured(1).picture.resize((50, 37))
     processor = CLIPImageProcessor(
         size={"height": 28, "width": 28},
@@ -79,7 +80,8 @@ def test_pixels_are_those_of_an_image_processor() -> None:
     )
     expected = processor(picture, return_tensors="pt").pixel_values
     # torchvision rounds resized values otherwise than Pillow: one step of 1/255.
-    torch.testing.assert_close(pixels([picture], 28), expected, rtol=0, atol=1.5 / 255 / 0.22)
+    found = trained.encoder.normalised(squares([picture], 28))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1.5 / 255 / 0.22)
 
 
 def test_padding_and_other_turns_are_not_seen(parts: dict[str, Path]) -> None:

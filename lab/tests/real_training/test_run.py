@@ -9,7 +9,7 @@ from illava_lab.real.data import STREAMS
 from illava_lab.real.training import batches, recipe, run
 from illava_lab.real.training.alignment import align
 from illava_lab.real.training.batches import Batches
-from illava_lab.real.training.encoder import pixels
+from illava_lab.real.training.encoder import squares
 from illava_lab.real.training.model import Trained
 from illava_lab.real.training.recipe import RECIPES, Stage, place
 from illava_lab.real.training.run import Run
@@ -42,11 +42,11 @@ def test_batches_depend_on_the_step_alone(parts: dict[str, Path]) -> None:
     first, again = (Batches(STAGES, tokenizer, None, seed=3) for _ in range(2))
     again[8]
     for step in (0, 5):
-        assert torch.equal(first[step].pixels, again[step].pixels)
+        assert torch.equal(first[step].pictures, again[step].pictures)
         assert torch.equal(first[step].packed.tokens, again[step].packed.tokens)
-    assert first[0].pixels.shape == (3, 3, 28, 28)
+    assert first[0].pictures.shape == (3, 28, 28, 3)
     # 4 and 9 patches and about 80 tokens of text: 2 rows in 200 tokens.
-    assert {first[step].pixels.shape for step in range(4, 10)} == {(2, 3, 42, 42), (2, 3, 28, 28)}
+    assert {first[step].pictures.shape for step in range(4, 10)} == {(2, 42, 42, 3), (2, 28, 28, 3)}
     assert int(first[5].packed.turns.max()) == 1
     with pytest.raises(IndexError, match="ends before step 10"):
         first[10]
@@ -62,7 +62,7 @@ def test_pictures_that_are_too_small_for_a_stream_are_not_taught(
     monkeypatch.setitem(recipe.LEAST, "other", 42)
     tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
     made = Batches(STAGES, tokenizer, None)
-    sizes = {step: made[step].pixels.shape[-1] for step in range(4, 10)}
+    sizes = {step: made[step].pictures.shape[1] for step in range(4, 10)}
     drawn = {size: {name for name, number in asked if sizes[number // 1000] == size} for size in (28, 42)}
     assert drawn == {28: {"any"}, 42: {"any", "other"}}
 
@@ -84,7 +84,7 @@ def test_the_closed_form_puts_pictures_next_to_their_labels(parts: dict[str, Pat
     )
     for i, name in enumerate(COLOURS):
         # Pictures that it was not fitted on; the direction from the labels' mean is what tells labels apart.
-        token = trained.projector(trained.encoder(pixels([coloured(300 + i).picture], 28))).mean((0, 1))
+        token = trained.projector(trained.encoder(squares([coloured(300 + i).picture], 28))).mean((0, 1))
         nearest = torch.cosine_similarity(
             token - embeddings.mean(0), embeddings - embeddings.mean(0)
         ).argmax()

@@ -24,7 +24,7 @@ from .console import (
     JsonOption,
     KeepOption,
     MethodOption,
-    ModelOption,
+    ModelForOption,
     SeveralCommand,
     TrustOption,
     hush,
@@ -85,7 +85,7 @@ def ask(
         typer.Argument(metavar="IMAGE", help="Image files, or images of illava-lab such as demo/word.png."),
     ],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="A question about them, in quotes.")],
-    model: ModelOption = "zoo/L",
+    model: ModelForOption = None,
     keep: KeepOption = None,
     method: MethodOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also run the plain model.")] = False,
@@ -129,6 +129,9 @@ def ask(
         hush()
         from .. import ask as work
         from ..methods.presets import make_method
+        from ..plugins import default_model
+
+        model = model or default_model(pictures)
 
         if method is not None:
             # Before the model is loaded, which takes time.

@@ -20,6 +20,7 @@ from ..errors import InputError, UnsupportedError
 from ..io.files import protecting
 from ..io.texts import check_text, is_url
 from ..io.warning_lines import one_line, one_line_warnings, take_over
+from ..plugins import DEFAULT_MODEL_HELP
 
 # -- Options that several commands have ----------------------------------------------------------------------
 
@@ -30,6 +31,11 @@ DTYPE_HELP = (
 )
 
 ModelOption = Annotated[str, typer.Option(metavar="MODEL", help=f"{MODEL_HELP}.")]
+# For commands that choose a model by what is shown to it.
+ModelForOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help=f"{MODEL_HELP}.", show_default=DEFAULT_MODEL_HELP),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
 DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help=f"{DTYPE_HELP}.")]
 TrustOption = Annotated[

@@ -15,7 +15,7 @@ def demo(
         typer.Option(
             metavar="MODEL",
             help="Offer this model; repeat for several. The first is loaded at start.",
-            show_default="the shipped models",
+            show_default="the shipped models, the best first",
         ),
     ] = None,
     host: Annotated[

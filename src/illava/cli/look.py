@@ -14,7 +14,7 @@ from .console import (
     DtypeOption,
     KeepOption,
     MethodOption,
-    ModelOption,
+    ModelForOption,
     TrustOption,
     hush,
     one_line_errors,
@@ -42,7 +42,7 @@ def look(
     question: Annotated[
         str, typer.Argument(metavar="QUESTION", help="A question about it, in quotes.")
     ] = QUESTION,
-    model: ModelOption = "zoo/L",
+    model: ModelForOption = None,
     keep: KeepOption = None,
     method: MethodOption = None,
     output: Annotated[
@@ -94,7 +94,9 @@ def look(
         hush()
         from .. import ask as work
         from .. import viz
+        from ..plugins import default_model
 
+        model = model or default_model([] if video else [shown])
         loaded, processor = work.load(model, device, dtype, trust_remote_code)
         chosen, shipped = work.choose(loaded, method, share)
         answer = work.ask(

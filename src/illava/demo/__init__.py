@@ -47,7 +47,8 @@ def serve(server: Server, host: str = "127.0.0.1", port: int = 7860) -> None:
         server.model(server.names[0])
         page = build(server)
         try:
-            address = launch(page, host, port)
+            shown = server.example()
+            address = launch(page, host, port, [] if shown is None else [shown[0]])
         except OSError as error:
             raise InputError(f"--port {port}: {error}") from error
         print(f"Serving {address}; press Ctrl-C to stop.", flush=True)

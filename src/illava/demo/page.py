@@ -6,7 +6,8 @@ temporary folder: a session's are deleted when it ends, all of them when the ser
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -26,9 +27,10 @@ SECONDS_KEPT = 1800
 """The age at which uploads are deleted even if their session has not ended."""
 INTRODUCTION = (
     "Upload one or more images, or a video, and ask a question. Both answers come from the same model: once "
-    "with all visual tokens, once with most of them merged. The shipped models are toys that know shapes, "
-    "colours, digits and short words."
+    "with all visual tokens, once with most of them merged. The shipped models are small; those trained on "
+    "drawings are toys that know shapes, colours, digits and short words."
 )
+QUESTION = "What does it read?"
 STEPS = list(BUDGETS)
 
 
@@ -58,6 +60,8 @@ def build(server: Server) -> gr.Blocks:
             done = "Done. Times are of one run each; the first run after the server starts includes warm-up."
             yield *unchanged[:3], _inline(sheet), done
 
+    shown = server.example()
+
     def hold(files: list[str] | None, request: gr.Request) -> None:
         server.note(request.session_hash, files or [])
 
@@ -74,7 +78,9 @@ def build(server: Server) -> gr.Blocks:
                     file_types=["image", *VIDEOS],
                     elem_id="files",
                 )
-                question = gr.Textbox(label="Question", value="What does it read?", elem_id="question")
+                question = gr.Textbox(
+                    label="Question", value=QUESTION if shown is None else shown[1], elem_id="question"
+                )
                 go = gr.Button("Ask", variant="primary", elem_id="ask")
                 model = gr.Dropdown(list(server.names), value=server.names[0], label="Model", elem_id="model")
                 names = [*sorted(presets()), *sorted({*methods()} - {Compose.name})]
@@ -109,7 +115,13 @@ def build(server: Server) -> gr.Blocks:
             concurrency_limit=1,
             concurrency_id="model",
         )
-        files.upload(hold, files, queue=False, show_progress="hidden")
+        # Also when it was not uploaded: another session's end must not delete the example.
+        files.change(hold, files, queue=False, show_progress="hidden")
+        if shown is not None:
+            # A new copy for each session, whose end deletes it.
+            page.load(
+                lambda: [str(shown[0])], None, files, queue=False, show_progress="hidden", api_name="example"
+            )
         page.unload(leave)
     return page
 
@@ -122,11 +134,15 @@ def _inline(picture: Image.Image | None) -> str:
     return f'<img {attributes} src="{data_url(picture)}">'
 
 
-def launch(page: gr.Blocks, host: str, port: int) -> str:
-    """Start serving the page and return its address. Raises OSError if the port is in use."""
+def launch(page: gr.Blocks, host: str, port: int, files: Sequence[Path] = ()) -> str:
+    """Start serving the page and return its address. ``files`` are those outside of uploads that it shows.
+
+    Raises OSError if the port is in use.
+    """
     page.queue(max_size=LINE, default_concurrency_limit=1).launch(
         server_name=host,
         server_port=port,
+        allowed_paths=[str(file) for file in files],
         max_file_size=f"{MOST_MEGABYTES}mb",
         prevent_thread_lock=True,
         quiet=True,

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..io.prompts import as_seen, build_prompt
 from ..io.video import is_video, read_video
 from ..methods.presets import DEFAULT_KEEP, make_method
 from ..models.loading import load
+from ..plugins import example, images
 from ..report.report import Report
 
 MOST_FILES, MOST_MEGABYTES, MOST_TOKENS = 8, 20, 128
@@ -60,14 +62,28 @@ class Server:
             self._loaded[name] = load(name, self.device, self.dtype, self.trust_remote_code)
         return self._loaded[name]
 
+    def example(self) -> tuple[Path, str] | None:
+        """The file of an image and a question that show what the first model can do, or None."""
+        found = example(self.names[0])
+        if found is None:
+            return None
+        name, question = found
+        provider = images().get(name.partition("/")[0])
+        return (Path(name) if provider is None else provider.path(name)), question
+
     def note(self, session: str | None, files: Sequence[str]) -> None:
-        """Remember the uploads of a session."""
+        """Remember the uploads of a session, which count as new."""
         self._uploads.setdefault(session or "", set()).update(Path(file) for file in files)
+        for file in files:
+            with suppress(OSError):
+                # All sessions share the example's copy, which may be about to be deleted for its age.
+                os.utime(file)
 
     def forget(self, session: str | None) -> None:
         """Delete the uploads of a session, except files that another session uploaded as well."""
         uploads = self._uploads.pop(session or "", set())
-        for file in uploads.difference(*self._uploads.values()):
+        shown = self.example()
+        for file in uploads.difference(*self._uploads.values(), () if shown is None else (shown[0],)):
             file.unlink(missing_ok=True)
 
     def answer(
@@ -212,5 +228,8 @@ def _times(before: float, after: float) -> str:
 
 
 def shipped() -> list[str]:
-    """The shipped models, the better one first; none without illava-lab."""
-    return sorted(zoo.names())
+    """The shipped models, the best first, each under one name; none without illava-lab."""
+    names: dict[Path, str] = {}
+    for name in zoo.names():
+        names.setdefault(Path(zoo.path(name)).resolve(), name)
+    return list(names.values())

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ..data import Scene
-from .encoder import pixels
+from .encoder import squares
 from .model import Trained
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 RIDGE = 0.01
 """Added to the diagonal of the hidden units' covariance, in units of its mean."""
+AT_ONCE = 50
+"""Pictures that are encoded together."""
 
 
 @torch.no_grad()
@@ -28,7 +30,9 @@ def align(model: Trained, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[S
     turn's answer), scaled so that tokens of pictures are as long as the embeddings of words.
     """
     projector, dtype = model.projector, model.llm.embedding.dtype
-    features = torch.cat([model.encoder(pixels([s.picture], size)).float() for s in scenes])
+    features = torch.cat(
+        [_features(model, scenes[i : i + AT_ONCE], size) for i in range(0, len(scenes), AT_ONCE)]
+    )
     flat = features.flatten(0, 1)
     std, mean = torch.std_mean(flat, dim=0)
     first = projector.linear_1
@@ -56,6 +60,11 @@ def align(model: Trained, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[S
     second.bias.mul_(scale)
     assert model.projector(features[:1].to(dtype)).isfinite().all()
     return right / len(labels)
+
+
+def _features(model: Trained, scenes: Sequence[Scene], size: int) -> torch.Tensor:
+    pictures = squares([scene.picture for scene in scenes], size)
+    return model.encoder(pictures.to(model.llm.embedding.device)).float()
 
 
 def _embedding(

@@ -7,21 +7,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from ..data import Scene, stream
-from .encoder import pixels
+from .encoder import squares
 from .packing import Packed, Packer
 from .recipe import LEAST, PATCH, Stage, place
 
 
 class Batch(NamedTuple):
-    """Pictures (B, 3, S, S), and the questions about them."""
+    """Pictures (B, S, S, 3) uint8, and the questions about them."""
 
-    pixels: Tensor
+    pictures: Tensor
     packed: Packed
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same on another device; from pinned memory without waiting for what the device still does."""
+        return Batch(self.pictures.to(device, non_blocking=True), self.packed.to(device))
 
 
 class Batches(Dataset):
@@ -60,4 +65,4 @@ class Batches(Dataset):
 def pack(packer: Packer, scenes: Sequence[Scene], size: int) -> Batch:
     """Scenes as a batch at a picture size of ``size`` pixels."""
     packed = packer(scenes, (size // PATCH) ** 2)
-    return Batch(pixels([scene.picture for scene in scenes], size), packed)
+    return Batch(squares([scene.picture for scene in scenes], size), packed)

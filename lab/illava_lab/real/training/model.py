@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .encoder import Encoder
 from .llm import AdaptedLLM
-from .packing import IMAGE, Packed
+from .packing import Packed
 from .recipe import ALPHA, RANK
 
 PROJECTOR = "multi_modal_projector"
@@ -46,15 +46,22 @@ class Trained(nn.Module):
         self.projector = Projector(self.encoder.model.config.hidden_size, self.llm.config.hidden_size)
         self.to(device)
 
-    def forward(self, pixels: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
-        """Hidden states (N, D) at all places with a target, row by row, and those targets (N,)."""
-        visual = self.projector(self.encoder(pixels))
-        pictured = packed.tokens == IMAGE
-        embeds = self.llm.embed(packed.tokens.clamp_min(0)).to(visual.dtype)
-        embeds = embeds.masked_scatter(pictured[..., None], visual)
+    def forward(self, pictures: Tensor, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Hidden states (N, D) at all places with a target, row by row, and those targets (N,).
+
+        Places come from the host, as an accelerator would have to be waited for to count them.
+
+        Args:
+            pictures: (B, S, S, 3) uint8.
+        """
+        visual = self.projector(self.encoder(pictures))
+        before, after = packed.picture, packed.picture + visual.shape[1]
+        words = [self.llm.embed(packed.tokens[:, part]) for part in (slice(before), slice(after, None))]
+        embeds = torch.cat([words[0], visual, words[1]], dim=1)
         hidden = self.llm(embeds, packed.positions, packed.mask())
-        wanted = packed.targets >= 0
-        return hidden[wanted], packed.targets[wanted]
+        # Unlike that of indexing, its backward pass does not sort the places.
+        at_targets = hidden.flatten(0, 1).index_select(0, packed.wanted)
+        return at_targets, packed.targets.flatten().index_select(0, packed.wanted)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """All parameters by their names in the file of trained weights."""

@@ -7,7 +7,7 @@ computes what as many prompts of one turn each would compute, and the picture is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,10 @@ class Packed:
     """(B, T) int64 the turn of each token, from 1; 0 for the opening and the picture, -1 for padding."""
     targets: Tensor
     """(B, T) int64 the id that the token is to predict; -1 where nothing is learnt."""
+    wanted: Tensor
+    """(N,) int64 the places in the flattened ``targets`` where something is learnt, in order."""
+    picture: int
+    """The place in a row of the picture's first token, the same in all rows."""
 
     def mask(self) -> Tensor:
         """(B, T, T) bool: whether a row attends to a column. Padding attends to itself, not to nothing."""
@@ -41,8 +45,16 @@ class Packed:
         return causal & ((columns == 0) | (rows == columns))
 
     def to(self, device: torch.device | str) -> Packed:
-        """The same on another device."""
-        return Packed(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+        """The same on another device; from pinned memory without waiting for what the device still does."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Packed:
+        """The same in pinned memory; ``DataLoader`` calls it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Packed:
+        values = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Packed(*(move(value) if isinstance(value, Tensor) else value for value in values))
 
 
 class Packer:
@@ -64,7 +76,9 @@ class Packer:
             [values + [empty] * (length - len(values)) for values in column]
             for column, empty in zip(zip(*rows, strict=True), fill, strict=True)
         )
-        return Packed(*(torch.tensor(column) for column in columns))
+        tokens, positions, turns, targets = (torch.tensor(column) for column in columns)
+        wanted = (targets >= 0).flatten().nonzero().flatten()
+        return Packed(tokens, positions, turns, targets, wanted, len(self._opening))
 
     def _row(self, turns: Sequence[Turn], visual: int) -> tuple[list[int], list[int], list[int], list[int]]:
         tokens = self._opening + [IMAGE] * visual

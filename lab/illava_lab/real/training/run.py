@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
+
+from illava.ops import transfers
 
 from ..data import stream
 from .alignment import align
@@ -22,6 +25,8 @@ from .recipe import AVERAGING, PROJECTOR_SHARE, RECIPES, WARMUP, Stage, place
 from .scoring import score
 
 WEIGHTS, STATE, LOG = "trained.safetensors", "state.pt", "log.jsonl"
+LOGGED = 10
+"""Steps between two lines of the log."""
 ALIGNED = 3000
 """Photographs for the closed-form start, at 112 px."""
 
@@ -69,12 +74,14 @@ class Run:
     def _begin(self, start: Path | None) -> None:
         state = self.output / STATE
         if state.exists():
-            held = torch.load(state, map_location=self.device, weights_only=True)
+            # AdamW counts steps on the host: on the device it would wait for each count.
+            held = torch.load(state, map_location="cpu", weights_only=True)
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     weight.copy_(held["weights"][name])
             self.optimizer.load_state_dict(held["optimizer"])
-            self.step, self.warm, self.average = held["step"], WARMUP, held["average"]
+            self.step, self.warm = held["step"], WARMUP
+            self.average = {name: weight.to(self.device) for name, weight in held["average"].items()}
         else:
             found = start if start is not None and start.exists() else None
             self.step = restore(found, self.weights) if found else 0
@@ -86,28 +93,36 @@ class Run:
             self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.say(f"step {self.step:,}")
 
-    def go(self, minutes: float, every: int = 100, scenes: int = 24, save_every: int = 50) -> None:
-        """Train for ``minutes``, or to the recipe's end; score held-out scenes every ``every`` steps."""
+    def go(self, minutes: float, every: int = 100, scenes: int = 24, save_every: float = 120) -> None:
+        """Train for ``minutes``, or to the recipe's end.
+
+        Args:
+            every: steps after which ``scenes`` held-out scenes of each stream are scored.
+            save_every: seconds.
+        """
         end, loader = time.monotonic() + 60 * minutes, self._loader()
-        losses: list[float] = []
-        since = time.monotonic()
+        losses: list[Tensor] = []
+        since = saved = time.monotonic()
         for batch in loader:
             found = place(self.stages, self.step)
             assert found is not None
             losses.append(self._learn(batch, *found))
             self.step += 1
-            done = time.monotonic() > end
-            if self.step % 10 == 0:
+            if self.step % LOGGED == 0:
+                # An accelerator is waited for here only.
+                loss = torch.stack(losses).mean().item()
                 seconds, since = time.monotonic() - since, time.monotonic()
-                loss = sum(losses[-10:]) / len(losses[-10:])
+                each = seconds / len(losses)
+                losses.clear()
                 self._log({"step": self.step, "stage": found[0].name, "loss": loss, "seconds": seconds})
-                self.say(f"{self.step:6,} {found[0].name} loss {loss:.3f}, {seconds / 10:.2f} s a step")
-            if self.step % save_every == 0 or done:
+                self.say(f"{self.step:6,} {found[0].name} loss {loss:.3f}, {each:.3f} s a step")
+            if time.monotonic() > saved + save_every:
                 self.save()
+                saved = time.monotonic()
             if self.step % every == 0:
                 self._score(found[0], scenes)
                 since = time.monotonic()
-            if done:
+            if time.monotonic() > end:
                 break
         self.save()
 
@@ -120,14 +135,16 @@ class Run:
             sampler=range(self.step, total),
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
+            pin_memory=self.device.type in transfers.PINNED,
         )
 
-    def _learn(self, batch: Batch, stage: Stage, first: int) -> float:
+    def _learn(self, batch: Batch, stage: Stage, first: int) -> Tensor:
+        """One step; its loss, on the device."""
         warm = min(self.warm + 1, self.step - first + 1, WARMUP) / WARMUP
         self.warm += 1
         for group in self.optimizer.param_groups:
             group["lr"] = stage.rate * group["share"] * warm
-        hidden, targets = self.model(batch.pixels.to(self.device), batch.packed.to(self.device))
+        hidden, targets = self.model(*batch.to(self.device))
         loss = F.cross_entropy(self.model.llm.logits(hidden), targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights.values(), 1.0)
@@ -135,9 +152,8 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         share = min(AVERAGING, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                self.average[name].lerp_(weight, 1 - share)
-        return loss.item()
+            torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - share)
+        return loss.detach()
 
     def save(self) -> None:
         """Write the weights to ship, then all that is needed to go on."""

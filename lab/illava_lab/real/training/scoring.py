@@ -37,10 +37,9 @@ def score(
         for number in range(scenes):
             scene = draw(number)
             batch = pack(packer, [scene], size)
-            packed = batch.packed.to(device)
-            hidden, targets = model(batch.pixels.to(device), packed)
-            right = model.llm.logits(hidden).argmax(-1) == targets
-            for turn, whole in zip(scene.turns, _whole_answers(packed, right), strict=True):
+            hidden, targets = model(*batch.to(device))
+            right = (model.llm.logits(hidden).argmax(-1) == targets).cpu()
+            for turn, whole in zip(scene.turns, _whole_answers(batch.packed, right), strict=True):
                 counts[turn.kind][0] += whole
                 counts[turn.kind][1] += 1
     return {kind: (right, total) for kind, (right, total) in sorted(counts.items())}
