@@ -17,5 +17,7 @@ timeout --signal=INT "$((minutes * 60 + 60))" python3 -m illava_lab.real train \
   --budget "$minutes" --recipe card --workers 12 --device cuda --every 1000 --scenes 12 \
   --encoder "$kit/parts/encoder" --llm "$kit/parts/llm" --data "$kit/parts/data" --output "$kit/run" "$@" ||
   status=$?
-cp "$kit/run/trained.safetensors" "$kit/run/log.jsonl" "$out/"
+for file in trained.safetensors log.jsonl; do
+  test ! -f "$kit/run/$file" || cp "$kit/run/$file" "$out/"
+done
 exit "$status"

@@ -100,6 +100,8 @@ def test_a_stopped_run_ends_where_an_unstopped_one_does(
     part = started(parts, tmp_path / "part", monkeypatch)
     part.go(0)  # a run without time does one step
     assert part.step == 1
+    (line,) = map(json.loads, (tmp_path / "part" / run.LOG).read_text().splitlines())
+    assert (line["step"], line["stage"]) == (1, "first")
     # WARMUP counts steps since the optimizer was new; a resumed run's is not.
     rest = started(parts, tmp_path / "part", monkeypatch)
     assert rest.step == 1

@@ -108,7 +108,8 @@ class Run:
             assert found is not None
             losses.append(self._learn(batch, *found))
             self.step += 1
-            if self.step % LOGGED == 0:
+            done = time.monotonic() > end
+            if self.step % LOGGED == 0 or done:
                 # An accelerator is waited for here only.
                 loss = torch.stack(losses).mean().item()
                 seconds, since = time.monotonic() - since, time.monotonic()
@@ -122,7 +123,7 @@ class Run:
             if self.step % every == 0:
                 self._score(found[0], scenes)
                 since = time.monotonic()
-            if time.monotonic() > end:
+            if done:
                 break
         self.save()
 
