@@ -28,6 +28,11 @@ def test_it_trains_and_goes_on(arguments: list[str], tmp_path: Path) -> None:
     first = CliRunner().invoke(app, [*arguments, "--budget", "0"])
     assert first.exit_code == 0, first.output
     assert f"step 1; the weights are {output / 'trained.safetensors'}" in first.output
+    refused = CliRunner().invoke(app, [*arguments, "--budget", "1"])
+    assert refused.exit_code == 2
+    assert "--fresh: " in refused.output
+    assert "holds a run, which would go on; give another --output" in refused.output
+    arguments.remove("--fresh")
     second = CliRunner().invoke(app, [*arguments, "--budget", "1"])
     assert second.exit_code == 0, second.output
     assert "closed form" not in second.output
@@ -41,7 +46,7 @@ def test_it_trains_and_goes_on(arguments: list[str], tmp_path: Path) -> None:
     ("extra", "message"),
     [
         (["--recipe", "none"], "--recipe none: give one of"),
-        (["--encoder", "/nowhere"], "no model there; run `python -m illava_lab.real get --only-parts`"),
+        (["--encoder", "/nowhere"], "no config.json there; run `python -m illava_lab.real get --only-parts`"),
         (["--start", "/nowhere/x.safetensors"], "--start /nowhere/x.safetensors: no such file"),
         (["--data", "/nowhere"], "no picture sets in /nowhere"),
     ],
@@ -51,3 +56,38 @@ def test_what_is_wrong_is_said_in_one_line(arguments: list[str], extra: list[str
     assert result.exit_code == 2
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("state.pt", "state.pt cannot be read; move it away"), ("start", "is not a complete safetensors file")],
+)
+def test_broken_files_are_said_in_one_line(
+    arguments: list[str], tmp_path: Path, name: str, message: str
+) -> None:
+    arguments.remove("--fresh")
+    output = tmp_path / "cache" / "training" / "tiny"
+    output.mkdir(parents=True)
+    if name == "state.pt":
+        (output / name).write_bytes(b"PK\x03\x04 nothing")
+    else:
+        (tmp_path / name).write_bytes(b"nothing")
+        arguments += ["--start", str(tmp_path / name)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_run_of_another_recipe_does_not_go_on(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+    first = CliRunner().invoke(app, [*arguments, "--output", str(output), "--budget", "0"])
+    assert first.exit_code == 0, first.output
+    monkeypatch.setitem(RECIPES, "other", RECIPES["tiny"])
+    arguments.remove("--fresh")
+    again = [word if word != "tiny" else "other" for word in arguments]
+    result = CliRunner().invoke(app, [*again, "--output", str(output)])
+    assert result.exit_code == 2
+    assert "holds a run of recipe tiny at step 1; give another folder" in result.output

@@ -100,13 +100,16 @@ def test_padding_and_other_turns_are_not_seen(parts: dict[str, Path]) -> None:
 
 def test_weights_are_saved_in_bfloat16_and_restored(tmp_path: Path, trained: Trained) -> None:
     file, weights = tmp_path / "trained.safetensors", trained.trained()
-    save(file, weights, 12)
+    save(file, weights, "cpu", "several", 12)
     held = {name: weight.detach().bfloat16().float() for name, weight in weights.items()}
     with torch.no_grad():
         for weight in weights.values():
             weight.zero_()
-    assert restore(file, weights) == 12
+    assert restore(file, weights) == ("cpu", "several", 12)
     assert all(torch.equal(weights[name], value) for name, value in held.items())
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     with pytest.raises(ValueError, match="does not hold the weights of this model"):
         restore(file, {"other": next(iter(weights.values()))})
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is not a complete safetensors file"):
+        restore(file, weights)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..data import Scene, stream
 from .encoder import squares
 from .packing import Packed, Packer
-from .recipe import LEAST, PATCH, Stage, place
+from .recipe import PATCH, Stage, place
 
 
 class Batch(NamedTuple):
@@ -45,9 +45,9 @@ class Batches(Dataset):
             raise IndexError(f"the recipe ends before step {step}")
         stage, _ = found
         rng = np.random.default_rng((self._seed, step))
-        size = int(rng.choice(stage.sizes))
-        possible = {name: share for name, share in stage.mixture.items() if LEAST.get(name, 0) <= size}
-        names, shares = zip(*possible.items(), strict=True)
+        sizes, chances = zip(*stage.chances().items(), strict=True)
+        size = int(rng.choice(sizes, p=chances))
+        names, shares = zip(*stage.streams(size).items(), strict=True)
         drawn = rng.choice(len(names), size=stage.rows(size), p=np.array(shares) / sum(shares))
         scenes = [
             self._scene(names[name], step * 1000 + row, stage.turns, rng) for row, name in enumerate(drawn)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,11 @@ from illava.errors import InputError
 from .. import TRAINED, cache
 from ..parts import folders
 from .recipe import RECIPES
+
+NEEDED = {
+    "encoder": ("config.json", "model.safetensors"),
+    "llm": ("config.json", "model.safetensors", "tokenizer.json"),
+}
 
 
 def train(
@@ -60,9 +67,10 @@ def train(
         held = folders(where)
         parts = {"encoder": encoder or held["dinov2"], "llm": llm or held["smollm2"]}
         for name, folder in parts.items():
-            if not (folder / "model.safetensors").is_file():
+            missing = [file for file in NEEDED[name] if not (folder / file).is_file()]
+            if missing:
                 how = f"run `python -m illava_lab.real get --only-parts`, or give --{name}"
-                raise InputError(f"{folder}: no model there; {how}")
+                raise InputError(f"{folder}: no {missing[0]} there; {how}")
         if start is not None and not start.is_file():
             raise InputError(f"--start {start}: no such file")
         import torch
@@ -70,12 +78,15 @@ def train(
         from illava.models.loading import parse_device
 
         from ..data import data_folder
-        from .run import WEIGHTS, Run
+        from .run import STATE, WEIGHTS, Run
 
         if threads is not None:
             torch.set_num_threads(threads)
         folder = output or where / "training" / recipe
-        with writing(folder):
+        if (folder / STATE).exists() and (fresh or start is not None):
+            option = "--fresh" if fresh else "--start"
+            raise InputError(f"{option}: {folder} holds a run, which would go on; give another --output")
+        with writing(folder), _errors():
             run = Run(
                 parts["encoder"],
                 parts["llm"],
@@ -90,3 +101,12 @@ def train(
             )
             run.go(budget, every, scenes)
         typer.echo(f"step {run.step:,}; the weights are {folder / WEIGHTS}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What is wrong with files of weights, as an error of the command line."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,23 +69,36 @@ class Trained(nn.Module):
         return own | self.llm.named_adapters()
 
 
-def save(path: Path, weights: dict[str, Tensor], step: int) -> None:
-    """Write trained weights in bfloat16, whole or not at all."""
+def save(path: Path, weights: dict[str, Tensor], recipe: str, stage: str, step: int) -> None:
+    """Write trained weights in bfloat16, whole or not at all, with where in its recipe the run was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     stored = {
         name: weight.detach().to("cpu", torch.bfloat16).contiguous() for name, weight in weights.items()
     }
-    save_file(stored, partial, {"rank": str(RANK), "alpha": str(ALPHA), "step": str(step), "format": "pt"})
+    where = {"recipe": recipe, "stage": stage, "step": str(step)}
+    save_file(stored, partial, {"rank": str(RANK), "alpha": str(ALPHA), **where, "format": "pt"})
+    partial.chmod(0o644)  # safetensors writes files that only their owner can read
     os.replace(partial, path)
 
 
-def restore(path: Path, weights: dict[str, nn.Parameter]) -> int:
-    """Read what :func:`save` wrote into ``weights``; its step. Raises ValueError if it does not fit."""
-    with safe_open(path, "pt") as file:
-        if set(file.keys()) != set(weights):
-            raise ValueError(f"{path} does not hold the weights of this model; move it away to start anew")
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(file.get_tensor(name))
-        return int(file.metadata()["step"])
+def restore(path: Path, weights: dict[str, nn.Parameter]) -> tuple[str, str, int]:
+    """Read what :func:`save` wrote into ``weights``; returns recipe, stage and step.
+
+    Raises ValueError if the file cannot be read or does not fit.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in weights.items()}:
+            raise ValueError(f"{path} does not hold the weights of this model")
+        where = metadata["recipe"], metadata["stage"], int(metadata["step"])
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a complete safetensors file") from error
+    except KeyError as error:
+        raise ValueError(f"{path} does not say {error.args[0]}, as weights of a training run do") from None
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(held[name])
+    return where

@@ -17,8 +17,8 @@ class Stage:
 
     name: str
     sizes: tuple[int, ...]
-    """Pixels of the square that pictures are stretched to. Each step takes one of them at random, and the
-    streams that :data:`LEAST` allows at that size."""
+    """Pixels of the square that pictures are stretched to. A step has one of them; a stream's rows are
+    divided evenly among those that :data:`LEAST` allows it."""
     tokens: int
     """About how many tokens a step has: the larger the pictures, the fewer rows."""
     steps: int
@@ -32,6 +32,20 @@ class Stage:
     def rows(self, size: int) -> int:
         """The pictures of a step at ``size`` pixels."""
         return max(1, self.tokens // ((size // PATCH) ** 2 + TEXT_TOKENS))
+
+    def streams(self, size: int) -> dict[str, float]:
+        """The share of all rows that each stream has at ``size`` pixels; without streams that have none."""
+        found = {}
+        for name, share in self.mixture.items():
+            allowed = [other for other in self.sizes if LEAST.get(name, 0) <= other]
+            if size in allowed:
+                found[name] = share / sum(self.mixture.values()) / len(allowed)
+        return found
+
+    def chances(self) -> dict[int, float]:
+        """How likely a step has each size. Large pictures come in few rows a step, so such steps are more."""
+        wanted = {size: sum(self.streams(size).values()) / self.rows(size) for size in self.sizes}
+        return {size: share / sum(wanted.values()) for size, share in wanted.items()}
 
 
 PATCH = 14
@@ -51,21 +65,21 @@ LEAST = {
 """The smallest picture size, in pixels, at which a stream's questions can be answered: smaller ones teach to
 guess. At 224 pixels the smallest photograph of a collage has 4 x 4 patches."""
 PHOTOS = {"photo": 1.0}
-SEVERAL = {"photo": 0.4, "collage": 0.3, "cards": 0.15, "board": 0.08, "words": 0.07}
+SEVERAL = {"photo": 0.35, "collage": 0.4, "cards": 0.15, "words": 0.1}
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
     # One core for some hours, in several sittings. Names come first: they are learnt from small pictures as
     # well, and nothing else can be learnt without them.
     "cpu": (
         Stage("photos", (112,), 860, 600, PHOTOS),
-        Stage("several", (112, 224, 224, 448), 1050, 3000, SEVERAL),
-        Stage("large", (112, 224, 336, 448), 2200, 6000, MIXTURE, rate=5e-4),
+        Stage("several", (112, 224), 1050, 3000, SEVERAL),
+        Stage("large", (224, 336, 448), 2200, 6000, MIXTURE, rate=5e-4),
     ),
     # One card for eight minutes.
     "card": (
         Stage("photos", (112,), 6_000, 500, PHOTOS),
-        Stage("several", (112, 224, 224, 448), 12_000, 500, SEVERAL),
-        Stage("large", (112, 224, 336, 448), 20_000, 100_000, MIXTURE, rate=5e-4),
+        Stage("several", (112, 224), 12_000, 1000, SEVERAL),
+        Stage("large", (224, 336, 448), 20_000, 100_000, MIXTURE, rate=5e-4),
     ),
 }
 """By name. A run ends with its budget; what it has reached is kept, and the next run goes on there."""

@@ -55,7 +55,8 @@ class Run:
         say: Callable[[str], None] = print,
     ):
         torch.manual_seed(seed)
-        self.stages, self.output, self.data, self.say = RECIPES[recipe], output, data, say
+        self.recipe, self.stages = recipe, RECIPES[recipe]
+        self.output, self.data, self.say = output, data, say
         self.device, self.seed, self.workers = torch.device(device), seed, workers
         self.tokenizer = AutoTokenizer.from_pretrained(llm)
         self.model = Trained(encoder, llm, fastest_dtype(self.device), self.device)
@@ -74,24 +75,47 @@ class Run:
     def _begin(self, start: Path | None) -> None:
         state = self.output / STATE
         if state.exists():
-            # AdamW counts steps on the host: on the device it would wait for each count.
-            held = torch.load(state, map_location="cpu", weights_only=True)
-            with torch.no_grad():
-                for name, weight in self.weights.items():
-                    weight.copy_(held["weights"][name])
-            self.optimizer.load_state_dict(held["optimizer"])
-            self.step, self.warm = held["step"], WARMUP
-            self.average = {name: weight.to(self.device) for name, weight in held["average"].items()}
+            self._resume(state)
         else:
-            found = start if start is not None and start.exists() else None
-            self.step = restore(found, self.weights) if found else 0
-            if not self.step:
+            if start is not None and start.exists():
+                self.step = self._place(*restore(start, self.weights))
+            else:
                 draw = stream("photo", "train", self.seed, self.data)
                 size = self.stages[0].sizes[0]
                 share = align(self.model, self.tokenizer, [draw(i) for i in range(ALIGNED)], size)
                 self.say(f"closed form: the nearest label is right for {share:.0%} of {ALIGNED} photographs")
             self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.say(f"step {self.step:,}")
+
+    def _resume(self, state: Path) -> None:
+        try:
+            # AdamW counts steps on the host: on the device it would wait for each count.
+            held = torch.load(state, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # torch raises whatever its readers of archives and pickles do.
+            raise ValueError(f"{state} cannot be read; move it away to begin anew") from error
+        if held.get("recipe") != self.recipe:
+            raise ValueError(
+                f"{self.output} holds a run of recipe {held.get('recipe')} at step {held['step']:,}; "
+                "give another folder"
+            )
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(held["weights"][name])
+        self.optimizer.load_state_dict(held["optimizer"])
+        self.step, self.warm = held["step"], WARMUP
+        self.average = {name: weight.to(self.device) for name, weight in held["average"].items()}
+
+    def _place(self, recipe: str, stage: str, step: int) -> int:
+        """Where to go on with weights of a run that was at ``step``: in another recipe at the same stage."""
+        if recipe == self.recipe:
+            return step
+        first = 0
+        for other in self.stages:
+            if other.name == stage:
+                return first
+            first += other.steps
+        return 0
 
     def go(self, minutes: float, every: int = 100, scenes: int = 24, save_every: float = 120) -> None:
         """Train for ``minutes``, or to the recipe's end.
@@ -158,12 +182,15 @@ class Run:
 
     def save(self) -> None:
         """Write the weights to ship, then all that is needed to go on."""
-        save(self.output / WEIGHTS, self.average, self.step)
+        # After its last step a run is still at the last stage.
+        stage = (place(self.stages, self.step) or (self.stages[-1], 0))[0]
+        save(self.output / WEIGHTS, self.average, self.recipe, stage.name, self.step)
         state = {
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
+            "recipe": self.recipe,
         }
         partial = self.output / f"{STATE}.partial"
         torch.save(state, partial)
