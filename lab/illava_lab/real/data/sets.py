@@ -81,9 +81,9 @@ def group(name: str, stem: str) -> str:
 
     Photographs "train_IMG_2467" of cards that were taken one after another can be nearly the same, so runs of
     10 numbers belong together, and so does the whole series "train_cam_image1" of one camera on one table.
-    Hand signs "4_1193" are numbered by person, digit by digit, so the number minus the digit names the person.
-    As some numbers were left out within a person, runs of 50 belong together. Pictures "dev-1572-0-2" of nlvr
-    that share the first number show the same scenes.
+    Hand signs "4_1193" are numbered by person, digit by digit, so the number minus the digit is that of the
+    person; as some numbers within a person were left out, runs of 50 belong together. Pictures "dev-1572-0-2"
+    of nlvr that share the first number show the same scenes.
     """
     try:
         if name == "cards":
