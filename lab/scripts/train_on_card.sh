@@ -10,7 +10,8 @@ cd "$(dirname "$0")/../.."
 python3 -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$kit/site" "$kit"/.whl/*.whl
 export PYTHONPATH=$kit/site:$PWD/src:$PWD/lab HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 df -h /dev/shm || true # where the processes that draw pictures hand them over
-test -d "$kit/parts" || python3 -m illava_lab.real uncarry "$kit"/[0-9]* --to "$kit/parts"
+# The last folder that uncarry makes: the others may be those of a call that did not end.
+test -d "$kit/parts/data" || python3 -m illava_lab.real uncarry "$kit"/[0-9]* --to "$kit/parts"
 # A run that hangs must not take the results along: it is saved every two minutes.
 status=0
 timeout --signal=INT "$((minutes * 60 + 60))" python3 -m illava_lab.real train \

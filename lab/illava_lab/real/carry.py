@@ -2,8 +2,8 @@
 
 The parts are pieces of one archive. It holds DINOv2 in bfloat16, SmolLM2 as the 4-bit GGUF file that it is
 converted from (a third of the converted weights), and what training reads of the picture sets: the questions
-of ``train.jsonl`` and their pictures, with licences and sources. Sets for local evaluation, and what serves
-tests, stay here.
+of ``train.jsonl`` and their pictures, with licences, and the sources and records of these pictures. Sets for
+local evaluation, and what serves tests, stay here.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,9 +26,11 @@ from .data.sets import TRAINING_SETS
 PIECE, MANIFEST = "piece", "manifest.json"
 GGUF = "llm.gguf"
 FOLDERS = ("encoder", "llm", "data")
-"""What :func:`unpack` makes: what ``train --encoder --llm --data`` reads."""
-BESIDE = ("README.md", "sources.tsv", "scenes.jsonl", "train.jsonl")
-"""Files of a picture set that travel, where it has them."""
+"""What :func:`unpack` makes: what ``train --encoder --llm --data`` reads. The last one is complete last."""
+BESIDE = ("README.md", "train.jsonl")
+"""Files of a picture set that travel whole, where it has them."""
+SOURCES, SCENES = "sources.tsv", "scenes.jsonl"
+"""Files with a line for each picture of a set, of which the lines of training pictures travel."""
 MANIFEST_BYTES = 1 << 16
 """Room for the manifest in a part."""
 
@@ -72,15 +75,19 @@ def pack(encoder: Path, gguf: Path, data: Path, folder: Path, most: int) -> list
 def unpack(parts: Sequence[Path], to: Path) -> dict[str, Path]:
     """Check and join the numbered folders ``parts``, in any order, into ``to``, and convert the LLM.
 
-    Returns the folders of :data:`FOLDERS` by name. Raises InputError, in one line, if a part is missing,
-    broken or of another kit, and if ``to`` holds such folders.
+    Returns the folders of :data:`FOLDERS` by name. A call that fails leaves nothing, and what a killed one
+    left is replaced. Raises InputError, in one line, if a part is missing, broken or of another kit, and if
+    ``to`` holds such folders.
     """
-    for name in FOLDERS:
+    work = to / ".unpacking"
+    # The work folder is made after this check and removed last. If it is there, the folders beside it are
+    # those of a call that did not end.
+    for name in () if work.exists() else FOLDERS:
         if (to / name).exists():
             raise InputError(f"{to / name}: it exists already; give another folder")
     joined: Any = _Joined(_checked(parts))
-    work = to / ".unpacking"
-    shutil.rmtree(work, ignore_errors=True)
+    created = not to.exists()
+    _clear(to, work)
     try:
         work.mkdir(parents=True)
         with tarfile.open(fileobj=joined, mode="r|") as archive:
@@ -90,9 +97,21 @@ def unpack(parts: Sequence[Path], to: Path) -> dict[str, Path]:
         convert(work / GGUF, work / "llm")
         for name in FOLDERS:
             (work / name).rename(to / name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    except BaseException:
+        _clear(to, work)
+        if created:
+            with suppress(OSError):
+                to.rmdir()
+        raise
+    shutil.rmtree(work, ignore_errors=True)
     return {name: to / name for name in FOLDERS}
+
+
+def _clear(to: Path, work: Path) -> None:
+    """Remove what a call that did not end left, the work folder last; nothing if that is not there."""
+    if work.exists():
+        for folder in (*(to / name for name in FOLDERS), work):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # -- What travels -------------------------------------------------------------------------------------------
@@ -107,8 +126,8 @@ def _members(encoder: Path, gguf: Path, data: Path) -> Iterator[tuple[str, Path 
     yield "encoder/model.safetensors", _in_bfloat16(encoder / "model.safetensors")
     yield GGUF, gguf
     for name in TRAINING_SETS:
-        for file in _files_of(data / name):
-            yield f"data/{file.relative_to(data).as_posix()}", file
+        for file, source in _files_of(data / name):
+            yield f"data/{name}/{file}", source
 
 
 def _in_bfloat16(file: Path) -> bytes:
@@ -119,19 +138,41 @@ def _in_bfloat16(file: Path) -> bytes:
     return save(halved, metadata={"format": "pt"})
 
 
-def _files_of(folder: Path) -> list[Path]:
-    """The files of a picture set that training reads. Raises InputError for one that is missing."""
+def _files_of(folder: Path) -> list[tuple[str, Path | bytes]]:
+    """The files of a picture set that training reads, by their names in ``folder``.
+
+    Raises InputError for one that is missing or malformed.
+    """
     try:
         lines = [json.loads(line) for line in (folder / "train.jsonl").read_text("utf-8").splitlines()]
-        pictures = sorted({folder / picture for line in lines for picture in line["pictures"]})
+        pictures = sorted({picture for line in lines for picture in line["pictures"]})
     except OSError:
         raise InputError(f"no file {folder / 'train.jsonl'}: --data must hold {folder.name}") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{folder / 'train.jsonl'}: its lines are not JSON objects with pictures") from None
     for picture in pictures:
-        if not picture.is_file() or not picture.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"{picture}: no such file in {folder}")
-    return [*(file for name in BESIDE if (file := folder / name).is_file()), *pictures]
+        file = folder / picture
+        if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{file}: no such file in {folder}")
+    beside = [name for name in BESIDE if (folder / name).is_file()]
+    found: list[tuple[str, Path | bytes]] = [(name, folder / name) for name in (*beside, *pictures)]
+    for name in (SOURCES, SCENES):
+        if (folder / name).is_file():
+            found.append((name, _lines_of(folder / name, set(pictures))))
+    return found
+
+
+def _lines_of(file: Path, pictures: set[str]) -> bytes:
+    """The lines of a file that are about ``pictures``, and the head of a table."""
+    lines = file.read_text("utf-8").splitlines(keepends=True)
+    if file.name == SOURCES:
+        kept = lines[:1] + [line for line in lines[1:] if line.split("\t")[0] in pictures]
+    else:
+        try:
+            kept = [line for line in lines if json.loads(line)["image"] in pictures]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{file}: its lines are not JSON objects with an image") from None
+    return "".join(kept).encode()
 
 
 # -- Pieces -------------------------------------------------------------------------------------------------

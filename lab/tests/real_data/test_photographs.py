@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from illava_lab.real import data
 from illava_lab.real.data import photographs as ph
+from illava_lab.real.data import several
 
 from .made_up import CLOTHING, COLOUR, DIGITS, GROCERY, blobs
 
@@ -224,6 +225,19 @@ def check_board(turn, things, area):
             assert len(used) == 1
             assert turn.answer == f"{'top' if y < 224 else 'bottom'} {'left' if x < 224 else 'right'}"
     assert turn.small == (covered(used) < SMALL)
+
+
+def test_no_photograph_occurs_twice_while_there_is_another(folder):
+    """Three photographs a label, and 30 hand signs, so that nouns that occur up to three times suffice."""
+    repeated = Counter()
+    for number in range(300):
+        some = several.choose_several(np.random.default_rng(number), "test", folder, 9, 3)
+        assert len({photo.path for photo in some}) == 9
+        repeated.update(name for name, often in Counter(photo.noun for photo in some).items() if often > 1)
+    assert repeated["hand sign"] > 10
+    assert len(repeated) > 10
+    some = several.choose_several(np.random.default_rng(0), "test", folder, 60, 8)
+    assert len(some) == 60  # where the photographs of a label do not suffice, they repeat
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

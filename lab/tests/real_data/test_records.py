@@ -14,6 +14,7 @@ from illava.errors import InputError
 from .made_up import GROUND, RANK_COLOUR, RANKS, SHAPE_COLOUR, blobs
 
 SMALL = 0.03
+CLEAR = 5  # pixels that an eye tells apart in a box of 100
 BOXES = ("left", "middle", "right")
 
 
@@ -155,12 +156,39 @@ def shapes_used(turn, shapes):
             other for other, both in zip(beside, overlap, strict=True) if both and other[3][3] <= place[1]
         ]
         nearest = max(over, key=lambda other: other[3][3])
+        assert min(nearest[3][2], place[2]) - max(nearest[3][0], place[0]) >= CLEAR
+        assert all(nearest[3][3] - other[3][3] >= CLEAR for other in over if other != nearest)
         assert turn.answer == f"{nearest[1]} {nearest[2]}"
         return [match[0], nearest]
     low = "lowest" in turn.question
+    first, *others = sorted((shape[3][3] if low else -shape[3][1] for shape in some), reverse=True)
+    assert not others or first - others[0] >= CLEAR
     end = max(some, key=lambda shape: shape[3][3] if low else -shape[3][1])
     assert turn.answer == end[1 if turn.kind == "nlvr-color" else 2]
     return [end]
+
+
+def test_nlvr_orders_only_what_is_clearly_apart():
+    def shape(x, y, size=20, box=0):
+        return nlvr.Shape(box, "square", "blue", size, x, y)
+
+    for y, top in ((14, False), (15, True)):
+        some = [shape(0, 10), shape(50, y, 30)]
+        assert nlvr.outermost(some, "highest") == (some[0] if top else None)
+    assert nlvr.outermost([shape(0, 10, 30), shape(50, 24, 20)], "lowest") is None
+    below = shape(40, 70)
+    for others, answer in (
+        ([shape(24, 30)], None),  # 4 columns in common
+        ([shape(25, 30)], 0),
+        ([shape(25, 30), shape(45, 9)], 0),
+        ([shape(25, 30), shape(45, 26)], None),  # which is nearer?
+        ([shape(25, 10), shape(16, 40)], None),  # is the one that misses it by 4 columns above it?
+        ([shape(25, 10), shape(15, 40)], 0),
+        ([shape(25, 10), shape(40, 40, box=1)], 0),
+        ([shape(40, 60)], None),  # it begins higher, but does not end higher
+    ):
+        expected = None if answer is None else others[answer]
+        assert nlvr.directly_above(below, (below, *others)) == expected, others
 
 
 def test_a_picture_without_a_record_is_named(folder, tmp_path):

@@ -36,6 +36,19 @@ def test_pictures_that_belong_together_are_held_out_together():
     for groups in (people, scenes):
         assert all(len(group) == 1 for group in groups)
         assert {True} in groups
+    # The same table twice; and one person, whose numbers go on after others were left out.
+    for name, *stems in (
+        ("cards", "train_cam_image1", "train_cam_image54"),
+        ("cards", *(f"train_IMG_{number}" for number in range(2464, 2470))),
+        ("cards", *(f"train_IMG_{number}" for number in range(2471, 2475))),
+        ("digits_sign", "0_5028", "1_5029", "2_5033", "9_5040"),
+        ("digits_sign", "5_4039", "6_4045", "0_4040", "4_4044"),
+        ("digits_sign", "2_4695", "0_4694", "1_4696"),
+        ("digits_sign", "0_5938", "3_5941", "4_5944", "9_5949"),
+    ):
+        assert len({sets.group(name, stem) for stem in stems}) == 1, stems
+    blocks = {sets.held_out("cards", f"train_IMG_{number}") for number in range(2385, 2705)}
+    assert blocks == {True, False}
     share = np.mean([sets.held_out("clothing", f"picture-{i}") for i in range(5000)])
     assert 0.05 < share < 0.07
 
@@ -156,6 +169,8 @@ def test_broken_sets_are_named(tmp_path):
     (tmp_path / "digits_sign" / "train.jsonl").write_text(json.dumps(row))
     with pytest.raises(InputError, match="digits_sign: unexpected name of a picture: hand"):
         sets.lines("digits_sign", "train", tmp_path)
+    with pytest.raises(InputError, match="cards: unexpected name of a picture: table"):
+        sets.held_out("cards", "table")
 
 
 def test_a_broken_picture_is_named(folder, tmp_path):

@@ -145,8 +145,22 @@ def test_form_answers(folder):
             value = re.search(r'"(.+)"', whose.wordings[0])[1]
             assert [field.label for field in form.fields if field.value == value] == [whose.answer]
         exists = forms.ask_checked(rng, form)
-        assert (exists.answer == "yes") == (re.search(r'"(.+)"', exists.wordings[0])[1] in labels)
+        asked = re.search(r'"(.+)"', exists.wordings[0])[1]
+        assert (exists.answer == "yes") == (asked in labels)
     assert min(ticked["yes"], ticked["no"]) > 10
+
+
+def test_a_name_that_is_part_of_a_field_is_not_denied():
+    box, rng = (0, 0, 9, 9), np.random.default_rng(0)
+    title = rendering.Written("Survey", box)
+    fields = (forms.Field("Member No.", "12345", box), forms.Field("Name", "Clara Reed", box))
+    denied = Counter()
+    for _ in range(400):
+        ask = forms.ask_checked(rng, forms.Form(title, fields, (), (300, 448)))
+        if ask.answer == "no":
+            denied[re.search(r'"(.+)"', ask.wordings[0])[1]] += 1
+    assert len(denied) == len(forms.FIELDS) + len(forms.CHECKS) - 3
+    assert not [name for name in denied if name.lower() in "member no. name"]
 
 
 def test_sign_answers(folder):

@@ -180,10 +180,16 @@ def ask_check(rng: np.random.Generator, form: Form, field: Field) -> Ask:
 
 
 def ask_checked(rng: np.random.Generator, form: Form) -> Ask:
-    """Whether a field is on the form; half of the answers are yes."""
+    """Whether a field is on the form; half of the answers are yes.
+
+    A name that is part of another that is there, such as "Member" of "Member No.", is not asked for.
+    """
     there = [field.label for field in (*form.fields, *form.checks)]
+    absent = [
+        name for name in (*FIELDS, *CHECKS) if not any(name.lower() in label.lower() for label in there)
+    ]
     yes = rng.random() < 0.5
-    name = pick(rng, there if yes else [name for name in (*FIELDS, *CHECKS) if name not in there])
+    name = pick(rng, there if yes else absent)
     wordings = (f'Does the form ask for "{name}"?', f'Is there a field "{name}"?')
     # All labels must be read. They cover no more than what is filled in, whose boxes are known.
     small = is_small([field.box for field in (*form.fields, *form.checks)], form.size)

@@ -21,6 +21,7 @@ STARTS = (0, 150, 300)  # pixels from the left edge at which the boxes start
 BOX = 100  # pixels, the side of a box
 SIZE = (400, 100)
 COLOURS, SHAPES = ("yellow", "black", "blue"), ("circle", "square", "triangle")
+CLEAR = 5  # pixels by which places must differ for their order to be asked about
 MOST_TURNS = 6
 MOST = 9  # things are counted up to this number
 
@@ -161,7 +162,7 @@ def which_box(rng: np.random.Generator, picture: Picture) -> Ask | None:
 
 
 def property_of(rng: np.random.Generator, picture: Picture) -> Ask | None:
-    """The colour, or among several shapes the shape, of the only highest or lowest thing in a box.
+    """The colour, or among several shapes the shape, of the clearly highest or lowest thing in a box.
 
     All answers that the picture allows are equally likely.
     """
@@ -183,20 +184,22 @@ def property_of(rng: np.random.Generator, picture: Picture) -> Ask | None:
 
 
 def outermost(shapes: list[Shape], end: str) -> Shape | None:
-    """The "highest" or "lowest" of ``shapes`` by its upper or lower edge, if there is only one."""
-    edges = [-shape.y if end == "highest" else shape.y + shape.size for shape in shapes]
-    return shapes[edges.index(max(edges))] if edges and edges.count(max(edges)) == 1 else None
+    """The "highest" or "lowest" of ``shapes`` by its upper or lower edge, if the next is clearly behind."""
+    ranked = sorted(shapes, key=lambda shape: _edge(shape, end), reverse=True)
+    if not ranked or (len(ranked) > 1 and _edge(ranked[0], end) - _edge(ranked[1], end) < CLEAR):
+        return None
+    return ranked[0]
+
+
+def _edge(shape: Shape, end: str) -> int:
+    return -shape.y if end == "highest" else shape.y + shape.size
 
 
 def above(rng: np.random.Generator, picture: Picture) -> Ask | None:
-    """What is directly above the only thing of a colour and shape: the nearest whose columns overlap."""
+    """What is directly above the only thing of a colour and shape."""
     often = Counter(shape.name for shape in picture.shapes)
-    found = []
-    for shape in picture.shapes:
-        over = [other for other in picture.shapes if is_over(other, shape)]
-        bottoms = [other.y + other.size for other in over]
-        if often[shape.name] == 1 and over and bottoms.count(max(bottoms)) == 1:
-            found.append((shape, over[bottoms.index(max(bottoms))]))
+    alone = [shape for shape in picture.shapes if often[shape.name] == 1]
+    found = [(shape, other) for shape in alone if (other := directly_above(shape, picture.shapes))]
     if not found:
         return None
     shape, other = found[int(rng.integers(len(found)))]
@@ -207,10 +210,24 @@ def above(rng: np.random.Generator, picture: Picture) -> Ask | None:
     return Ask(wordings, other.name, "nlvr-above", is_small([shape.place, other.place], SIZE))
 
 
-def is_over(other: Shape, shape: Shape) -> bool:
-    """Whether ``other`` ends where ``shape`` begins or higher, in the same box, and their columns overlap."""
-    overlap = min(shape.x + shape.size, other.x + other.size) - max(shape.x, other.x)
-    return other.box == shape.box and overlap > 0 and other.y + other.size <= shape.y
+def directly_above(shape: Shape, shapes: tuple[Shape, ...]) -> Shape | None:
+    """The nearest of ``shapes`` above ``shape`` in its box, if their columns clearly overlap.
+
+    None if there is none, if it is not clearly nearer than the next one, or if one that just overlaps or just
+    misses the columns is nearer.
+    """
+    over = [
+        other
+        for other in shapes
+        if other.box == shape.box and other.y + other.size <= shape.y and _overlap(other, shape) > -CLEAR
+    ]
+    nearest = outermost(over, "lowest")
+    return nearest if nearest and _overlap(nearest, shape) >= CLEAR else None
+
+
+def _overlap(one: Shape, other: Shape) -> int:
+    """The pixels that the columns of both share; below 0 the gap between them."""
+    return min(one.x + one.size, other.x + other.size) - max(one.x, other.x)
 
 
 def most(rng: np.random.Generator, picture: Picture) -> Ask | None:

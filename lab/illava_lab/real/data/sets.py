@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ TRAINING_SETS = ("cards", "clothing", "digits_sign", "grocery", "nlvr")
 LOCAL_SETS = ("daquar", "sroie")
 """The sets that serve evaluation on this machine only; no training stream reads them."""
 HELD_OUT = 6  # of every 100 groups of training pictures
+CARDS_RUN, HANDS_RUN = 10, 50  # numbers of pictures that belong together
+_NUMBER = re.compile(r"\d+$")
 
 
 class Line(NamedTuple):
@@ -76,13 +79,18 @@ def held_out(name: str, stem: str) -> bool:
 def group(name: str, stem: str) -> str:
     """The name of the pictures that must share a split with the picture ``stem``.
 
-    Hand signs "4_1193" are numbered by person, digit by digit, so the number minus the digit names the
-    person. Pictures "dev-1572-0-2" of nlvr that share the first number show the same scenes.
+    Photographs "train_IMG_2467" of cards that were taken one after another can be nearly the same, so runs of
+    10 numbers belong together, and so does the whole series "train_cam_image1" of one camera on one table.
+    Hand signs "4_1193" are numbered by person, digit by digit, so the number minus the digit is that of the
+    person; as some numbers within a person were left out, runs of 50 belong together. Pictures "dev-1572-0-2"
+    of nlvr that share the first number show the same scenes.
     """
     try:
+        if name == "cards":
+            return "cam_image" if "_cam_" in stem else str(int(_NUMBER.findall(stem)[0]) // CARDS_RUN)
         if name == "digits_sign":
             digit, number = stem.split("_")
-            return str(int(number) - int(digit))
+            return str((int(number) - int(digit)) // HANDS_RUN)
         if name == "nlvr":
             return stem.split("-")[1]
     except (ValueError, IndexError):

@@ -48,25 +48,34 @@ def choose_several(
     """``count`` photographs in random order; two nouns occur 1 to ``most_alike`` times, the others once.
 
     All nouns exclude each other, as :func:`photographs.alike` says, and the noun ``but``. Where a set has
-    too few nouns for that, some of the others occur again.
+    too few nouns for that, some of the others occur again. No photograph occurs twice while there is another
+    with its noun.
     """
     found: list[ph.Photograph] = []
     nouns = [but] if but else []
     while len(found) < count:
         photo = _another(rng, split, folder, nouns)
+        if any(photo.noun == other.noun for other in found):
+            photo = _again(rng, split, folder, photo.noun, found)
         times = int(rng.integers(1, most_alike + 1)) if len(set(nouns)) < 2 + bool(but) else 1
         found.append(photo)
         for _ in range(min(times, count - len(found) + 1) - 1):
-            found.append(_again(rng, split, folder, photo))
+            found.append(_again(rng, split, folder, photo.noun, found))
         nouns.append(photo.noun)
     return [found[i] for i in rng.permutation(count)]
 
 
-def _again(rng: np.random.Generator, split: str, folder: Path, photo: ph.Photograph) -> ph.Photograph:
-    """A photograph with the same noun as ``photo``."""
-    if photo.noun == ph.HAND:
-        return ph.choose(rng, split, folder, (0, 0, 1))
-    return ph.one_of(rng, ph.photographs(photo.set, split, folder)[photo.label])
+def _again(
+    rng: np.random.Generator, split: str, folder: Path, noun: str, found: Sequence[ph.Photograph]
+) -> ph.Photograph:
+    """A photograph with ``noun``, one of those ``found``, and where possible none of these."""
+    photo = next(photo for photo in found if photo.noun == noun)
+    by_label = ph.photographs(photo.set, split, folder)
+    labels = list(by_label) if noun == ph.HAND else [photo.label]
+    used = {other.path for other in found}
+    left = [tuple(other for other in by_label[label] if other.path not in used) for label in labels]
+    pools = [pool for pool in left if pool] or [by_label[label] for label in labels]
+    return ph.one_of(rng, pools[int(rng.integers(len(pools)))])
 
 
 def _another(

@@ -28,7 +28,7 @@ from .sets import Line, lines
 ON_REQUEST = True
 """Commands do not use these tasks unless they are named."""
 TRIES = 12  # scenes drawn for a question of the kind that is due
-VERSION = 1  # raised when the drawn questions change
+VERSION = 2  # raised when the drawn questions change
 
 
 class OfSet(NamedTuple):
