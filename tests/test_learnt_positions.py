@@ -212,3 +212,12 @@ def test_sizes_of_the_mlp_are_those_of_its_weights(kind, hidden, gated, wide) ->
     shape = tiled_encoder(made, ())
     assert (shape.intermediate, shape.mlp_matrices) == (wide, 3 if gated else 2)
     assert sum(p.numel() for p in mlp.parameters() if p.dim() == 2) == shape.mlp_matrices * hidden * wide
+
+
+@pytest.mark.parametrize("name", ["visionzip", "tome"])
+def test_a_projector_that_the_encoder_calls_too_is_refused(name) -> None:
+    model = tiny_model("llava-dinov2", patch_size=PATCH, image_size=4 * PATCH, hidden_size=64)
+    model.model.multi_modal_projector = model.model.vision_tower.layernorm
+    with pytest.raises(UnsupportedError, match="multi_modal_projector is a module of vision_tower too"):
+        illava.accelerate(model, make_method(name, 1 / 3))
+    illava.accelerate(model, make_method("fastv", 1 / 3)).remove()
