@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from illava.errors import InputError
+
 from . import cache, packages
 
 VERSION = 2
@@ -60,7 +62,7 @@ def _problem() -> str | None:
     """Why the models cannot be used, and what to do, in one line; or None."""
     try:
         made = cache.stamped(folder(cache.root()))
-    except ValueError as error:
+    except InputError as error:
         return str(error)
     if made is None:
         return f"it has not been made on this machine: {HOW}"

@@ -16,6 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from illava.errors import InputError
+
 STAMP = "made_from.json"
 VARIABLE = "ILLAVA_CACHE"
 
@@ -23,14 +25,14 @@ VARIABLE = "ILLAVA_CACHE"
 def root() -> Path:
     """``$ILLAVA_CACHE``, else ``illava`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. It need not exist.
 
-    Raises ValueError, in one line, for a ``~`` that stands for no folder.
+    Raises InputError for a ``~`` that stands for no folder.
     """
     own = os.environ.get(VARIABLE)
     where = own or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "illava")
     try:
         return Path(where).expanduser()
     except RuntimeError:
-        raise ValueError(
+        raise InputError(
             f"the cache folder {where}: there is no such home folder; set {VARIABLE} to a folder"
         ) from None
 
