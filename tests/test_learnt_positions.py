@@ -75,11 +75,50 @@ def test_commands(tmp_path) -> None:
     run("look", image, "--model", folder, "--keep", "1/3", "--output", str(tmp_path / "look"))
 
 
-def test_without_a_processor_the_config_states_the_size(tmp_path) -> None:
+def test_without_a_processor_the_config_states_the_size(tmp_path, recwarn) -> None:
     model = tiny_model("llava-dinov2", patch_size=PATCH, image_size=LEARNT * PATCH)
     assert illava.predict(model, METHOD).visual_tokens == LEARNT**2
     model.save_pretrained(tmp_path)
     assert illava.predict(transformers.AutoConfig.from_pretrained(tmp_path)).visual_tokens == LEARNT**2
+    assert not [one for one in recwarn if "processor" in str(one.message)]
+
+
+def _truncated(folder) -> None:
+    file = folder / "processor_config.json"
+    file.write_text(file.read_text()[:200])
+
+
+def _of_two_colours(folder) -> None:
+    file = folder / "processor_config.json"
+    read = json.loads(file.read_text())
+    read["image_processor"]["image_mean"] = [0.5, 0.5]
+    file.write_text(json.dumps(read))
+
+
+@pytest.mark.parametrize("damage", [_truncated, _of_two_colours])
+def test_a_broken_processor_is_named(tmp_path, damage) -> None:
+    config = transformers.AutoConfig.from_pretrained(save(tmp_path, 224))
+    damage(tmp_path)
+    side = LEARNT * PATCH
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"the processor of {tmp_path} cannot be read: ") as said:
+            assert illava.predict(config).visual_tokens == LEARNT**2
+        assert str(said[0].message).endswith(f"; the config's size of {side} px is assumed")
+        assert "\n" not in str(said[0].message)
+    for command in (["info"], ["plan", "--keep", "1/3"]):
+        result = CliRunner().invoke(app, [*command[:1], str(tmp_path), *command[1:]])
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count(f"illava: warning: the processor of {tmp_path} cannot be read: ") == 1
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path, monkeypatch) -> None:
+    save(tmp_path / "here" / "model", 224)
+    monkeypatch.chdir(tmp_path / "here")
+    config = transformers.AutoConfig.from_pretrained("model")
+    assert illava.predict(config).visual_tokens == 256
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=f"the processor of model .* there is no folder {tmp_path}/model;"):
+        assert illava.predict(config).visual_tokens == LEARNT**2
 
 
 def test_a_folder_that_gets_another_processor(tmp_path) -> None:
@@ -173,3 +212,12 @@ def test_sizes_of_the_mlp_are_those_of_its_weights(kind, hidden, gated, wide) ->
     shape = tiled_encoder(made, ())
     assert (shape.intermediate, shape.mlp_matrices) == (wide, 3 if gated else 2)
     assert sum(p.numel() for p in mlp.parameters() if p.dim() == 2) == shape.mlp_matrices * hidden * wide
+
+
+@pytest.mark.parametrize("name", ["visionzip", "tome"])
+def test_a_projector_that_the_encoder_calls_too_is_refused(name) -> None:
+    model = tiny_model("llava-dinov2", patch_size=PATCH, image_size=4 * PATCH, hidden_size=64)
+    model.model.multi_modal_projector = model.model.vision_tower.layernorm
+    with pytest.raises(UnsupportedError, match="multi_modal_projector is a module of vision_tower too"):
+        illava.accelerate(model, make_method(name, 1 / 3))
+    illava.accelerate(model, make_method("fastv", 1 / 3)).remove()

@@ -214,6 +214,6 @@ def test_the_feature_layer_must_come_after_the_merging(layer, allowed):
 
 def test_another_vision_tower_is_refused():
     model = tiny_model("llava_onevision")
-    model.config.vision_config.model_type = "dinov2"
-    with pytest.raises(illava.UnsupportedError, match="dinov2"):
+    model.config.vision_config.model_type = "hiera"
+    with pytest.raises(illava.UnsupportedError, match="vision tower of type 'hiera' is not supported"):
         illava.accelerate(model)

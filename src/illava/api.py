@@ -10,7 +10,7 @@ from .errors import UnsupportedError, renamed
 from .methods import Illava, Method
 from .methods.shipped import shipped_with
 from .methods.steps import Plan
-from .models.located import LocatedModules, check_feature_layer, locate
+from .models.located import LocatedModules, check_feature_layer, check_projector, locate
 from .report.building import make_report
 from .report.report import Report
 from .runtime.attention_tap import check_backend
@@ -40,6 +40,8 @@ class Handle:
         """The merge steps on this model."""
         check_contract(self.modules, self.plan)
         check_feature_layer(self.modules, self.plan.encoder)
+        if self.plan.encoder or self.plan.projector is not None:
+            check_projector(self.modules)
         check_biases(self.modules, self.plan)
         if not self.plan.empty:
             check_masks(self.modules)

@@ -7,7 +7,9 @@ A distribution registers an object, usually a module, in one of three groups:
     ``names()``, which lists all names, the best model first, and ``path(name)``, which returns the folder of
     a model and raises ValueError for an unknown name. Two functions are optional. ``default_for(images)``
     returns the model that commands use for these images (their names or files) if none is named, None for
-    no opinion. ``example(name)`` returns an image and a question that show what a model can do, or None.
+    no opinion. If it returns a name that ``names()`` lacks, such as that of a model which has to be made
+    first, commands use another model and print the ValueError that ``path`` raises for the name.
+    ``example(name)`` returns an image and a question that show what a model can do, or None.
 ``illava.images``
     The same for images: the prefix is "demo" for "demo/word.png", and ``path(name)`` returns a file.
 ``illava.tasks``
@@ -83,19 +85,62 @@ def default_tasks() -> list[str]:
 def default_model(images: Sequence[str] = ()) -> str:
     """The model for images, by their names or files, where the user names none.
 
-    It is that of the first provider, by prefix, that has one for them, else :data:`DEFAULT_MODEL`.
+    It is that of the first provider, by prefix, that has one for them, else :data:`DEFAULT_MODEL`. A provider
+    that fails, or whose model cannot be used, is passed over with a warning.
     """
-    for _, provider in sorted(models().items()):
-        choose = getattr(provider, "default_for", None)
-        if images and choose is not None and (name := choose(tuple(images))) is not None:
-            return str(name)
+    for prefix, provider in sorted(models().items()):
+        if images and hasattr(provider, "default_for"):
+            name = _chosen_by(prefix, provider, tuple(images))
+            if name is not None:
+                return name
     return DEFAULT_MODEL
 
 
-def example(model: str) -> tuple[str, str] | None:
-    """An image, by its name or file, and a question that show what a registered model can do, or None."""
-    show = getattr(models().get(model.partition("/")[0]), "example", None)
-    return None if show is None else show(model)
+def example(model: str) -> tuple[Path, str] | None:
+    """The file of an image and a question that show what a registered model can do, or None.
+
+    A provider that fails, or whose image is missing, counts as one without an example, with a warning.
+    """
+    prefix = model.partition("/")[0]
+    show = getattr(models().get(prefix), "example", None)
+    try:
+        found = None if show is None else show(model)
+        if found is None:
+            return None
+        name, question = found
+        provider = images().get(name.partition("/")[0])
+        file = Path(name if provider is None else provider.path(name))
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no image {name}")
+        if not isinstance(question, str):
+            raise TypeError(f"the question is {question!r}")
+    except Exception as error:
+        _warn(f"{prefix}: its example for {model} cannot be used", error)
+        return None
+    return file, question
+
+
+def _chosen_by(prefix: str, provider: Any, images: tuple[str, ...]) -> str | None:
+    """What a provider's ``default_for`` chooses, if it is one of the provider's models; else a warning."""
+    what = f"{prefix}: its choice of a model for {', '.join(images)} cannot be used"
+    try:
+        name = provider.default_for(images)
+        if name is None or (isinstance(name, str) and name in provider.names()):
+            return name
+        what = f"the default for {', '.join(images)} would be {name}, which cannot be used"
+        if not isinstance(name, str):
+            raise TypeError(f"{prefix} must choose a name, not {name!r}")
+        # It knows best why the model cannot be used, and how to get it.
+        provider.path(name)
+        raise ValueError(f"{prefix} does not list it")
+    except Exception as error:
+        _warn(what, error)
+    return None
+
+
+def _warn(what: str, error: Exception) -> None:
+    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+    warnings.warn(" ".join(f"{what}: {kind}{error}".split()), stacklevel=4)
 
 
 def model_names() -> list[str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from illava.errors import InputError
+
 from . import cache, packages
 
 VERSION = 2
@@ -42,7 +44,7 @@ def path(name: str) -> Path:
     if name not in _FOLDERS:
         raise ValueError(f"no model named {name!r}; there are {', '.join(NAMES)}")
     if problem := _problem():
-        raise ValueError(f"{problem}: {HOW}")
+        raise ValueError(problem)
     return folder(cache.root()) / _FOLDERS[name]
 
 
@@ -57,11 +59,14 @@ def key() -> str:
 
 
 def _problem() -> str | None:
-    """Why the models cannot be used, or None."""
-    made = cache.stamped(folder(cache.root()))
-    if made is None:
-        return "it has not been made on this machine"
+    """Why the models cannot be used, and what to do, in one line; or None."""
     try:
-        return None if made == key() else "it was made from other weights than those that ship now"
+        made = cache.stamped(folder(cache.root()))
+    except InputError as error:
+        return str(error)
+    if made is None:
+        return f"it has not been made on this machine: {HOW}"
+    try:
+        return None if made == key() else f"it was made from other weights than those that ship now: {HOW}"
     except OSError:
-        return f"the trained weights are missing ({TRAINED})"
+        return f"the trained weights are missing ({TRAINED}); a complete checkout of the repository has them"

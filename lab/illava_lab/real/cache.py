@@ -16,15 +16,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from illava.errors import InputError
+
 STAMP = "made_from.json"
 VARIABLE = "ILLAVA_CACHE"
 
 
 def root() -> Path:
-    """``$ILLAVA_CACHE``, else ``illava`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. It need not exist."""
-    if own := os.environ.get(VARIABLE):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "illava"
+    """``$ILLAVA_CACHE``, else ``illava`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. It need not exist.
+
+    Raises InputError for a ``~`` that stands for no folder.
+    """
+    own = os.environ.get(VARIABLE)
+    where = own or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "illava")
+    try:
+        return Path(where).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"the cache folder {where}: there is no such home folder; set {VARIABLE} to a folder"
+        ) from None
 
 
 @contextmanager

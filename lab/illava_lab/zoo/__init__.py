@@ -33,9 +33,8 @@ def path(name: str) -> Path:
 
 
 def default_for(images: Sequence[str]) -> str | None:
-    """``zoo/R`` if it has been made; None for the drawn demo images, which the other models know better."""
-    drawn = set(images) <= set(demo.DRAWN)
-    return None if drawn or not real.names() else real.NAMES[0]
+    """``zoo/R``, made or not; None for the drawn demo images, which the other models know better."""
+    return None if set(images) <= set(demo.DRAWN) else real.NAMES[0]
 
 
 def example(name: str) -> tuple[str, str] | None:

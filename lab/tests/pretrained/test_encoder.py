@@ -7,6 +7,7 @@ import torch
 from illava_lab.benchmarks.pretrained import encoder, photographs
 from illava_lab.benchmarks.pretrained.owners import Encoded, owners
 from illava_lab.benchmarks.pretrained.rows import AFTER, CANDIDATE, INSIDE, deep, plain, standard
+from illava_lab.real import cache
 
 import illava
 from illava.io.pictures import InputError
@@ -157,3 +158,15 @@ def test_a_folder_without_weights_is_named(tmp_path):
 
 def test_smaller_pictures_have_whole_patches():
     assert photographs.smaller(torch.zeros(1, 3, 168, 168), 7, 14).shape == (1, 3, 98, 98)
+
+
+@pytest.mark.parametrize("unusable", ["a file", "no home"])
+def test_an_unusable_cache_is_refused_in_one_line(tmp_path, monkeypatch, unusable):
+    (tmp_path / "file").write_text("")
+    where = str(tmp_path / "file") if unusable == "a file" else "~no-such-user/x"
+    monkeypatch.setenv(cache.VARIABLE, where)
+    with pytest.raises(
+        InputError, match=f"{where}: (this is a file; give a folder|there is no such home)"
+    ) as e:
+        encoder.fetched()
+    assert "\n" not in str(e.value)

@@ -90,7 +90,8 @@ def test_from_nothing_to_models_by_name(machine, request):
     assert zoo.names() == ["zoo/L", "zoo/S"]
     with pytest.raises(InputError, match=r"it has not been made on this machine: run `make zoo-real`"):
         resolve("zoo/R")
-    assert default_model(["photo.jpg"]) == shipped()[0] == "zoo/L"
+    with pytest.warns(UserWarning, match=r"photo\.jpg would be zoo/R, .*: run `make zoo-real`"):
+        assert default_model(["photo.jpg"]) == shipped()[0] == "zoo/L"
     result = get()
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()

@@ -31,6 +31,7 @@ from .console import (
     one_line_errors,
     parse_keep,
     print_table,
+    say_default,
 )
 from .demo import demo
 from .doctor import doctor
@@ -131,12 +132,12 @@ def ask(
         from ..methods.presets import make_method
         from ..plugins import default_model
 
-        model = model or default_model(pictures)
-
+        named, model = model, default_model(pictures) if model is None else model
         if method is not None:
             # Before the model is loaded, which takes time.
             make_method(method, share or 1.0)
         loaded, processor = work.load(model, device, dtype, trust_remote_code)
+        say_default(named, model)
         chosen, shipped = work.choose(loaded, method, share)
         answer = work.ask(
             loaded, processor, opened, question, chosen, max_new_tokens, compare=compare, rounds=rounds

@@ -85,7 +85,7 @@ TasksOption = Annotated[
         "--tasks",
         metavar="TASK...",
         help="Names of tasks, or folders with a samples.jsonl.",
-        show_default="all tasks",
+        show_default="all tasks but those that must be named",
     ),
 ]
 LimitOption = Annotated[
@@ -236,6 +236,12 @@ def hush() -> None:
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.utils.disable_progress_bars()
     take_over()
+
+
+def say_default(named: str | None, used: str) -> None:
+    """Print on stderr which model answers if the user named none."""
+    if named is None:
+        typer.echo(f"illava: {used} answers; --model chooses another model", err=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from .console import (
     hush,
     one_line_errors,
     parse_keep,
+    say_default,
     writing,
 )
 
@@ -96,8 +97,9 @@ def look(
         from .. import viz
         from ..plugins import default_model
 
-        model = model or default_model([] if video else [shown])
+        named, model = model, default_model([] if video else [shown]) if model is None else model
         loaded, processor = work.load(model, device, dtype, trust_remote_code)
+        say_default(named, model)
         chosen, shipped = work.choose(loaded, method, share)
         answer = work.ask(
             loaded,

@@ -23,7 +23,7 @@ from ..io.prompts import as_seen, build_prompt
 from ..io.video import is_video, read_video
 from ..methods.presets import DEFAULT_KEEP, make_method
 from ..models.loading import load
-from ..plugins import example, images
+from ..plugins import example
 from ..report.report import Report
 
 MOST_FILES, MOST_MEGABYTES, MOST_TOKENS = 8, 20, 128
@@ -64,12 +64,7 @@ class Server:
 
     def example(self) -> tuple[Path, str] | None:
         """The file of an image and a question that show what the first model can do, or None."""
-        found = example(self.names[0])
-        if found is None:
-            return None
-        name, question = found
-        provider = images().get(name.partition("/")[0])
-        return (Path(name) if provider is None else provider.path(name)), question
+        return example(self.names[0])
 
     def note(self, session: str | None, files: Sequence[str]) -> None:
         """Remember the uploads of a session, which count as new."""

