@@ -58,8 +58,8 @@ def get(
     What is there already is not made again, so that the same command goes on where it was stopped. Only
     fetching needs a network.
     """
-    where = (cache_folder or cache.root()).absolute()
     with _ctrl_c(), one_line_errors():
+        where = (cache_folder or cache.root()).absolute()
         _check_installed()
         if not only_parts and not TRAINED.is_file():
             raise InputError(f"{TRAINED}: there are no trained weights; --only-parts fetches the rest")
@@ -105,8 +105,8 @@ def carry(
     from .carry import pack
     from .data import data_folder
 
-    where = cache.root()
     with _ctrl_c(), one_line_errors():
+        where = cache.root()
         _check_installed()
         pictures = data_folder(data)
         llm = packages.PARTS["smollm2"]
