@@ -31,7 +31,7 @@ def elsewhere(function, *args):
     [
         pytest.param(False, False, id="head-eager"),
         pytest.param(True, False, id="bare-eager"),
-        pytest.param(True, True, id="bare-compiled"),
+        pytest.param(True, True, id="bare-compiled", marks=pytest.mark.slow),
         pytest.param(False, True, id="head-compiled", marks=pytest.mark.slow),
     ],
 )

@@ -72,12 +72,14 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
     # well, and nothing else can be learnt without them.
     "cpu": (
         Stage("photos", (112,), 860, 600, PHOTOS),
+        Stage("sizes", (112, 224, 448), 1050, 200, PHOTOS),
         Stage("several", (112, 224), 1050, 3000, SEVERAL),
         Stage("large", (224, 336, 448), 2200, 6000, MIXTURE, rate=5e-4),
     ),
     # One card for eight minutes.
     "card": (
         Stage("photos", (112,), 6_000, 500, PHOTOS),
+        Stage("sizes", (112, 224, 448), 12_000, 100, PHOTOS),
         Stage("several", (112, 224), 12_000, 1000, SEVERAL),
         Stage("large", (224, 336, 448), 20_000, 100_000, MIXTURE, rate=5e-4),
     ),
