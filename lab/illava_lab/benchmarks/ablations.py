@@ -1,7 +1,6 @@
 """The effect of each part of the best preset, one part at a time replaced by another, all else equal.
 
-Everything is measured on the validation split, on which the preset was chosen; docs/comparison.md is on the
-test split.
+Measured on the validation split, on which the preset was chosen; docs/comparison.md is on the test split.
 
     python -m illava_lab.benchmarks.ablations measure L --limit 24 --threads 1    # and S; resumes where it was stopped
     python -m illava_lab.benchmarks.ablations page                                # writes docs/ablations.md
@@ -289,13 +288,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     FIGURES.mkdir(parents=True, exist_ok=True)
     if options.what == "measure":
-        measure(options.size, options.limit)
-    else:
-        found = read()
-        draw(found, FIGURES / PLOT)
-        for path, text in ((FIGURES / TABLE, to_csv(found)), (PAGE, page(found))):
-            with replacing(path) as partial:
-                partial.write_text(text, encoding="utf-8")
+        return measure(options.size, options.limit)
+    found = read()
+    draw(found, FIGURES / PLOT)
+    for path, text in ((FIGURES / TABLE, to_csv(found)), (PAGE, page(found))):
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ VERSION = 2
 """Raise it when the assembled files change."""
 BLOCKS = 9
 """The blocks of DINOv2-small that zoo/R uses, of 12. The package's file is the backbone of a saliency model,
-whose last blocks tell things apart less well: by the closed form of the projector, 64 % of 160 unseen
-photographs at 112 px are nearest to their label from the ninth block and 51 % from the twelfth."""
+whose last blocks tell things apart less well than the ninth (docs/pretrained.md)."""
 SIZES = (224, 336, 448)
 """Pixels of the square that a picture is stretched to."""
 TRAINED = Path(__file__).parent / "weights" / "trained.safetensors"

@@ -18,6 +18,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from . import BLOCKS, SIZES, cache
 from .trained import Trained
@@ -25,8 +26,6 @@ from .trained import Trained
 IMAGE_TOKEN = "<image>"
 MULTIPLE = 64
 """Rows of the embedding are padded to a multiple of this, as matrix products like it."""
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Of ImageNet's pixels, which DINOv2 was trained with."""
 MAX_NEW_TOKENS = 64
 BICUBIC = 3
 SHARED = f"R-{max(SIZES)}"
@@ -194,8 +193,8 @@ def _processor(tokenizer: PreTrainedTokenizerFast, patch: int, size: int) -> Lla
         do_center_crop=False,
         do_rescale=True,
         do_normalize=True,
-        image_mean=MEAN,
-        image_std=STD,
+        image_mean=IMAGENET_DEFAULT_MEAN,
+        image_std=IMAGENET_DEFAULT_STD,
         do_convert_rgb=True,
     )
     return LlavaProcessor(

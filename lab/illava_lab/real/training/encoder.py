@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from transformers import Dinov2Model
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .. import BLOCKS
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's RGB values in 0 to 1, by which DINOv2 was trained."""
+NORMALISATION = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+"""Mean and standard deviation of RGB values in 0 to 1 that DINOv2 was trained with."""
 
 
 def squares(pictures: Sequence[Image.Image], size: int) -> Tensor:
@@ -33,7 +34,7 @@ class Encoder:
         model = Dinov2Model.from_pretrained(folder, dtype=dtype)
         model.encoder.layer = model.encoder.layer[:BLOCKS]
         self.model = model.to(device).eval().requires_grad_(False)
-        self.mean, self.std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
+        self.mean, self.std = (torch.tensor(values, device=device)[:, None, None] for values in NORMALISATION)
 
     def normalised(self, pictures: Tensor) -> Tensor:
         """(N, S, S, 3) uint8 to (N, 3, S, S) float32."""

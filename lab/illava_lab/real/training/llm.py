@@ -143,8 +143,8 @@ class AdaptedLLM(nn.Module):
 def products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """PyTorch's ``scaled_dot_product_attention`` with an additive mask, as two matrix products.
 
-    On CPUs the backward pass of the fused attention takes a fifth of a training step at these lengths, and
-    this one a twentieth. Elsewhere the fused one saves the memory for the weights and the time to write them.
+    On CPUs the backward pass of the fused attention is the slower one at these lengths. Elsewhere the fused
+    one saves the memory for the weights and the time to write them.
     """
     logits = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5 + mask
     return logits.softmax(-1) @ value

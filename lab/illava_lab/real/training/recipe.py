@@ -43,7 +43,7 @@ class Stage:
         return found
 
     def chances(self) -> dict[int, float]:
-        """How likely a step has each size. Large pictures come in few rows a step, so such steps are more."""
+        """The probability of each size. Steps of large pictures have few rows, so there are more of them."""
         wanted = {size: sum(self.streams(size).values()) / self.rows(size) for size in self.sizes}
         return {size: share / sum(wanted.values()) for size, share in wanted.items()}
 
@@ -87,8 +87,8 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
 """By name. A run ends with its budget; what it has reached is kept, and the next run goes on there."""
 
 PROJECTOR_SHARE = 0.1
-"""The projector's learning rate, as a share of the adapters': ten times as much destroys within a hundred
-steps what the closed form has found, and then names are not learnt in a thousand pictures."""
+"""The projector's learning rate, as a share of the adapters'. At their own rate the closed form is lost
+before the LLM has learnt to read it."""
 WARMUP = 30
 """Steps over which the rate rises, at the start of a stage and after a restart, whose optimizer is new."""
 AVERAGING = 0.995
