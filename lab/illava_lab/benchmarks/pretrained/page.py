@@ -66,7 +66,7 @@ def first(found: list[Figures]) -> list[str]:
         "photographs on a board, each 2.8 % of the picture, are still named from the tokens that are left; best "
         "of each kind, bold: best of all; parentheses: encoder time / plain.",
         "",
-        f"Plain names {plain}, which is little: {weak(found[0])} So a second measure, "
+        f"Plain features name {plain}, which is little: {weak(found[0])} So a second measure, "
         "how many get the same name as from plain features, says more about merging.",
         "",
         *winners(found, BOARDS, "named right, %"),

@@ -127,7 +127,7 @@ def read_layers(measurement: Measurement, name: str, counts: dict[str, int]) -> 
 
 
 def _guess(measurement: Measurement) -> float:
-    """Share of small photographs that are named right by who sees the data set of each, and no more."""
+    """Share of small photographs that guessing by the data set of each alone names right."""
     taught, asked = (
         [photo.label for board in measurement.board_photographs(part) for photo in board]
         for part in ("train", "val")

@@ -41,8 +41,8 @@ def small_things(found: list[Figures]) -> list[str]:
     return [
         "## Small things",
         "",
-        f"Small photographs named right, in %. Plain: {plain}; who sees which data set each is of, and no more, gets "
-        f"{100 * found[-1].found['guess']:.1f} % by guessing. Time: encoder / plain, lowest to highest of the budgets.",
+        f"Small photographs named right, in %. Plain: {plain}; guessing by the data set of each alone gives "
+        f"{100 * found[-1].found['guess']:.1f} %. Time: encoder / plain, lowest to highest of the budgets.",
         "",
         *every_row(found, BOARDS),
         "",
