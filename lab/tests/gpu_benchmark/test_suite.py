@@ -35,6 +35,8 @@ def test_passed_failed_and_skipped_are_counted_with_reasons(tmp_path: Path) -> N
 
 HANGS = """
 import os, signal, time
+# A process started in the background of a shell inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def test_passes(): pass
 def test_hangs():
     os.kill(os.getpid(), signal.SIGINT)
