@@ -44,9 +44,9 @@ STREAMS: dict[str, Stream] = {
 """All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
 
 MIXTURE: dict[str, float] = {
-    "photo": 0.28,
+    "photo": 0.26,
     "collage": 0.16,
-    "board": 0.12,
+    "board": 0.14,
     "cards": 0.08,
     "nlvr": 0.08,
     "words": 0.08,

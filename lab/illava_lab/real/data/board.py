@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from ...drawing import canvas
 from . import photographs as ph
 from . import several
-from .scene import Ask, Draw, Drawing, is_small, pick
+from .scene import Ask, Draw, Drawing, distinct, is_small, pick
 from .several import Album, Thing
 
 SIDE = 448  # pixels of the picture
@@ -28,7 +28,7 @@ NEARER = 1.3  # times farther from a corner is every other photograph than the n
 
 
 def draw(split: str, folder: Path) -> Draw:
-    """Scenes of 1 to 9 photographs that cover 1.2 to 2.9 % each, with up to 6 turns."""
+    """Scenes of 1 to 9 photographs that cover 1.2 to 2.9 % each, with up to 21 turns."""
 
     def drawing(rng: np.random.Generator) -> Drawing:
         behind = ph.choose(rng, split, folder) if rng.random() < 0.5 else None
@@ -45,7 +45,11 @@ def draw(split: str, folder: Path) -> Draw:
             sides(rng, album),
             several.digit(rng, album, "board-digit"),
         ]
-        return Drawing(paint(rng, album, behind), tuple(turn for turn in turns if turn))
+        picture = paint(rng, album, behind)
+        # As in collage: training alone asks these.
+        turns += [ask(rng, album) for ask in (where, nearest, sides) for _ in range(4)]
+        turns += [several.exists(rng, album, "board-exists", but) for _ in range(2)]
+        return Drawing(picture, distinct(turns))
 
     return drawing
 

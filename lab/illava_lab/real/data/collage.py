@@ -10,7 +10,7 @@ from PIL import Image
 
 from . import photographs as ph
 from . import several
-from .scene import Ask, Draw, Drawing, is_small, pick
+from .scene import Ask, Draw, Drawing, distinct, is_small, pick
 from .several import Album, Thing
 
 SIDE = 448  # pixels of the picture, near the largest that the model sees
@@ -30,7 +30,10 @@ STEPS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 
 
 
 def draw(split: str, folder: Path) -> Draw:
-    """Scenes of 4, 9 or 16 photographs with up to 6 turns."""
+    """Scenes of 4, 9 or 16 photographs with up to 31 turns.
+
+    A question costs training a few tokens, a picture hundreds, so every photograph is asked about.
+    """
 
     def drawing(rng: np.random.Generator) -> Drawing:
         rows = int(rng.integers(2, 5))
@@ -45,7 +48,14 @@ def draw(split: str, folder: Path) -> Draw:
             beside(rng, album),
             several.digit(rng, album, "collage-digit"),
         ]
-        return Drawing(paint(rng, album), tuple(turn for turn in turns if turn))
+        picture = paint(rng, album)
+        # Tasks ask the first question of a kind and no other, so these come last, and after the picture.
+        cells = rng.permutation(len(album.things))
+        turns += [what_is_at(rng, album, int(cell)) for cell in cells]
+        turns += [ask(rng, album) for ask in (where, beside) for _ in range(3)]
+        turns += [several.exists(rng, album, "collage-exists") for _ in range(3)]
+        turns.append(everything(album))
+        return Drawing(picture, distinct(turns))
 
     return drawing
 
@@ -76,10 +86,10 @@ def paint(rng: np.random.Generator, album: Album) -> Image.Image:
     return picture
 
 
-def what_is_at(rng: np.random.Generator, album: Album) -> Ask:
-    """What the photograph at a place shows."""
+def what_is_at(rng: np.random.Generator, album: Album, cell: int | None = None) -> Ask:
+    """What the photograph at place ``cell`` shows, by default at any place."""
     rows = _rows(album)
-    cell = int(rng.integers(rows**2))
+    cell = int(rng.integers(rows**2)) if cell is None else cell
     by_number = f"in row {cell // rows + 1}, column {cell % rows + 1}"
     place = PLACES[rows][cell]
     by_name = f"in the {place}" if place == "center" else f"at the {place}"
@@ -90,6 +100,13 @@ def what_is_at(rng: np.random.Generator, album: Album) -> Ask:
     return Ask(
         wordings, thing.noun, "collage-place", is_small([thing.box], album.size), thing.photo.other_nouns
     )
+
+
+def everything(album: Album) -> Ask:
+    """What all photographs show: many names for few tokens."""
+    wordings = ("Name all pictures, row by row.", "What do the pictures show, from left to right, row by row?")
+    names = ", ".join(thing.noun for thing in album.things)
+    return Ask(wordings, names, "collage-all", all(is_small([thing.box], album.size) for thing in album.things))
 
 
 def where(rng: np.random.Generator, album: Album) -> Ask | None:

@@ -64,6 +64,11 @@ Draw = Callable[[np.random.Generator], Drawing]
 """Draws the picture of one scene with the generator of that scene."""
 
 
+def distinct(asks: Iterable[Ask | None]) -> tuple[Ask, ...]:
+    """The questions that there are, each once, in their order."""
+    return tuple({ask.wordings: ask for ask in asks if ask}.values())
+
+
 def is_small(boxes: Iterable[Box], size: tuple[int, int]) -> bool:
     """Whether ``boxes``, all that the answer depends on, together cover less than 3 % of ``size`` pixels."""
     area = sum((right - left) * (bottom - top) for left, top, right, bottom in boxes)

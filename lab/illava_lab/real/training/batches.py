@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..data import Scene, stream
+from ..data import Scene, Turn, stream
 from .encoder import squares
 from .packing import Packed, Packer
 from .recipe import PATCH, Stage, place
@@ -58,8 +59,19 @@ class Batches(Dataset):
         if name not in self._streams:
             self._streams[name] = stream(name, "train", self._seed, self._folder)
         scene = self._streams[name](number)
-        kept = sorted(rng.permutation(len(scene.turns))[:most])
-        return scene._replace(turns=tuple(scene.turns[i] for i in kept))
+        turns = [scene.turns[i] for i in rng.permutation(len(scene.turns))]
+        return scene._replace(turns=_balanced(turns)[:most])
+
+
+def _balanced(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """The first turn of each kind, then the second of each, and so on."""
+    seen: Counter[str] = Counter()
+    rounds = []
+    for turn in turns:
+        rounds.append(seen[turn.kind])
+        seen[turn.kind] += 1
+    order = sorted(range(len(turns)), key=rounds.__getitem__)
+    return tuple(turns[i] for i in order)
 
 
 def pack(packer: Packer, scenes: Sequence[Scene], size: int) -> Batch:
