@@ -21,7 +21,7 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from . import BLOCKS, SIZES, cache
-from .trained import Trained
+from .trained import TrainedWeights
 
 IMAGE_TOKEN = "<image>"
 MULTIPLE = 64
@@ -54,7 +54,7 @@ holds those of the LLM more closely than bfloat16; `dtype="auto"` loads them as 
 """
 
 
-def assemble(parts: dict[str, Path], trained: Trained, folder: Path) -> None:
+def assemble(parts: dict[str, Path], trained: TrainedWeights, folder: Path) -> None:
     """Write the model for each size of ``SIZES`` into ``folder``, as ``R-224`` and so on, sharing weights.
 
     Args:
@@ -114,7 +114,7 @@ def _vision(folder: Path, blocks: int) -> dict[str, Tensor]:
     }
 
 
-def _projector(trained: Trained, vision: Dinov2Config, text: LlamaConfig) -> dict[str, Tensor]:
+def _projector(trained: TrainedWeights, vision: Dinov2Config, text: LlamaConfig) -> dict[str, Tensor]:
     wide = {"linear_1": (text.hidden_size, vision.hidden_size), "linear_2": (text.hidden_size,) * 2}
     for name, value in trained.projector.items():
         shape = wide[name.split(".")[1]][: value.ndim]
@@ -123,7 +123,7 @@ def _projector(trained: Trained, vision: Dinov2Config, text: LlamaConfig) -> dic
     return {f"model.{name}": value for name, value in trained.projector.items()}
 
 
-def _text(folder: Path, trained: Trained) -> dict[str, Tensor]:
+def _text(folder: Path, trained: TrainedWeights) -> dict[str, Tensor]:
     """The LLM's weights with the trained changes merged in."""
     out, linear = {}, set()
     for name, value in load_file(folder / "model.safetensors").items():

@@ -18,7 +18,7 @@ _CHANGE = re.compile(rf"language_model\.(layers\.\d+\.{_LINEAR})\.lora_([AB])")
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWeights:
     """Trained weights, float32.
 
     A linear layer ``name`` of the LLM becomes ``W + scale * changes[name][1] @ changes[name][0]``.
@@ -45,25 +45,33 @@ class Trained:
         return weight.float() + self.scale * (up @ down)
 
 
-def read(file: Path) -> Trained:
+def read(file: Path) -> TrainedWeights:
     """Read trained weights. Raises ValueError, in one line, if the file is missing or not of this format."""
     if not file.is_file():
         raise ValueError(
             f"{file}: there are no trained weights; a complete checkout of the repository has them"
         )
+    tensors, metadata = contents(file)
     try:
-        with safe_open(str(file), "pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{file}: it is not a complete safetensors file: {error}") from error
-    try:
-        return _parse(tensors, metadata)
+        return _parse({name: tensor.float() for name, tensor in tensors.items()}, metadata)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _parse(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Trained:
+def contents(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, in its dtype, and its metadata.
+
+    Raises ValueError, in one line, if it cannot be read.
+    """
+    try:
+        with safe_open(str(file), "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return tensors, opened.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{file}: it is not a complete safetensors file: {error}") from error
+
+
+def _parse(tensors: dict[str, Tensor], metadata: dict[str, str]) -> TrainedWeights:
     if missing := [name for name in PROJECTOR if name not in tensors]:
         raise ValueError(f"it lacks {missing[0]}")
     halves: dict[str, dict[str, Tensor]] = {}
@@ -89,4 +97,6 @@ def _parse(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Trained:
                 f"the change of {name} needs lora_A (rank, in) and lora_B (out, rank), rank {rank}"
             )
     projector = {name: tensors[name] for name in PROJECTOR}
-    return Trained(projector, {name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alpha / rank)
+    return TrainedWeights(
+        projector, {name: (pair["A"], pair["B"]) for name, pair in halves.items()}, alpha / rank
+    )

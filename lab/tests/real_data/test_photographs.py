@@ -117,6 +117,10 @@ def test_collage_answers(folder):
             check_collage(turn, grid, nouns, rows)
             answers[turn.kind, turn.answer] += 1
             assert not turn.small
+        # Every photograph is asked about, and nothing twice.
+        places = {place_of(turn.question, rows) for turn in turns if turn.kind == "collage-place"}
+        assert len(places) == rows**2
+        assert len(set(turns)) == len(turns)
     yes, no = answers["collage-exists", "yes"], answers["collage-exists", "no"]
     assert 0.37 < yes / (yes + no) < 0.63
     assert {str(n) for n in range(1, 6)} <= {answer for kind, answer in answers if kind == "collage-count"}
@@ -129,20 +133,25 @@ def rows_of(picture):
     return 1 + int((np.diff(gaps) == 1).sum())
 
 
+def place_of(question, rows):
+    """The row and column that a question asks about, from 0."""
+    found = re.search(r"row (\d), column (\d)", question)
+    if found:
+        return int(found[1]) - 1, int(found[2]) - 1
+    place = next(p for p in PLACES if p in question)
+    return divmod(PLACES.index(place), 3) if rows == 3 else (int("bottom" in place), int("right" in place))
+
+
 def check_collage(turn, grid, nouns, rows):
     if turn.kind == "collage-place":
-        found = re.search(r"row (\d), column (\d)", turn.question)
-        if found:
-            row, column = int(found[1]) - 1, int(found[2]) - 1
-        else:
-            place = next(p for p in PLACES if p in turn.question)
-            row, column = (
-                divmod(PLACES.index(place), 3) if rows == 3 else (("bottom" in place), ("right" in place))
-            )
+        row, column = place_of(turn.question, rows)
         assert turn.answer == noun(grid[row][column])
         return
     if turn.kind == "collage-digit":
         assert [label for row in grid for label in row if label in DIGITS] == [turn.answer]
+        return
+    if turn.kind == "collage-all":
+        assert turn.answer == ", ".join(nouns)
         return
     name = named(turn.question)
     if turn.kind == "collage-count":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from illava_lab.real.data import Scene, Turn
 from illava_lab.real.training import batches, run, scoring
-from illava_lab.real.training.model import Trained
+from illava_lab.real.training.model import TrainedModel
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -51,10 +51,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def trained(parts: dict[str, Path]) -> Trained:
+def trained(parts: dict[str, Path]) -> TrainedModel:
     """The model in float32, with adapters that change something."""
     torch.manual_seed(1)
-    model = Trained(parts["encoder"], parts["llm"], torch.float32)
+    model = TrainedModel(parts["encoder"], parts["llm"], torch.float32)
     for name, weight in model.trained().items():
         if name.endswith("lora_B"):
             torch.nn.init.normal_(weight, std=0.1)

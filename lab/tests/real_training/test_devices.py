@@ -8,7 +8,7 @@ import torch
 from illava_lab.real.training import run
 from illava_lab.real.training.batches import pack
 from illava_lab.real.training.llm import products
-from illava_lab.real.training.model import Trained
+from illava_lab.real.training.model import TrainedModel
 from illava_lab.real.training.packing import Packer
 from illava_lab.real.training.recipe import RECIPES, Stage
 from illava_lab.real.training.run import Run
@@ -22,7 +22,7 @@ from .conftest import coloured
 OURS = str(Path(illava_lab.__file__).parent)
 
 
-def move(model: Trained) -> None:
+def move(model: TrainedModel) -> None:
     """The model, in place, to the device; its parameters stay parameters."""
     for part in (model, model.encoder.model):
         kept = [weight.requires_grad for weight in part.parameters()]
@@ -96,7 +96,7 @@ def test_both_ways_to_attend_compute_the_same(parts: dict[str, Path], dtype: tor
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-def test_the_fused_one_is_used_elsewhere(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fused_one_is_used_elsewhere(trained: TrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def compute() -> torch.Tensor:
         positions = torch.arange(5)[None]
         return trained.llm(torch.ones(1, 5, 48), positions, torch.ones(1, 5, 5).tril().bool())
@@ -116,7 +116,7 @@ def test_the_fused_one_is_used_elsewhere(trained: Trained, monkeypatch: pytest.M
     torch.testing.assert_close(found.held, expected, rtol=1e-4, atol=1e-4)
 
 
-def _on_device(trained: Trained) -> torch.Tensor:
+def _on_device(trained: TrainedModel) -> torch.Tensor:
     given = torch.ones(1, 5, 48), torch.arange(5)[None], torch.ones(1, 5, 5).tril().bool()
     return trained.llm(*fake_device.to_device(given))
 

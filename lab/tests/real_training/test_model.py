@@ -8,7 +8,7 @@ from illava_lab.real.training import packing
 from illava_lab.real.training.batches import pack
 from illava_lab.real.training.encoder import squares
 from illava_lab.real.training.llm import PROJECTIONS, AdaptedLLM
-from illava_lab.real.training.model import Trained, restore, save
+from illava_lab.real.training.model import TrainedModel, restore, save
 from illava_lab.real.training.packing import Packer
 from transformers import AutoTokenizer, CLIPImageProcessor, Dinov2Model, LlamaForCausalLM
 
@@ -30,7 +30,7 @@ def merged_llama(parts: dict[str, Path], llm: AdaptedLLM) -> LlamaForCausalLM:
     return model
 
 
-def test_the_llm_is_llama_with_its_adapters_merged_in(parts: dict[str, Path], trained: Trained) -> None:
+def test_the_llm_is_llama_with_its_adapters_merged_in(parts: dict[str, Path], trained: TrainedModel) -> None:
     tokens = torch.randint(3, 200, (2, 17), generator=torch.Generator().manual_seed(0))
     mask = torch.ones(17, 17).tril().bool().expand(2, 17, 17)
     hidden = trained.llm(trained.llm.embed(tokens), torch.arange(17).expand(2, 17), mask)
@@ -42,7 +42,7 @@ def test_the_llm_is_llama_with_its_adapters_merged_in(parts: dict[str, Path], tr
 
 @pytest.mark.parametrize("size", [28, 42])
 def test_a_packed_row_is_as_many_prompts_of_one_turn_each(
-    parts: dict[str, Path], trained: Trained, size: int
+    parts: dict[str, Path], trained: TrainedModel, size: int
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
     scenes = [coloured(0), coloured(2)._replace(turns=coloured(2).turns[:1])]
@@ -69,7 +69,7 @@ def test_a_packed_row_is_as_many_prompts_of_one_turn_each(
     assert start == len(targets)
 
 
-def test_pixels_are_those_of_an_image_processor(trained: Trained) -> None:
+def test_pixels_are_those_of_an_image_processor(trained: TrainedModel) -> None:
     picture = coloured(1).picture.resize((50, 37))
     processor = CLIPImageProcessor(
         size={"height": 28, "width": 28},
@@ -98,7 +98,7 @@ def test_padding_and_other_turns_are_not_seen(parts: dict[str, Path]) -> None:
     assert (packed.tokens == packing.IMAGE).sum(1).tolist() == [4, 4]
 
 
-def test_weights_are_saved_in_bfloat16_and_restored(tmp_path: Path, trained: Trained) -> None:
+def test_weights_are_saved_in_bfloat16_and_restored(tmp_path: Path, trained: TrainedModel) -> None:
     file, weights = tmp_path / "trained.safetensors", trained.trained()
     save(file, weights, "cpu", "several", 12)
     held = {name: weight.detach().bfloat16().float() for name, weight in weights.items()}

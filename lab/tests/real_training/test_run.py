@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from illava_lab.real.data import STREAMS
+from illava_lab.real.data import STREAMS, Turn
 from illava_lab.real.training import batches, recipe, run
 from illava_lab.real.training.alignment import align
 from illava_lab.real.training.batches import Batches
 from illava_lab.real.training.encoder import squares
-from illava_lab.real.training.model import Trained
+from illava_lab.real.training.model import TrainedModel
 from illava_lab.real.training.recipe import RECIPES, Stage, place
 from illava_lab.real.training.run import Run
 from illava_lab.real.training.scoring import score
@@ -51,6 +51,11 @@ def test_batches_depend_on_the_step_alone(parts: dict[str, Path]) -> None:
     assert int(first[5].packed.turns.max()) == 1
     with pytest.raises(IndexError, match="ends before step 10"):
         first[10]
+
+
+def test_kinds_of_questions_take_turns() -> None:
+    turns = [Turn(f"{kind}{number}?", "yes", kind, False) for number in range(3) for kind in "aab"]
+    assert "".join(turn.kind for turn in batches._balanced(turns)) == "abababaaa"
 
 
 def test_pictures_that_are_too_small_for_a_stream_are_not_taught(
@@ -98,7 +103,9 @@ def test_rows_have_the_shares_that_the_mixture_declares(monkeypatch: pytest.Monk
     assert sizes.count(28) / len(sizes) == pytest.approx(0.35, abs=0.02)
 
 
-def test_the_closed_form_puts_pictures_next_to_their_labels(parts: dict[str, Path], trained: Trained) -> None:
+def test_the_closed_form_puts_pictures_next_to_their_labels(
+    parts: dict[str, Path], trained: TrainedModel
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
     share = align(trained, tokenizer, [coloured(i) for i in range(90)], 28)
     assert share == 1.0
@@ -182,11 +189,11 @@ def test_weights_of_another_recipe_begin_at_the_stage_of_the_same_name(
 def test_what_is_learnt_is_scored_and_logged(
     parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = (Stage("long", (28,), 510, 120, {"any": 1.0}, rate=2e-2),)
+    long = (Stage("long", (28,), 510, 200, {"any": 1.0}, rate=2e-2),)
     job = started(parts, tmp_path, monkeypatch)
     job.stages = long
     monkeypatch.setattr(run, "AVERAGING", 0.9)
-    job.go(5, every=60, scenes=9)
+    job.go(5, every=100, scenes=9)
     lines = [json.loads(line) for line in (tmp_path / run.LOG).read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.5 * losses[0]
@@ -195,7 +202,7 @@ def test_what_is_learnt_is_scored_and_logged(
     assert job.model.trained().keys() == job.average.keys()
 
 
-def test_an_answer_is_right_if_all_of_its_tokens_are(parts: dict[str, Path], trained: Trained) -> None:
+def test_an_answer_is_right_if_all_of_its_tokens_are(parts: dict[str, Path], trained: TrainedModel) -> None:
     tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
     counts = score(trained, tokenizer, ["any"], 28, 6, None)
     assert {kind: total for kind, (_, total) in counts.items()} == {"colour": 6, "exists": 6}

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..data import Scene
 from .encoder import squares
-from .model import Trained
+from .model import TrainedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,9 @@ AT_ONCE = 50
 
 
 @torch.no_grad()
-def align(model: Trained, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], size: int) -> float:
+def align(
+    model: TrainedModel, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], size: int
+) -> float:
     """Set the projector's weights, and return the share of ``scenes`` whose label is the nearest.
 
     The first layer gets random orthogonal rows on standardised features. The second is the ridge regression
@@ -61,13 +63,13 @@ def align(model: Trained, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[S
     return right / len(labels)
 
 
-def _features(model: Trained, scenes: Sequence[Scene], size: int) -> torch.Tensor:
+def _features(model: TrainedModel, scenes: Sequence[Scene], size: int) -> torch.Tensor:
     pictures = squares([scene.picture for scene in scenes], size)
     return model.encoder(pictures.to(model.llm.embedding.device)).float()
 
 
 def _embedding(
-    model: Trained, tokenizer: PreTrainedTokenizerBase, name: str, device: torch.device
+    model: TrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, device: torch.device
 ) -> torch.Tensor:
     ids = tokenizer(name, add_special_tokens=False)["input_ids"]
     return model.llm.embed(torch.tensor(ids, device=device)).float().mean(0)

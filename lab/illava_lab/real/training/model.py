@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..trained import contents
 from .encoder import Encoder
 from .llm import AdaptedLLM
 from .packing import Packed
@@ -36,7 +36,7 @@ class Projector(nn.Module):
         return x
 
 
-class Trained(nn.Module):
+class TrainedModel(nn.Module):
     """``forward`` returns the hidden states that predict answers, and the ids they are to predict."""
 
     def __init__(self, encoder: Path, llm: Path, dtype: torch.dtype, device: torch.device | str = "cpu"):
@@ -87,15 +87,11 @@ def restore(path: Path, weights: dict[str, nn.Parameter]) -> tuple[str, str, int
 
     Raises ValueError if the file cannot be read or does not fit.
     """
+    held, metadata = contents(path)
+    if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in weights.items()}:
+        raise ValueError(f"{path} does not hold the weights of this model")
     try:
-        with safe_open(path, "pt") as file:
-            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-        if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in weights.items()}:
-            raise ValueError(f"{path} does not hold the weights of this model")
         where = metadata["recipe"], metadata["stage"], int(metadata["step"])
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file") from error
     except KeyError as error:
         raise ValueError(f"{path} does not say {error.args[0]}, as weights of a training run do") from None
     with torch.no_grad():

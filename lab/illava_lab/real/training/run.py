@@ -20,7 +20,7 @@ from illava.ops import transfers
 from ..data import stream
 from .alignment import align
 from .batches import Batch, Batches
-from .model import PROJECTOR, Trained, restore, save
+from .model import PROJECTOR, TrainedModel, restore, save
 from .recipe import AVERAGING, PROJECTOR_SHARE, RECIPES, WARMUP, Stage, place
 from .scoring import score
 
@@ -59,7 +59,7 @@ class Run:
         self.output, self.data, self.say = output, data, say
         self.device, self.seed, self.workers = torch.device(device), seed, workers
         self.tokenizer = AutoTokenizer.from_pretrained(llm)
-        self.model = Trained(encoder, llm, fastest_dtype(self.device), self.device)
+        self.model = TrainedModel(encoder, llm, fastest_dtype(self.device), self.device)
         self.weights = self.model.trained()
         own = [w for k, w in self.weights.items() if k.startswith(PROJECTOR)]
         rest = [w for k, w in self.weights.items() if not k.startswith(PROJECTOR)]

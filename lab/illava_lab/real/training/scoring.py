@@ -11,13 +11,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data import stream
 from .batches import pack
-from .model import Trained
+from .model import TrainedModel
 from .packing import Packed, Packer
 
 
 @torch.no_grad()
 def score(
-    model: Trained,
+    model: TrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     names: list[str],
     size: int,
