@@ -189,11 +189,11 @@ def test_weights_of_another_recipe_begin_at_the_stage_of_the_same_name(
 def test_what_is_learnt_is_scored_and_logged(
     parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = (Stage("long", (28,), 510, 200, {"any": 1.0}, rate=2e-2),)
+    long = (Stage("long", (28,), 510, 160, {"any": 1.0}, rate=1e-2),)
     job = started(parts, tmp_path, monkeypatch)
     job.stages = long
     monkeypatch.setattr(run, "AVERAGING", 0.9)
-    job.go(5, every=100, scenes=9)
+    job.go(5, every=80, scenes=9)
     lines = [json.loads(line) for line in (tmp_path / run.LOG).read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.5 * losses[0]
