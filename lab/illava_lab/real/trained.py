@@ -1,4 +1,4 @@
-"""The trained weights that ship with the laboratory: a projector, and low-rank changes of the LLM."""
+"""The trained weights that ship with the laboratory: a projector, and low-rank changes of encoder and LLM."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from torch import Tensor
 PROJECTOR = tuple(
     f"multi_modal_projector.linear_{number}.{part}" for number in (1, 2) for part in ("weight", "bias")
 )
-_LINEAR = r"(?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj"
-_CHANGE = re.compile(rf"language_model\.(layers\.\d+\.{_LINEAR})\.lora_([AB])")
+LLM, ENCODER = "language_model", "vision_tower"
+_LLM = rf"{LLM}\.layers\.\d+\.(?:self_attn\.[qkvo]|mlp\.(?:gate|up|down))_proj"
+_BLOCK = r"attention\.attention\.(?:query|key|value)|attention\.output\.dense|mlp\.fc[12]"
+_CHANGE = re.compile(rf"({_LLM}|{ENCODER}\.encoder\.layer\.\d+\.(?:{_BLOCK}))\.lora_([AB])")
 
 
 @dataclass(frozen=True)
 class TrainedWeights:
     """Trained weights, float32.
 
-    A linear layer ``name`` of the LLM becomes ``W + scale * changes[name][1] @ changes[name][0]``.
+    A linear layer ``name`` becomes ``W + scale * changes[name][1] @ changes[name][0]``.
     """
 
     projector: dict[str, Tensor]
     """By the names in :data:`PROJECTOR`."""
     changes: dict[str, tuple[Tensor, Tensor]]
-    """(rank, in) and (out, rank), by names such as ``layers.0.self_attn.q_proj``."""
+    """(rank, in) and (out, rank), by names such as ``language_model.layers.0.self_attn.q_proj`` and
+    ``vision_tower.encoder.layer.0.mlp.fc1``."""
     scale: float
     """alpha / rank."""
 
@@ -83,7 +86,7 @@ def _parse(tensors: dict[str, Tensor], metadata: dict[str, str]) -> TrainedWeigh
         match = _CHANGE.fullmatch(name)
         if match is None:
             raise ValueError(
-                f"{name} is no weight of the projector and no change of a linear layer of the LLM"
+                f"{name} is no weight of the projector and no change of a linear layer of encoder or LLM"
             )
         halves.setdefault(match[1], {})[match[2]] = tensor
     try:

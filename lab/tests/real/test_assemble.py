@@ -9,6 +9,7 @@ from illava_lab import tasks
 from illava_lab.real import SIZES
 from illava_lab.real.assemble import IMAGE_TOKEN, assemble
 from illava_lab.real.trained import read
+from illava_lab.real.training.encoder import STORED
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, Dinov2Model, LlavaForConditionalGeneration
 
@@ -17,7 +18,7 @@ from illava.ask import ask, load
 from illava.evaluation.rows import PLAIN
 from illava.evaluation.run import Batch
 
-from .tiny_parts import LINEAR, MERGES, SPECIAL, TEXT, TEXT_LAYERS, write_trained
+from .tiny_parts import BLOCK, LINEAR, MERGES, SPECIAL, TEXT, TEXT_LAYERS, write_trained
 
 USED = len(SPECIAL) + 256 + len(MERGES)
 
@@ -63,9 +64,20 @@ def test_it_computes_what_its_parts_compute(made, parts):
     pixels = torch.randn(1, 3, 28, 42)
     encoder = Dinov2Model.from_pretrained(parts["dinov2"])
     llm = AutoModelForCausalLM.from_pretrained(parts["smollm2"], dtype=torch.float32)
+    for number, block in enumerate(encoder.encoder.layer):
+        for name in BLOCK:
+            down, up = trained.changes[f"vision_tower.encoder.layer.{number}.{name}"]
+
+            def shift(module, inputs, output, down=down, up=up):
+                return output + trained.scale * inputs[0] @ down.T @ up.T
+
+            # Since transformers 5.24 modules have other names than their weights in files.
+            module = {stored: own for own, stored in STORED.items()}.get(name, name)
+            known = module if module in dict(block.named_modules()) else name
+            block.get_submodule(known).register_forward_hook(shift)
     for layer in range(TEXT_LAYERS):
         for name in LINEAR:
-            down, up = trained.changes[f"layers.{layer}.{name}"]
+            down, up = trained.changes[f"language_model.layers.{layer}.{name}"]
 
             def add(module, inputs, output, down=down, up=up):
                 return output + trained.scale * inputs[0] @ down.T @ up.T
@@ -148,6 +160,6 @@ def test_trained_weights_of_another_model_are_refused(parts, tmp_path):
             assemble(parts, read(tmp_path / "t.safetensors"), tmp_path / "zoo")
     extra = {f"language_model.layers.9.mlp.up_proj.lora_{half}": torch.ones(4, 4) for half in "AB"}
     write_trained(tmp_path / "t.safetensors", **extra)
-    with pytest.raises(ValueError, match=r"layers.9.mlp.up_proj is changed, but the LLM has no such layer"):
+    with pytest.raises(ValueError, match=r"layers.9.mlp.up_proj is changed, but there is no such layer"):
         assemble(parts, read(tmp_path / "t.safetensors"), tmp_path / "zoo")
     assert not (tmp_path / "zoo").exists()

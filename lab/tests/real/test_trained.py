@@ -13,9 +13,9 @@ def test_changes_are_merged_with_alpha_over_rank(tmp_path):
     write_trained(tmp_path / "t.safetensors", rank=4)
     read = trained.read(tmp_path / "t.safetensors")
     weight, x = torch.randn(TEXT, TEXT), torch.randn(3, TEXT)
-    down, up = read.changes["layers.0.self_attn.q_proj"]
+    down, up = read.changes[Q]
     expected = x @ weight.T + 6 / 4 * ((x @ down.T) @ up.T)
-    merged = read.merged("layers.0.self_attn.q_proj", weight)
+    merged = read.merged(Q, weight)
     torch.testing.assert_close(x @ merged.T, expected, rtol=1e-4, atol=1e-4)
     assert read.merged("embed_tokens", weight) is weight
 

@@ -14,6 +14,12 @@ from safetensors.torch import save_file
 
 WIDTH, HEADS, DEPTH, PATCH, GRID = 128, 2, 2, 14, 5
 TEXT, TEXT_HEADS, TEXT_KV, TEXT_LAYERS, TEXT_INNER = 64, 4, 2, 3, 96
+BLOCK = (
+    *(f"attention.attention.{part}" for part in ("query", "key", "value")),
+    "attention.output.dense",
+    *("mlp.fc1", "mlp.fc2"),
+)
+"""The linear layers of an encoder block as files name them."""
 LINEAR = {
     "self_attn.q_proj": (TEXT, TEXT),
     "self_attn.k_proj": (TEXT // 2, TEXT),
@@ -216,6 +222,12 @@ def write_trained(file: Path, rank: int = 4, seed: int = 0, **changed: torch.Ten
         for name, (high, wide) in LINEAR.items():
             tensors[f"language_model.layers.{layer}.{name}.lora_A"] = normal(rank, wide)
             tensors[f"language_model.layers.{layer}.{name}.lora_B"] = normal(high, rank)
+    for block in range(DEPTH):
+        for name in BLOCK:
+            wide, high = (4 * WIDTH, WIDTH) if name == "mlp.fc2" else (WIDTH, WIDTH)
+            prefix = f"vision_tower.encoder.layer.{block}.{name}"
+            tensors[f"{prefix}.lora_A"] = normal(rank, wide)
+            tensors[f"{prefix}.lora_B"] = normal(4 * WIDTH if name == "mlp.fc1" else high, rank)
     kept = {k: v.to(torch.bfloat16) for k, v in (tensors | changed).items() if v is not None}
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(kept, file, {"rank": str(rank), "alpha": "6", "step": "1"})

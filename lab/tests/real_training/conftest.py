@@ -9,6 +9,7 @@ from illava_lab.real.data import Scene, Turn
 from illava_lab.real.training import batches, run, scoring
 from illava_lab.real.training.model import TrainedModel
 from PIL import Image
+from real_data import made_up
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -48,6 +49,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     LlamaForCausalLM(text).save_pretrained(folder / "llm")
     return {"encoder": folder / "encoder", "llm": folder / "llm"}
+
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of picture sets in which every class is one plain colour."""
+    folder = tmp_path_factory.mktemp("sets")
+    made_up.photo_sets(folder)
+    made_up.card_set(folder, np.random.default_rng(1))
+    return folder
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from illava_lab.real.command import app
+from illava_lab.real.training import encoder_run, naming
 from illava_lab.real.training.recipe import RECIPES, Stage
 from typer.testing import CliRunner
 
@@ -11,11 +12,16 @@ pytestmark = pytest.mark.usefixtures("coloured_stream")
 
 
 @pytest.fixture
-def arguments(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def arguments(
+    parts: dict[str, Path], sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
     monkeypatch.setitem(RECIPES, "tiny", (Stage("only", (28,), 170, 2, {"any": 1.0}),))
     monkeypatch.setenv("ILLAVA_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "data").mkdir()
-    options = {"recipe": "tiny", "data": tmp_path / "data", "workers": 0, "device": "cpu", **parts}
+    monkeypatch.setattr(encoder_run, "NAMING_STEPS", 2)
+    monkeypatch.setattr(encoder_run, "SCORED", {28: 20})
+    monkeypatch.setattr(naming, "SIZES", {28: 1.0})
+    monkeypatch.setattr(naming, "TOKENS", 40)
+    options = {"recipe": "tiny", "data": sets, "workers": 0, "device": "cpu", **parts}
     return [
         "train",
         "--fresh",
@@ -25,6 +31,9 @@ def arguments(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_it_trains_and_goes_on(arguments: list[str], tmp_path: Path) -> None:
     output = tmp_path / "cache" / "training" / "tiny"
+    begun = CliRunner().invoke(app, [*arguments, "--budget", "0"])
+    assert begun.exit_code == 0, begun.output
+    assert "step 1 of 2 of the encoder; the next call goes on" in begun.output
     first = CliRunner().invoke(app, [*arguments, "--budget", "0"])
     assert first.exit_code == 0, first.output
     assert f"step 1; the weights are {output / 'trained.safetensors'}" in first.output
@@ -83,8 +92,9 @@ def test_a_run_of_another_recipe_does_not_go_on(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "run"
-    first = CliRunner().invoke(app, [*arguments, "--output", str(output), "--budget", "0"])
-    assert first.exit_code == 0, first.output
+    for _ in range(2):
+        first = CliRunner().invoke(app, [*arguments, "--output", str(output), "--budget", "0"])
+        assert first.exit_code == 0, first.output
     monkeypatch.setitem(RECIPES, "other", RECIPES["tiny"])
     arguments.remove("--fresh")
     again = [word if word != "tiny" else "other" for word in arguments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,8 +57,9 @@ def train(
 ) -> None:
     """Train the projector and the adapters of zoo/R on the picture sets.
 
-    The run's folder holds the weights (trained.safetensors: their running average), all that is needed to go
-    on, and a log. The data are described in docs/zoo-r.md.
+    Without trained weights to begin with, the encoder's adapters come first, and the LLM after them. The
+    run's folder holds the weights (trained.safetensors: their running average), all that is needed to go on,
+    and a log. The data are described in docs/zoo-r.md.
     """
     with one_line_errors():
         hush()
@@ -78,28 +80,47 @@ def train(
         from illava.models.loading import parse_device
 
         from ..data import data_folder
-        from .run import STATE, WEIGHTS, Run
+        from . import encoder_run
+        from .run import STATE, WEIGHTS, Run, fastest_dtype
 
         if threads is not None:
             torch.set_num_threads(threads)
         folder = output or where / "training" / recipe
+        begun = (folder / encoder_run.STATE).exists() and not (folder / STATE).exists()
+        if begun and start is not None:
+            raise InputError(f"--start: {folder} holds a run, which would go on; give another --output")
+        anew = fresh or begun or (start is None and not TRAINED.exists())
         if (folder / STATE).exists() and (fresh or start is not None):
             option = "--fresh" if fresh else "--start"
             raise InputError(f"{option}: {folder} holds a run, which would go on; give another --output")
+        found, place = data_folder(data), str(parse_device(device))
         with writing(folder), _errors():
+            adapted, end = None, time.monotonic() + 60 * budget
+            if anew and not (folder / STATE).exists():
+                dtype = fastest_dtype(torch.device(place))
+                first = encoder_run.EncoderRun(
+                    parts["encoder"], folder, found, dtype, place, seed, workers, typer.echo
+                )
+                if not first.go(budget):
+                    typer.echo(
+                        f"step {first.step:,} of {first.steps:,} of the encoder; the next call goes on"
+                    )
+                    return
+                adapted = first.adapters
             run = Run(
                 parts["encoder"],
                 parts["llm"],
                 folder,
                 recipe,
-                None if fresh else start or TRAINED,
-                data_folder(data),
-                str(parse_device(device)),
+                None if anew else start or TRAINED,
+                adapted,
+                found,
+                place,
                 seed,
                 workers,
-                lambda line: typer.echo(line),
+                typer.echo,
             )
-            run.go(budget, every, scenes)
+            run.go((end - time.monotonic()) / 60, every, scenes)
         typer.echo(f"step {run.step:,}; the weights are {folder / WEIGHTS}")
 
 

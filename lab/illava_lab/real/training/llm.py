@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig
 
+from .adapter import Adapter
+
 PROJECTIONS = (
     "self_attn.q_proj",
     "self_attn.k_proj",
@@ -31,23 +33,6 @@ class Rotation(NamedTuple):
 
     cos: Tensor
     sin: Tensor
-
-
-class Adapter(nn.Module):
-    """A frozen linear layer without bias, plus ``alpha / rank * B A`` (Hu et al., 2021), in fp32 weights."""
-
-    def __init__(self, weight: Tensor, rank: int, alpha: float):
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.scale = alpha / rank
-        self.lora_A = nn.Parameter(torch.empty(rank, weight.shape[1]))
-        self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], rank))
-        nn.init.normal_(self.lora_A, std=weight.shape[1] ** -0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) to (..., out)."""
-        low = F.linear(x, self.lora_A.to(x.dtype))
-        return F.linear(x, self.weight) + F.linear(low, (self.scale * self.lora_B).to(x.dtype))
 
 
 class Layer(nn.Module):

@@ -64,9 +64,13 @@ class TrainedModel(nn.Module):
         return at_targets, packed.targets.flatten().index_select(0, packed.wanted)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """All parameters by their names in the file of trained weights."""
+        """What learns with the LLM, by its names in the file of trained weights."""
         own = {f"{PROJECTOR}.{name}": weight for name, weight in self.projector.named_parameters()}
         return own | self.llm.named_adapters()
+
+    def settled(self) -> dict[str, nn.Parameter]:
+        """What was learnt before: the encoder's adapters, by their names in the file of trained weights."""
+        return self.encoder.named_adapters()
 
 
 def save(path: Path, weights: dict[str, Tensor], recipe: str, stage: str, step: int) -> None:

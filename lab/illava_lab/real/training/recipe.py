@@ -89,6 +89,8 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
 }
 """By name. A run ends with its budget; what it has reached is kept, and the next run goes on there."""
 
+NAMING_STEPS = 800
+"""Of the encoder's adapters, before all stages."""
 PROJECTOR_SHARE = 0.1
 """The projector's learning rate, as a share of the adapters'. At their own rate the closed form is lost
 before the LLM has learnt to read it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Run:
         encoder, llm: folders of the pretrained parts.
         output: where the run lives. If it holds a run, that one goes on.
         start: trained weights to begin with if ``output`` holds none.
+        adapted: the encoder's adapters to begin with if ``output`` holds no run and ``start`` no weights.
         data: the picture sets.
     """
 
@@ -48,6 +49,7 @@ class Run:
         output: Path,
         recipe: str = "cpu",
         start: Path | None = None,
+        adapted: Mapping[str, Tensor] | None = None,
         data: Path | None = None,
         device: str = "cpu",
         seed: int = 0,
@@ -70,22 +72,31 @@ class Run:
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
         self.step, self.warm = 0, 0
         output.mkdir(parents=True, exist_ok=True)
-        self._begin(start)
+        self._begin(start, adapted or {})
 
-    def _begin(self, start: Path | None) -> None:
+    def _begin(self, start: Path | None, adapted: Mapping[str, Tensor]) -> None:
         state = self.output / STATE
         if state.exists():
             self._resume(state)
         else:
             if start is not None and start.exists():
-                self.step = self._place(*restore(start, self.weights))
+                self.step = self._place(*restore(start, self.weights | self.model.settled()))
+                self.model.encoder.settle()
             else:
+                self._settle(adapted)
                 draw = stream("photo", "train", self.seed, self.data)
                 size = self.stages[0].sizes[0]
                 share = align(self.model, self.tokenizer, [draw(i) for i in range(ALIGNED)], size)
                 self.say(f"closed form: the nearest label is right for {share:.0%} of {ALIGNED} photographs")
             self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.say(f"step {self.step:,}")
+
+    def _settle(self, adapted: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, weight in self.model.settled().items():
+                if name in adapted:
+                    weight.copy_(adapted[name])
+        self.model.encoder.settle()
 
     def _resume(self, state: Path) -> None:
         try:
@@ -102,6 +113,7 @@ class Run:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(held["weights"][name])
+        self._settle(held["settled"])
         self.optimizer.load_state_dict(held["optimizer"])
         self.step, self.warm = held["step"], WARMUP
         self.average = {name: weight.to(self.device) for name, weight in held["average"].items()}
@@ -184,10 +196,12 @@ class Run:
         """Write the weights to ship, then all that is needed to go on."""
         # After its last step a run is still at the last stage.
         stage = (place(self.stages, self.step) or (self.stages[-1], 0))[0]
-        save(self.output / WEIGHTS, self.average, self.recipe, stage.name, self.step)
+        settled = self.model.settled()
+        save(self.output / WEIGHTS, self.average | settled, self.recipe, stage.name, self.step)
         state = {
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
             "average": self.average,
+            "settled": {name: weight.detach() for name, weight in settled.items()},
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "recipe": self.recipe,

@@ -1,0 +1,138 @@
+"""The first leg of training: adapters of the image encoder, learnt on labels alone, without the LLM.
+
+The encoder comes from a saliency model, and a linear probe names few of the photographs from its features.
+Labels of whole pictures are few bits, but a picture costs the encoder a hundredth of what it costs the LLM.
+Each patch's feature must name the picture, as it must where several photographs share one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data import cards
+from ..data import photographs as ph
+from .encoder import squares
+from .recipe import PATCH
+
+SIZES = {112: 0.5, 168: 0.25, 224: 0.2, 448: 0.05}
+"""Pixels of the square, and how often."""
+TOKENS = 2600
+"""About how many patches a step has."""
+SHARES = {"clothing": 0.33, "grocery": 0.33, "digits_sign": 0.17, "cards": 0.17}
+MARGIN = 0.15
+"""Of a card's sides, at most, by which its crop is larger or smaller."""
+
+
+class Named(NamedTuple):
+    """A picture and its classes, "SET: LABEL" and where there is one "SET, fine: LABEL"."""
+
+    picture: Image.Image
+    classes: tuple[str, ...]
+
+
+class Labelled(Dataset):
+    """``labelled[step]`` is the batch of a step: pictures (B, S, S, 3) uint8, classes (B, 2) int64, -1 for
+    none; a pure function of seed and step."""
+
+    def __init__(self, folder: Path, split: str = "train", seed: int = 0):
+        self._folder, self._split, self._seed = folder, split, seed
+        self.groups = classes(folder)
+        everything = [name for group in self.groups for name in group]
+        self._number = {name: number for number, name in enumerate(everything)}
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self._seed, 7, step))
+        size = int(rng.choice(list(SIZES), p=list(SIZES.values())))
+        named = [self.draw(rng) for _ in range(max(1, TOKENS // (size // PATCH) ** 2))]
+        return squares([one.picture for one in named], size), self.numbers(named)
+
+    def numbers(self, named: Sequence[Named]) -> Tensor:
+        """(N, 2) int64: the numbers of their classes, -1 for none and for one that training does not have."""
+        rows = [[self._number.get(name, -1) for name in one.classes] for one in named]
+        return torch.tensor([[*row, -1][:2] for row in rows])
+
+    def draw(self, rng: np.random.Generator) -> Named:
+        """A picture of any set, its classes equally likely; in "train" cropped and coloured at random."""
+        kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        if kind == "cards":
+            return self._card(rng)
+        by_label = ph.photographs(kind, self._split, self._folder)
+        photo = ph.one_of(rng, by_label[list(by_label)[int(rng.integers(len(by_label)))]])
+        picture = ph.load(photo.path)
+        names = [f"{kind}: {photo.label}"]
+        if photo.fine:
+            names.append(f"{kind}, fine: {photo.fine.answers[0]}")
+        return Named(ph.varied(photo, picture, rng) if self._split == "train" else picture, tuple(names))
+
+    def _card(self, rng: np.random.Generator) -> Named:
+        tables = cards.tables(self._split, self._folder)
+        table = tables[int(rng.integers(len(tables)))]
+        rank, box = table.cards[int(rng.integers(len(table.cards)))]
+        sides = np.array([box[2] - box[0], box[3] - box[1]] * 2) * np.array([-1, -1, 1, 1])
+        grown = np.array(box) + sides * (rng.uniform(-MARGIN, MARGIN, 4) if self._split == "train" else 0)
+        crop = ph.load(table.path).crop(tuple(int(side) for side in grown))
+        return Named(ph.recoloured(crop, rng) if self._split == "train" else crop, (f"cards: {rank}",))
+
+
+def classes(folder: Path) -> list[list[str]]:
+    """The classes of the training pictures in groups that exclude each other."""
+    groups = []
+    for name in ph.SETS:
+        by_label = ph.photographs(name, "train", folder)
+        groups.append([f"{name}: {label}" for label in by_label])
+        fine = {p.fine.answers[0] for some in by_label.values() for p in some if p.fine}
+        if fine:
+            groups.append([f"{name}, fine: {label}" for label in sorted(fine)])
+    groups.append([f"cards: {rank}" for rank in cards.RANKS])
+    return groups
+
+
+class Heads(nn.Module):
+    """Linear classifiers of patches' features, one for each group of classes."""
+
+    def __init__(self, groups: list[list[str]], width: int):
+        super().__init__()
+        ends = np.cumsum([len(group) for group in groups]).tolist()
+        self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+        self.names = [group[0].split(": ")[0] for group in groups]
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, ends[-1])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., width) to (..., classes), log-probabilities within each group."""
+        logits = self.linear(self.norm(features.float()))
+        return torch.cat([logits[..., low:high].log_softmax(-1) for low, high in self.bounds], dim=-1)
+
+    def loss(self, features: Tensor, numbers: Tensor, draws: torch.Generator) -> Tensor:
+        """Mean cross-entropy of the classes from the mean of all patches, and from that of some.
+
+        Args:
+            features: (B, n, width).
+            numbers: (B, 2) int64, -1 for none.
+            draws: draws which patches: each with a probability that is drawn for the picture, at least one.
+        """
+        chance = torch.rand(features.shape[:2], generator=draws).to(features.device)
+        share = torch.rand(len(features), 1, generator=draws).to(features.device)
+        kept = (chance <= torch.maximum(share, chance.amin(1, keepdim=True))).float()
+        some = (features.float() * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
+        known = numbers >= 0
+        found = [self(pooled).gather(1, numbers.clamp_min(0)) for pooled in (features.float().mean(1), some)]
+        return -sum((one * known).sum() for one in found) / (2 * known.sum())
+
+    def right(self, features: Tensor, numbers: Tensor) -> list[tuple[str, bool]]:
+        """For each known class of (B, n, width) features its group and whether their mean names it."""
+        out = []
+        for scores, wanted in zip(self(features.float().mean(1)), numbers.tolist(), strict=True):
+            for number in (number for number in wanted if number >= 0):
+                group = next(i for i, (low, high) in enumerate(self.bounds) if low <= number < high)
+                low, high = self.bounds[group]
+                out.append((self.names[group], int(scores[low:high].argmax()) + low == number))
+        return out
