@@ -8,7 +8,7 @@ import pytest
 import torch
 from illava_lab.real.data import STREAMS, Turn
 from illava_lab.real.training import batches, recipe, run
-from illava_lab.real.training.alignment import align
+from illava_lab.real.training.alignment import AXES, align
 from illava_lab.real.training.batches import Batches
 from illava_lab.real.training.encoder import squares
 from illava_lab.real.training.model import TrainedModel
@@ -119,6 +119,27 @@ def test_the_closed_form_puts_pictures_next_to_their_labels(
             token - embeddings.mean(0), embeddings - embeddings.mean(0)
         ).argmax()
         assert list(COLOURS)[int(nearest)] == name
+
+
+def test_the_closed_form_tells_where_a_patch_is(parts: dict[str, Path], trained: TrainedModel) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
+    # A random encoder's are too small to be read from its output.
+    torch.nn.init.normal_(trained.encoder.model.embeddings.position_embeddings)
+    align(trained, tokenizer, [coloured(i) for i in range(90)], 42)
+
+    def embed(word: str) -> torch.Tensor:
+        return trained.llm.embed(torch.tensor(tokenizer(word)["input_ids"])).mean(0)
+
+    with torch.no_grad():
+        tokens = trained.projector(
+            trained.encoder(squares([coloured(300 + i).picture for i in range(9)], 42))
+        )
+    rows, columns = torch.arange(3.0).repeat_interleave(3).repeat(9), torch.arange(3.0).repeat(27)
+    for (start, end), place, other in ((AXES[0], rows, columns), (AXES[1], columns, rows)):
+        read = (tokens - tokens.mean(1, keepdim=True)).flatten(0, 1) @ (embed(end) - embed(start))
+        found = torch.corrcoef(torch.stack([read, place, other]))[0, 1:]
+        assert found[0] > 0.5
+        assert found[0] > abs(found[1]) + 0.2
 
 
 def test_a_stopped_run_ends_where_an_unstopped_one_does(

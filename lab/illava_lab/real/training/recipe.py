@@ -65,7 +65,7 @@ LEAST = {
 """The smallest picture size, in pixels, at which a stream's questions can be answered: smaller ones teach to
 guess. At 224 pixels the smallest photograph of a collage has 4 x 4 patches."""
 PHOTOS = {"photo": 1.0}
-SEVERAL = {"photo": 0.35, "collage": 0.65}
+SEVERAL = {"photo": 0.45, "collage": 0.45, "board": 0.1}
 LARGE = {"photo": 0.3, "collage": 0.33, "board": 0.14, "cards": 0.13, "words": 0.1}
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
@@ -73,8 +73,8 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
     # well, and nothing else can be learnt without them.
     "cpu": (
         Stage("photos", (112,), 860, 600, PHOTOS),
-        Stage("sizes", (112, 224, 448), 1050, 200, PHOTOS),
-        Stage("several", (112, 224), 1200, 700, SEVERAL, turns=12),
+        Stage("sizes", (112, 224, 448), 1050, 250, PHOTOS),
+        Stage("several", (112, 224, 336), 1200, 600, SEVERAL, turns=12),
         Stage("large", (224, 336, 448), 2400, 1500, LARGE, rate=7e-4, turns=12),
         Stage("text", (224, 336, 448), 2400, 6000, MIXTURE, rate=5e-4, turns=12),
     ),
@@ -82,7 +82,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
     "card": (
         Stage("photos", (112,), 6_000, 500, PHOTOS),
         Stage("sizes", (112, 224, 448), 12_000, 100, PHOTOS),
-        Stage("several", (112, 224), 12_000, 1000, SEVERAL, turns=12),
+        Stage("several", (112, 224, 336), 12_000, 1000, SEVERAL, turns=12),
         Stage("large", (224, 336, 448), 20_000, 1000, LARGE, turns=12),
         Stage("text", (224, 336, 448), 20_000, 100_000, MIXTURE, rate=5e-4, turns=12),
     ),
