@@ -135,9 +135,9 @@ def test_the_closed_form_tells_where_a_patch_is(parts: dict[str, Path], trained:
             trained.encoder(squares([coloured(300 + i).picture for i in range(9)], 42))
         )
     rows, columns = torch.arange(3.0).repeat_interleave(3).repeat(9), torch.arange(3.0).repeat(27)
-    for (start, end), place, other in ((AXES[0], rows, columns), (AXES[1], columns, rows)):
+    for (start, end), along, across in ((AXES[0], rows, columns), (AXES[1], columns, rows)):
         read = (tokens - tokens.mean(1, keepdim=True)).flatten(0, 1) @ (embed(end) - embed(start))
-        found = torch.corrcoef(torch.stack([read, place, other]))[0, 1:]
+        found = torch.corrcoef(torch.stack([read, along, across]))[0, 1:]
         assert found[0] > 0.5
         assert found[0] > abs(found[1]) + 0.2
 
