@@ -52,7 +52,7 @@ from tests.tiny_configs import CONFIGS
         ({"experimental": {"seed": 0.5}}, "seed must be"),
         (
             {"experimental": {"encoder_score": "x"}},
-            "encoder_score must be one of attention, none, rarity, norm",
+            "encoder_score must be one of attention, none, size, rarity, norm",
         ),
         ({"experimental": {"sinks": "drop"}}, "sinks must be one of keep, discount, got 'drop'"),
         ({"experimental": {"score_power": -1}}, r"score_power must lie in \[0, 10\]"),

@@ -313,11 +313,37 @@ def test_padded_pictures_are_refused(family):
     assert "\n" not in str(error.value)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("power", [1, 0.5])
+@pytest.mark.parametrize("select", ["diverse", "coverage"])
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
+def test_a_second_step_selects_by_the_sizes_of_the_first(family, select, power):
+    model = tiny_model(family)
+    inputs = prompt_of(model)
+    options = {"reduce": "fold", "similarity": "cosine", "experimental": {"score_power": power}}
+    with illava.accelerate(model, method("size", (1, 3), select=select, **options)) as handle:
+        with units_seen() as seen:
+            model(**inputs)
+        boxes = [part.kept for part in handle.report.pictures]
+    first, second = seen
+    assert first.sizes is None
+    assert second.sizes.sum() == sum(first.lengths)
+    assert second.sizes.max() > 1
+    parts = zip(second.vectors.split(second.lengths), second.sizes.split(second.lengths), boxes, strict=True)
+    for vectors, sizes, (entered, left) in parts:
+        rows, scores = vectors.double().tolist(), [size**power for size in sizes.double().tolist()]
+        count = len(left)
+        if select == "diverse":
+            kept = diverse_loop(rows, scores, count)
+        else:
+            kept = coverage_loop(rows, scores, count, sizes.tolist())
+        assert torch.equal(left, entered[sorted(kept)])
+
+
+@pytest.mark.parametrize("kind", ["none", "size"])
 @pytest.mark.parametrize("select", ["highest", "lowest"])
-def test_equal_scores_cannot_be_ranked(select):
-    with pytest.raises(
-        ValueError, match=r"encoder_score='none' gives all units the same score.*diverse"
-    ) as error:
-        method("none", select=select)
+def test_equal_scores_cannot_be_ranked(kind, select):
+    with pytest.raises(ValueError, match=r"gives all units the same score at first.*diverse") as error:
+        method(kind, select=select)
     assert "\n" not in str(error.value)
-    method("none", select="random")
+    method(kind, select="random")

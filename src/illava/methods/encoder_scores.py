@@ -10,8 +10,10 @@ from torch import Tensor
 from ..ops.scoring import rarity
 from .steps import Units
 
-EncoderScore = Literal["attention", "none", "rarity", "norm", "change", "pixels", "attention+pixels"]
+EncoderScore = Literal["attention", "none", "size", "rarity", "norm", "change", "pixels", "attention+pixels"]
 ENCODER_SCORES: tuple[str, ...] = get_args(EncoderScore)
+EQUAL_AT_FIRST = ("none", "size")
+"""Scores that are the same for all units of a picture in which nothing was merged."""
 Sinks = Literal["keep", "discount"]
 SINKS: tuple[str, ...] = get_args(Sinks)
 
@@ -29,6 +31,8 @@ def observed(kind: EncoderScore, units: Units) -> tuple[Tensor, ...]:
     """(U,) fp32 each: what :func:`encoder_scores` needs to know of the units, beside their vectors."""
     if kind == "attention":
         return (units.scores,)
+    if kind == "size":
+        return (units.weights,)
     if kind == "change":
         assert units.entered is not None
         return (_norms(units.vectors.float() - units.entered.float()),)

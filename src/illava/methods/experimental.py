@@ -33,7 +33,9 @@ class Experimental(Mapping[str, Any]):
               minus the mean cosine similarity to all units of the image), the "norm" of the hidden state,
               the norm of its "change" by the attention of the block, cues of the "pixels" themselves
               (:mod:`illava.ops.pixels`), "attention+pixels", or "none": all units score 1, so that
-              ``select="diverse"`` or "coverage" alone decides.
+              ``select="diverse"`` or "coverage" alone decides. "size" is the number of units that were merged
+              into a unit before, with ``reduce="fold"``: times the distance it is the cost of merging the
+              unit (Ward, 1963).
             * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
               after the first image.
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.

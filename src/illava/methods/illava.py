@@ -13,6 +13,7 @@ from ..ops.merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
 from ..ops.scoring import SCORES, Score
 from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
+from .encoder_scores import EQUAL_AT_FIRST
 from .experimental import DEFAULTS, Experimental
 from .merge_step import SELECTS, MergeStep, Select
 from .schedules import Shares, middle, published, to_budget
@@ -120,10 +121,11 @@ class Illava(Method):
             if self.keep is None:
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
         object.__setattr__(self, "experimental", Experimental(self.experimental))
-        if self.experimental.get("encoder_score") == "none" and self.select in ("highest", "lowest"):
+        score = self.experimental.get("encoder_score")
+        if score in EQUAL_AT_FIRST and self.select in ("highest", "lowest"):
             raise ValueError(
-                f"encoder_score='none' gives all units the same score, which select={self.select!r} cannot "
-                "rank; use select='diverse', 'coverage' or 'random'"
+                f"encoder_score={score!r} gives all units the same score at first, which "
+                f"select={self.select!r} cannot rank; use select='diverse', 'coverage' or 'random'"
             )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Illava:
