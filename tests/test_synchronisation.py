@@ -99,6 +99,18 @@ def test_a_prefill_waits_at_most_four_times_and_decoding_never(name: str, shown:
             assert len(prefill.found) <= len(plain[0].found) + MOST, f"{kind}: {prefill.places()}"
 
 
+@pytest.mark.parametrize("score", ["none", "change", "pixels", "attention+pixels"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_no_score_and_no_selection_waits_more(name: str, score: str) -> None:
+    model, inputs = on_device(tiny_model(name))
+    for select in ("diverse", "coverage"):
+        experimental = {"encoder_score": score, "sinks": "discount", "score_power": 0.5}
+        method = illava.Illava(keep=1 / 3, select=select, reduce="fold", experimental=experimental)
+        with illava.accelerate(model, method), device(), torch.no_grad(), watch() as waits:
+            model(**inputs)
+        assert len(waits.ours()) <= MOST, f"{select}: {waits.places()}"
+
+
 def test_each_encoder_step_before_windows_waits_once_more() -> None:
     """Attention by windows is computed window by window, by lengths that the model reads in every block."""
     model, inputs = on_device(tiny_model("qwen2_5_vl"))

@@ -100,6 +100,78 @@ def diverse_loop(units: list[list[float]], scores: list[float], p: int) -> list[
     return taken
 
 
+def coverage_loop(
+    units: list[list[float]],
+    scores: list[float],
+    p: int,
+    sizes: list[float] | None = None,
+    covered: list[int] | None = None,
+) -> list[int]:
+    """Indices in order of selection: by gain in the similarity of all units to the best of those taken.
+
+    Similarities are rounded to multiples of 2^-14.
+    """
+    n = len(units)
+    sizes, covered = sizes or [1.0] * n, list(range(n)) if covered is None else covered
+    similar = [[round(alike(a, b, "cosine") * 2**14) for b in units] for a in units]
+    best, taken = [0] * n, []
+    for _ in range(p):
+
+        def gain(i: int, best: list[int] = best) -> float:
+            return scores[i] * sum(sizes[j] * max(0, similar[j][i] - best[j]) for j in covered)
+
+        taken.append(max((i for i in range(n) if i not in taken), key=gain))
+        best = [max(best[j], similar[j][taken[-1]]) for j in range(n)]
+    return taken
+
+
+def pixel_cues_loop(patches: Tensor) -> list[float]:
+    """(N, 3, F, h, w) patches of one picture: entropy of the grey levels of each, plus its share of edges."""
+    _, _, frames, rows, columns = patches.shape
+    grey = (0.299 * patches[:, 0].double() + 0.587 * patches[:, 1] + 0.114 * patches[:, 2]).tolist()
+    every = [value for patch in grey for frame in patch for line in frame for value in line]
+    low, wide = min(every), max(every) - min(every)
+    levels = [
+        [[[round((v - low) / wide * 255) if wide else 0 for v in line] for line in frame] for frame in patch]
+        for patch in grey
+    ]
+    ordered = sorted(value for patch in levels for frame in patch for line in frame for value in line)
+    middle = ordered[(len(ordered) - 1) // 2]
+
+    def at(frame: list[list[float]], y: int, x: int) -> float:
+        return frame[min(max(y, 0), rows - 1)][min(max(x, 0), columns - 1)]
+
+    def gradient(frame: list[list[float]], y: int, x: int) -> float:
+        sides = (-1, 0, 1)
+        across = sum((2 - abs(d)) * (at(frame, y + d, x + 1) - at(frame, y + d, x - 1)) for d in sides)
+        down = sum((2 - abs(d)) * (at(frame, y + 1, x + d) - at(frame, y - 1, x + d)) for d in sides)
+        return math.hypot(across, down)
+
+    cues, pixels = [], frames * rows * columns
+    for patch in levels:
+        values = [value for frame in patch for line in frame for value in line]
+        shares = [values.count(level) / pixels for level in set(values)]
+        entropy = -sum(share * math.log(share) for share in shares) / max(1, math.log(min(pixels, 256)))
+        smooth = [
+            [
+                [
+                    sum(at(frame, y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)) / 9
+                    for x in range(columns)
+                ]
+                for y in range(rows)
+            ]
+            for frame in patch
+        ]
+        edges = [
+            gradient(frame, y, x) > 0.55 * middle
+            for frame in smooth
+            for y in range(rows)
+            for x in range(columns)
+        ]
+        cues.append(entropy + sum(edges) / pixels)
+    return cues
+
+
 def attention_row(query: Tensor, key: Tensor, scaling: float, bias: list[float] | None = None) -> list[float]:
     """Softmax weights of one query (h,) over keys (k, h); ``bias`` is added to the logits."""
     q = query.tolist()

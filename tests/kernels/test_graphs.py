@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from illava.methods import dart, divprune, prumerge, sparsevlm, tome, visionzip, vispruner
-from illava.ops import graphs, merging
+from illava.ops import coverage, graphs, merging
 from illava.ops.graphs import Graphs, captured
 from illava.ops.merge_weights import merge_weights
 from illava.ops.merging import merge, reduce_segments
@@ -72,6 +72,11 @@ CALLS = {
         ),
         merging,
         "_captured_diverse_fold",
+    ),
+    "coverage": (
+        lambda seed: coverage.coverage_ranking(units_of(seed), scores_of(seed), 7),
+        coverage,
+        "_captured_ranking",
     ),
     "divprune": (lambda seed: divprune.keep_diverse(7, units_of(seed)), divprune, "keep_diverse"),
     "vispruner": (

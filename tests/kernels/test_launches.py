@@ -40,7 +40,7 @@ def counted_steps(counting):
     with (
         wrap(merge_step.MergeStep, "observe_encoder"),
         wrap(merge_step.MergeStep, "observe_llm"),
-        mock.patch("illava.runtime.encoder.stage.reduced", _counted(found, counting)),
+        mock.patch("illava.runtime.encoder.merging_block.reduced", _counted(found, counting)),
         mock.patch("illava.runtime.llm.merging.reduced", _counted(found, counting)),
     ):
         yield found

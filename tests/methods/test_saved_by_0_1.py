@@ -69,6 +69,9 @@ def as_in_0_1(step: Any) -> dict[str, Any]:
         del fields["share"]
     elif isinstance(step, MergeStep):
         fields["keep"] = fields.pop("share")
+    if isinstance(step, MergeStep):
+        # Later options, which change nothing by default.
+        assert (fields.pop("score_power"), fields.pop("sinks")) == (1.0, None)
     return fields
 
 

@@ -25,7 +25,7 @@ from illava.bench import prompts, random_weights
 from illava.bench.machine import machine
 from illava.methods import steps
 from illava.runtime import projector
-from illava.runtime.encoder import stage as encoder
+from illava.runtime.encoder import merging_block as encoder
 from illava.runtime.llm import merging
 from illava.runtime.llm import stage as llm
 from illava_lab.benchmarks.bookkeeping import prefill_seconds

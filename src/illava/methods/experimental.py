@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 from .checks import check_choice, check_count
-from .merge_step import ENCODER_SCORES, LLM_SCORES
+from .encoder_scores import ENCODER_SCORES, SINKS
+from .merge_step import LLM_SCORES
 
 DEFAULTS: dict[str, Any] = {
     "encoder_score": "attention",
@@ -14,6 +16,8 @@ DEFAULTS: dict[str, Any] = {
     "positions": "original",
     "proportional": False,
     "seed": 0,
+    "score_power": 1.0,
+    "sinks": None,
 }
 
 
@@ -26,7 +30,12 @@ class Experimental(Mapping[str, Any]):
         values: any of
 
             * ``encoder_score``: the score of encoder units: the "attention" received (default), "rarity" (one
-              minus the mean cosine similarity to all units of the image), or the "norm" of the hidden state.
+              minus the mean cosine similarity to all units of the image), the "norm" of the hidden state,
+              the norm of its "change" by the attention of the block, cues of the "pixels" themselves
+              (:mod:`illava.ops.pixels`), "attention+pixels", or "none": all units score 1, so that
+              ``select="diverse"`` or "coverage" alone decides. "size" is the number of units that were merged
+              into a unit before, with ``reduce="fold"``: times the distance it is the cost of merging the
+              unit (Ward, 1963).
             * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
               after the first image.
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
@@ -34,6 +43,10 @@ class Experimental(Mapping[str, Any]):
               to the attention logits of a unit as a key (SDPA or eager attention in the encoder). Default
               False.
             * ``seed``: random seed of ``select="random"``. Default 0.
+            * ``score_power``: power of the scores in ``select="diverse"`` and "coverage", in [0, 10].
+              Default 1.
+            * ``sinks``: encoder units with outlying norms, which attract attention whatever they show: "keep"
+              ranks them before all others, "discount" after them. Default None: neither.
 
     Raises ValueError for unknown names and values out of range.
     """
@@ -53,6 +66,9 @@ class Experimental(Mapping[str, Any]):
         if not isinstance(options["proportional"], bool):
             raise ValueError(f"proportional must be True or False, got {options['proportional']!r}")
         check_count("seed", options["seed"], most=2**63 - 1)
+        if options["sinks"] is not None:
+            check_choice("sinks", options["sinks"], SINKS)
+        options["score_power"] = _power(options["score_power"])
         self._values = {name: value for name, value in options.items() if value != DEFAULTS[name]}
 
     def __getitem__(self, name: str) -> Any:
@@ -69,3 +85,9 @@ class Experimental(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self._values)
+
+
+def _power(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 10:
+        raise ValueError(f"score_power must lie in [0, 10], got {value!r}")
+    return float(value)

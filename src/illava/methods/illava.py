@@ -13,6 +13,7 @@ from ..ops.merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
 from ..ops.scoring import SCORES, Score
 from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
+from .encoder_scores import EQUAL_AT_FIRST
 from .experimental import DEFAULTS, Experimental
 from .merge_step import SELECTS, MergeStep, Select
 from .schedules import Shares, middle, published, to_budget
@@ -49,7 +50,9 @@ class Illava(Method):
         score: the encoder's column scores: "exact", or "sampled" from 256 query rows.
         select: which units survive: those with the "highest" score (published), or "diverse" ones (not in
             the paper): first the highest-scored, then repeatedly the unit with the largest product of score
-            and distance to those selected. "lowest" and "random" are controls.
+            and distance to those selected; or those of largest "coverage" (not in the paper either):
+            repeatedly the unit with the largest product of score and gain in the similarity of all units to
+            the selected one most similar to them. "lowest" and "random" are controls.
         similarity: between dropped units and survivors: "dot" (published), or "cosine".
         where: the layers used where ``encoder_layers`` or ``llm_layers`` is None: the "published" ones, or
             "middle": one step in each stage, at block depth // 2 - 1 of the encoder (the nearest without
@@ -118,6 +121,12 @@ class Illava(Method):
             if self.keep is None:
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
         object.__setattr__(self, "experimental", Experimental(self.experimental))
+        score = self.experimental.get("encoder_score")
+        if score in EQUAL_AT_FIRST and self.select in ("highest", "lowest"):
+            raise ValueError(
+                f"encoder_score={score!r} gives all units the same score at first, which "
+                f"select={self.select!r} cannot rank; use select='diverse', 'coverage' or 'random'"
+            )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Illava:
         if moved := {name: value for name, value in kwargs.items() if name in DEFAULTS}:
@@ -215,4 +224,6 @@ class Illava(Method):
             self.select,
             options["seed"],
             options["proportional"],
+            options["score_power"],
+            options["sinks"],
         )

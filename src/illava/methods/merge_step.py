@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..ops.coverage import coverage_ranking
 from ..ops.merging import (
     Merged,
     MergedSegments,
@@ -18,14 +20,14 @@ from ..ops.merging import (
     merge_diverse,
     reduce_segments,
 )
-from ..ops.scoring import Score, rarity
+from ..ops.scoring import Score
 from ..ops.transfers import upload
+from .encoder_scores import ENCODER_SCORES as ENCODER_SCORES
+from .encoder_scores import EncoderScore, Sinks, encoder_scores, observed
 from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
-Select = Literal["highest", "diverse", "lowest", "random"]
+Select = Literal["highest", "diverse", "coverage", "lowest", "random"]
 SELECTS: tuple[str, ...] = get_args(Select)
-EncoderScore = Literal["attention", "rarity", "norm"]
-ENCODER_SCORES: tuple[str, ...] = get_args(EncoderScore)
 LlmScore = Literal["last", "text"]
 LLM_SCORES: tuple[str, ...] = get_args(LlmScore)
 
@@ -49,6 +51,8 @@ class MergeStep(EncoderStep, LlmStep):
     select: Select = "highest"
     seed: int = 0
     proportional: bool = False
+    score_power: float = 1.0
+    sinks: Sinks | None = None
 
     @property
     def keeps_all(self) -> bool:
@@ -56,7 +60,15 @@ class MergeStep(EncoderStep, LlmStep):
 
     @property
     def observes(self) -> bool:  # type: ignore[override]
-        return self.encoder_score == "attention"
+        return "attention" in self.encoder_score
+
+    @property
+    def reads_input(self) -> bool:  # type: ignore[override]
+        return self.encoder_score == "change"
+
+    @property
+    def reads_pixels(self) -> bool:  # type: ignore[override]
+        return "pixels" in self.encoder_score
 
     @property
     def proportional_attention(self) -> bool:
@@ -81,22 +93,23 @@ class MergeStep(EncoderStep, LlmStep):
 
     def reduce(self, units: Units) -> MergedSegments | None:
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
-        # LLM steps always have scores.
-        seen = [] if units.seen is None else [units.scores]
+        in_encoder = units.tokens is None
         return reduce_segments(
-            self._reduce,
+            partial(self._reduce, in_encoder),
             units.lengths,
             counts,
             units.vectors,
-            *seen,
+            *(observed(self.encoder_score, units) if in_encoder else (units.scores,)),
             sizes=units.weights if self.proportional else units.sizes,
         )
 
     def _reduce(
-        self, p: int, units: Tensor, scores: Tensor | None = None, sizes: Tensor | None = None
+        self, in_encoder: bool, p: int, units: Tensor, *given: Tensor, sizes: Tensor | None = None
     ) -> Merged:
-        if scores is None:
-            scores = rarity(units) if self.encoder_score == "rarity" else units.float().norm(dim=-1)
+        if in_encoder:
+            scores = encoder_scores(self.encoder_score, units, *given, sinks=self.sinks)
+        else:
+            (scores,) = given
         options: dict[str, Any] = {
             "reduce": self.reduction,
             "recycle": self.recycle,
@@ -105,8 +118,12 @@ class MergeStep(EncoderStep, LlmStep):
             "sizes": sizes,
             "counted": self.reduction == "fold",
         }
+        if self.select in ("diverse", "coverage") and self.score_power != 1:
+            scores = scores**self.score_power
         if self.select == "diverse":
             return merge_diverse(units, scores, p, **options)
+        if self.select == "coverage":
+            return merge(units, coverage_ranking(units, scores, p, sizes), p, **options)
         return merge(units, self._ranked(scores), p, **options)
 
     def _ranked(self, scores: Tensor) -> Tensor:

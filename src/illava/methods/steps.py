@@ -127,6 +127,10 @@ class Units:
     """In the LLM: all tokens; ``vectors`` are those of the visual ones, row by row."""
     context: Any = None
     """In the LLM: the value returned by the first step's ``enter``."""
+    entered: Tensor | None = None
+    """(U, D) the same units as they entered the encoder block; with ``reads_input``."""
+    cues: Tensor | None = None
+    """(U,) fp32 :func:`illava.ops.pixels.pixel_cues`, the mean over each unit; with ``reads_pixels``."""
 
     @property
     def scores(self) -> Tensor:
@@ -213,6 +217,11 @@ class EncoderStep(Step):
 
     observes: ClassVar[bool] = True
     """Whether the stage calls ``observe_encoder``."""
+
+    reads_input: ClassVar[bool] = False
+    """Whether its units have ``entered``; in the encoder only."""
+    reads_pixels: ClassVar[bool] = False
+    """Whether its units have ``cues``; in the encoder only."""
 
     @property
     def proportional_attention(self) -> bool:

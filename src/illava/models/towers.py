@@ -18,10 +18,12 @@ class Tower:
     """Module paths of one kind of image encoder, and properties of its attention."""
 
     blocks: str
-    """Path of the list of blocks, relative to the encoder; the next three are relative to a block."""
+    """Path of the list of blocks, relative to the encoder; the next four are relative to a block."""
     attention: str
     second_norm: str
     mlp: str
+    first_norm: str
+    """The norm before the attention, whose input is that of the block."""
     packed: bool = False
     """Whether all pictures are packed into one sequence (Qwen-VL), instead of a batch of equal tiles
     (LLaVA)."""
@@ -64,27 +66,29 @@ def _layer_scale(block: Any, output: Tensor) -> Tensor:
     return scaled
 
 
-SIGLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp")
-CLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", prefix=lambda vision: 1)
+SIGLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", "layer_norm1")
+CLIP = replace(SIGLIP, prefix=lambda vision: 1)
 DINOV2 = Tower(
     "encoder.layer",
     "attention",
     "norm2",
     "mlp",
+    "norm1",
     prefix=lambda vision: 1,
     scale=_layer_scale,
     scale_modules=("layer_scale2", "drop_path"),
     any_size=True,
 )
 DINOV2_WITH_REGISTERS = replace(DINOV2, prefix=lambda vision: 1 + vision.num_register_tokens)
-QWEN_VL = Tower("blocks", "attn", "norm2", "mlp", packed=True)
+QWEN_VL = Tower("blocks", "attn", "norm2", "mlp", "norm1", packed=True)
 """Qwen2-VL's encoder; the blocks of Qwen3-VL, Qwen3.5 and GLM-4V have the same module names."""
-SIGLIP_IN_SQUARES = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", spatial=True)
+SIGLIP_IN_SQUARES = replace(SIGLIP, spatial=True)
 PIXTRAL = Tower(
     "transformer.layers",
     "attention",
     "ffn_norm",
     "feed_forward",
+    "attention_norm",
     packed=True,
     masked=True,
     spatial=True,

@@ -63,6 +63,9 @@ class Pass:
     """Whether videos are being encoded."""
     videos: Tensor | None = None
     """(videos, 3) frames, rows and columns in tokens of these videos, if the model provides them."""
+    pixels: Tensor | None = None
+    """The pixel values of the current call of the image encoder, until its run starts; for steps that read
+    them."""
     grid: Grid | None = None
     """Of the pictures of the current call of a batched encoder, if they need not be squares."""
     encoder_run: EncoderRun | None = None

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import Any
 
 import illava
-from illava.methods import Method, base
-from illava.methods.merge_step import MergeStep
-from illava.methods.steps import Plan
-from illava.models.located import LocatedModules
-from illava.ops.merging import Merged
+from illava.methods import Method
 from illava_lab.benchmarks.pretrained.settings import DEEP_KEEPS, KEEPS
 
 INSIDE, AFTER, BEFORE = "in the encoder", "after the encoder", "before the encoder"
@@ -48,52 +41,14 @@ class Row:
         return self.group == BEFORE
 
 
-@dataclass(frozen=True)
-class EvenStep(MergeStep):
-    """A merge step whose units all have the same score: distance alone decides, attention is not observed."""
-
-    @property
-    def observes(self) -> bool:  # type: ignore[override]
-        return False
-
-    def _reduce(
-        self, p: int, units: Tensor, scores: Tensor | None = None, sizes: Tensor | None = None
-    ) -> Merged:
-        even = torch.ones(units.shape[:2], device=units.device)
-        return super()._reduce(p, units, even, sizes)
-
-
-@dataclass(frozen=True)
-class Even(Method):
-    """The plan of another method, with :class:`EvenStep` in the encoder."""
-
-    name: ClassVar[str] = "pretrained-even"
-
-    of: Method
-
-    def plan(self, modules: LocatedModules) -> Plan:
-        made = self.of.plan(modules)
-        steps = {
-            block: EvenStep(**{field.name: getattr(step, field.name) for field in fields(step)})
-            for block, step in made.encoder.items()
-        }
-        return Plan(steps)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"method": self.name, "of": self.of.to_dict()}
-
-
-# A candidate of this measurement, not a method that others can name.
-base._METHODS.pop(Even.name)
-
-
 def _illava(keep: float, **options: Any) -> illava.Illava:
     """The encoder stage alone, which takes all of the reduction."""
     return illava.Illava(keep=keep, llm_layers=(), **options)
 
 
-def _even(keep: float, **options: Any) -> Even:
-    return Even(_illava(keep, **FOLD, **LOG, **options))
+def _even(keep: float, **options: Any) -> illava.Illava:
+    """Distance alone decides: all units have the same score, and attention is not observed."""
+    return _illava(keep, **FOLD, experimental={**LOG["experimental"], "encoder_score": "none"}, **options)
 
 
 MIDDLE: dict[str, Any] = {"where": "middle"}
@@ -130,7 +85,7 @@ RULES = {
     "illava": "published blocks scaled to the depth; highest attention received; recycled",
     "illava-best": "block 5; attention times distance; dropped patches merged into the most similar survivor",
     "illava-best, log": "the same; later blocks add the logarithm of the sizes to the attention",
-    CANDIDATE: "block 5; distance alone, no attention; merged, log of the sizes. No method of the library",
+    CANDIDATE: "block 5; distance alone, no attention; merged, log of the sizes",
     f"{CANDIDATE}, 3 steps": "the same at blocks 4, 6 and 8",
     "random, fold, log": "block 5; random survivors; merged, log of the sizes. A control",
     "tome": "pairs at every block",

@@ -36,6 +36,7 @@ TOWER = Tower(
     "attention",
     "layernorm_after",
     "mlp",
+    "layernorm_before",
     spatial=True,
     prefix=lambda vision: 1,
     scale=_scaled,

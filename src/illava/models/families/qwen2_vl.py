@@ -96,6 +96,7 @@ QWEN2_5_TOWER = Tower(
     "attn",
     "norm2",
     "mlp",
+    "norm1",
     packed=True,
     full_attention_blocks=lambda vision: tuple(vision.fullatt_block_indexes),
     windows=_window_lengths,

@@ -201,6 +201,12 @@ FORWARDS: tuple[Forward, ...] = (
     ),
     Forward(_blocks, ONE_ARGUMENT, lambda modules: modules.tower.second_norm, lambda plan: plan.encoder),
     Forward(_blocks, ONE_ARGUMENT, lambda modules: modules.tower.mlp, lambda plan: plan.encoder),
+    Forward(
+        _blocks,
+        ONE_ARGUMENT,
+        lambda modules: modules.tower.first_norm,
+        lambda plan: any(step.reads_input for step in plan.encoder.values()),
+    ),
     Forward(lambda modules: [modules.projector, *modules.taps], FIRST_FEATURES),
     Forward(_base, ONE_ARGUMENT, lambda modules: modules.family.unfolds_after),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.unfolds_before),

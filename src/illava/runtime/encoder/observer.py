@@ -13,7 +13,8 @@ from torch import Tensor
 from ...methods.steps import EncoderAttention, EncoderStep
 from ..attention_tap import is_flash
 from ..passes import Passes
-from .run import EncoderRun, Observed
+from .block_state import Observed
+from .run import EncoderRun
 
 
 class AttentionObserver:

@@ -16,32 +16,7 @@ from ...ops.merging import MergedSegments
 from ...ops.transfers import upload
 from ..cached import Cached
 from ..traces import Trace, trace_of
-
-
-@dataclass
-class Observed:
-    """The observations of one step in a block, over the calls of its attention so far."""
-
-    tokens: list[Tensor] = field(default_factory=list)
-    """(n, ...) fp32 of each call, class tokens included."""
-    sequences: list[int] | None = None
-    """Lengths of the attention sequences of later calls; None for batches of equal sequences."""
-
-
-@dataclass
-class BlockState:
-    """The state of one block while it runs."""
-
-    observed: dict[str, Observed] = field(default_factory=dict)
-    """By the stage of the step: its own in the encoder, and the one after the encoder."""
-    size_bias: Tensor | None = None
-    """(n,) fp32: the logarithms of the sizes of the tokens of later calls of its attention."""
-    shape: torch.Size = field(default_factory=torch.Size)
-    """Shape of the input of its second norm."""
-    merged: Tensor | None = None
-    """(..., n', d) x', if a step merged tokens."""
-    output: Tensor | None = None
-    """(..., n', d) y', the output of the MLP for x'."""
+from .block_state import BlockState
 
 
 @dataclass
@@ -75,6 +50,8 @@ class EncoderRun:
     seen: Tensor | None = None
     """(U, g, ...) observations of a step after the encoder, for the units that entered block ``seen_at``."""
     seen_at: int = 0
+    cues: Tensor | None = None
+    """(U,) fp32 cues of the pixels of all units, for steps that read them."""
     resized: Tensor | None = None
     """(P,) int64 raster indices in the full-size grids of the units of resized pictures, or None. ``history``
     then starts with these units, before block 0."""
@@ -175,6 +152,22 @@ class EncoderRun:
         if self.order is not None and self.kept_before(block) is None:
             rows = rows[self.order.to(rows.device).flatten()]
         return rows.reshape(-1, self.group, *rows.shape[1:])
+
+    def vectors(self, x: Tensor, block: int) -> Tensor:
+        """(U, g * d) units of the hidden states (..., n, d) of all tokens that enter ``block``."""
+        return self.by_unit(x.reshape(-1, x.shape[-1]), block).flatten(1)
+
+    def take_entered(self, block: int) -> Tensor:
+        """(U, g * d) the units that entered ``block``, whose state no longer holds them."""
+        state = self.block_state()
+        assert state.entered is not None
+        entered, state.entered = state.entered, None
+        return self.vectors(entered, block)
+
+    def cues_before(self, block: int) -> Tensor | None:
+        """(U,) fp32 cues of the units that enter ``block``; None if no step reads pixels."""
+        kept = self.kept_before(block)
+        return self.cues if kept is None or self.cues is None else self.cues[kept.to(self.cues.device)]
 
     def seen_by(self, block: int) -> Tensor | None:
         """(U, g, ...) the observations in ``seen`` for the units that enter ``block``, a later one."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
 from ...errors import UnsupportedError
-from ...methods.steps import EncoderStep, Plan, ProjectorStep, Units, reduced
+from ...methods.steps import EncoderStep, Plan, ProjectorStep
 from ...models.located import LocatedModules, feature_block
 from ...models.workload import first
 from ...ops.grids import frames_of, square_units
@@ -26,10 +26,13 @@ from ..attention_tap import is_flash
 from ..checkpoints import Checkpoints
 from ..hooks import Hooks
 from ..passes import Grid, Pass, Passes
+from .block_state import BlockState
+from .cues import PixelCues
 from .features import FeatureCalls
+from .merging_block import MergingBlock, bind
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
-from .run import BlockState, EncoderRun
+from .run import EncoderRun
 
 
 class EncoderStage:
@@ -45,6 +48,8 @@ class EncoderStage:
         self.checkpoints = Checkpoints(passes, modules.blocks, hooks, self._forget)
         self.features = FeatureCalls(modules.base, passes, hooks)
         self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
+        reads_pixels = any(step.reads_pixels for step in steps.values())
+        self.cues = PixelCues(modules) if reads_pixels else None
         hooks.pre(modules.encoder, self._start)
         first = min(steps, default=len(modules.blocks))
         observed = None
@@ -55,13 +60,13 @@ class EncoderStage:
             hooks.pre(modules.blocks[0], self._enter_batched)
         for index, block in enumerate(modules.blocks):
             if modules.tower.packed:
-                hooks.pre(block, _bind(self._enter_block, index, index > first))
+                hooks.pre(block, bind(self._enter_block, index, index > first))
             observer = plan.projector if index == observed else None
             sized = any(step.proportional_attention for at, step in steps.items() if at < index)
             if index in steps or observer is not None or sized:
                 hooks.pre(block, self._begin_block)
             if index in steps:
-                _MergingBlock(passes, modules, index, block, steps[index], hooks)
+                MergingBlock(passes, modules, index, block, steps[index], hooks)
             if sized:
                 # A step before this block records sizes.
                 hooks.tap(block.get_submodule(modules.tower.attention), bias=SizeBias(index, passes))
@@ -101,6 +106,8 @@ class EncoderStage:
         current = self.passes.for_encoder()
         current.encoder_run = None
         self.checkpoints.prepare(reentrant=not self.merges)
+        if self.cues is not None:
+            self.cues.enter(current, args, kwargs)
         if not self.modules.tower.packed:
             current.grid = _grid(self.modules, args, kwargs)
             return None
@@ -152,6 +159,8 @@ class EncoderStage:
         run.pictures, run.traces = sizes, {} if self.trace else None
         current.encoder_run = run
         current.encoder_runs.append(run)
+        if self.cues is not None:
+            self.cues.read(run, current)
         return run
 
     def _enter_batched(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -205,83 +214,6 @@ class EncoderStage:
         return args, kwargs
 
 
-class _MergingBlock:
-    """The hooks of one block at which tokens are merged."""
-
-    def __init__(
-        self,
-        passes: Passes,
-        modules: LocatedModules,
-        index: int,
-        block: nn.Module,
-        step: EncoderStep,
-        hooks: Hooks,
-    ) -> None:
-        names = modules.tower
-        self.passes, self.scale, self.index, self.step = passes, names.scale, index, step
-        if step.observes:
-            config = modules.config.vision_config
-            observer = AttentionObserver("encoder", step, index, passes, modules.prefix, config)
-            hooks.tap(block.get_submodule(names.attention), observer)
-        hooks.pre(block.get_submodule(names.second_norm), self._merge)
-        hooks.post(block.get_submodule(names.mlp), _bind(self._keep_output, block))
-        # Prepended, so that hooks that record hidden states get the actual output of the block.
-        hooks.post(block, self._leave, prepend=True)
-
-    def _merge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        (x,) = args
-        run = self.passes.encoder_run
-        assert run is not None
-        # Packed (N, d) or (1, N, d), or batched (tiles, prefix + n, d), where all tiles keep the same number.
-        index = self.index
-        run.visited.add(index)
-        units = Units(
-            run.by_unit(x.reshape(-1, x.shape[-1]), index).flatten(1),
-            run.take_observed("encoder", index),
-            run.lengths_before(index),
-            run.full_lengths,
-            run.sizes_before(index),
-        )
-        if self.step.observes and units.seen is None:
-            # Without it a step would choose by something else.
-            raise RuntimeError(
-                f"the attention of encoder block {index} was not observed; run `illava doctor`"
-            )
-        merged = reduced(self.step, units)
-        if merged is None:
-            return None
-        run.record(index, merged, units)
-        survivors = merged.units.reshape(*x.shape[:-2], -1, x.shape[-1])
-        if run.prefix:
-            survivors = torch.cat([x[..., : run.prefix, :], survivors], dim=-2)
-        state = run.block_state()
-        state.merged, state.shape = survivors, x.shape
-        return (survivors,), kwargs
-
-    @property
-    def _state(self) -> BlockState | None:
-        run = self.passes.encoder_run
-        return None if run is None else run.block
-
-    def _keep_output(
-        self, block: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor
-    ) -> Any:
-        state = self._state
-        if state is None or state.merged is None:
-            return None
-        # Here, not in the hook on the block: an offloaded block has its weights only while it runs.
-        state.output = y if self.scale is None else self.scale(block, y)
-        return y.new_zeros(()).expand(state.shape)
-
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        state = self._state
-        if state is None or state.merged is None or state.output is None:
-            return None
-        result = state.merged + state.output
-        state.merged = state.output = None
-        return (result, *output[1:]) if isinstance(output, tuple) else result
-
-
 def _grid(modules: LocatedModules, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Grid | None:
     """The grid of patches in the pictures of an encoder that takes any size; None for other encoders."""
     if not modules.tower.any_size:
@@ -290,7 +222,3 @@ def _grid(modules: LocatedModules, args: tuple[Any, ...], kwargs: dict[str, Any]
     patch, (height, width) = first(modules.config.vision_config.patch_size), pixels.shape[-2:]
     rows, columns = height // patch, width // patch
     return (rows, columns), (columns * patch / width, rows * patch / height)
-
-
-def _bind(function: Any, *first: Any) -> Any:
-    return lambda *rest: function(*first, *rest)
