@@ -16,6 +16,8 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 
+PROPORTIONAL = ("encoder", "llm", "both")
+
 
 class Experimental(Mapping[str, Any]):
     """A frozen, hashable mapping of experimental options; options at their default are omitted.
@@ -30,9 +32,10 @@ class Experimental(Mapping[str, Any]):
             * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
               after the first image.
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
-            * ``proportional``: whether later encoder blocks add the logarithm of the number of merged units
-              to the attention logits of a unit as a key (SDPA or eager attention in the encoder). Default
-              False.
+            * ``proportional``: where the logarithm of the number of merged units is added to the attention
+              logits of a unit as a key: in later blocks of the "encoder" (or True), in the layers of the
+              "llm", or in "both". In the LLM, sizes then carry over from the encoder. Not with flex
+              attention. Default False.
             * ``seed``: random seed of ``select="random"``. Default 0.
 
     Raises ValueError for unknown names and values out of range.
@@ -51,7 +54,13 @@ class Experimental(Mapping[str, Any]):
         check_choice("llm_score", options["llm_score"], LLM_SCORES)
         check_choice("positions", options["positions"], ("original", "compact"))
         if not isinstance(options["proportional"], bool):
-            raise ValueError(f"proportional must be True or False, got {options['proportional']!r}")
+            if options["proportional"] not in PROPORTIONAL:
+                raise ValueError(
+                    f"proportional must be True or False, or one of {', '.join(PROPORTIONAL)}, got "
+                    f"{options['proportional']!r}"
+                )
+            # As in files of earlier releases.
+            options["proportional"] = options["proportional"] == "encoder" or options["proportional"]
         check_count("seed", options["seed"], most=2**63 - 1)
         self._values = {name: value for name, value in options.items() if value != DEFAULTS[name]}
 

@@ -168,9 +168,16 @@ class Illava(Method):
             return Plan(
                 {k: self._step(v) for k, v in encoder.items()},
                 {k: self._step(v) for k, v in llm.items()},
-                positions=self.experimental.get("positions", "original"),
+                **self._plan_options,
             )
         return self._budget(self.keep, encoder, llm)
+
+    @property
+    def _plan_options(self) -> dict[str, Any]:
+        return {
+            "positions": self.experimental.get("positions", "original"),
+            "llm_size_bias": self.experimental.get("proportional") in ("llm", "both"),
+        }
 
     def _stage(self, stage: str, depth: int, known: Shares) -> Shares:
         layers, keep = getattr(self, f"{stage}_layers"), getattr(self, f"{stage}_keep")
@@ -197,7 +204,7 @@ class Illava(Method):
         return Plan(
             dict(zip(encoder, steps[: len(encoder)], strict=True)),
             dict(zip(llm, steps[len(encoder) :], strict=True)),
-            positions=self.experimental.get("positions", "original"),
+            **self._plan_options,
         )
 
     def _step(self, share: float, of_all: float | None = None) -> MergeStep:
@@ -214,5 +221,5 @@ class Illava(Method):
             options["llm_score"],
             self.select,
             options["seed"],
-            options["proportional"],
+            options["proportional"] in (True, "both"),
         )

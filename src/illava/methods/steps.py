@@ -264,6 +264,9 @@ class Plan:
     """Share of units to which each image is resized before the encoder."""
     positions: Positions = "original"
     """Position ids in the LLM: the original ones, or renumbered without gaps."""
+    llm_size_bias: bool = False
+    """Whether the layers of the LLM add the logarithm of a token's size to the attention that it receives, in
+    prefill and in decoding. Sizes then carry over from the encoder to the LLM."""
 
     def __post_init__(self) -> None:
         for name in ("encoder", "llm"):
@@ -271,6 +274,8 @@ class Plan:
             object.__setattr__(self, name, steps)
         if self.projector is not None and self.projector.keeps_all:
             object.__setattr__(self, "projector", None)
+        if self.empty:
+            object.__setattr__(self, "llm_size_bias", False)
 
     @property
     def before_llm(self) -> bool:

@@ -145,6 +145,11 @@ def check_biases(modules: LocatedModules, plan: Plan) -> None:
             "attention: load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method "
             "without proportional attention"
         )
+    if plan.llm_size_bias and modules.llm.config._attn_implementation == "flex_attention":
+        raise UnsupportedError(
+            "attention implementation 'flex_attention' of the LLM does not support proportional attention: "
+            "load the model with attn_implementation='sdpa', or use experimental={'proportional': 'encoder'}"
+        )
     if plan.positions == "compact" and plan.pixels is None and not plan.empty:
         rotary = getattr(modules.llm, "rotary_emb", None)
         if rotary is None or "layer_type" in inspect.signature(rotary.forward).parameters:
