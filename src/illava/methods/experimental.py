@@ -11,9 +11,11 @@ from .merge_step import ENCODER_SCORES, LLM_SCORES
 DEFAULTS: dict[str, Any] = {
     "encoder_score": "attention",
     "llm_score": "last",
+    "placement": "own",
     "positions": "original",
     "proportional": False,
     "seed": 0,
+    "units": "whole",
 }
 
 PROPORTIONAL = ("encoder", "llm", "both")
@@ -27,16 +29,21 @@ class Experimental(Mapping[str, Any]):
     Args:
         values: any of
 
-            * ``encoder_score``: the score of encoder units: the "attention" received (default), "rarity" (one
-              minus the mean cosine similarity to all units of the image), or the "norm" of the hidden state.
+            * ``encoder_score``: the score of encoder units: the "attention" received (default), "own_row"
+              (the log-sum-exp of a token's query row), "rarity" (one minus the mean cosine similarity to all
+              units of the image), or the "norm" of the hidden state.
             * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
-              after the first image.
+              after the first image, or "own_row", of a token's own causal query row.
+            * ``placement``: the placeholders at which survivors of the encoder enter the LLM: their "own"
+              (default), or the "first" ones of each segment.
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
             * ``proportional``: where the logarithm of the number of merged units is added to the attention
               logits of a unit as a key: in later blocks of the "encoder" (or True), in the layers of the
               "llm", or in "both". In the LLM, sizes then carry over from the encoder. Not with flex
               attention. Default False.
             * ``seed``: random seed of ``select="random"``. Default 0.
+            * ``units``: what is ranked in the encoder: "whole" units (default), or single "patches", see
+              :mod:`illava.methods.single_patches`.
 
     Raises ValueError for unknown names and values out of range.
     """
@@ -52,7 +59,9 @@ class Experimental(Mapping[str, Any]):
         options = {**DEFAULTS, **given}
         check_choice("encoder_score", options["encoder_score"], ENCODER_SCORES)
         check_choice("llm_score", options["llm_score"], LLM_SCORES)
+        check_choice("placement", options["placement"], ("own", "first"))
         check_choice("positions", options["positions"], ("original", "compact"))
+        check_choice("units", options["units"], ("whole", "patches"))
         if not isinstance(options["proportional"], bool):
             if options["proportional"] not in PROPORTIONAL:
                 raise ValueError(
@@ -61,6 +70,8 @@ class Experimental(Mapping[str, Any]):
                 )
             # As in files of earlier releases.
             options["proportional"] = options["proportional"] == "encoder" or options["proportional"]
+        if options["placement"] == "first" and options["proportional"] in ("llm", "both"):
+            raise ValueError("placement='first' does not carry sizes to the LLM; use proportional='encoder'")
         check_count("seed", options["seed"], most=2**63 - 1)
         self._values = {name: value for name, value in options.items() if value != DEFAULTS[name]}
 

@@ -24,9 +24,9 @@ from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
 Select = Literal["highest", "diverse", "lowest", "random"]
 SELECTS: tuple[str, ...] = get_args(Select)
-EncoderScore = Literal["attention", "rarity", "norm"]
+EncoderScore = Literal["attention", "own_row", "rarity", "norm"]
 ENCODER_SCORES: tuple[str, ...] = get_args(EncoderScore)
-LlmScore = Literal["last", "text"]
+LlmScore = Literal["last", "text", "own_row"]
 LLM_SCORES: tuple[str, ...] = get_args(LlmScore)
 
 
@@ -56,18 +56,20 @@ class MergeStep(EncoderStep, LlmStep):
 
     @property
     def observes(self) -> bool:  # type: ignore[override]
-        return self.encoder_score == "attention"
+        return self.encoder_score in ("attention", "own_row")
 
     @property
     def proportional_attention(self) -> bool:
         return self.proportional
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
-        return attention.received(self.score)
+        return attention.own_rows() if self.encoder_score == "own_row" else attention.received(self.score)
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
         if self.llm_score == "last":
             return attention.by_last()
+        if self.llm_score == "own_row":
+            return attention.own_rows()
         tokens = attention.tokens
         # Text before the first image does not attend to it. Without a cache, generated text follows.
         index = torch.arange(tokens.runs.shape[1], device=tokens.runs.device)

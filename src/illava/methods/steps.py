@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..ops.marks import propagated
 from ..ops.merging import MergedSegments, keep_count
+from ..ops.own_rows import own_row_scores
 from ..ops.precision import full_precision
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
 
 Positions = Literal["original", "compact"]
+Placement = Literal["own", "first"]
 AttentionSource = Literal["before", "itself", "nothing"]
 
 
@@ -34,6 +36,10 @@ class EncoderAttention:
         """(B, n) fp32: the attention each token receives, averaged over heads, summed over all queries."""
         # Sums, not means: with window attention, a segment's tokens are in windows of different sizes.
         return column_scores(self.query, self.key, self.scaling, score=score, times=self.query.shape[2])
+
+    def own_rows(self) -> Tensor:
+        """(B, n) fp32: the log-sum-exp of each token's own query row, averaged over heads."""
+        return own_row_scores(self.query, self.key, self.scaling, causal=False)
 
     def by_class(self) -> Tensor:
         """(B, n) fp32: the class token's attention to each token, averaged over heads; for encoders without
@@ -99,6 +105,10 @@ class LlmAttention:
         zeros where a prompt has none."""
         scores = row_scores(self.query, self.key, self.scaling, rows, self.mask, self.softcap)
         return scores[:, -self.query.shape[2] :]
+
+    def own_rows(self) -> Tensor:
+        """(B, n) fp32: the log-sum-exp of each token's own causal query row, averaged over heads."""
+        return own_row_scores(self.query, self.key, self.scaling, self.mask, self.softcap, causal=True)
 
     @property
     def keys(self) -> Tensor:
@@ -264,9 +274,10 @@ class Plan:
     """Share of units to which each image is resized before the encoder."""
     positions: Positions = "original"
     """Position ids in the LLM: the original ones, or renumbered without gaps."""
+    placement: Placement = "own"
+    """Placeholders at which survivors of the encoder enter the LLM: their own, or the first of a segment."""
     llm_size_bias: bool = False
-    """Whether the layers of the LLM add the logarithm of a token's size to the attention that it receives, in
-    prefill and in decoding. Sizes then carry over from the encoder to the LLM."""
+    """Whether layers of the LLM add the logarithm of a token's size, also of the encoder, to its logits."""
 
     def __post_init__(self) -> None:
         for name in ("encoder", "llm"):
