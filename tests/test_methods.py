@@ -50,8 +50,11 @@ from tests.tiny_configs import CONFIGS
         ({"select": "best"}, "highest, diverse, lowest, random, got 'best'"),
         ({"experimental": {"seed": -1}}, "seed must be"),
         ({"experimental": {"seed": 0.5}}, "seed must be"),
-        ({"experimental": {"encoder_score": "x"}}, "encoder_score must be one of attention, rarity, norm"),
-        ({"experimental": {"llm_score": ["last"]}}, "llm_score must be one of last, text"),
+        (
+            {"experimental": {"encoder_score": "x"}},
+            "encoder_score must be one of attention, own_row, rarity, norm",
+        ),
+        ({"experimental": {"llm_score": ["last"]}}, "llm_score must be one of last, text, own_row, value"),
         ({"experimental": {"positions": "new"}}, "positions must be one of original, compact"),
         ({"experimental": {"proportional": 1}}, "proportional must be True or False"),
         ({"experimental": {"keep": 1}}, "experimental has no option keep; its options are encoder_score"),

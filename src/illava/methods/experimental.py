@@ -14,6 +14,7 @@ DEFAULTS: dict[str, Any] = {
     "placement": "own",
     "positions": "original",
     "proportional": False,
+    "rotary_keep": 0.0,
     "seed": 0,
     "units": "whole",
 }
@@ -32,8 +33,9 @@ class Experimental(Mapping[str, Any]):
             * ``encoder_score``: the score of encoder units: the "attention" received (default), "own_row"
               (the log-sum-exp of a token's query row), "rarity" (one minus the mean cosine similarity to all
               units of the image), or the "norm" of the hidden state.
-            * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
-              after the first image, or "own_row", of a token's own causal query row.
+            * ``llm_score``: the attention of the "last" prompt token (default), the mean over all "text"
+              after the first image, "own_row", of a token's own causal query row, or "value", the similarity
+              of value vectors to those of the text: :func:`illava.ops.value_scores.value_scores`.
             * ``placement``: the placeholders at which survivors of the encoder enter the LLM: their "own"
               (default), or the "first" ones of each segment.
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
@@ -41,6 +43,9 @@ class Experimental(Mapping[str, Any]):
               logits of a unit as a key: in later blocks of the "encoder" (or True), in the layers of the
               "llm", or in "both". In the LLM, sizes then carry over from the encoder. Not with flex
               attention. Default False.
+            * ``rotary_keep``: share of a run of visual tokens, in [0, 1): an LLM step keeps so many at the
+              positions with the largest mean cosine of their rotary table, and so many with the largest mean
+              sine, before all others. Default 0.
             * ``seed``: random seed of ``select="random"``. Default 0.
             * ``units``: what is ranked in the encoder: "whole" units (default), or single "patches", see
               :mod:`illava.methods.single_patches`.
@@ -70,6 +75,9 @@ class Experimental(Mapping[str, Any]):
                 )
             # As in files of earlier releases.
             options["proportional"] = options["proportional"] == "encoder" or options["proportional"]
+        share = options["rotary_keep"]
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ValueError(f"rotary_keep must lie in [0, 1), got {share!r}")
         if options["placement"] == "first" and options["proportional"] in ("llm", "both"):
             raise ValueError("placement='first' does not carry sizes to the LLM; use proportional='encoder'")
         check_count("seed", options["seed"], most=2**63 - 1)

@@ -119,6 +119,8 @@ class Illava(Method):
             if self.keep is None:
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
         object.__setattr__(self, "experimental", Experimental(self.experimental))
+        if self.experimental.get("rotary_keep") and self.select != "highest":
+            raise ValueError(f"rotary_keep needs select='highest', got {self.select!r}")
         own = [n for n in ("encoder_score", "llm_score") if self.experimental.get(n) == "own_row"]
         if own and self.select == "diverse":
             raise ValueError(f"select='diverse' needs scores >= 0, which {own[0]}='own_row' has not")
@@ -263,4 +265,5 @@ class Illava(Method):
             self.select,
             options["seed"],
             options["proportional"] in (True, "both"),
+            options["rotary_keep"],
         )

@@ -18,15 +18,17 @@ from ..ops.merging import (
     merge_diverse,
     reduce_segments,
 )
+from ..ops.own_rows import own_row_scores
 from ..ops.scoring import Score, rarity
 from ..ops.transfers import upload
+from ..ops.value_scores import anchors, value_scores
 from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
 Select = Literal["highest", "diverse", "lowest", "random"]
 SELECTS: tuple[str, ...] = get_args(Select)
 EncoderScore = Literal["attention", "own_row", "rarity", "norm"]
 ENCODER_SCORES: tuple[str, ...] = get_args(EncoderScore)
-LlmScore = Literal["last", "text", "own_row"]
+LlmScore = Literal["last", "text", "own_row", "value"]
 LLM_SCORES: tuple[str, ...] = get_args(LlmScore)
 
 
@@ -49,6 +51,7 @@ class MergeStep(EncoderStep, LlmStep):
     select: Select = "highest"
     seed: int = 0
     proportional: bool = False
+    rotary_keep: float = 0.0
 
     @property
     def keeps_all(self) -> bool:
@@ -59,22 +62,37 @@ class MergeStep(EncoderStep, LlmStep):
         return self.encoder_score in ("attention", "own_row")
 
     @property
+    def reads_rotary(self) -> bool:  # type: ignore[override]
+        return self.rotary_keep > 0
+
+    @property
     def proportional_attention(self) -> bool:
         return self.proportional
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
-        return attention.own_rows() if self.encoder_score == "own_row" else attention.received(self.score)
+        if self.encoder_score == "own_row":
+            return own_row_scores(attention.query, attention.key, attention.scaling, causal=False)
+        return attention.received(self.score)
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
         if self.llm_score == "last":
             return attention.by_last()
         if self.llm_score == "own_row":
-            return attention.own_rows()
+            return own_row_scores(
+                attention.query,
+                attention.key,
+                attention.scaling,
+                attention.mask,
+                attention.softcap,
+                causal=True,
+            )
         tokens = attention.tokens
-        # Text before the first image does not attend to it. Without a cache, generated text follows.
+        # Without a cache, generated text follows. Text before the first image does not attend to it.
         index = torch.arange(tokens.runs.shape[1], device=tokens.runs.device)
-        after_image = ((tokens.runs >= 0).cumsum(1) > 0) & (index <= tokens.last[:, None])
-        return attention.by_rows(tokens.text & after_image)
+        text = tokens.text & (index <= tokens.last[:, None])
+        if self.llm_score == "value":
+            return value_scores(attention.value[:, :, -text.shape[1] :], text, tokens.runs >= 0)
+        return attention.by_rows(text & ((tokens.runs >= 0).cumsum(1) > 0))
 
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:
@@ -85,6 +103,8 @@ class MergeStep(EncoderStep, LlmStep):
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
         # LLM steps always have scores.
         seen = [] if units.seen is None else [units.scores]
+        if units.rotary is not None:
+            seen.append(units.rotary)
         return reduce_segments(
             self._reduce,
             units.lengths,
@@ -95,7 +115,12 @@ class MergeStep(EncoderStep, LlmStep):
         )
 
     def _reduce(
-        self, p: int, units: Tensor, scores: Tensor | None = None, sizes: Tensor | None = None
+        self,
+        p: int,
+        units: Tensor,
+        scores: Tensor | None = None,
+        rotary: Tensor | None = None,
+        sizes: Tensor | None = None,
     ) -> Merged:
         if scores is None:
             scores = rarity(units) if self.encoder_score == "rarity" else units.float().norm(dim=-1)
@@ -107,6 +132,10 @@ class MergeStep(EncoderStep, LlmStep):
             "sizes": sizes,
             "counted": self.reduction == "fold",
         }
+        if rotary is not None:
+            # Before all others, and among themselves by score.
+            above = scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True) + 1
+            scores = torch.where(anchors(rotary, self.rotary_keep), scores + above, scores)
         if self.select == "diverse":
             return merge_diverse(units, scores, p, **options)
         return merge(units, self._ranked(scores), p, **options)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..ops.marks import propagated
 from ..ops.merging import MergedSegments, keep_count
-from ..ops.own_rows import own_row_scores
 from ..ops.precision import full_precision
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
 
@@ -36,10 +35,6 @@ class EncoderAttention:
         """(B, n) fp32: the attention each token receives, averaged over heads, summed over all queries."""
         # Sums, not means: with window attention, a segment's tokens are in windows of different sizes.
         return column_scores(self.query, self.key, self.scaling, score=score, times=self.query.shape[2])
-
-    def own_rows(self) -> Tensor:
-        """(B, n) fp32: the log-sum-exp of each token's own query row, averaged over heads."""
-        return own_row_scores(self.query, self.key, self.scaling, causal=False)
 
     def by_class(self) -> Tensor:
         """(B, n) fp32: the class token's attention to each token, averaged over heads; for encoders without
@@ -92,6 +87,8 @@ class LlmAttention:
     softcap: float | None
     tokens: Tokens
     """The tokens of the queries; with ``hidden`` only where the step observes its own layer ("itself")."""
+    value: Tensor
+    """(B, H_kv, k, h'), cached values first."""
 
     def by_last(self) -> Tensor:
         """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
@@ -105,10 +102,6 @@ class LlmAttention:
         zeros where a prompt has none."""
         scores = row_scores(self.query, self.key, self.scaling, rows, self.mask, self.softcap)
         return scores[:, -self.query.shape[2] :]
-
-    def own_rows(self) -> Tensor:
-        """(B, n) fp32: the log-sum-exp of each token's own causal query row, averaged over heads."""
-        return own_row_scores(self.query, self.key, self.scaling, self.mask, self.softcap, causal=True)
 
     @property
     def keys(self) -> Tensor:
@@ -137,6 +130,8 @@ class Units:
     """In the LLM: all tokens; ``vectors`` are those of the visual ones, row by row."""
     context: Any = None
     """In the LLM: the value returned by the first step's ``enter``."""
+    rotary: Tensor | None = None
+    """(U, 2) fp32: in the LLM, if the step reads it, the mean cosine and sine of a token's rotary table."""
 
     @property
     def scores(self) -> Tensor:
@@ -249,6 +244,8 @@ class LlmStep(Step):
     attention_source: ClassVar[AttentionSource] = "before"
     """The layer whose attention it observes: the layer "before"; the layer "itself", recomputed on the hidden
     states that enter it; or "nothing"."""
+    reads_rotary: bool = False
+    """Whether it needs :attr:`Units.rotary`."""
 
     def enter(self, tokens: Tokens) -> Any:
         """Called once per prefill, on the first step, with the embeddings; all steps get the result as

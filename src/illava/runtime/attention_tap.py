@@ -26,9 +26,9 @@ IMPLEMENTATION = "illava"
 FLASH_IMPLEMENTATION = "illava_flash"
 SUPPORTED_BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
-Observer = Callable[[Tensor, Tensor, float, Any, float | None], None]
+Observer = Callable[[Tensor, Tensor, float, Any, float | None, Tensor], None]
 """Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask
-(Tensor, None, or flex attention's BlockMask), and the softcap of its logits or None."""
+(Tensor, None, or flex attention's BlockMask), the softcap of its logits or None, value (B, H_kv, k, h')."""
 Bias = Callable[[Tensor], Tensor | None]
 """Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, a bias added to the logits of each key, or None."""
 
@@ -57,16 +57,16 @@ class AttentionTap:
             self._recomputing = None
 
     def observe(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
+        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None, value: Tensor
     ) -> tuple[bool, Tensor | None]:
         """Call the observers. Returns whether to compute the attention, and the bias to add to its logits."""
         # Scores are only used for selection: no gradients, and nothing is saved for a backward pass.
         with torch.no_grad():
             if self._recomputing is not None:
-                self._recomputing(query, key, scaling, mask, softcap)
+                self._recomputing(query, key, scaling, mask, softcap, value)
                 return False, None
             for observer in self.observers:
-                observer(query, key, scaling, mask, softcap)
+                observer(query, key, scaling, mask, softcap, value)
             return True, None if self.bias is None else self.bias(key)
 
     def takes_channels(self, query: Tensor, mask: Any, causal: bool | None) -> bool:
@@ -142,7 +142,7 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    compute_output, bias = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"))
+    compute_output, bias = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"), value)
     if not compute_output:
         return value.new_zeros(()).expand(*query.transpose(1, 2).shape[:3], value.shape[-1]), None
     if bias is None:

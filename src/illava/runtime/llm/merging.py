@@ -46,7 +46,10 @@ class LlmMerging:
             if self.steps[index].attention_source == "itself" and index not in prefill.seen:
                 tables = self._rotary(prefill, prefill.at(index - 1), hidden, kwargs)
                 prefill.seen[index] = self.observer.recompute_qk(prefill, index, hidden, tables)
-            hidden = self._merge(prefill, index, hidden)
+            tables = None
+            if self.steps[index].reads_rotary:
+                tables = self._rotary(prefill, prefill.at(index - 1), hidden, kwargs)
+            hidden = self._merge(prefill, index, hidden, tables)
             if args:
                 args = (hidden, *args[1:])
             else:
@@ -92,7 +95,9 @@ class LlmMerging:
 
         return sequence.cached(tables, make)
 
-    def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
+    def _merge(
+        self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...] | None
+    ) -> Tensor:
         step, sequence, seen = self.steps[index], prefill.at(index - 1), prefill.seen.get(index)
         prefill.visited.add(index)
         # The layers of a model may be on different devices.
@@ -110,6 +115,7 @@ class LlmMerging:
             None if sizes is None else sizes[places].exp(),
             tokens=prefill.tokens(index - 1, hidden, seen),
             context=prefill.context,
+            rotary=None if tables is None else _means(tables, visual)[places],
         )
         merged = reduced(step, units)
         if merged is None:
@@ -125,3 +131,9 @@ class LlmMerging:
         left, order = shortened(prefill.prompt, sequence, kept.to(sequence.columns.device), lengths)
         prefill.record(index, left)
         return take_rows(hidden, order, padded=left.padded)
+
+
+def _means(tables: tuple[Tensor, ...], visual: Tensor) -> Tensor:
+    """(B * n, 2) fp32: the means of the cosines and sines of (B or 1, n, h) rotary tables."""
+    means = torch.stack([table.to(visual.device).float().mean(-1) for table in tables], -1)
+    return means.expand(*visual.shape, -1).flatten(0, 1)
