@@ -69,6 +69,8 @@ def as_in_0_1(step: Any) -> dict[str, Any]:
         del fields["share"]
     elif isinstance(step, MergeStep):
         fields["keep"] = fields.pop("share")
+    # Options that 0.1 had not are at their default.
+    assert fields.pop("rotary_keep", 0) == 0
     return fields
 
 
