@@ -52,12 +52,20 @@ from tests.tiny_configs import CONFIGS
         ({"experimental": {"seed": 0.5}}, "seed must be"),
         (
             {"experimental": {"encoder_score": "x"}},
-            "encoder_score must be one of attention, none, size, rarity, norm",
+            "encoder_score must be one of attention, own_row, none, size, rarity, norm",
         ),
         ({"experimental": {"sinks": "drop"}}, "sinks must be one of keep, discount, got 'drop'"),
         ({"experimental": {"score_power": -1}}, r"score_power must lie in \[0, 10\]"),
         ({"experimental": {"score_power": True}}, "score_power must lie in"),
-        ({"experimental": {"llm_score": ["last"]}}, "llm_score must be one of last, text"),
+        ({"experimental": {"llm_score": ["last"]}}, "llm_score must be one of last, text, own_row, value"),
+        (
+            {"experimental": {"units": "patches", "encoder_score": "rarity"}},
+            "units='patches' ranks by attention or own_row, got encoder_score='rarity'",
+        ),
+        (
+            {"experimental": {"sinks": "keep", "encoder_score": "own_row"}},
+            "sinks needs scores >= 0, which encoder_score='own_row' has not",
+        ),
         ({"experimental": {"positions": "new"}}, "positions must be one of original, compact"),
         ({"experimental": {"proportional": 1}}, "proportional must be True or False"),
         ({"experimental": {"keep": 1}}, "experimental has no option keep; its options are encoder_score"),

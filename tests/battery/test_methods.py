@@ -36,6 +36,7 @@ MADE: dict[str, Method] = {
     "pool": illava.Pool(keep=KEEP),
     "downsample": illava.Downsample(keep=KEEP),
     "illava-best": illava.Illava.best(keep=KEEP),
+    "illava-authors-code": illava.Illava.authors_code(keep=KEEP),
     "compose": illava.Compose((illava.FasterVLM(keep=0.6), illava.FastV(keep=KEEP))),
 }
 NAMES = (
@@ -52,7 +53,8 @@ NAMES = (
 IN_THE_LLM = ("fastv", "pyramiddrop", "sparsevlm", "dart", "random in the llm", "compose")
 SMALLER = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 # Of each segment exactly, but where a grid decides, or line ends are added behind the projector.
-EXACT = tuple(name for name in MADE if name not in ("pool", "downsample"))
+# The authors' code restores groups, as many as there happen to be.
+EXACT = tuple(name for name in MADE if name not in ("pool", "downsample", "illava-authors-code"))
 
 
 def refused(method: str, family: str) -> str | None:
@@ -61,6 +63,8 @@ def refused(method: str, family: str) -> str | None:
         return "recurrent"
     if method == "downsample" and family not in SMALLER:
         return "give smaller pictures"
+    if method == "illava-authors-code" and family in ("internvl", "gemma3"):
+        return "single patches cannot be ranked"
     if family == "gemma3" and method in ("pyramiddrop", "pool"):
         return "renumbered positions"
     return None

@@ -41,6 +41,10 @@ class State:
     """(H, n, n) attention of the layer that is asked."""
     keys: Tensor = field(default_factory=lambda: torch.empty(0))
     """(H_kv, n, h), rotated."""
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(H_kv, n, h)."""
+    tables: tuple[Tensor, ...] = ()
+    """(n, h) cosines and sines of that layer."""
 
     @property
     def place(self) -> dict[int, int]:
@@ -63,15 +67,17 @@ Step = Callable[[State], Left]
 
 
 @contextmanager
-def recording(module: nn.Module, into: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Collects weights (H, n, n) and keys (H_kv, n, h) of an eager attention module."""
+def recording(module: nn.Module, into: list[tuple[Tensor, ...]]) -> Iterator[None]:
+    """Collects weights (H, n, n), keys and values (H_kv, n, h) of an eager attention module."""
     file = sys.modules[type(module).__module__]
     before = file.eager_attention_forward
 
-    def attend(asking: nn.Module, query: Tensor, key: Tensor, *args: Any, **kwargs: Any) -> Any:
-        output, weights = before(asking, query, key, *args, **kwargs)
+    def attend(
+        asking: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        output, weights = before(asking, query, key, value, *args, **kwargs)
         if asking is module:
-            into.append((weights[0], key[0]))
+            into.append((weights[0], key[0], value[0]))
         return output, weights
 
     with mock.patch.object(file, "eager_attention_forward", attend):
@@ -106,7 +112,7 @@ def prefill(
                 seen = []
                 with recording(layer.self_attn, seen):
                     _layer(llm, layer, state, _compact(positions, state) if compact else positions)
-                state.weights, state.keys = seen[0]
+                state.weights, state.keys, state.values = seen[0]
             left = steps[index](state)
             shown = {column for run in state.runs for column in run}
             rows = {c: x for c, x in state.hidden.items() if c not in shown}
@@ -118,7 +124,7 @@ def prefill(
         seen = []
         with recording(layer.self_attn, seen):
             out = _layer(llm, layer, state, _compact(positions, state) if compact else positions)
-        state.weights, state.keys = seen[0]
+        state.weights, state.keys, state.values = seen[0]
         if index < len(deep):
             out[[c for run in state.runs for c in run]] += deep[index]
         state.hidden = dict(zip(state.hidden, out, strict=True))
@@ -131,6 +137,7 @@ def _layer(llm: nn.Module, layer: nn.Module, state: State, positions: Tensor) ->
     mask = torch.full((n, n), torch.finfo(rows.dtype).min).triu(1)[None, None]
     there = positions[..., columns]
     tables = llm.rotary_emb(rows, there[:, None] if len(there) == 3 else there)
+    state.tables = tuple(table[0] for table in tables)
     out = layer(rows, attention_mask=mask, position_embeddings=tables)
     return (out[0] if isinstance(out, tuple) else out)[0]
 

@@ -71,7 +71,8 @@ def as_in_0_1(step: Any) -> dict[str, Any]:
         fields["keep"] = fields.pop("share")
     if isinstance(step, MergeStep):
         # Later options, which change nothing by default.
-        assert (fields.pop("score_power"), fields.pop("sinks")) == (1.0, None)
+        later = [fields.pop(name) for name in ("rotary_keep", "score_power", "sinks")]
+        assert later == [0.0, 1.0, None]
     return fields
 
 

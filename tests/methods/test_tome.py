@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,10 +14,14 @@ import illava
 from illava.methods.steps import Units
 from illava.methods.tome import ToMe, ToMeStep, merge_similar, merged_count
 from illava.ops.merging import keep_count
+from illava.runtime.attention_tap import AttentionTap
 from tests.core.cases import assert_same_bits, bounded, normal_units
+from tests.flash import Kernels, kernels, use
 from tests.methods import whole
 from tests.methods.tome_whole import counts_loop, llava, merge_loop, qwen
 from tests.tiny import ALL, kind, picture, pictures, prompt, tiny_model
+
+__all__ = ["kernels"]
 
 # How many go at each block
 
@@ -249,6 +255,46 @@ def test_both_attentions_take_sizes(attention):
     other = tiny_model("llava", "sdpa")
     with illava.accelerate(other, ToMe()):
         assert (other(**inputs).logits - found).abs().max() < whole.CLOSE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava", "qwen2_vl", "qwen2_5_vl", "llava-pixtral"])
+def test_flash_attention_takes_sizes_without_a_mask(family, kernels: Kernels):
+    """In one call for all pictures, and for windows, whose keys have the sizes of their own tokens."""
+    model, flash = tiny_model(family), use(tiny_model(family), "flash_attention_2")
+    inputs = prompt(model, [(whole.TEXT, pictures(model, 2))])
+    with illava.accelerate(model, ToMe()):
+        expected = model(**inputs).logits
+    with illava.accelerate(flash, ToMe()):
+        found = flash(**inputs).logits
+    with illava.accelerate(flash, ToMe(proportional=False)):
+        without = flash(**inputs).logits
+    assert (found - expected).abs().max() < whole.CLOSE
+    assert (found - without).abs().max() > 10 * whole.CLOSE
+
+
+@torch.no_grad()
+def test_channels_instead_of_a_mask_change_nothing(monkeypatch: pytest.MonkeyPatch):
+    """What SDPA gets on an accelerator, computed here."""
+    model = tiny_model("qwen2_vl").double()
+    inputs = whole.inputs_of(model, whole.rows_of(model, (2,)))
+    with illava.accelerate(model, ToMe()):
+        expected, calls = model(**inputs).logits, []
+
+        def takes(tap: AttentionTap, query: Tensor, mask: Any, causal: bool | None) -> bool:
+            calls.append((query.shape[2], mask, causal))
+            return True
+
+        monkeypatch.setattr(AttentionTap, "takes_channels", takes)
+        assert (model(**inputs).logits - expected).abs().max() < 1e-6
+    assert calls
+    assert all(mask is None and causal is False for _, mask, causal in calls)
+
+
+def test_flex_attention_is_refused():
+    model = use(tiny_model("qwen2_vl"), "flex_attention")
+    with pytest.raises(illava.UnsupportedError, match="does not support proportional attention"):
+        illava.accelerate(model, ToMe())
 
 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])

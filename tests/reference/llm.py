@@ -22,7 +22,11 @@ def apart(rows: list[int]) -> list[list[int]]:
 
 
 def decode(
-    layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], allowed: Tensor
+    layer: Any,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    allowed: Tensor,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """One decoder layer: (tokens, d) to the same, and each head's attention weights."""
     attn = layer.self_attn
@@ -34,7 +38,7 @@ def decode(
     # Gemma has a width of its own to scale by.
     scaled = getattr(attn.config, "query_pre_attn_scalar", attn.head_dim)
     query = query * (attn.head_dim / scaled) ** 0.5
-    mixed, weights = attention(rotate(query, *rotary), rotate(key, *rotary), value, allowed)
+    mixed, weights = attention(rotate(query, *rotary), rotate(key, *rotary), value, allowed, bias)
     mixed = attn.o_proj(mixed)
     if hasattr(layer, "pre_feedforward_layernorm"):
         # Gemma also norms what each half of the layer adds.

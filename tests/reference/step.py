@@ -51,8 +51,11 @@ def _recycled(recycler: Tensor, redundant: list[Tensor], neighbours: int) -> Ten
     return (recycler + carried) / 2
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> tuple[Tensor, list[Tensor]]:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """Softmax attention head by head; tensors are (tokens, heads, width), ``allowed`` (queries, keys).
+    ``bias`` (keys,) is added to what every query makes of a key.
 
     Returns the heads' outputs side by side and each head's weights. A dead row looks at itself, only
     so that its softmax is defined: nobody looks at a dead row.
@@ -62,6 +65,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> tup
     outputs, weights = [], []
     for head in range(query.shape[1]):
         products = query[:, head] @ key[:, head // group].T / math.sqrt(query.shape[-1])
+        if bias is not None:
+            products = products + bias
         products[~allowed] = -math.inf
         exponentials = torch.exp(products - products.max(dim=1, keepdim=True).values)
         weights.append(exponentials / exponentials.sum(dim=1, keepdim=True))

@@ -45,6 +45,8 @@ class Compose(Method):
             next((plan.projector for plan in plans if plan.projector is not None), None),
             next((plan.pixels for plan in plans if plan.pixels is not None), None),
             "compact" if any(plan.positions == "compact" for plan in plans) else "original",
+            "first" if any(plan.placement == "first" for plan in plans) else "own",
+            any(plan.llm_size_bias for plan in plans),
         )
 
     def to_dict(self) -> dict[str, Any]:

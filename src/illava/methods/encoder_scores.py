@@ -10,7 +10,9 @@ from torch import Tensor
 from ..ops.scoring import rarity
 from .steps import Units
 
-EncoderScore = Literal["attention", "none", "size", "rarity", "norm", "change", "pixels", "attention+pixels"]
+EncoderScore = Literal[
+    "attention", "own_row", "none", "size", "rarity", "norm", "change", "pixels", "attention+pixels"
+]
 ENCODER_SCORES: tuple[str, ...] = get_args(EncoderScore)
 EQUAL_AT_FIRST = ("none", "size")
 """Scores that are the same for all units of a picture in which nothing was merged."""
@@ -29,7 +31,7 @@ LEAST_SPREAD = 1e-3
 
 def observed(kind: EncoderScore, units: Units) -> tuple[Tensor, ...]:
     """(U,) fp32 each: what :func:`encoder_scores` needs to know of the units, beside their vectors."""
-    if kind == "attention":
+    if kind in ("attention", "own_row"):
         return (units.scores,)
     if kind == "size":
         return (units.weights,)

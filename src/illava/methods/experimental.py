@@ -13,12 +13,17 @@ from .merge_step import LLM_SCORES
 DEFAULTS: dict[str, Any] = {
     "encoder_score": "attention",
     "llm_score": "last",
+    "placement": "own",
     "positions": "original",
     "proportional": False,
+    "rotary_keep": 0.0,
     "seed": 0,
     "score_power": 1.0,
     "sinks": None,
+    "units": "whole",
 }
+
+PROPORTIONAL = ("encoder", "llm", "both")
 
 
 class Experimental(Mapping[str, Any]):
@@ -29,24 +34,33 @@ class Experimental(Mapping[str, Any]):
     Args:
         values: any of
 
-            * ``encoder_score``: the score of encoder units: the "attention" received (default), "rarity" (one
-              minus the mean cosine similarity to all units of the image), the "norm" of the hidden state,
-              the norm of its "change" by the attention of the block, cues of the "pixels" themselves
-              (:mod:`illava.ops.pixels`), "attention+pixels", or "none": all units score 1, so that
-              ``select="diverse"`` or "coverage" alone decides. "size" is the number of units that were merged
-              into a unit before, with ``reduce="fold"``: times the distance it is the cost of merging the
-              unit (Ward, 1963).
-            * ``llm_score``: the attention of the "last" prompt token (default), or the mean over all "text"
-              after the first image.
+            * ``encoder_score``: the score of encoder units: the "attention" received (default), "own_row"
+              (the log-sum-exp of a token's query row), "rarity" (one minus the mean cosine similarity to all
+              units of the image), the "norm" of the hidden state, the norm of its "change" by the attention
+              of the block, cues of the "pixels" themselves (:mod:`illava.ops.pixels`), "attention+pixels",
+              or "none": all units score 1, so that ``select="diverse"`` or "coverage" alone decides. "size"
+              is the number of units that were merged into a unit before, with ``reduce="fold"``: times the
+              distance it is the cost of merging the unit (Ward, 1963).
+            * ``llm_score``: the attention of the "last" prompt token (default), the mean over all "text"
+              after the first image, "own_row", of a token's own causal query row, or "value", the similarity
+              of value vectors to those of the text: :func:`illava.ops.value_scores.value_scores`.
+            * ``placement``: the placeholders at which survivors of the encoder enter the LLM: their "own"
+              (default), or the "first" ones of each segment.
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
-            * ``proportional``: whether later encoder blocks add the logarithm of the number of merged units
-              to the attention logits of a unit as a key (SDPA or eager attention in the encoder). Default
-              False.
+            * ``proportional``: where the logarithm of the number of merged units is added to the attention
+              logits of a unit as a key: in later blocks of the "encoder" (or True), in the layers of the
+              "llm", or in "both". In the LLM, sizes then carry over from the encoder. Not with flex
+              attention. Default False.
+            * ``rotary_keep``: share of a run of visual tokens, in [0, 1): an LLM step keeps so many at the
+              positions with the largest mean cosine of their rotary table, and so many with the largest mean
+              sine, before all others. Default 0.
             * ``seed``: random seed of ``select="random"``. Default 0.
             * ``score_power``: power of the scores in ``select="diverse"`` and "coverage", in [0, 10].
               Default 1.
             * ``sinks``: encoder units with outlying norms, which attract attention whatever they show: "keep"
               ranks them before all others, "discount" after them. Default None: neither.
+            * ``units``: what is ranked in the encoder: "whole" units (default), or single "patches", see
+              :mod:`illava.methods.single_patches`.
 
     Raises ValueError for unknown names and values out of range.
     """
@@ -62,9 +76,27 @@ class Experimental(Mapping[str, Any]):
         options = {**DEFAULTS, **given}
         check_choice("encoder_score", options["encoder_score"], ENCODER_SCORES)
         check_choice("llm_score", options["llm_score"], LLM_SCORES)
+        check_choice("placement", options["placement"], ("own", "first"))
         check_choice("positions", options["positions"], ("original", "compact"))
+        check_choice("units", options["units"], ("whole", "patches"))
         if not isinstance(options["proportional"], bool):
-            raise ValueError(f"proportional must be True or False, got {options['proportional']!r}")
+            if options["proportional"] not in PROPORTIONAL:
+                raise ValueError(
+                    f"proportional must be True or False, or one of {', '.join(PROPORTIONAL)}, got "
+                    f"{options['proportional']!r}"
+                )
+            # As in files of earlier releases.
+            options["proportional"] = options["proportional"] == "encoder" or options["proportional"]
+        share = options["rotary_keep"]
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+            raise ValueError(f"rotary_keep must lie in [0, 1), got {share!r}")
+        if options["units"] == "patches" and options["encoder_score"] not in ("attention", "own_row"):
+            raise ValueError(
+                "units='patches' ranks by attention or own_row, got encoder_score="
+                f"{options['encoder_score']!r}"
+            )
+        if options["placement"] == "first" and options["proportional"] in ("llm", "both"):
+            raise ValueError("placement='first' does not carry sizes to the LLM; use proportional='encoder'")
         check_count("seed", options["seed"], most=2**63 - 1)
         if options["sinks"] is not None:
             check_choice("sinks", options["sinks"], SINKS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Any, ClassVar, Literal, get_args
 
@@ -17,6 +17,7 @@ from .encoder_scores import EQUAL_AT_FIRST
 from .experimental import DEFAULTS, Experimental
 from .merge_step import SELECTS, MergeStep, Select
 from .schedules import Shares, middle, published, to_budget
+from .single_patches import PatchStep, groups_of
 from .steps import Plan
 
 Keep = float | tuple[float, ...]
@@ -127,6 +128,13 @@ class Illava(Method):
                 f"encoder_score={score!r} gives all units the same score at first, which "
                 f"select={self.select!r} cannot rank; use select='diverse', 'coverage' or 'random'"
             )
+        if self.experimental.get("rotary_keep") and self.select != "highest":
+            raise ValueError(f"rotary_keep needs select='highest', got {self.select!r}")
+        own = [n for n in ("encoder_score", "llm_score") if self.experimental.get(n) == "own_row"]
+        if own and self.select in ("diverse", "coverage"):
+            raise ValueError(f"select={self.select!r} needs scores >= 0, which {own[0]}='own_row' has not")
+        if score == "own_row" and self.experimental.get("sinks"):
+            raise ValueError("sinks needs scores >= 0, which encoder_score='own_row' has not")
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Illava:
         if moved := {name: value for name, value in kwargs.items() if name in DEFAULTS}:
@@ -163,6 +171,31 @@ class Illava(Method):
             score="sampled",
         )
 
+    @classmethod
+    def authors_code(cls, keep: float | None = None) -> Illava:
+        """The preset "illava-authors-code": what the authors' Qwen code computes where the paper differs.
+
+        The facts are those of their repository at commit d4e221b.
+
+        - Scores are the log-sum-exp of each token's own query row, averaged over heads, instead of the
+          attention that a token receives; in the LLM that of its own causal row.
+        - In the encoder, single patches are ranked and recycled. Then each group of patches that the
+          projector merges is restored whole if any of its patches survives, so that far more are left than
+          asked for. Qwen2-VL's code keeps any patches instead, and its projector merges unrelated ones.
+        - The survivors of the encoder enter the LLM at the first positions of their picture's grid instead of
+          their own. Reports show the patches of these positions for steps in the LLM.
+
+        Where units are single patches, as in LLaVA, for which the authors' code computes what the paper says,
+        this is the same scores with the first positions of each tile. Not for batched encoders with groups of
+        patches, such as InternVL's.
+
+        Args:
+            keep: a nominal budget: the published shares to the power that would leave it. None: the published
+                shares.
+        """
+        options = {"encoder_score": "own_row", "llm_score": "own_row", "units": "patches"}
+        return cls(keep=keep, experimental={**options, "placement": "first"})
+
     def plan(self, modules: LocatedModules) -> Plan:
         known = middle(modules) if self.where == "middle" else published(modules)
         encoder = self._stage("encoder", len(modules.blocks), known[0])
@@ -174,12 +207,31 @@ class Illava(Method):
                 f"{modules.family.model_type} add features of the full prompt, got {first}"
             )
         if self.keep is None:
-            return Plan(
+            plan = Plan(
                 {k: self._step(v) for k, v in encoder.items()},
                 {k: self._step(v) for k, v in llm.items()},
-                positions=self.experimental.get("positions", "original"),
+                **self._plan_options,
             )
-        return self._budget(self.keep, encoder, llm)
+        else:
+            plan = self._budget(self.keep, encoder, llm)
+        if self.experimental.get("units") == "patches" and plan.encoder:
+            groups = groups_of(modules)
+            # Each step keeps a share of what enters it, and later ones do not make up for restored groups.
+            steps = {
+                k: PatchStep(**{**vars(step), "of_all": None}, groups=groups)
+                for k, step in plan.encoder.items()
+            }
+            later = {k: replace(step, of_all=None) for k, step in plan.llm.items()}
+            plan = replace(plan, encoder=steps, llm=later)
+        return plan
+
+    @property
+    def _plan_options(self) -> dict[str, Any]:
+        return {
+            "positions": self.experimental.get("positions", "original"),
+            "placement": self.experimental.get("placement", "own"),
+            "llm_size_bias": self.experimental.get("proportional") in ("llm", "both"),
+        }
 
     def _stage(self, stage: str, depth: int, known: Shares) -> Shares:
         layers, keep = getattr(self, f"{stage}_layers"), getattr(self, f"{stage}_keep")
@@ -206,7 +258,7 @@ class Illava(Method):
         return Plan(
             dict(zip(encoder, steps[: len(encoder)], strict=True)),
             dict(zip(llm, steps[len(encoder) :], strict=True)),
-            positions=self.experimental.get("positions", "original"),
+            **self._plan_options,
         )
 
     def _step(self, share: float, of_all: float | None = None) -> MergeStep:
@@ -223,7 +275,8 @@ class Illava(Method):
             options["llm_score"],
             self.select,
             options["seed"],
-            options["proportional"],
+            options["proportional"] in (True, "both"),
+            options["rotary_keep"],
             options["score_power"],
             options["sinks"],
         )

@@ -20,15 +20,17 @@ from ..ops.merging import (
     merge_diverse,
     reduce_segments,
 )
+from ..ops.own_rows import own_row_scores
 from ..ops.scoring import Score
 from ..ops.transfers import upload
+from ..ops.value_scores import anchors, value_scores
 from .encoder_scores import ENCODER_SCORES as ENCODER_SCORES
 from .encoder_scores import EncoderScore, Sinks, encoder_scores, observed
 from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
 
 Select = Literal["highest", "diverse", "coverage", "lowest", "random"]
 SELECTS: tuple[str, ...] = get_args(Select)
-LlmScore = Literal["last", "text"]
+LlmScore = Literal["last", "text", "own_row", "value"]
 LLM_SCORES: tuple[str, ...] = get_args(LlmScore)
 
 
@@ -51,6 +53,7 @@ class MergeStep(EncoderStep, LlmStep):
     select: Select = "highest"
     seed: int = 0
     proportional: bool = False
+    rotary_keep: float = 0.0
     score_power: float = 1.0
     sinks: Sinks | None = None
 
@@ -60,7 +63,7 @@ class MergeStep(EncoderStep, LlmStep):
 
     @property
     def observes(self) -> bool:  # type: ignore[override]
-        return "attention" in self.encoder_score
+        return "attention" in self.encoder_score or self.encoder_score == "own_row"
 
     @property
     def reads_input(self) -> bool:  # type: ignore[override]
@@ -71,20 +74,37 @@ class MergeStep(EncoderStep, LlmStep):
         return "pixels" in self.encoder_score
 
     @property
+    def reads_rotary(self) -> bool:  # type: ignore[override]
+        return self.rotary_keep > 0
+
+    @property
     def proportional_attention(self) -> bool:
         return self.proportional
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
+        if self.encoder_score == "own_row":
+            return own_row_scores(attention.query, attention.key, attention.scaling, causal=False)
         return attention.received(self.score)
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
         if self.llm_score == "last":
             return attention.by_last()
+        if self.llm_score == "own_row":
+            return own_row_scores(
+                attention.query,
+                attention.key,
+                attention.scaling,
+                attention.mask,
+                attention.softcap,
+                causal=True,
+            )
         tokens = attention.tokens
-        # Text before the first image does not attend to it. Without a cache, generated text follows.
+        # Without a cache, generated text follows. Text before the first image does not attend to it.
         index = torch.arange(tokens.runs.shape[1], device=tokens.runs.device)
-        after_image = ((tokens.runs >= 0).cumsum(1) > 0) & (index <= tokens.last[:, None])
-        return attention.by_rows(tokens.text & after_image)
+        text = tokens.text & (index <= tokens.last[:, None])
+        if self.llm_score == "value":
+            return value_scores(attention.value[:, :, -text.shape[1] :], text, tokens.runs >= 0)
+        return attention.by_rows(text & ((tokens.runs >= 0).cumsum(1) > 0))
 
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         if n == 0:
@@ -94,12 +114,15 @@ class MergeStep(EncoderStep, LlmStep):
     def reduce(self, units: Units) -> MergedSegments | None:
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
         in_encoder = units.tokens is None
+        seen = observed(self.encoder_score, units) if in_encoder else (units.scores,)
+        if units.rotary is not None:
+            seen = (*seen, units.rotary)
         return reduce_segments(
             partial(self._reduce, in_encoder),
             units.lengths,
             counts,
             units.vectors,
-            *(observed(self.encoder_score, units) if in_encoder else (units.scores,)),
+            *seen,
             sizes=units.weights if self.proportional else units.sizes,
         )
 
@@ -109,7 +132,7 @@ class MergeStep(EncoderStep, LlmStep):
         if in_encoder:
             scores = encoder_scores(self.encoder_score, units, *given, sinks=self.sinks)
         else:
-            (scores,) = given
+            scores = given[0]
         options: dict[str, Any] = {
             "reduce": self.reduction,
             "recycle": self.recycle,
@@ -120,6 +143,10 @@ class MergeStep(EncoderStep, LlmStep):
         }
         if self.select in ("diverse", "coverage") and self.score_power != 1:
             scores = scores**self.score_power
+        if self.rotary_keep and not in_encoder:
+            # Before all others, and among themselves by score.
+            above = scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True) + 1
+            scores = torch.where(anchors(given[1], self.rotary_keep), scores + above, scores)
         if self.select == "diverse":
             return merge_diverse(units, scores, p, **options)
         if self.select == "coverage":

@@ -15,7 +15,7 @@ DEFAULT_KEEP = 1 / 6
 
 def presets() -> dict[str, Callable[[float], Method]]:
     """All presets by name: functions from the budget, the share of visual tokens left at the end."""
-    return {"illava-best": Illava.best}
+    return {"illava-best": Illava.best, "illava-authors-code": Illava.authors_code}
 
 
 def make_method(name: str, keep: float | None) -> Method:

@@ -15,6 +15,7 @@ from ..ops.precision import full_precision
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
 
 Positions = Literal["original", "compact"]
+Placement = Literal["own", "first"]
 AttentionSource = Literal["before", "itself", "nothing"]
 
 
@@ -86,6 +87,8 @@ class LlmAttention:
     softcap: float | None
     tokens: Tokens
     """The tokens of the queries; with ``hidden`` only where the step observes its own layer ("itself")."""
+    value: Tensor
+    """(B, H_kv, k, h'), cached values first."""
 
     def by_last(self) -> Tensor:
         """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
@@ -131,6 +134,8 @@ class Units:
     """(U, D) the same units as they entered the encoder block; with ``reads_input``."""
     cues: Tensor | None = None
     """(U,) fp32 :func:`illava.ops.pixels.pixel_cues`, the mean over each unit; with ``reads_pixels``."""
+    rotary: Tensor | None = None
+    """(U, 2) fp32: in the LLM, if the step reads it, the mean cosine and sine of a token's rotary table."""
 
     @property
     def scores(self) -> Tensor:
@@ -248,6 +253,8 @@ class LlmStep(Step):
     attention_source: ClassVar[AttentionSource] = "before"
     """The layer whose attention it observes: the layer "before"; the layer "itself", recomputed on the hidden
     states that enter it; or "nothing"."""
+    reads_rotary: bool = False
+    """Whether it needs :attr:`Units.rotary`."""
 
     def enter(self, tokens: Tokens) -> Any:
         """Called once per prefill, on the first step, with the embeddings; all steps get the result as
@@ -273,6 +280,10 @@ class Plan:
     """Share of units to which each image is resized before the encoder."""
     positions: Positions = "original"
     """Position ids in the LLM: the original ones, or renumbered without gaps."""
+    placement: Placement = "own"
+    """Placeholders at which survivors of the encoder enter the LLM: their own, or the first of a segment."""
+    llm_size_bias: bool = False
+    """Whether layers of the LLM add the logarithm of a token's size, also of the encoder, to its logits."""
 
     def __post_init__(self) -> None:
         for name in ("encoder", "llm"):
@@ -280,6 +291,8 @@ class Plan:
             object.__setattr__(self, name, steps)
         if self.projector is not None and self.projector.keeps_all:
             object.__setattr__(self, "projector", None)
+        if self.empty:
+            object.__setattr__(self, "llm_size_bias", False)
 
     @property
     def before_llm(self) -> bool:

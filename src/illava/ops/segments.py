@@ -26,6 +26,10 @@ class MergedSegments(NamedTuple):
     """(P,) fp32: how many units each survivor stands for; None where sizes are not tracked."""
     blocks: tuple[Block, ...] = ()
     """How the survivors were made of the input units; see :func:`illava.ops.merge_weights.merge_weights`."""
+    tokens: Tensor | None = None
+    """(P * g,) int64, ascending: index of each token of the survivors among the tokens of all input units, if
+    survivors are made of tokens of several units. ``kept`` has then the unit of the first one, in which units
+    may repeat."""
 
 
 class Block(NamedTuple):

@@ -19,15 +19,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..compat import eager_attention
 from ..errors import UnsupportedError
+from ..ops.size_bias import biased_mask, with_channels
 
 IMPLEMENTATION = "illava"
 # By this name, modelling code decides whether to pass all packed sequences in one call.
 FLASH_IMPLEMENTATION = "illava_flash"
 SUPPORTED_BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
-Observer = Callable[[Tensor, Tensor, float, Any, float | None], None]
+Observer = Callable[[Tensor, Tensor, float, Any, float | None, Tensor], None]
 """Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask
-(Tensor, None, or flex attention's BlockMask), and the softcap of its logits or None."""
+(Tensor, None, or flex attention's BlockMask), the softcap of its logits or None, value (B, H_kv, k, h')."""
 Bias = Callable[[Tensor], Tensor | None]
 """Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, a bias added to the logits of each key, or None."""
 
@@ -56,18 +57,31 @@ class AttentionTap:
             self._recomputing = None
 
     def observe(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
-    ) -> tuple[Any, bool]:
-        """Call the observers. Returns the mask for the attention, and whether to compute the attention."""
+        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None, value: Tensor
+    ) -> tuple[bool, Tensor | None]:
+        """Call the observers. Returns whether to compute the attention, and the bias to add to its logits."""
         # Scores are only used for selection: no gradients, and nothing is saved for a backward pass.
         with torch.no_grad():
             if self._recomputing is not None:
-                self._recomputing(query, key, scaling, mask, softcap)
-                return mask, False
+                self._recomputing(query, key, scaling, mask, softcap, value)
+                return False, None
             for observer in self.observers:
-                observer(query, key, scaling, mask, softcap)
-            bias = None if self.bias is None else self.bias(key)
-            return (mask if bias is None else _biased(mask, bias.to(query.dtype), query.shape[2])), True
+                observer(query, key, scaling, mask, softcap, value)
+            return True, None if self.bias is None else self.bias(key)
+
+    def takes_channels(self, query: Tensor, mask: Any, causal: bool | None) -> bool:
+        """Whether a bias is added by channels of queries and keys (True), or by a mask.
+
+        Flash attention takes no additive mask, and SDPA has its causal order from the absence of one. On a
+        CPU, SDPA is as fast with a mask of one row as without, and the channels would cost a fifth of the
+        attention's time. A single query makes the mask one row of numbers as well.
+        """
+        if is_flash(self.config):
+            return True
+        if self.config._attn_implementation != "sdpa" or mask is not None or query.shape[2] == 1:
+            return False
+        causal = getattr(self.module, "is_causal", True) if causal is None else causal
+        return causal or query.device.type != "cpu"
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
         """The output of the module without the tap, by the backend that the user has chosen now."""
@@ -128,19 +142,17 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    mask, compute_output = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"))
+    compute_output, bias = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"), value)
     if not compute_output:
         return value.new_zeros(()).expand(*query.transpose(1, 2).shape[:3], value.shape[-1]), None
+    if bias is None:
+        return tap.attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if tap.takes_channels(query, attention_mask, kwargs.get("is_causal")):
+        wide = with_channels(query, key, value, bias, factor)
+        output, weights = tap.attend(module, *wide, attention_mask, scaling=factor, **kwargs)
+        return output[..., : value.shape[-1]], weights
+    mask = biased_mask(attention_mask, bias.to(query.dtype), query.shape[2])
     return tap.attend(module, query, key, value, mask, scaling=scaling, **kwargs)
-
-
-def _biased(mask: Any, bias: Tensor, rows: int) -> Tensor:
-    """Add ``bias`` to a (B or 1, 1, q, k) boolean or additive mask, or None. Returns an additive mask."""
-    if mask is None:
-        return bias.expand(-1, -1, rows, -1)
-    if mask.dtype == torch.bool:
-        mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, torch.finfo(bias.dtype).min)
-    return mask + bias
 
 
 AttentionInterface.register(IMPLEMENTATION, _observed_attention)

@@ -82,6 +82,8 @@ class Pass:
     """The remaining tokens of the prompt at each layer, which are announced to the cache layers."""
     layers: LayerArguments | None = None
     """Provides the arguments of the decoder layers; None if those of the model are unchanged."""
+    cache_layers: list[Any] | None = None
+    """The layers of the KV cache, if it holds or receives a merged prefill."""
 
     @property
     def runs(self) -> list[EncoderRun]:
@@ -91,7 +93,7 @@ class Pass:
 
     def forget(self) -> None:
         """Delete what no report needs."""
-        self.videos = self.padding = self.encoder_run = self.layers = None
+        self.videos = self.padding = self.encoder_run = self.layers = self.cache_layers = None
 
 
 class Passes:

@@ -20,6 +20,7 @@ from ..errors import UnsupportedError
 from ..methods.steps import ProjectorStep, Units, reduced
 from ..models.located import LocatedModules
 from ..ops.marks import any_marked, count_marked, mark_through, marked, unmarked
+from ..ops.transfers import upload
 from .encoder.run import EncoderRun
 from .encoder.stage import EncoderStage
 from .hooks import Hooks
@@ -44,6 +45,11 @@ class ProjectorStage:
         hooks.post(modules.projector, self._expand)
         if encoder.resize is not None:
             hooks.post(modules.encoder, self._enlarge)
+        inside = family.projector.startswith(f"{family.encoder}.")
+        self.moves_features = encoder.first_places and not inside
+        if encoder.first_places and inside:
+            # At its end, since features tapped earlier have rows of units that were dropped later.
+            hooks.post(modules.encoder, self._move_outputs)
         for tap in modules.taps:
             hooks.post(tap, self._expand)
         for name in family.row_mixers:
@@ -150,7 +156,35 @@ class ProjectorStage:
         features = unmarked(features)
         if module is self.modules.projector:
             run.marked = 0 if run.kept is None else sum(run.full_lengths) - sum(run.lengths)
-        return features if run.kept is None else self._rows_in_place(run, features)
+        if run.kept is None:
+            return features
+        rows = self._rows_in_place(run, features)
+        return self._moved(run, rows, rows) if self.moves_features else rows
+
+    def _move_outputs(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        """Move the features of survivors to the first places of their segments."""
+        run = self.passes.encoder_run
+        if run is None or run.kept is None:
+            return None
+        rows = output.pooler_output
+        output.pooler_output = self._moved(run, rows, rows)
+        if getattr(output, "deepstack_features", None) is not None:
+            output.deepstack_features = [self._moved(run, part, rows) for part in output.deepstack_features]
+        return output
+
+    @staticmethod
+    def _moved(run: EncoderRun, features: Tensor, final: Tensor) -> Tensor:
+        """(..., U, d) features with the rows that are not marked in ``final`` first in each segment."""
+        dropped = marked(final)
+        if run.grid is None:
+            order = dropped.int().argsort(dim=-1, stable=True)
+            return features.gather(-2, order[..., None].expand_as(features))
+        segment = torch.repeat_interleave(torch.tensor(run.full_lengths), output_size=dropped.numel())
+        segment = upload(segment, features.device).view_as(dropped)
+        order = (2 * segment + dropped).flatten().argsort(stable=True)
+        return features.flatten(0, -2)[order].view_as(features)
 
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Expand the features of resized pictures, which are in raster order for every encoder."""

@@ -8,8 +8,7 @@ holds are the last ones, at an offset of ``dropped`` columns.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,39 +17,10 @@ from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from ...errors import UnsupportedError
 from ..hooks import Owner
-
-
-class Merged:
-    """Base of the cache layers that hold the remaining tokens of a prefill."""
-
-    group: tuple[int, ...] = ()
-    """For each prefill, the number of merges before this layer. Layers of one group hold the same tokens."""
-    owner: Owner | None = None
-
-    @property
-    def _sliding_window_tensor(self) -> Any:
-        # DynamicCache reads this attribute of every layer that it splits into tuples of keys and values.
-        if self.group:
-            raise UnsupportedError(
-                "a merged cache cannot be split into keys and values, since these do not record which tokens "
-                "were dropped; copy or pickle it whole"
-            )
-        raise AttributeError("_sliding_window_tensor")
-
-
-@dataclass(frozen=True)
-class Expected:
-    """The tokens of a prefill that a layer will receive, shared by all layers that hold the same tokens."""
-
-    columns: Tensor
-    """(B, n) int64: the logical column of each remaining token, counted from the first column of the cache;
-    -1 for filler."""
-    length: int
-    """Tokens of the prompt, including dropped ones."""
-    group: int
-    """Number of merges of this prefill before the layer."""
-    padded: bool
-    """Whether any token of the prompt, or any token cached earlier, is padding or filler."""
+from .base import Expected as Expected
+from .base import Merged as Merged
+from .base import check_crop as check_crop
+from .base import check_running as check_running
 
 
 class MergedLayer(Merged, DynamicLayer):
@@ -85,6 +55,8 @@ class MergedLayer(Merged, DynamicLayer):
         """The prefill that this layer receives next, or None."""
         self.attended: Tensor | None = None
         """(B, k) columns of all keys that the last prefill attended to, like :attr:`columns`."""
+        self.attended_log_sizes: Tensor | None = None
+        """(B, k) fp32: the logarithms of the sizes of all keys that the last pass attended to, or None."""
 
     def expect(self, expected: Expected) -> None:
         """Announce the remaining tokens of a prefill. A second call before they arrive replaces the first."""
@@ -98,6 +70,7 @@ class MergedLayer(Merged, DynamicLayer):
         assert self.expected is not None
         length = self.expected.length
         assert n == self.expected.columns.shape[1]
+        self.log_sizes = self.key_log_sizes()
         columns, end, self.ends = self.key_columns(), self.get_seq_length() + length, None
         self.columns, self.prompt_length, self.expected, self.attended = columns, end, None, columns
         self.dropped += length - n
@@ -110,6 +83,8 @@ class MergedLayer(Merged, DynamicLayer):
         if prefill:
             self._begin((args[0] if args else kwargs["key_states"]).shape[2])
         keys, values = super().update(*args, **kwargs)
+        # Before eviction: these are the keys that the attention gets.
+        self.attended_log_sizes = self.key_log_sizes()
         if self.window is not None and self.columns is not None:
             if prefill:
                 # Columns ascend: these keys have left the window, whatever was dropped before them. The
@@ -139,7 +114,8 @@ class MergedLayer(Merged, DynamicLayer):
     def _evict_first(self, outside: int) -> None:
         if outside <= 0:
             return
-        columns = self.key_columns()
+        columns, sizes = self.key_columns(), self.key_log_sizes()
+        self.log_sizes = None if sizes is None else sizes[:, outside:]
         self.keys, self.values = self.keys[..., outside:, :], self.values[..., outside:, :]
         self.columns, self.prompt_length = columns[:, outside:], self.get_seq_length() + outside
         self.dropped += outside
@@ -172,6 +148,24 @@ class MergedLayer(Merged, DynamicLayer):
         after = torch.arange(self.prompt_length, self.prompt_length + generated, device=self.columns.device)
         return torch.cat([self.columns, after.expand(len(self.columns), -1)], 1)
 
+    def key_log_sizes(self) -> Tensor | None:
+        """(B, k) fp32: the logarithm of the size of each key held, and of each of the expected prefill."""
+        held, expected = self.log_sizes, self.expected
+        if held is None and (expected is None or expected.log_sizes is None):
+            return None
+        new = 0 if expected is None else expected.columns.shape[1]
+        length = self.physical_length() + new
+        for whole in (held, None if expected is None else expected.log_sizes):
+            if whole is not None and whole.shape[1] == length:
+                return whole
+        some: Any = expected.log_sizes if expected is not None and held is None else held
+        sizes = some.new_zeros(len(some), length)
+        if held is not None:
+            sizes[:, : held.shape[1]] = held
+        if expected is not None and expected.log_sizes is not None:
+            sizes[:, length - new :] = expected.log_sizes
+        return sizes
+
     def key_padding(self, padding: Tensor | None, queries: int) -> Tensor:
         """(B, k) bool over the keys held plus ``queries`` new ones: True for real tokens.
 
@@ -197,7 +191,8 @@ class MergedLayer(Merged, DynamicLayer):
         # Counted from the end: the logical length does not give the index of a key.
         self.keys, self.values = self.keys[..., :-count, :], self.values[..., :-count, :]
         if self.physical_length() < self.columns.shape[1]:
-            self.columns, self.prompt_length = self.columns[:, : self.physical_length()], length - count
+            self._change_tables(lambda table: table[:, : self.physical_length()])
+            self.prompt_length = length - count
         if self.ends is not None:
             del self.ends[self.physical_length() :]
 
@@ -206,25 +201,29 @@ class MergedLayer(Merged, DynamicLayer):
         self.is_initialized = False
         self.dropped = self.evicted = self.prompt_length = 0
         self.columns = self.expected = self.attended = self.ends = None
+        self.log_sizes = self.attended_log_sizes = None
         self.padded, self.group, self._groups_held = False, (), ()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         super().reorder_cache(beam_idx)
-        self._select_columns(beam_idx)
+        self._select_rows(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._select_columns(indices)
+        self._select_rows(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         super().batch_repeat_interleave(repeats)
-        if self.columns is not None:
-            self.columns = self.columns.repeat_interleave(repeats, dim=0)
+        self._change_tables(lambda table: table.repeat_interleave(repeats, dim=0))
 
-    def _select_columns(self, indices: Tensor) -> None:
+    def _select_rows(self, indices: Tensor) -> None:
         # ``ends`` remain: those of all rows are upper bounds of those of some.
-        if self.columns is not None:
-            self.columns = self.columns[indices.to(self.columns.device)]
+        self._change_tables(lambda table: table[indices.to(table.device)])
+
+    def _change_tables(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Change the tables of columns and of sizes."""
+        self.columns = None if self.columns is None else change(self.columns)
+        self.log_sizes = None if self.log_sizes is None else change(self.log_sizes)
 
 
 def read_ends(layers: Sequence[Any]) -> None:
@@ -256,26 +255,6 @@ def evict(layers: Sequence[Any]) -> None:
             layer.evict(layer.held)
             # A slice would hold the memory of the evicted keys until the next token.
             layer.keys, layer.values = layer.keys.contiguous(), layer.values.contiguous()
-
-
-def check_crop(last: Tensor, length: int, tokens_to_remove: int) -> None:
-    """Raise UnsupportedError unless (B, n) columns are those of the last n tokens of a logical length."""
-    count = -tokens_to_remove
-    expected = torch.arange(length - count, length, device=last.device) if 0 < count <= length else None
-    if expected is None or last.shape[1] != count or not bool((last == expected).all()):
-        raise UnsupportedError(
-            f"a merged cache can only be cropped by a number <= 0 of tokens after the last one that was "
-            f"dropped, got {tokens_to_remove}"
-        )
-
-
-def check_running(owner: Owner) -> None:
-    """Raise UnsupportedError if a cache is used by anything but the accelerated model that merged it."""
-    if not (owner.active and owner.running):
-        raise UnsupportedError(
-            "this cache was filled while the model was accelerated and can only be used while it is "
-            "accelerated; run the prompt again"
-        )
 
 
 def is_merged(cache: Cache | None) -> bool:

@@ -29,7 +29,7 @@ LENGTHS = 8
 and each length has a CUDA graph of its own."""
 
 
-Shared = dict[tuple[int, ...], tuple[Tensor, Tensor]]
+Shared = dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor | None]]
 
 
 class StaticMergedLayer(Merged, StaticLayer):
@@ -64,25 +64,41 @@ class StaticMergedLayer(Merged, StaticLayer):
             self.lazy_initialization(merged.keys, merged.values)
             self.columns_dropped = torch.zeros((), dtype=torch.int64, device=self.keys.device)
             torch._dynamo.mark_static_address(self.columns_dropped)
-            self.columns = self.real = None
+            self.columns = self.real = self.log_sizes = None
         self.keys[:, :, :held], self.values[:, :, :held] = merged.keys, merged.values
         self.cumulative_length.fill_(held)
         self.columns_dropped.fill_(dropped)
         if self.group not in shared:
             columns = torch.arange(room, device=self.keys.device).repeat(len(self.keys), 1) + dropped
             columns[:, :held] = merged.columns
-            shared[self.group] = self._store(columns, shared)
-        self.columns, self.real = shared[self.group]
+            used = any(self.columns is other for other, *_ in shared.values())
+            columns, real = self._store(columns, used)
+            shared[self.group] = columns, real, self._store_sizes(merged.key_log_sizes(), room, used)
+        self.columns, self.real, self.log_sizes = shared[self.group]
         return self
 
-    def _store(self, columns: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
-        """Columns, and which are real, in the existing tensors unless another group uses these."""
-        used = any(self.columns is other for other, _ in shared.values())
+    def _store(self, columns: Tensor, used: bool) -> tuple[Tensor, Tensor]:
+        """Columns, and which are real, in the existing tensors unless another group has ``used`` these."""
         if used or self.columns is None or self.real is None:
             self.columns, self.real = torch.empty_like(columns), torch.empty_like(columns, dtype=torch.bool)
             for tensor in (self.columns, self.real):
                 torch._dynamo.mark_static_address(tensor)
         return self.columns.copy_(columns), self.real.copy_(columns >= 0)
+
+    def _store_sizes(self, sizes: Tensor | None, room: int, used: bool) -> Tensor | None:
+        """The same for (B, k) logarithms of sizes, with 0 for free slots."""
+        if sizes is None:
+            return None
+        padded = torch.nn.functional.pad(sizes, (0, room - sizes.shape[1]))
+        if used or self.log_sizes is None:
+            self.log_sizes = torch.empty_like(padded)
+            torch._dynamo.mark_static_address(self.log_sizes)
+        return self.log_sizes.copy_(padded)
+
+    @property
+    def attended_log_sizes(self) -> Tensor | None:
+        """(B, room) fp32: the logarithm of the size of each key, 0 for free slots; None if all are 0."""
+        return self.log_sizes if self.group else None
 
     def update(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if self.group and self.owner is not None:
@@ -141,7 +157,7 @@ class StaticMergedLayer(Merged, StaticLayer):
         self.cumulative_length.zero_()
 
     def _release(self) -> None:
-        self.keys = self.values = self.columns = self.real = None
+        self.keys = self.values = self.columns = self.real = self.log_sizes = None
         self.is_initialized, self.max_cache_len = False, self.whole_room
         self.cumulative_length = torch.zeros_like(self.cumulative_length)
 
@@ -151,6 +167,8 @@ class StaticMergedLayer(Merged, StaticLayer):
             # No longer shared: the other layers of the group select their own.
             index = beam_idx.to(self.real.device)
             self.columns, self.real = self.columns.index_select(0, index), self.real.index_select(0, index)
+            if self.log_sizes is not None:
+                self.log_sizes = self.log_sizes.index_select(0, index)
 
 
 class StaticMasks:

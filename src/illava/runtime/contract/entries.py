@@ -133,8 +133,10 @@ def _headed(modules: LocatedModules) -> list[nn.Module]:
 
 
 def observing(plan: Plan) -> bool:
-    """Whether a plan reads attention of the LLM."""
-    return any(index and step.attention_source != "nothing" for index, step in plan.llm.items())
+    """Whether a plan reads attention of the LLM, or adds to it."""
+    return plan.llm_size_bias or any(
+        index and step.attention_source != "nothing" for index, step in plan.llm.items()
+    )
 
 
 def _recomputing(plan: Plan) -> bool:

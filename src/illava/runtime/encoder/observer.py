@@ -27,7 +27,9 @@ class AttentionObserver:
         self.stage, self.step, self.index, self.passes, self.prefix = stage, step, index, passes, prefix
         self.config = config
 
-    def __call__(self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
+    def __call__(
+        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None, value: Tensor
+    ) -> None:
         run = self.passes.encoder_run
         assert run is not None
         observed = run.block_state().observed

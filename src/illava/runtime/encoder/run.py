@@ -47,6 +47,8 @@ class EncoderRun:
     step after the encoder has the number of blocks as its block."""
     sizes: dict[int, Tensor] = field(default_factory=dict)
     """Block -> (P,) fp32 number of units merged into each survivor of its step, if the step records sizes."""
+    mixed: dict[int, Tensor] = field(default_factory=dict)
+    """Block -> (P * g,) int64 indices of the survivors' tokens, where these came from several units."""
     seen: Tensor | None = None
     """(U, g, ...) observations of a step after the encoder, for the units that entered block ``seen_at``."""
     seen_at: int = 0
@@ -102,6 +104,9 @@ class EncoderRun:
         if self.history and self.history[-1][0] >= block:
             return
         kept, before = merged.kept, self.kept
+        if merged.tokens is not None or self.mixed:
+            tokens = self._tokens_of(kept) if merged.tokens is None else merged.tokens
+            self.mixed[block] = tokens if before is None else self.tokens().to(kept.device)[tokens]
         if self.traces is not None:
             self.traces[block] = trace_of(merged, units, self.units_before(block))
         self.history.append((block, kept if before is None else before.to(kept.device)[kept], merged.lengths))
@@ -213,15 +218,18 @@ class EncoderRun:
         return block in self.boundaries and block not in self.in_segments
 
     def tokens(self, block: int | None = None) -> Tensor:
-        """(P * g,) int64 indices, among all tokens in units, of the tokens that enter ``block``.
-
-        Without ``block``, the indices of the tokens that survive all steps.
-        """
+        """(P * g,) int64 indices, among all tokens in units, of those that enter ``block`` or, without it, of
+        those that survive all steps."""
         kept = self.kept if block is None else self.kept_before(block)
         assert kept is not None
+        if mixed := [tokens for at, tokens in self.mixed.items() if block is None or at < block]:
+            return mixed[-1]
         if self.order is not None:
             return self.order.to(kept.device)[kept].flatten()
-        return (kept[:, None] * self.group + torch.arange(self.group, device=kept.device)).flatten()
+        return self._tokens_of(kept)
+
+    def _tokens_of(self, units: Tensor) -> Tensor:
+        return (units[:, None] * self.group + torch.arange(self.group, device=units.device)).flatten()
 
     def block_state(self) -> BlockState:
         """The state of the current block.

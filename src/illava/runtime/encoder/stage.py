@@ -44,6 +44,8 @@ class EncoderStage:
         self.passes, self.trace = passes, trace
         steps: dict[int, EncoderStep] = plan.encoder
         self.modules, self.merges = modules, bool(steps)
+        self.first_places = plan.placement == "first" and plan.before_llm
+        """Whether survivors take the first places of their segment among the features."""
         self.reads = self.merges or (plan.projector is not None and plan.projector.observes)
         self.checkpoints = Checkpoints(passes, modules.blocks, hooks, self._forget)
         self.features = FeatureCalls(modules.base, passes, hooks)

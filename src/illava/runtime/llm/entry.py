@@ -40,7 +40,9 @@ def shortened(
     columns, entered, runs = (
         take(table, index, padded=padded) for table in (before.columns, before.entered, before.runs)
     )
-    return Sequence(columns, entered, prompt.runs.shape[1] - width, runs, lengths, padded), index
+    sizes = before.log_sizes
+    left = None if sizes is None else take_rows(sizes, index.to(sizes.device), padded=padded)
+    return Sequence(columns, entered, prompt.runs.shape[1] - width, runs, lengths, padded, left), index
 
 
 class Marks(NamedTuple):
@@ -91,12 +93,16 @@ class LlmEntry:
         start: int,
         *,
         cached: bool,
+        sizes: Tensor | None = None,
     ) -> Prefill:
         """Remove the marked tokens, and those dropped before layer 0, from ``kwargs``.
 
-        ``cached``: whether the LLM gets a KV cache.
+        Args:
+            cached: whether the LLM gets a KV cache.
+            sizes: (B, L) fp32 sizes of the tokens, or None.
         """
         sequence = whole(prompt, embeds)
+        sequence.log_sizes = None if sizes is None else sizes.log()
         alive, lengths = (sequence.columns >= 0) & ~marks.dropped, marks.entering
         prefill = Prefill(prompt, sequence, traces={} if self.trace else None, marked=marks.count)
         prefill.context = self._context(prompt, sequence, alive, embeds)

@@ -138,14 +138,17 @@ def check_masks(modules: LocatedModules, flash: bool | None = None) -> None:
 def check_biases(modules: LocatedModules, plan: Plan) -> None:
     """Raise UnsupportedError if this model's attention or rotary tables do not support a plan."""
     backend = modules.config.vision_config._attn_implementation
-    if any(step.proportional_attention for step in plan.encoder.values()) and backend not in (
-        "sdpa",
-        "eager",
-    ):
+    proportional = any(step.proportional_attention for step in plan.encoder.values())
+    if proportional and backend == "flex_attention":
         raise UnsupportedError(
             f"attention implementation {backend!r} of the image encoder does not support proportional "
             "attention: load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method "
             "without proportional attention"
+        )
+    if plan.llm_size_bias and modules.llm.config._attn_implementation == "flex_attention":
+        raise UnsupportedError(
+            "attention implementation 'flex_attention' of the LLM does not support proportional attention: "
+            "load the model with attn_implementation='sdpa', or use experimental={'proportional': 'encoder'}"
         )
     if plan.positions == "compact" and plan.pixels is None and not plan.empty:
         rotary = getattr(modules.llm, "rotary_emb", None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...compat import cache_of
@@ -22,10 +24,17 @@ class LlmMerging:
     """Runs the steps of the LLM stage; its ``layer_arguments`` are those of a :class:`Prefill`."""
 
     def __init__(
-        self, modules: LocatedModules, steps: Mapping[int, LlmStep], masks: LlmMasks, observer: LlmObserver
+        self,
+        modules: LocatedModules,
+        steps: Mapping[int, LlmStep],
+        masks: LlmMasks,
+        observer: LlmObserver,
+        *,
+        sized: bool = False,
     ) -> None:
+        """``sized``: whether the sizes of visual tokens are tracked."""
         self.modules, self.steps, self.masks, self.observer = modules, steps, masks, observer
-        self.flash = masks.flash
+        self.flash, self.sized = masks.flash, sized
 
     def layer_arguments(
         self, prefill: Prefill, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -37,7 +46,10 @@ class LlmMerging:
             if self.steps[index].attention_source == "itself" and index not in prefill.seen:
                 tables = self._rotary(prefill, prefill.at(index - 1), hidden, kwargs)
                 prefill.seen[index] = self.observer.recompute_qk(prefill, index, hidden, tables)
-            hidden = self._merge(prefill, index, hidden)
+            tables = None
+            if self.steps[index].reads_rotary:
+                tables = self._rotary(prefill, prefill.at(index - 1), hidden, kwargs)
+            hidden = self._merge(prefill, index, hidden, tables)
             if args:
                 args = (hidden, *args[1:])
             else:
@@ -83,7 +95,9 @@ class LlmMerging:
 
         return sequence.cached(tables, make)
 
-    def _merge(self, prefill: Prefill, index: int, hidden: Tensor) -> Tensor:
+    def _merge(
+        self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...] | None
+    ) -> Tensor:
         step, sequence, seen = self.steps[index], prefill.at(index - 1), prefill.seen.get(index)
         prefill.visited.add(index)
         # The layers of a model may be on different devices.
@@ -92,13 +106,16 @@ class LlmMerging:
         seen = None if seen is None else seen.to(hidden.device)
         # Row by row and left to right, so that segments are contiguous.
         places = places_of(visual.flatten(), sum(lengths))
+        sizes = None if sequence.log_sizes is None else sequence.log_sizes.to(hidden.device).flatten()
         units = Units(
             hidden.flatten(0, 1)[places],
             None if seen is None else seen.flatten(0, 1)[places],
             lengths,
             prefill.prompt.free(prefill.prompt.lengths),
+            None if sizes is None else sizes[places].exp(),
             tokens=prefill.tokens(index - 1, hidden, seen),
             context=prefill.context,
+            rotary=None if tables is None else _means(tables, visual)[places],
         )
         merged = reduced(step, units)
         if merged is None:
@@ -107,6 +124,16 @@ class LlmMerging:
         kept = ~visual & (sequence.columns >= 0).to(hidden.device)
         hidden, kept = with_survivors(hidden, kept, places, merged)
         lengths = prefill.prompt.with_fixed(merged.lengths)
+        if self.sized and merged.sizes is not None:
+            every = torch.zeros(visual.numel(), device=hidden.device) if sizes is None else sizes
+            every = every.index_copy(0, places[merged.kept], merged.sizes.log())
+            sequence = replace(sequence, log_sizes=every.view_as(visual).to(sequence.columns.device))
         left, order = shortened(prefill.prompt, sequence, kept.to(sequence.columns.device), lengths)
         prefill.record(index, left)
         return take_rows(hidden, order, padded=left.padded)
+
+
+def _means(tables: tuple[Tensor, ...], visual: Tensor) -> Tensor:
+    """(B * n, 2) fp32: the means of the cosines and sines of (B or 1, n, h) rotary tables."""
+    means = torch.stack([table.to(visual.device).float().mean(-1) for table in tables], -1)
+    return means.expand(*visual.shape, -1).flatten(0, 1)

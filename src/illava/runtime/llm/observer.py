@@ -39,7 +39,14 @@ class LlmObserver:
                 self.recomputing[index] = hooks.tap(attention).recompute_qk
 
     def _observe(
-        self, index: int, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None
+        self,
+        index: int,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        mask: Any,
+        softcap: float | None,
+        value: Tensor,
     ) -> None:
         current = self.passes.current
         prefill = None if current is None else current.prefill
@@ -48,7 +55,7 @@ class LlmObserver:
         tokens = prefill.tokens(index, query.new_empty(0))
         if mask is not None and not isinstance(mask, Tensor):
             mask = self._seen(prefill, current.padding, index, tokens.last)
-        attention = LlmAttention(query, key, scaling, mask, softcap, tokens)
+        attention = LlmAttention(query, key, scaling, mask, softcap, tokens, value)
         prefill.seen[index + 1] = self.steps[index + 1].observe_llm(attention, prefill.context)
 
     def recompute_qk(
@@ -68,8 +75,10 @@ class LlmObserver:
             last_column = tokens.columns.gather(1, tokens.last[:, None])
             seen &= tokens.columns > last_column - window
 
-        def observe(query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None) -> None:
-            attention = LlmAttention(query, key, scaling, seen, softcap, tokens)
+        def observe(
+            query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None, value: Tensor
+        ) -> None:
+            attention = LlmAttention(query, key, scaling, seen, softcap, tokens, value)
             found.append(step.observe_llm(attention, prefill.context))
 
         with torch.no_grad():

@@ -105,6 +105,9 @@ class Sequence:
     """Visual tokens left in each segment, over all rows of the batch."""
     padded: bool = False
     """Whether any token may be padding or filler."""
+    log_sizes: Tensor | None = None
+    """(B, n) fp32: the logarithm of each token's size, 0 for text, padding and filler; None if no step
+    recorded sizes, or if the LLM does not use them."""
     cached: Cached = field(default_factory=Cached, repr=False)
     """Masks and tables of these tokens, each made once for all layers."""
 
@@ -215,7 +218,8 @@ class Prefill:
         # Padding of this prompt has no columns; ``self.padded`` includes tokens cached earlier.
         padded = sequence.padded or self.padded
         columns = columns.where(columns < 0, columns + self.start) if self.start else columns
-        expected = Expected(columns, self.prompt.runs.shape[1], len(self.history) - 1, padded)
+        length, group = self.prompt.runs.shape[1], len(self.history) - 1
+        expected = Expected(columns, length, group, padded, sequence.log_sizes)
         for layer in self.cache_layers[first : self.depth]:
             if isinstance(layer, MergedLayer):
                 layer.expect(expected)

@@ -35,6 +35,7 @@ from .merging import LlmMerging
 from .observer import LlmObserver
 from .prefill import Prefill, Prompt
 from .prompt import PromptReader
+from .sizes import LlmSizeBias, read_sizes
 
 
 class LlmStage:
@@ -65,7 +66,10 @@ class LlmStage:
         hooks.pre(modules.llm, self._enter)
         hooks.post(modules.llm, self._leave, always=True)
         observer = LlmObserver(modules, plan.llm, self.masks, passes, hooks)
-        self.merging = LlmMerging(modules, plan.llm, self.masks, observer)
+        self.sized = plan.llm_size_bias
+        self.merging = LlmMerging(modules, plan.llm, self.masks, observer, sized=self.sized)
+        for index, layer in enumerate(modules.layers if self.sized else ()):
+            hooks.tap(layer.get_submodule(modules.family.llm_attention), bias=LlmSizeBias(index, passes))
         for index, layer in enumerate(modules.layers):
             # A step before layer 0 runs at the entry.
             first = min((at for at in self.steps if at), default=len(modules.layers))
@@ -112,7 +116,10 @@ class LlmStage:
         if cache is not None:
             layers = prepare_for_merging(cache, self.masks.windows, self.owner, refusal)
             check_room(layers, prompt.runs.shape[1])
-        prefill = self.entry.enter(prompt, kwargs, embeds, marks, start, cached=cache is not None)
+        sizes = read_sizes(prompt, self.modules, current.runs) if self.sized else None
+        prefill = self.entry.enter(
+            prompt, kwargs, embeds, marks, start, cached=cache is not None, sizes=sizes
+        )
         current.layers = current.prefill = prefill
         prefill.start, prefill.merging = start, self.merging
         if self.marks:
@@ -124,6 +131,7 @@ class LlmStage:
         if layers is not None:
             prefill.padded = prompt.padded
             prefill.cache_layers, prefill.depth = layers, len(self.modules.layers)
+            current.cache_layers = layers
             prefill.expect()
         if start:
             prefill.cached_masks = CachedMasks(self.masks, padding, embeds.dtype, columns.shape[1])
@@ -150,12 +158,14 @@ class LlmStage:
     ) -> Any:
         if is_static(cache):
             # This branch is compiled: it must not synchronise with the device or branch on a tensor.
+            current.cache_layers = cache.layers
             static = current.layers = StaticMasks(cache, self.masks, embeds.shape[1], embeds.dtype)
             # In generate() the padding was read before, and ``current.padding`` is None.
             update_padding(cache, current.padding)
             return args, {**kwargs, "attention_mask": static.for_layer(0)}
         if not is_merged(cache) or cache.get_seq_length() == 0:
             return None
+        current.cache_layers = cache.layers
         held = [layer for layer in cache.layers if isinstance(layer, MergedLayer)]
         queries = embeds.shape[1]
         padding = current.padding

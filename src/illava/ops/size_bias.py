@@ -1,0 +1,67 @@
+"""A bias on the logits of keys, as further channels of queries and keys instead of a mask.
+
+The fused kernels of attention take no mask, or are slower with one. A channel that is constant in the queries
+adds its value in a key to all logits of that key (ERA, arXiv 2606.31982).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MULTIPLE = 8
+"""Kernels of flash attention take heads whose width is a multiple of this."""
+
+
+def with_channels(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values whose attention has ``bias`` added to the logits of each key.
+
+    Two channels carry the bias: in bfloat16 a single one would round log(9) by 0.005, and the second one
+    holds the remainder. The value in the queries is a power of two, which is exact in every dtype. All three
+    tensors are padded with zeros to the same width, as the kernels require.
+
+    Args:
+        query: (B, H, q, h), any floating dtype.
+        key: (B, H_kv, k, h).
+        value: (B, H_kv, k, h'), h' <= h.
+        bias: (B or 1, 1, 1, k) fp32.
+        scaling: factor on the dot products, which the attention must be given: its default would follow the
+            new width.
+
+    Returns (B, H, q, w), (B, H_kv, k, w) and (B, H_kv, k, w), w the smallest multiple of 8 that is at least
+    h + 2. The output of the attention has to be cut to its first h' channels.
+    """
+    width = -(-(query.shape[-1] + 2) // MULTIPLE) * MULTIPLE
+    constant = 2.0 ** round(-math.log2(scaling))
+    column = bias.to(torch.float32).transpose(2, 3) / (scaling * constant)
+    first = column.to(key.dtype)
+    rest = (column - first.to(torch.float32)).to(key.dtype)
+    heads = (len(key), key.shape[1], -1, -1)
+    query = torch.cat([query, query.new_full((), constant).expand(*query.shape[:-1], 2)], -1)
+    key = torch.cat([key, first.expand(heads), rest.expand(heads)], -1)
+    return _padded(query, width), _padded(key, width), _padded(value, width)
+
+
+def _padded(heads: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(heads, (0, width - heads.shape[-1]))
+
+
+def biased_mask(mask: Tensor | None, bias: Tensor, rows: int) -> Tensor:
+    """Add a bias to a mask.
+
+    Args:
+        mask: (B or 1, H or 1, q, k) boolean (True = may attend) or additive, or None.
+        bias: (B or 1, 1, 1, k), in the dtype of the attention.
+        rows: the number q of queries.
+
+    Returns an additive mask.
+    """
+    if mask is None:
+        return bias.expand(-1, -1, rows, -1)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=bias.dtype).masked_fill(~mask, torch.finfo(bias.dtype).min)
+    return mask + bias
