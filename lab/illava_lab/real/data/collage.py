@@ -104,9 +104,14 @@ def what_is_at(rng: np.random.Generator, album: Album, cell: int | None = None) 
 
 def everything(album: Album) -> Ask:
     """What all photographs show: many names for few tokens."""
-    wordings = ("Name all pictures, row by row.", "What do the pictures show, from left to right, row by row?")
+    wordings = (
+        "Name all pictures, row by row.",
+        "What do the pictures show, from left to right, row by row?",
+    )
     names = ", ".join(thing.noun for thing in album.things)
-    return Ask(wordings, names, "collage-all", all(is_small([thing.box], album.size) for thing in album.things))
+    return Ask(
+        wordings, names, "collage-all", all(is_small([thing.box], album.size) for thing in album.things)
+    )
 
 
 def where(rng: np.random.Generator, album: Album) -> Ask | None:
