@@ -18,7 +18,7 @@ TOLERANCE = 0.05
 """The relative difference between a measured speed-up and its target above which a row is marked."""
 CLOSE = 0.02
 """The relative difference at which calibration stops."""
-ROUNDS = 4
+ROUNDS = 5
 """Measurements of one row, at most."""
 HALVINGS = 18
 """Of the logarithm of the budget: 4.2 / 2**18 is far below the share of one token."""
@@ -96,24 +96,25 @@ def calibrated_budget(
         keep = next_budget(predicted, points, target)
         if keep == LEAST and points.get(LEAST, math.inf) < HOPELESS * target:
             break
-        runs.setdefault(keep, []).append(measured(keep))
+        # The latest measurement comes last, also if the budget has been measured before.
+        runs[keep] = [*runs.pop(keep, []), measured(keep)]
     keep, speedup = _nearest(_medians(runs), target)
     return Budget(keep, speedup, target)
 
 
 def next_budget(predicted: Speedup, points: Mapping[float, float], target: float) -> float:
-    """The budget to measure next, given ``points``, the budgets measured and their speed-ups.
+    """The budget to measure next, given ``points``, the budgets measured and their speed-ups, the latest last.
 
     Without a point it is the predicted one. A single point scales all predictions. With several, the line
-    through the two nearest to the target maps predicted to measured shares of the plain model's time.
+    through the two latest maps predicted to measured shares of the plain model's time, so that a disturbed
+    measurement is soon forgotten.
     """
     if not points:
         return budget_for(predicted, target)
-    ranked = sorted(points, key=lambda keep: _distance(points[keep], target))
-    first = ranked[0]
+    first, *others = reversed(points)
     x, y = 1 / predicted(first), 1 / points[first]
     slope = y / x
-    for other in ranked[1:]:
+    for other in others:
         across, up = 1 / predicted(other) - x, 1 / points[other] - y
         if across * up > 0:
             # Noise can turn a line round; then the next point is taken, or the scale.
