@@ -146,7 +146,7 @@ def test_the_preset_is_at_the_middle_everywhere():
 
 def test_a_schedule_by_hand():
     method = Illava(encoder_layers=(0, 5), encoder_keep=0.5, llm_layers=(1, 2), llm_keep=0.25)
-    # Blocks: 1/8 and 6/8 of 32, counted from 1: 4 and 24. Layers: 1/8 and 2/8 of 28: 3.5, of two the first; 7.
+    # Blocks, from 1: 1/8 and 6/8 of 32. Layers: 1/8 of 28 is 3.5, of the two nearest the first; 2/8 is 7.
     assert counts(mapped(method.plan(SHORT), SHORT, QWEN), QWEN) == [
         ("encoder", 3, 576, 288),
         ("encoder", 23, 288, 144),
@@ -156,7 +156,7 @@ def test_a_schedule_by_hand():
 
 
 def test_steps_that_fall_together():
-    """Blocks 0, 1 and 2 of 32 are nearest to block 0 of 8; none is lost, whichever way it states its share."""
+    """Blocks 0, 1 and 2 of 32 are nearest to block 0 of 8, and no step is lost."""
     method = Illava(encoder_layers=(0, 1, 2), encoder_keep=0.5, llm_layers=(), llm_keep=None)
     assert counts(mapped(method.plan(QWEN), QWEN, SHORT), SHORT) == [("encoder", 0, 576, 72)]
     # ToMe's 32 steps leave the same number of units on 8 blocks, four steps on each.

@@ -176,7 +176,7 @@ def measure(
     if isinstance(wanted, EqualTime):
         targets, turns = wanted.targets, TURNS
         rows, refused = wanted.rows(name, model, processor, tasks, options["limit"], folder)
-        clock = None if wanted.clock is None else wanted.clock.name
+        clock = wanted.clock
     else:
         rows, refused = wanted, refusals(model, processor, wanted, tasks)
     for label, reason in refused.items():

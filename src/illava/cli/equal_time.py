@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,6 @@ FEW_PROMPTS = 8
 class ShapeClock:
     """A published shape whose predicted time counts instead of the model's own."""
 
-    name: str
     modules: LocatedModules
     prompt: Workload
     rates: Rates | AcceleratorRates
@@ -46,7 +47,10 @@ class EqualTime:
     targets: list[float]
     time: int
     """Prompts to measure on."""
-    clock: ShapeClock | None
+    clock: str | None
+    """The published shape whose predicted time counts, if it is not the model's own."""
+    shape: Callable[[], ShapeClock]
+    """That shape, measured when it is first needed."""
 
     def rows(
         self, name: str, model: nn.Module, processor: Any, tasks: list[Task], limit: int, folder: Path
@@ -58,8 +62,8 @@ class EqualTime:
         from ..io.files import check_free
 
         check_free(folder / FILE_NAME)
-        clock = "the model" if self.clock is None else self.clock.name
-        budgets = Budgets(folder, identity(model, fingerprint(model), clock))
+        known = identity(model, fingerprint(model), self.clock or "the model")
+        budgets = Budgets(folder, known)
         able, rows, refused = self._able(model, processor, tasks)
         samples = pick(tasks, limit, self.time or FEW_PROMPTS)
         predicting = self._predicting(model, processor, samples, budgets)
@@ -102,7 +106,8 @@ class EqualTime:
 
         modules = locate(model)
         if self.clock is not None:
-            return Clock(self.clock.modules, [self.clock.prompt], self.clock.rates, planned_on=modules)
+            shape = self.shape()
+            return Clock(shape.modules, [shape.prompt], shape.rates, planned_on=modules)
         prompts = [workload_of(model, processor, sample) for sample in samples]
         if budgets.rates is None:
             weight = next(model.parameters())
@@ -157,8 +162,8 @@ def equal_time(
             method.rows([PROBE])
         except (TypeError, ValueError) as error:
             raise InputError(f"--method {method.name}: {error}") from error
-    shape = None if clock is None else _shape_clock(clock, output / CLOCK_FILE, device, dtype)
-    return EqualTime(methods, targets, time, shape)
+    shape = lru_cache(maxsize=1)(partial(_shape_clock, str(clock), output / CLOCK_FILE, device, dtype))
+    return EqualTime(methods, targets, time, clock, shape)
 
 
 def _shape_clock(name: str, file: Path, device: str, dtype: str) -> ShapeClock:
@@ -189,11 +194,11 @@ def _shape_clock(name: str, file: Path, device: str, dtype: str) -> ShapeClock:
         if there != identity:
             values = (" ".join(map(str, some.values())) for some in (there, identity))
             raise InputError("{}: rates of {} there, {} here; give another --output".format(file, *values))
-        return ShapeClock(name, modules, prompt, rates)
+        return ShapeClock(modules, prompt, rates)
     typer.echo(f"measuring this machine on layers of {name}: up to some minutes, once", err=True)
     with progress(f"measuring {name}", parts_measured(place)) as advance:
         rates = rates_on(modules, [prompt], kind, place, advance)
     with writing(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {**identity, "threads": torch.get_num_threads(), "rates": rates.to_dict()})
-    return ShapeClock(name, modules, prompt, rates)
+    return ShapeClock(modules, prompt, rates)

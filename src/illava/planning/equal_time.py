@@ -103,7 +103,10 @@ def calibrated_budget(
 
 
 def next_budget(predicted: Speedup, points: Mapping[float, float], target: float) -> float:
-    """The budget to measure next, given ``points``, the budgets measured and their speed-ups, the latest last.
+    """The budget to measure next.
+
+    Args:
+        points: budget -> measured speed-up, the latest last.
 
     Without a point it is the predicted one. A single point scales all predictions. With several, the line
     through the two latest maps predicted to measured shares of the plain model's time, so that a disturbed
