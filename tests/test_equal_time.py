@@ -123,6 +123,12 @@ def test_methods_that_end_earlier():
     budget = calibrated_budget(line(0.55), run, 3.0)
     assert (budget.keep, budget.ends, calls) == (LEAST, True, [LEAST])
     assert predicted_budget(line(0.6), 3.0).ends
+    # Where little is missing, it is measured twice; and what is known need not be.
+    calls.clear()
+    budget = calibrated_budget(line(0.55), run, 1.8)
+    assert (budget.ends, calls) == (True, [LEAST, LEAST])
+    assert calibrated_budget(line(0.55), run, 1.9, {LEAST: [1.6, 1.7]}).ends
+    assert calls == [LEAST, LEAST]
     # Within the tolerance of 5 % the target counts as reached.
     assert not predicted_budget(line(0.0, 1.0, 1 / 2.9 - LEAST), 3.0).ends
     assert predicted_budget(line(0.0, 1.0, 1 / 2.8 - LEAST), 3.0).ends

@@ -28,7 +28,8 @@ STEEPEST = 3.0
 """How much a secant may differ from the ratio of measured and predicted time, either way. Two noisy points
 next to each other would send the search anywhere."""
 HOPELESS = 0.8
-"""A method whose speed-up at :data:`LEAST` is below this share of the target is not measured again there."""
+"""A method whose speed-up at :data:`LEAST` is below this share of the target is measured there only once, and
+others twice."""
 
 Speedup = Callable[[float], float]
 """A budget, final visual tokens / all, to a speed-up to the first token, plain / merged."""
@@ -94,7 +95,8 @@ def calibrated_budget(
         if points and _distance(_nearest(points, target)[1], target) <= math.log1p(CLOSE):
             break
         keep = next_budget(predicted, points, target)
-        if keep == LEAST and points.get(LEAST, math.inf) < HOPELESS * target:
+        at_least = len(runs.get(LEAST, ()))
+        if keep == LEAST and at_least and (at_least > 1 or points[LEAST] < HOPELESS * target):
             break
         # The latest measurement comes last, also if the budget has been measured before.
         runs[keep] = [*runs.pop(keep, []), measured(keep)]
