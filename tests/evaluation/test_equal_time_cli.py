@@ -115,6 +115,13 @@ def test_another_clock(tmp_path, monkeypatch):
     )
     assert invoke(*command).exit_code == 0
     assert rows_of(other)["illava 2x"]["keep"] == row["keep"]
+    # Or named, which leaves them where they are.
+    third = tmp_path / "third"
+    command[2] = third
+    assert invoke(*command[:-1], out / "clock.json").exit_code == 0
+    assert rows_of(third)["illava 2x"]["keep"] == row["keep"]
+    assert not (third / "clock.json").exists()
+    command[2] = other
     (other / "clock.json").write_text("[]")
     assert_error(invoke(*command), "clock.json: not the rates of a clock", "move it")
 
@@ -143,7 +150,7 @@ def test_methods_that_the_model_refuses_are_listed(tmp_path):
         (["--speedup", "fast"], ["--speedup fast: give a number above 1"]),
         (["--speedup", "inf"], ["--speedup inf"]),
         (["--clock", "qwen2-vl-2b"], ["--clock qwen2-vl-2b needs --speedup"]),
-        (["--speedup", "2", "--clock", "qwen"], ["--clock qwen: unknown shape; give one of qwen2-vl-2b"]),
+        (["--speedup", "2", "--clock", "qwen"], ["--clock qwen: unknown shape", "or one of qwen2-vl-2b"]),
     ],
 )
 def test_errors(more, parts, tmp_path):

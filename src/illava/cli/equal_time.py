@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..errors import InputError
+from ..io.files import protect
 from .console import progress, writing
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class ShapeClock:
 
     modules: LocatedModules
     prompt: Workload
-    rates: Rates | AcceleratorRates
+    rates: Rates | AcceleratorRates | None
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,11 @@ def check_options(speedups: list[str], keeps: list[str], clock: str | None) -> N
         raise InputError("give either --speedup or --keep, not both: at equal time every method has its own")
     if clock is not None and not speedups:
         raise InputError(f"--clock {clock} needs --speedup, such as --speedup 2 3 4")
-    if clock is not None and clock not in SHAPES:
-        raise InputError(f"--clock {clock}: unknown shape; give one of {', '.join(SHAPES)}")
+    if clock is not None and clock not in SHAPES and not os.path.isfile(clock):
+        raise InputError(
+            f"--clock {clock}: unknown shape; give a file that an earlier --clock wrote, or one of "
+            + ", ".join(SHAPES)
+        )
 
 
 def equal_time(
@@ -162,43 +167,61 @@ def equal_time(
             method.rows([PROBE])
         except (TypeError, ValueError) as error:
             raise InputError(f"--method {method.name}: {error}") from error
-    shape = lru_cache(maxsize=1)(partial(_shape_clock, str(clock), output / CLOCK_FILE, device, dtype))
-    return EqualTime(methods, targets, time, clock, shape)
+    making = partial(_shape_clock, str(clock), output / CLOCK_FILE, device, dtype)
+    if clock is not None and os.path.isfile(clock):
+        protect(clock)
+        clock, rates = _read_rates(Path(clock))
+        making = partial(_clock_of, clock, rates)
+    return EqualTime(methods, targets, time, clock, lru_cache(maxsize=1)(making))
+
+
+def _clock_of(name: str, rates: Rates | AcceleratorRates | None) -> ShapeClock:
+    from ..bench.published import config
+    from ..models.layout import workload
+    from ..planning.predict import skeleton
+
+    modules = skeleton(config(name))
+    return ShapeClock(modules, workload(modules), rates)
+
+
+def _read_rates(file: Path, identity: dict[str, str] | None = None) -> tuple[str, Any]:
+    """Shape and rates in a file. Raises InputError, also for a file of another shape, device or dtype."""
+    from ..bench.published import shape
+    from ..planning.clock import rates_from_dict
+
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        name, rates = known["shape"], rates_from_dict(known["rates"])
+        there = {key: known[key] for key in identity or ()}
+        shape(name)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{file}: not the rates of a clock: {error}; move it") from error
+    if identity is not None and there != identity:
+        values = (" ".join(map(str, some.values())) for some in (there, identity))
+        raise InputError("{}: rates of {} there, {} here; give another --output".format(file, *values))
+    return name, rates
 
 
 def _shape_clock(name: str, file: Path, device: str, dtype: str) -> ShapeClock:
     """The clock of a shape, with the rates in ``file``, which are measured and saved there if missing."""
     import torch
 
-    from ..bench.published import config
     from ..evaluation.store import write_json
     from ..io.files import check_free
-    from ..models.layout import workload
     from ..models.loading import parse_device, parse_dtype
-    from ..planning.clock import parts_measured, rates_from_dict, rates_on
-    from ..planning.predict import skeleton
+    from ..planning.clock import parts_measured, rates_on
 
     place = parse_device(device)
     kind = parse_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    modules = skeleton(config(name))
-    prompt = workload(modules)
     identity = {"shape": name, "device": place.type, "dtype": str(kind).removeprefix("torch.")}
     check_free(file)
     if file.exists():
-        try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-            there = {key: known[key] for key in identity}
-            rates = rates_from_dict(known["rates"])
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{file}: not the rates of a clock: {error}; move it") from error
-        if there != identity:
-            values = (" ".join(map(str, some.values())) for some in (there, identity))
-            raise InputError("{}: rates of {} there, {} here; give another --output".format(file, *values))
-        return ShapeClock(modules, prompt, rates)
+        return _clock_of(name, _read_rates(file, identity)[1])
+    unmeasured = _clock_of(name, None)
     typer.echo(f"measuring this machine on layers of {name}: up to some minutes, once", err=True)
     with progress(f"measuring {name}", parts_measured(place)) as advance:
-        rates = rates_on(modules, [prompt], kind, place, advance)
+        rates = rates_on(unmeasured.modules, [unmeasured.prompt], kind, place, advance)
     with writing(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {**identity, "threads": torch.get_num_threads(), "rates": rates.to_dict()})
-    return ShapeClock(modules, prompt, rates)
+    return replace(unmeasured, rates=rates)
