@@ -10,7 +10,7 @@ import pytest
 
 from illava import UnsupportedError
 from illava.bench.timing import Timing
-from illava.evaluation import comparison_page, equal_time
+from illava.evaluation import comparison_page, equal_time, equal_time_page
 from illava.evaluation.compared_methods import ComparedMethod
 from illava.evaluation.comparison import compare
 from illava.evaluation.equal_time import FILE_NAME, Budgets, rows_at, stopwatch, workload_of
@@ -263,9 +263,18 @@ def test_the_best_is_named_first_whichever_it_is(found):
     assert bullets[0].startswith("- **Best at 2x, zoo/S:** shuffled 95.5 (")
     assert "; text tasks: shuffled 90.0 (" in bullets[0]
     assert "; position tasks: shuffled and illava 100.0 (" in bullets[0]
-    # "shuffled" is measured at 5x instead of 4x, and cannot be the best there.
+    # "shuffled" is measured at 5x instead of 4x: that is no advantage.
     assert bullets[1].startswith("- **Best at 4x, zoo/S:** illava ")
+    assert "too slow" not in bullets[1]
     assert "at the same time to the first token:" in "\n".join(lines)
+
+
+def test_what_is_too_slow_cannot_be_the_best():
+    made = at_equal_time()
+    made.timing["rows"]["shuffled 1/3"]["faster"]["ttft"]["median"] = 1.8
+    (first, *_) = equal_time_page.best(compare({"zoo/S": made}, "illava", DRAWS))[2:]
+    assert first.startswith("- **Best at 2x, zoo/S:** illava 90.9 (")
+    assert first.endswith(" (too slow to count: shuffled).")
 
 
 def test_tables_by_target(found):
