@@ -43,6 +43,8 @@ class Task:
     """All possible answers; empty if the answer is a text in the image."""
     guess: ClassVar[float]
     """The accuracy of always giving the likeliest answer to each question, without seeing the image."""
+    group: ClassVar[str] = ""
+    """"text" or "where"; see :class:`illava.evaluation.rows.Task`."""
     stream: ClassVar[int]
     """The number of the task's random stream, which must be unique and never change."""
     needs: ClassVar[tuple[str, str] | None] = None

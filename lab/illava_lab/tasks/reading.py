@@ -18,6 +18,7 @@ class Digits(Task):
     name = "digits"
     description = "Read a number of 2 to 4 real handwritten digits."
     guess = 1 / 270
+    group = "text"
     stream = 3
     needs = ("sklearn", "scikit-learn")
     phrases = ("What number is written?", "Which number do you see?", "Read the number.")
@@ -51,6 +52,7 @@ class Words(Task):
     name = "words"
     description = "Read a printed word of 3 or 4 letters, in test an unseen word in an unseen font."
     guess = 1 / len(TEST_WORDS)
+    group = "text"
     stream = 4
     needs = ("matplotlib", "matplotlib")
     phrases = ("What does it read?", "What is the word?", "Which word is written?")

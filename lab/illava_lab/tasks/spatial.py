@@ -27,6 +27,7 @@ class Spatial(Task):
     description = "Say whether one thing is left of, right of, above or below another."
     choices = ("left", "right", "above", "below")
     guess = 1 / 4
+    group = "where"
     stream = 5
 
     def draw(self, rng: np.random.Generator, number: int) -> Drawn:

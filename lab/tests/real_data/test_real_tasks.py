@@ -128,3 +128,13 @@ def test_every_task_has_a_set_or_stream_and_its_kinds(folder):
             assert set(spec.kinds) <= kinds[spec.stream]
         else:
             assert spec.set in (*sets.TRAINING_SETS, *sets.LOCAL_SETS)
+
+
+def test_groups_are_those_of_existing_tasks(folder):
+    """Comparisons at equal time list them separately; a renamed task must keep its group."""
+    groups = {name: tasks.group_of(name) for name in tasks.TASKS}
+    assert set(tasks.TEXT) | set(tasks.WHERE) <= set(groups)
+    assert groups["real-receipts"] == groups["real-sroie"] == "text"
+    assert groups["real-collage-where"] == "where"
+    assert groups["real-clothing"] == ""
+    assert all(tasks.load(name, folder=folder).group == groups[name] for name in ("real-words", "real-cards"))

@@ -32,6 +32,7 @@ from .console import (
     values,
     writing,
 )
+from .equal_time import EqualTime, check_options, equal_time, parse_speedups
 from .evaluate import answer_and_time, check_folders, make_tasks
 
 if TYPE_CHECKING:
@@ -59,6 +60,23 @@ def compare(
         list[str] | None,
         typer.Option(metavar="SHARE...", help=f"{KEEP_HELP}.", show_default=" ".join(BUDGETS)),
     ] = None,
+    speedup: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TIMES...",
+            help="Instead of --keep: compare at these speed-ups of the time to first token, such as 2 3 4; "
+            "every method gets the budget that reaches it.",
+        ),
+    ] = None,
+    clock: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE",
+            help="With --speedup: the predicted time of the same schedules on a published size counts, such "
+            "as qwen2-vl-2b; illava bench --shape list prints the names. Or a clock.json written before.",
+            show_default="the model's own measured time",
+        ),
+    ] = None,
     tasks: TasksOption = None,
     limit: LimitOption = 300,
     split: SplitOption = "test",
@@ -80,6 +98,7 @@ def compare(
     Examples:
       illava compare --output out/compare
       illava compare --output out/compare --method illava fastv --keep 1/3 1/9
+      illava compare --output out/equal --method illava-best fastv --reference fastv --speedup 2 3 4
     """
     with one_line_errors():
         hush()
@@ -87,24 +106,36 @@ def compare(
         from ..io.files import check_free, protect
         from ..models import loading
 
+        check_options(values(speedup), values(keep), clock)
+        targets = parse_speedups(values(speedup))
         shares = [parse_keep(text) for text in values(keep) or BUDGETS]
         methods = values(method) or [compared_methods.ALL]
         against = compared_methods.reference_name(reference, methods)
         if against not in (one.name for one in compared_methods.find(methods)):
             methods.append(reference)
-        rows = compared_methods.comparison_rows(methods, shares)
+        rows = [] if targets else compared_methods.comparison_rows(methods, shares)
         names = list(dict.fromkeys(values(model) or ["zoo/L"]))
         folders = model_folders(output, names)
         for name in names:
             loading.read_config(name, trust_remote_code)
         protect(*(name for name in values(tasks) if os.path.isdir(name)))
         check_free(output)
+        timed = equal_time(methods, targets, time, clock, output, device, dtype) if targets else None
         options = dict(
             limit=limit, seed=seed, split=split, batch_size=batch_size, max_new_tokens=max_new_tokens
         )
         measured: dict[str, Measured] = {
             name: measure(
-                name, folder, rows, values(tasks), skip_bad, options, time, device, dtype, trust_remote_code
+                name,
+                folder,
+                timed or rows,
+                values(tasks),
+                skip_bad,
+                options,
+                time,
+                device,
+                dtype,
+                trust_remote_code,
             )
             for name, folder in folders.items()
         }
@@ -121,7 +152,7 @@ def compare(
 def measure(
     name: str,
     folder: Path,
-    rows: list[Row],
+    wanted: list[Row] | EqualTime,
     names: list[str],
     skip_bad: bool,
     options: dict[str, Any],
@@ -133,20 +164,28 @@ def measure(
     """Run all rows on one model, or continue a run. Raises InputError."""
     from ..evaluation.compared_methods import refusals
     from ..evaluation.comparison import Measured
-    from ..evaluation.rows import describe
+    from ..evaluation.equal_time import TURNS
+    from ..evaluation.rows import describe, group
     from ..evaluation.store import Store
     from ..models.loading import load
 
     tasks = make_tasks(names, options["split"], options["seed"], options["limit"], skip_bad)
     model, processor = load(name, device, dtype, trust_remote_code)
     check_folders(tasks, processor, options["limit"])
-    refused = refusals(model, processor, rows, tasks)
+    clock, targets, turns = None, list[float](), 1
+    if isinstance(wanted, EqualTime):
+        targets, turns = wanted.targets, TURNS
+        rows, refused = wanted.rows(name, model, processor, tasks, options["limit"], folder)
+        clock = wanted.clock
+    else:
+        rows, refused = wanted, refusals(model, processor, wanted, tasks)
     for label, reason in refused.items():
         typer.echo(f"{name}: skipping {label}: {reason}", err=True)
     runnable = [row for row in rows if row.label not in refused]
     with Store(folder, describe(name, model, tasks, runnable, **options)) as store:
-        timing = answer_and_time(model, processor, tasks, runnable, store, time, f"{name}: ")
-        return Measured(rows, refused, store.settings, store.lines, timing)
+        timing = answer_and_time(model, processor, tasks, runnable, store, time, f"{name}: ", turns)
+        groups = {task.name: group(task) for task in tasks}
+        return Measured(rows, refused, store.settings, store.lines, timing, groups, clock, targets)
 
 
 def model_folders(output: Path, names: list[str]) -> dict[str, Path]:

@@ -114,8 +114,11 @@ def answer_and_time(
     store: Store,
     count: int,
     title: str = "",
+    turns: int = 1,
 ) -> dict[str, Any] | None:
     """Generate the answers that ``store`` lacks, then time the rows that merge on ``count`` prompts.
+
+    Every row runs ``turns`` times on each of these, and its fastest run counts.
 
     Returns the timing, measured now or found in the store's folder; None if there is none. Raises InputError.
     """
@@ -131,9 +134,9 @@ def answer_and_time(
     samples = speed.pick(tasks, limit, count)
     timing = speed.known(store.folder, timed, samples)
     if timing is None and samples:
-        runs = (1 + len(samples)) * (1 + len(timed))
+        runs = (1 + turns * len(samples)) * (1 + len(timed))
         with progress(f"{title}timing", runs) as advance, writing(store.folder):
-            timing = speed.measure_rows(model, processor, samples, timed, most, advance, store.folder)
+            timing = speed.measure_rows(model, processor, samples, timed, most, advance, store.folder, turns)
             speed.save(store.folder, timing)
     return timing
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from ..planning.machine_speed import Rates
     from ..planning.recommendation import Candidate, Recommendation
 
-CURVES = 11
-"""The number of measurements that :func:`illava.planning.machine_speed.measure_rates` makes."""
 MOST_EQUALS = 8
 """The largest number of schedules of equal cost that calibration tries."""
 
@@ -235,18 +233,13 @@ def _rates(modules: Any, work: Any, device: str, dtype: str) -> Rates | Accelera
     import torch
 
     from ..models.loading import parse_device, parse_dtype
-    from ..planning.accelerator_measuring import PARTS, measure_accelerator
-    from ..planning.machine_speed import measure_rates
+    from ..planning.clock import parts_measured, rates_on
 
     place = parse_device(device)
     kind = parse_dtype(dtype) or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-    if place.type != "cpu":
-        with progress("measuring this accelerator", PARTS) as advance:
-            return measure_accelerator(modules, kind, place, advance=advance)
-    units = max(work.segments) * modules.group
-    prompt = work.text + work.visual_tokens
-    with progress("measuring this machine", CURVES) as advance:
-        return measure_rates(modules, units, prompt, dtype=kind, device=place, advance=advance)
+    what = "machine" if place.type == "cpu" else "accelerator"
+    with progress(f"measuring this {what}", parts_measured(place)) as advance:
+        return rates_on(modules, [work], kind, place, advance)
 
 
 def _calibrated(

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..io.files import replacing
 from ..io.texts import slug
-from . import pareto
-from .comparison import COSTS, OFF_BUDGET, TIMES, Figures, points_of
+from . import equal_time_page, pareto
+from .comparison import OFF_BUDGET, TIMES, Figures, column, costs, points_of
 from .metrics import LEAST_PLAIN
 from .rows import BLANK, PLAIN, TEXT_ONLY
 from .store import write_json
 from .summary import ESTIMATES, MEANS, escape, interval, number, table
-from .verdict import AXES, best_by_task, mark, verdict
+from .verdict import AXES, best_by_task, mark, over, verdict
 
 PAGE, TABLE, FIGURES, PLOTS = "comparison.md", "comparison.csv", "comparison.json", "comparison"
 QUALITY = "retained above blank, % of the plain model"
@@ -46,7 +46,7 @@ def draw(folder: Path, found: Figures) -> tuple[list[str], str | None]:
     """Draw quality against each cost. Returns the names of the files, and one line where one is missing."""
     hint, drawn = None, []
     for model, figures in found["models"].items():
-        for cost in COSTS:
+        for cost in costs(figures.get("clock")):
             points = points_of(figures["rows"], cost)
             if len(points) > 1:
                 name = plot_name(model, cost)
@@ -65,11 +65,14 @@ def plot_name(model: str, cost: str) -> str:
 def to_csv(found: Figures) -> str:
     """One line a model and row, numbers in full, accuracies by task last; empty where there is no figure."""
     fields = ["model", "row", "method", "budget", "keep", "refused"]
+    fields += ["target", "ends", "expected", "missed"] if found.get("targets") else []
     for key in (*SPREADS[:3], *MEANS, "off_budget", *SPREADS[3:], *TESTS):
         fields += [key, f"{key}_low", f"{key}_high"] if key in SPREADS else [key]
     tasks = dict.fromkeys(name for figures in found["models"].values() for name in figures["tasks"])
+    groups = dict.fromkeys(name for figures in found["models"].values() for name in figures.get("groups", ()))
     out = io.StringIO()
-    lines = csv.DictWriter(out, [*fields, *map(_task_column, tasks)], lineterminator="\n")
+    columns = [*fields, *map(_group_column, groups), *map(_task_column, tasks)]
+    lines = csv.DictWriter(out, columns, lineterminator="\n")
     lines.writeheader()
     for model, figures in found["models"].items():
         for row in figures["rows"]:
@@ -77,9 +80,14 @@ def to_csv(found: Figures) -> str:
             for key in set(fields) & set(row):
                 figure = row[key] if key in SPREADS else {"value": row[key]}
                 cells |= {f"{key}_{end}".removesuffix("_value"): what for end, what in figure.items()}
+            cells |= {_group_column(name): kept["value"] for name, kept in row.get("groups", {}).items()}
             cells |= {_task_column(name): accuracy for name, accuracy in row["tasks"].items()}
             lines.writerow(cells)
     return out.getvalue()
+
+
+def _group_column(name: str) -> str:
+    return f"above_blank: {name} tasks"
 
 
 def _task_column(name: str) -> str:
@@ -88,22 +96,32 @@ def _task_column(name: str) -> str:
 
 def to_markdown(found: Figures, plots: Sequence[str] = ()) -> str:
     """The page: the verdict, a summary of each model, and how it was measured."""
-    lines = ["# Comparison of methods", "", *verdict(found)]
+    equal_time = bool(found.get("targets"))
+    lines = ["# Comparison of methods", ""]
+    lines += [*equal_time_page.best(found), ""] if equal_time else []
+    lines += verdict(found)
     for model, figures in found["models"].items():
-        lines += ["", f"## {escape(model)}", "", *_methods(figures, found["reference"])]
-        for cost in COSTS:
+        lines += ["", f"## {escape(model)}", ""]
+        if equal_time:
+            sections = equal_time_page.sections(found, figures)
+            lines += [*sections, "", _accuracies(figures), *_refusals(figures)]
+        else:
+            lines += _methods(found, figures)
+        for cost in costs(figures.get("clock")):
             if plot_name(model, cost) in plots:
                 alt = escape(re.sub(r"[\[\]]", "", f"{model}: {QUALITY}, against {AXES[cost]}"))
                 lines += ["", f"![{alt}]({PLOTS}/{plot_name(model, cost)})"]
-        lines += ["", *_tasks(figures, found["reference"]), "", *_settings(figures)]
-    return "\n".join([*lines, "", *_how(found)]) + "\n"
+        lines += ["", *_tasks(found, figures), "", *_settings(figures)]
+    how = equal_time_page.how(found) if equal_time else _how(found)
+    return "\n".join([*lines, "", *how]) + "\n"
 
 
 # -- one model -------------------------------------------------------------------------------------
 
 
-def _methods(figures: Figures, reference: str) -> list[str]:
+def _methods(found: Figures, figures: Figures) -> list[str]:
     """A line a method, the best first: what it retains at each budget, and what it costs."""
+    reference = found["reference"]
     rows = [row for row in figures["rows"] if row["options"] is not None]
     budgets = {row["keep"]: row["budget"] or OWN_SCHEDULE for row in rows}
     budgets = {keep: budgets[keep] for keep in sorted(budgets, key=lambda keep: -(keep or 0))}
@@ -129,23 +147,33 @@ def _methods(figures: Figures, reference: str) -> list[str]:
             for name in shown
         ),
     )
+    lines += ["", _accuracies(figures)]
+    if len(shown) < len(ranked):
+        lines.append(f"{len(ranked) - len(shown)} more methods are in `{TABLE}`.")
+    return [*lines, *_refusals(figures)]
+
+
+def _accuracies(figures: Figures) -> str:
+    """The accuracy of the rows without a method, in a sentence."""
     plain = {row["label"]: row for row in figures["rows"] if row["options"] is None}
     about = [
         f"{label} {interval(plain[label]['accuracy'])} %"
         for label in (PLAIN.label, BLANK.label, TEXT_ONLY.label)
         if label in plain
     ]
-    lines += ["", f"Accuracy: {', '.join(about)}."]
-    if len(shown) < len(ranked):
-        lines.append(f"{len(ranked) - len(shown)} more methods are in `{TABLE}`.")
+    return f"Accuracy: {', '.join(about)}."
+
+
+def _refusals(figures: Figures) -> list[str]:
+    """The rows that could not run, and why."""
     refused: dict[str, list[str]] = {}
-    for row in rows:
+    for row in figures["rows"]:
         if row["refused"] is not None:
             refused.setdefault(row["refused"], []).append(row["label"])
     if refused:
         cells = ([escape(", ".join(labels)), escape(reason)] for reason, labels in refused.items())
-        lines += ["", *table(["not run", "reason"], cells, 2)]
-    return lines
+        return ["", *table(["not run", "reason"], cells, 2)]
+    return []
 
 
 def _retained(row: Figures | None) -> str:
@@ -165,7 +193,8 @@ def _range(rows: Iterable[Figures], cost: str) -> str:
     return "-".join(ends)
 
 
-def _tasks(figures: Figures, reference: str) -> list[str]:
+def _tasks(found: Figures, figures: Figures) -> list[str]:
+    reference = found["reference"]
     plain = next(row for row in figures["rows"] if row["label"] == PLAIN.label)
     lines = []
     for name, (ours, best, value) in best_by_task(figures, reference).items():
@@ -174,7 +203,7 @@ def _tasks(figures: Figures, reference: str) -> list[str]:
         lines.append(
             [escape(name) + excluded, number(plain["tasks"][name], ".1f"), number(ours, ".1f"), other]
         )
-    head = ["accuracy %, mean over budgets", PLAIN.label, escape(reference), "best other method"]
+    head = [f"accuracy %, mean over {over(found)}", PLAIN.label, escape(reference), "best other method"]
     return table(head, lines)
 
 
@@ -194,7 +223,10 @@ def _settings(figures: Figures) -> list[str]:
         )
     if timing is not None:
         count, threads = len(timing["prompts"]), timing["threads"]
-        lines.append(f"Times: medians of {count} prompts, one at a time, rows in turn, threads: {threads}.")
+        fastest = f", the fastest of {turns} runs of each" if (turns := timing.get("turns") or 1) > 1 else ""
+        lines.append(
+            f"Times: medians of {count} prompts, one at a time, rows in turn{fastest}, threads: {threads}."
+        )
         if (place := timing.get("machine")) is not None:
             lines.append(f"On {place['cpu']}, torch {place['torch']}, transformers {place['transformers']}.")
     return lines
@@ -214,13 +246,18 @@ task.""".splitlines()
 
 
 def ordered(rows: Iterable[Figures]) -> list[Figures]:
-    """Rows as tables list them: the plain model's, then the largest budget first, and in it the best."""
+    """Rows as tables list them: the plain model's, then the largest budget first, and in it the best.
+
+    At equal time the smallest speed-up comes first; rows where methods end come last.
+    """
 
     def place(row: Figures) -> tuple[float, ...]:
         if row["options"] is None:
             return (0, [PLAIN.label, BLANK.label, TEXT_ONLY.label].index(row["label"]))
         kept = row["above_blank"]["value"]
         # Schedules of their own and rows without a figure come last.
-        return (1, -(row["keep"] or 0), kept is None, -(kept or 0))
+        at = column(row)
+        first = -(at or 0) if row.get("target") is None else at or float("inf")
+        return (1, first, kept is None, -(kept or 0))
 
     return sorted(rows, key=place)

@@ -21,7 +21,11 @@ Visuals = Literal["pictures", "grey", "nothing"]
 
 
 class Task(Protocol):
-    """Reproducible questions by number; an infinite task has no ``__len__``."""
+    """Reproducible questions by number; an infinite task has no ``__len__``.
+
+    An optional attribute ``group`` is "text" if the answer is written in the image, "where" if it depends on
+    positions, and "" otherwise: comparisons at equal time list such tasks separately.
+    """
 
     name: str
     description: str
@@ -43,6 +47,20 @@ class Row:
     """What the model sees: the images or videos, grey ones instead, or only the question."""
     name: str = ""
     """The name without the budget, if there is one."""
+    target: float | None = None
+    """In a comparison at equal time: the speed-up to the first token that ``keep`` was chosen for."""
+    ends: bool = False
+    """Whether no budget reaches the target, so that this is the fastest row of its method."""
+    expected: float | None = None
+    """The speed-up with which ``keep`` was chosen: measured, or predicted."""
+
+    @property
+    def column(self) -> float | None:
+        """What rows have in common if they can be compared: the target, or else the budget.
+
+        None for schedules of their own and for the ends of methods that reach no target.
+        """
+        return None if self.ends else self.keep if self.target is None else self.target
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: what distinguishes this row from others."""
@@ -65,6 +83,17 @@ def merged_row(method: Method, keep: float | None, name: str = "") -> Row:
     """
     name = name or method.name
     return Row(f"{name} {budget(keep)}", method, keep, name=name)
+
+
+def timed_row(method: Method, target: float, keep: float, speedup: float, ends: bool, name: str) -> Row:
+    """The row of a method at a speed-up, labelled "fastv 3x", or "fastv 1.7x (its most)" if it ends there."""
+    label = f"{name} {speedup:.2g}x (its most)" if ends else f"{name} {target:g}x"
+    return Row(label, method, keep, name=name, target=target, ends=ends, expected=speedup)
+
+
+def group(task: Task) -> str:
+    """The group of a task; see :class:`Task`."""
+    return str(getattr(task, "group", ""))
 
 
 def budget(keep: float | None) -> str:

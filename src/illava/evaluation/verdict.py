@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from .comparison import COSTS, Figures
+from .comparison import CLOCK, Figures, column, costs
 from .metrics import LEAST_PLAIN, LEVEL
 from .summary import escape
 
-AXES = {"ttft": "time to the first token / plain, measured", "flops": "FLOPs up to the first token / plain"}
+AXES = {
+    CLOCK: "time to the first token / plain, predicted on the clock's shape",
+    "ttft": "time to the first token / plain, measured",
+    "flops": "FLOPs up to the first token / plain",
+}
 MOST_LISTED = 10
 """Rows of a model named in a sentence; the CSV file has all."""
 
@@ -18,22 +22,29 @@ def verdict(found: Figures) -> list[str]:
     reference, made = f"*{escape(found['reference'])}*", found["comparisons"]
     by_chance = (1 - LEVEL) * made["made"]
     least = f"plain is below {100 * LEAST_PLAIN:g} % at every task"
+    shared = dict.fromkeys(cost for model in found["models"].values() for cost in costs(model.get("clock")))
     statements = {
         **{f"No result for {model}": least for model in _unlearnt(found)},
         "Better, significantly": _listed(found, (1,), True),
         "Better, not significantly": _listed(found, (1,), False),
-        "Tasks with a better method, means over budgets, not tested": _tasks(found),
+        f"Tasks with a better method, means over {over(found)}, not tested": _tasks(found),
         "Equal or worse, not significantly": _listed(found, (0, -1), False),
         "Worse, significantly": _listed(found, (-1,), True),
-        **{f"Pareto front, {AXES[cost]}": _fronts(found, cost) for cost in COSTS},
+        **{f"Pareto front, {AXES[cost]}": _fronts(found, cost) for cost in shared},
         "Multiple testing": f"{made['made']} comparisons, about {by_chance:.1f} of them significant by "
         f"chance; significant: {made['significant']}, after Holm's correction: {made['hold']}",
     }
     return [
-        f"Mean accuracy over tasks, in points, against {reference} at the same budget:",
+        f"Mean accuracy over tasks, in points, against {reference} at the same "
+        f"{'time to the first token' if found.get('targets') else 'budget'}:",
         "",
         *(f"- **{title}:** {text}." for title, text in statements.items()),
     ]
+
+
+def over(found: Figures) -> str:
+    """What every method has a row for each of."""
+    return "speed-ups" if found.get("targets") else "budgets"
 
 
 def _unlearnt(found: Figures) -> Iterator[str]:
@@ -86,13 +97,14 @@ def best_by_task(
 ) -> dict[str, tuple[float | None, str | None, float | None]]:
     """By task the accuracy of the reference, the best other method, and its accuracy.
 
-    Accuracies are means over the budgets of the reference; methods without one of these do not take part.
+    Accuracies are means over the budgets, or speed-ups, of the reference; methods without one of these do not
+    take part.
     """
-    answered = [row for row in figures["rows"] if row["keep"] and row["refused"] is None]
-    budgets = {row["keep"] for row in answered if row["method"] == reference}
+    answered = [row for row in figures["rows"] if column(row) and row["refused"] is None]
+    budgets = {column(row) for row in answered if row["method"] == reference}
     methods: dict[str, list[Figures]] = {}
     for row in answered:
-        if row["keep"] in budgets:
+        if column(row) in budgets:
             methods.setdefault(row["method"], []).append(row)
     best: dict[str, tuple[float | None, str | None, float | None]] = {}
     for task in figures["tasks"]:

@@ -135,10 +135,14 @@ class Predictor:
 
     def of(self, method: Method) -> Prediction:
         """The prediction for ``method``."""
-        token_counts, steps, llm_tokens = self._token_counts(method.plan(self.modules))
+        return self.of_plan(method.plan(self.modules), method.to_dict())
+
+    def of_plan(self, plan: Plan, method: dict[str, Any]) -> Prediction:
+        """The prediction for a plan; ``method`` is the dictionary of the method that made it."""
+        token_counts, steps, llm_tokens = self._token_counts(plan)
         return Prediction(
             family=self.modules.family.model_type,
-            method=method.to_dict(),
+            method=method,
             visual_tokens=self.work.batch * self.work.visual_tokens,
             final_tokens=llm_tokens[-1],
             average_tokens=sum(llm_tokens) / len(llm_tokens),

@@ -55,6 +55,15 @@ class OfStream(NamedTuple):
     size: int = 200
 
 
+TEXT = ("real-sroie", "real-words", "real-receipts", "real-forms", "real-signposts")
+WHERE = (
+    "real-collage-place",
+    "real-collage-where",
+    "real-collage-beside",
+    "real-board-where",
+    "real-cards-place",
+)
+"""Tasks whose answers are written in the picture, and those that depend on positions."""
 YES_NO = ("yes", "no")
 TASKS: dict[str, OfSet | OfStream] = {
     "real-clothing": OfSet("Name a piece of clothing.", "clothing"),
@@ -143,6 +152,11 @@ TASKS: dict[str, OfSet | OfStream] = {
 }
 
 
+def group_of(name: str) -> str:
+    """The group of a task; see :class:`illava.evaluation.rows.Task`."""
+    return "text" if name in TEXT else "where" if name in WHERE else ""
+
+
 class SetTask:
     """Questions of a picture set, shuffled by ``seed`` so that the first few are about many pictures.
 
@@ -150,7 +164,7 @@ class SetTask:
     """
 
     def __init__(self, name: str, spec: OfSet, split: str, seed: int, folder: Path):
-        self.name, self.description = name, spec.description
+        self.name, self.description, self.group = name, spec.description, group_of(name)
         self._set = folder / spec.set
         found = [line for line in lines(spec.set, split, folder) if not spec.kinds or line.kind in spec.kinds]
         order = np.random.default_rng([seed, list(TASKS).index(name)]).permutation(len(found))
@@ -196,7 +210,7 @@ class StreamTask:
     """
 
     def __init__(self, name: str, spec: OfStream, split: str, seed: int, folder: Path):
-        self.name, self.description = name, spec.description
+        self.name, self.description, self.group = name, spec.description, group_of(name)
         self.choices, self.guess = spec.choices, spec.guess
         self._spec, self._split, self._seed = spec, split, seed
         self._draw = STREAMS[spec.stream].draw(split, folder)
