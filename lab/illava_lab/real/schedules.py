@@ -1,6 +1,7 @@
-"""The schedule published for Qwen3-VL on zoo/R: at the printed layers, and at layers in proportion.
+"""Schedules for zoo/R that have no name in the library: the published one, and candidates for a new preset.
 
-The authors' script merges in blocks 5 to 8 of the encoder's 27 and before layers 15, 17, 19 and 21 of the
+The schedule published for Qwen3-VL stands at the printed layers, and at layers in proportion. The authors'
+script merges in blocks 5 to 8 of the encoder's 27 and before layers 15, 17, 19 and 21 of the
 LLM's 36. zoo/R has 9 blocks and 30 layers, so the same numbers are its encoder's last blocks.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from illava import Illava
@@ -20,6 +22,10 @@ KEEP, LLM_KEEP = 0.9, 0.85
 """What one step keeps, of the encoder's and of the LLM's."""
 OWN = (BLOCKS_OF_R, 30)
 """Blocks and layers of zoo/R."""
+
+
+GENTLE = (2, 4, 6)
+"""The encoder blocks of the candidate with three steps instead of one."""
 
 
 def in_proportion(layers: Sequence[int], depth: int, to_depth: int) -> tuple[int, ...]:
@@ -44,7 +50,25 @@ def schedules(keep: float = 1 / 9) -> dict[str, Illava]:
         where = {"encoder_layers": blocks, "llm_layers": layers}
         found[f"published-{name}"] = Illava(keep, encoder_share=share, **where)
         found[f"published-{name}-shares"] = Illava(encoder_keep=KEEP, llm_keep=LLM_KEEP, **where)
-    return found
+    return found | candidates(keep)
+
+
+def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
+    """``Illava.best`` with changes that kept more of the features of a pretrained encoder.
+
+    candidate-log: attention knows how many patches a token stands for. candidate-gentle: also three steps in
+    the encoder, which select by distance and size, not by attention.
+    """
+    best = Illava.best(keep)
+    return {
+        "candidate-log": replace(best, experimental={"proportional": "both"}),
+        "candidate-gentle": replace(
+            best,
+            encoder_layers=GENTLE,
+            score="exact",
+            experimental={"proportional": "both", "encoder_score": "size"},
+        ),
+    }
 
 
 def write(folder: Path) -> list[Path]:

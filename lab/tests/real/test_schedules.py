@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from illava_lab.real.schedules import in_proportion, schedules, write
+from illava_lab.real.schedules import candidates, in_proportion, schedules, write
 
 from illava.evaluation.compared_methods import comparison_rows
 
@@ -34,3 +34,11 @@ def test_compare_reads_what_is_written(tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "published-literal" / "illava_config.json").read_text())
     assert saved["encoder_layers"] == [5, 6, 7, 8]
     assert saved["llm_layers"] == [15, 17, 19, 21]
+
+
+def test_candidates_keep_the_budget_of_the_preset() -> None:
+    for method in candidates(1 / 9).values():
+        assert method.keep == 1 / 9
+        assert method.encoder_share == 0.5
+        assert method.experimental["proportional"] == "both"
+    assert candidates()["candidate-gentle"].encoder_layers == (2, 4, 6)
