@@ -15,6 +15,8 @@ from .several import Album, Thing
 
 SIDE = 448  # pixels of the picture, near the largest that the model sees
 GAP = 4  # pixels between photographs
+ROWS, TRAINED = (2, 3, 4), (0.5, 0.3, 0.2)
+"""Rows of a collage, and how often training has them: places are learnt from few large photographs first."""
 MOST_ALIKE = {2: 3, 3: 5, 4: 5}
 PLACES = {
     2: ("top left", "top right", "bottom left", "bottom right"),
@@ -36,7 +38,7 @@ def draw(split: str, folder: Path) -> Draw:
     """
 
     def drawing(rng: np.random.Generator) -> Drawing:
-        rows = int(rng.integers(2, 5))
+        rows = int(rng.choice(ROWS, p=TRAINED)) if split == "train" else int(rng.integers(2, 5))
         album = layout(
             several.choose_several(rng, split, folder, rows**2, MOST_ALIKE[rows]), rows, split, folder
         )
