@@ -72,8 +72,8 @@ def compare(
         str | None,
         typer.Option(
             metavar="SHAPE",
-            help="With --speedup: the predicted time of the same schedules on a published size counts, such "
-            "as qwen2-vl-2b; illava bench --shape list prints the names. Or a clock.json written before.",
+            help="With --speedup: the predicted time of the same schedules on a published size counts; "
+            "illava bench --shape list prints the names. Or a clock.json written before.",
             show_default="the model's own measured time",
         ),
     ] = None,

@@ -112,6 +112,9 @@ class MergeStep(EncoderStep, LlmStep):
         return keep_count(n, self.share) if self.of_all is None else min(n, keep_count(of, self.of_all))
 
     def reduce(self, units: Units) -> MergedSegments | None:
+        return self._whole(units)
+
+    def _whole(self, units: Units) -> MergedSegments | None:
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
         in_encoder = units.tokens is None
         seen = observed(self.encoder_score, units) if in_encoder else (units.scores,)

@@ -20,7 +20,7 @@ Groups = Literal["restored", "mixed"]
 
 
 def groups_of(modules: LocatedModules) -> Groups:
-    """What becomes of groups of patches: Qwen2-VL's code mixes them, Qwen3-VL's restores them whole.
+    """What becomes of groups of patches: the authors' first Qwen code mixes them, the second restores them.
 
     Raises UnsupportedError for batched encoders, whose tiles would not keep the same number of groups.
     """
@@ -29,7 +29,7 @@ def groups_of(modules: LocatedModules) -> Groups:
             f"single patches cannot be ranked in the encoder of {modules.family.model_type}, whose tiles "
             "must keep the same number of groups; use a method that ranks whole groups, such as Illava()"
         )
-    return "mixed" if modules.family.model_type == "qwen2_vl" else "restored"
+    return "mixed" if modules.family.mixed_patches else "restored"
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PatchStep(MergeStep):
 
     def reduce(self, units: Units) -> MergedSegments | None:
         if units.seen is None or units.seen.dim() == 1 or units.seen.shape[1] == 1:
-            return super().reduce(units)
+            return self._whole(units)
         group = units.seen.shape[1]
         lengths = [n * group for n in units.lengths]
         counts = [self.count(n, of * group) for n, of in zip(lengths, units.full, strict=True)]

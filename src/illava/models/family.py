@@ -80,6 +80,8 @@ class Family:
     """Model config to the encoder's sizes."""
     group: Callable[[Any], int] = lambda config: 1
     """Model config to g, the number of tokens per unit."""
+    mixed_patches: bool = False
+    """Whether the authors' own code for this family merges single patches and groups the survivors anew."""
     first_llm_layer: Callable[[Any], int] = lambda config: 1
     """Model config to the first decoder layer before which tokens may merge."""
     config_attributes: tuple[str, ...] = ()

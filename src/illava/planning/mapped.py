@@ -55,7 +55,7 @@ def check_pixels(plan: Plan, packed: bool) -> None:
     if plan.pixels is not None and not packed:
         raise UnsupportedError(
             "this method encodes a smaller image, which the clock's shape does not do: leave it out, or give "
-            "a --clock that encodes images of any size, such as qwen2-vl-2b"
+            "a --clock that encodes images of any size"
         )
 
 

@@ -116,6 +116,7 @@ ENTRIES = (
         Schedule(32, (12, 13, 14, 15), (0.84,) * 4, 28, (6, 7, 8), (0.9,) * 3, "arXiv 2412.06263"),
         towers={ANY: QWEN_VL},
         encoder_dimensions=_dimensions_2,
+        mixed_patches=True,
         **_PAIRS,
         config_attributes=PATCHES,
         llm_attributes={"qwen2_vl_text": _SLIDING},
