@@ -178,7 +178,8 @@ def test_sizes_of_the_encoder_reach_the_llm(family):
 
 
 CELLS = [
-    (name, shown, rows)
+    # A batch of two images is the hardest form; the others are slow.
+    pytest.param(name, shown, rows, marks=() if shown == "two" else pytest.mark.slow)
     for name in ALL
     if name not in RECURRENT
     for shown, rows in (("one", "single"), ("two", "batch"), ("video", "single"))

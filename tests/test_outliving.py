@@ -42,8 +42,17 @@ def too_large(found: list[Tensor], inputs: dict[str, Tensor], tokens: int) -> li
     ]
 
 
+FORWARD = ("llava", "qwen2_vl")
+"""Models whose single passes are tested every time; a generation begins with such a pass."""
+
+
+def cell(name: str, shown: str, run: str) -> object:
+    slow = run == "forward" and name not in FORWARD
+    return pytest.param(name, shown, run, marks=pytest.mark.slow if slow else ())
+
+
 CELLS = [
-    (name, shown, run)
+    cell(name, shown, run)
     for name in ALL
     for shown, run in (("two", "forward"), ("two", "generate"), ("video", "generate"))
     if shown != "video" or name in WITH_VIDEO
