@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn import functional as F
@@ -23,19 +23,26 @@ if TYPE_CHECKING:
 RIDGE = 0.01
 """Added to the diagonal of the hidden units' covariance, in units of its mean."""
 PLACES = 0.3
-"""The weight of a token's place against its label: the labels of held-out photographs are named no worse than
-without it, and places are read with a correlation of 0.9."""
+"""The weight of a token's place against its label."""
 AXES = ((" top", " bottom"), (" left", " right"))
 """The words at the ends of the vertical and the horizontal axis."""
 AT_ONCE = 50
 """Pictures that are encoded together."""
 
 
+class Fit(NamedTuple):
+    """How well the closed form does on the photographs that it was fitted to."""
+
+    named: float
+    """The share of photographs whose label is the nearest to their mean token."""
+    down: float
+    """Correlation of a token's place with what the token has of the words at the ends of that axis."""
+    across: float
+
+
 @torch.no_grad()
-def align(
-    model: TrainedModel, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], size: int
-) -> float:
-    """Set the projector's weights, and return the share of ``scenes`` whose label is the nearest.
+def align(model: TrainedModel, tokenizer: PreTrainedTokenizerBase, scenes: Sequence[Scene], size: int) -> Fit:
+    """Set the projector's weights in closed form.
 
     The first layer gets random orthogonal rows on standardised features. The second is one ridge regression
     for two things: from the mean of a picture's hidden units to the mean embedding of its label's tokens
@@ -47,8 +54,7 @@ def align(
     features = torch.cat(
         [_features(model, scenes[i : i + AT_ONCE], size) for i in range(0, len(scenes), AT_ONCE)]
     )
-    flat = features.flatten(0, 1)
-    std, mean = torch.std_mean(flat, dim=0)
+    std, mean = torch.std_mean(features, dim=(0, 1))
     first = projector.linear_1
     torch.nn.init.orthogonal_(first.weight)
     first.weight.mul_(1 / std)
@@ -63,8 +69,8 @@ def align(
     x, y = hidden - centre, targets - goal
     apart, weight = units - hidden[:, None], PLACES / features.shape[1]
     gram = x.T @ x + weight * apart.flatten(0, 1).T @ apart.flatten(0, 1)
-    places = _places(model, tokenizer, features.shape[1], features.device)
-    wanted = x.T @ y + weight * apart.sum(0).T @ places
+    steps, axes = _steps(features.shape[1]).to(features.device), _axes(model, tokenizer, features.device)
+    wanted = x.T @ y + weight * apart.sum(0).T @ (steps.T @ axes)
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
     solution = torch.linalg.solve(gram + ridge, wanted).T
     second = projector.linear_2
@@ -72,22 +78,29 @@ def align(
     second.bias.copy_(goal - solution @ centre)
     found = (second(hidden) - goal) @ (words - goal).T - 0.5 * (words - goal).square().sum(1)
     right = sum(names[i] == label for i, label in zip(found.argmax(1).tolist(), labels, strict=True))
-    tokens = second(F.gelu(first(flat)))
-    scale = model.llm.embedding.float().norm(dim=1).mean() / tokens.norm(dim=1).mean()
+    tokens = second(units)
+    moved = (tokens - tokens.mean(1, keepdim=True)) @ axes.T
+    down, across = (
+        torch.corrcoef(torch.stack([found.flatten(), step.repeat(len(scenes))]))[0, 1].item()
+        for found, step in zip(moved.unbind(-1), steps, strict=True)
+    )
+    scale = model.llm.embedding.float().norm(dim=1).mean() / tokens.norm(dim=-1).mean()
     second.weight.mul_(scale)
     second.bias.mul_(scale)
-    return right / len(labels)
+    return Fit(right / len(labels), down, across)
 
 
-def _places(
-    model: TrainedModel, tokenizer: PreTrainedTokenizerBase, count: int, device: torch.device
-) -> torch.Tensor:
-    """(count, D): what the place of each patch of a square adds to its token."""
+def _steps(count: int) -> torch.Tensor:
+    """(2, count): how far the patches of a square are below and right of its middle, -0.5 to 0.5."""
     side = isqrt(count)
-    steps = (torch.arange(side, device=device) + 0.5) / side - 0.5
-    along = steps.repeat_interleave(side), steps.repeat(side)
+    steps = (torch.arange(side) + 0.5) / side - 0.5
+    return torch.stack([steps.repeat_interleave(side), steps.repeat(side)])
+
+
+def _axes(model: TrainedModel, tokenizer: PreTrainedTokenizerBase, device: torch.device) -> torch.Tensor:
+    """(2, D): from the word at the start of each axis to the word at its end."""
     ends = [[_embedding(model, tokenizer, word, device) for word in axis] for axis in AXES]
-    return sum(step[:, None] * (end - start) for step, (start, end) in zip(along, ends, strict=True))
+    return torch.stack([end - start for start, end in ends])
 
 
 def _features(model: TrainedModel, scenes: Sequence[Scene], size: int) -> torch.Tensor:

@@ -13,10 +13,10 @@ from transformers import Dinov2Model
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .. import BLOCKS
+from ..trained import ENCODER
 from .adapter import Adapter
 from .recipe import ALPHA, RANK
 
-VISION = "vision_tower"
 NORMALISATION = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 """Mean and standard deviation of RGB values in 0 to 1 that DINOv2 was trained with."""
 
@@ -73,7 +73,7 @@ class Encoder:
     def named_adapters(self) -> dict[str, nn.Parameter]:
         """The adapters' matrices, named as in the file of trained weights."""
         return {
-            f"{VISION}.{name}.{part}": getattr(adapter, part)
+            f"{ENCODER}.{name}.{part}": getattr(adapter, part)
             for name, adapter in self._adapted.items()
             for part in ("lora_A", "lora_B")
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from .encoder import Encoder, squares
 from .naming import Heads, Labelled
 from .recipe import NAMING_STEPS
+from .state import read, write
 
 STATE = "encoder.pt"
 LOGGED = 50
@@ -128,24 +128,16 @@ class EncoderRun:
 
     def save(self) -> None:
         """Write all that is needed to go on."""
-        partial = self.output / f"{STATE}.partial"
-        torch.save(
-            {
-                "adapters": {name: weight.detach() for name, weight in self.adapters.items()},
-                "heads": self.heads.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-            },
-            partial,
-        )
-        os.replace(partial, self.output / STATE)
+        state = {
+            "adapters": {name: weight.detach() for name, weight in self.adapters.items()},
+            "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+        }
+        write(self.output / STATE, state)
 
     def _resume(self, state: Path) -> None:
-        try:
-            held = torch.load(state, map_location="cpu", weights_only=True)
-        except Exception as error:
-            # torch raises whatever its readers of archives and pickles do.
-            raise ValueError(f"{state} cannot be read; move it away to begin anew") from error
+        held = read(state)
         with torch.no_grad():
             for name, weight in self.adapters.items():
                 weight.copy_(held["adapters"][name])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig
 
+from ..trained import LLM
 from .adapter import Adapter
 
 PROJECTIONS = (
@@ -116,9 +117,7 @@ class AdaptedLLM(nn.Module):
     def named_adapters(self) -> dict[str, nn.Parameter]:
         """The adapters' matrices, named as in the file of trained weights."""
         return {
-            f"language_model.layers.{number}.{name}.{part}": getattr(
-                getattr(layer, name.replace(".", "_")), part
-            )
+            f"{LLM}.layers.{number}.{name}.{part}": getattr(getattr(layer, name.replace(".", "_")), part)
             for number, layer in enumerate(self.layers)
             for name in PROJECTIONS
             for part in ("lora_A", "lora_B")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from illava.io.files import replacing
 
 from ..trained import contents
 from .encoder import Encoder
@@ -76,14 +77,13 @@ class TrainedModel(nn.Module):
 def save(path: Path, weights: dict[str, Tensor], recipe: str, stage: str, step: int) -> None:
     """Write trained weights in bfloat16, whole or not at all, with where in its recipe the run was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
     stored = {
         name: weight.detach().to("cpu", torch.bfloat16).contiguous() for name, weight in weights.items()
     }
     where = {"recipe": recipe, "stage": stage, "step": str(step)}
-    save_file(stored, partial, {"rank": str(RANK), "alpha": str(ALPHA), **where, "format": "pt"})
-    partial.chmod(0o644)  # safetensors writes files that only their owner can read
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(stored, partial, {"rank": str(RANK), "alpha": str(ALPHA), **where, "format": "pt"})
+        partial.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def restore(path: Path, weights: dict[str, nn.Parameter]) -> tuple[str, str, int]:

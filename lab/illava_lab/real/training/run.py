@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from .batches import Batch, Batches
 from .model import PROJECTOR, TrainedModel, restore, save
 from .recipe import AVERAGING, PROJECTOR_SHARE, RECIPES, WARMUP, Stage, place
 from .scoring import score
+from .state import read, write
 
 WEIGHTS, STATE, LOG = "trained.safetensors", "state.pt", "log.jsonl"
 LOGGED = 10
@@ -86,8 +86,11 @@ class Run:
                 self._settle(adapted)
                 draw = stream("photo", "train", self.seed, self.data)
                 size = self.stages[0].sizes[0]
-                share = align(self.model, self.tokenizer, [draw(i) for i in range(ALIGNED)], size)
-                self.say(f"closed form: the nearest label is right for {share:.0%} of {ALIGNED} photographs")
+                fit = align(self.model, self.tokenizer, [draw(i) for i in range(ALIGNED)], size)
+                self.say(
+                    f"closed form: the nearest label is right for {fit.named:.0%} of {ALIGNED} photographs, "
+                    f"places correlate {fit.down:.2f} (down) and {fit.across:.2f} (across)"
+                )
             self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.say(f"step {self.step:,}")
 
@@ -99,12 +102,7 @@ class Run:
         self.model.encoder.settle()
 
     def _resume(self, state: Path) -> None:
-        try:
-            # AdamW counts steps on the host: on the device it would wait for each count.
-            held = torch.load(state, map_location="cpu", weights_only=True)
-        except Exception as error:
-            # torch raises whatever its readers of archives and pickles do.
-            raise ValueError(f"{state} cannot be read; move it away to begin anew") from error
+        held = read(state)
         if held.get("recipe") != self.recipe:
             raise ValueError(
                 f"{self.output} holds a run of recipe {held.get('recipe')} at step {held['step']:,}; "
@@ -206,9 +204,7 @@ class Run:
             "step": self.step,
             "recipe": self.recipe,
         }
-        partial = self.output / f"{STATE}.partial"
-        torch.save(state, partial)
-        os.replace(partial, self.output / STATE)
+        write(self.output / STATE, state)
 
     def _score(self, stage: Stage, scenes: int) -> None:
         with torch.no_grad():
