@@ -2,7 +2,7 @@
 # Trains zoo/R on a machine with a graphics card and without a network: docs/zoo-r.md, "On a card".
 # Usage: train_on_card.sh KIT OUT MINUTES [options of `python -m illava_lab.real train`]
 # KIT holds the numbered folders of `carry` and a folder .whl of wheels. OUT gets the weights and the log.
-# Called again on the same machine, it goes on with the training.
+# Called again on the same machine, without --fresh, it goes on with the training.
 set -eu
 kit=$1 out=$2 minutes=$3
 shift 3
@@ -18,7 +18,7 @@ timeout --signal=INT "$((minutes * 60 + 60))" python3 -m illava_lab.real train \
   --budget "$minutes" --recipe card --workers 12 --device cuda --every 1000 --scenes 12 \
   --encoder "$kit/parts/encoder" --llm "$kit/parts/llm" --data "$kit/parts/data" --output "$kit/run" "$@" ||
   status=$?
-for file in trained.safetensors log.jsonl; do
+for file in encoder.pt trained.safetensors log.jsonl; do
   test ! -f "$kit/run/$file" || cp "$kit/run/$file" "$out/"
 done
 exit "$status"

@@ -78,7 +78,7 @@ app.command()(train)
 
 @app.command()
 def schedules(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Write the published schedule at zoo/R's depths, for illava compare --method."""
+    """Write the published schedule at zoo/R's depths and candidates, for illava compare --method."""
     from .schedules import write
 
     with one_line_errors(), writing(folder):

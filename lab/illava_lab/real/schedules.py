@@ -54,7 +54,7 @@ def schedules(keep: float = 1 / 9) -> dict[str, Illava]:
 
 
 def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
-    """``Illava.best`` with changes that kept more of the features of a pretrained encoder.
+    """``Illava.best`` with changes like those that kept more of a pretrained encoder (docs/pretrained.md).
 
     candidate-log: attention knows how many patches a token stands for. candidate-gentle: also three steps in
     the encoder, which select by distance and size, not by attention.

@@ -51,7 +51,7 @@ def test_a_step_waits_for_nothing_and_learns_what_the_cpu_learns(
     here, there = (started(parts, tmp_path / name, monkeypatch) for name in ("cpu", "device"))
     tokenizer = AutoTokenizer.from_pretrained(parts["llm"])
     batches = [pack(Packer(tokenizer), [coloured(i), coloured(i + 4)], 28) for i in range(4)]
-    on_cpu = [float(here._learn(batch, here.stages[0], 0)) for batch in batches]
+    on_cpu = [float(here.learn(batch)) for batch in batches]
     with fake_device.device():
         move(there.model)
         there.device = fake_device.DEVICE
@@ -60,9 +60,9 @@ def test_a_step_waits_for_nothing_and_learns_what_the_cpu_learns(
             named = list(there.weights.values())
             group["params"] = named[:4] if names else named[4:]
         there.average = fake_device.to_device(there.average)
-        there._learn(batches[0], there.stages[0], 0)
+        there.learn(batches[0])
         with fake_device.watch() as waits:
-            losses = [there._learn(_pinned(batch), there.stages[0], 0) for batch in batches[1:]]
+            losses = [there.learn(_pinned(batch)) for batch in batches[1:]]
         assert not [wait for wait in waits.found if wait[1].startswith(OURS)]
         # It sees what waits.
         with fake_device.watch() as waits:

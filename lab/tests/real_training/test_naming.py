@@ -92,14 +92,14 @@ def test_labels_are_learnt_and_a_stopped_run_ends_where_an_unstopped_one_does(
         begun(parts, tmp_path / "part", sets, 100, said)
 
 
-def test_a_settled_adapter_computes_what_it_learnt() -> None:
+def test_a_frozen_adapter_computes_what_it_learnt() -> None:
     torch.manual_seed(0)
     adapter = Adapter(torch.randn(6, 4), 2, 4.0, torch.randn(6))
     torch.nn.init.normal_(adapter.lora_B)
     x = torch.randn(3, 4)
     wanted = x @ (adapter.weight + 2 * adapter.lora_B @ adapter.lora_A).T + adapter.bias
     torch.testing.assert_close(adapter(x), wanted)
-    adapter.settle()
+    adapter.freeze()
     torch.testing.assert_close(adapter(x), wanted)
     assert not any(weight.requires_grad for weight in adapter.parameters())
 

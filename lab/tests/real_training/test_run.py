@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from illava_lab.real.data import STREAMS, Turn
-from illava_lab.real.training import batches, recipe, run
+from illava_lab.real.training import batches, recipe, run, stepping
 from illava_lab.real.training.alignment import AXES, align
 from illava_lab.real.training.batches import Batches
 from illava_lab.real.training.encoder import squares
@@ -151,7 +151,7 @@ def test_a_stopped_run_ends_where_an_unstopped_one_does(
     part = started(parts, tmp_path / "part", monkeypatch)
     part.go(0)  # a run without time does one step
     assert part.step == 1
-    (line,) = map(json.loads, (tmp_path / "part" / run.LOG).read_text().splitlines())
+    (line,) = map(json.loads, (tmp_path / "part" / stepping.LOG).read_text().splitlines())
     assert (line["step"], line["stage"]) == (1, "first")
     # WARMUP counts steps since the optimizer was new; a resumed run's is not.
     rest = started(parts, tmp_path / "part", monkeypatch)
@@ -215,7 +215,7 @@ def test_what_is_learnt_is_scored_and_logged(
     job.stages = long
     monkeypatch.setattr(run, "AVERAGING", 0.9)
     job.go(5, every=80, scenes=9)
-    lines = [json.loads(line) for line in (tmp_path / run.LOG).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / stepping.LOG).read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < 0.5 * losses[0]
     right = [line["right"] for line in lines if "right" in line][-1]

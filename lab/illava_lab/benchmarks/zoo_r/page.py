@@ -33,7 +33,7 @@ def page(found: Figures, contest: Figures | None, plots: Sequence[str]) -> str:
     for model, figures in found["models"].items():
         lines += [
             "",
-            f"## {model}: at an equal time to the first token",
+            f"## {model}: the best of those at least as fast",
             "",
             *fastest(figures, found["reference"]),
         ]

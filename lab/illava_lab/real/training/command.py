@@ -86,40 +86,40 @@ def train(
         if threads is not None:
             torch.set_num_threads(threads)
         folder = output or where / "training" / recipe
-        begun = (folder / encoder_run.STATE).exists() and not (folder / STATE).exists()
-        if begun and start is not None:
-            raise InputError(f"--start: {folder} holds a run, which would go on; give another --output")
-        anew = fresh or begun or (start is None and not TRAINED.exists())
-        if (folder / STATE).exists() and (fresh or start is not None):
+        encoder_first = (folder / encoder_run.STATE).exists() and not (folder / STATE).exists()
+        if (start is not None and encoder_first) or ((folder / STATE).exists() and (fresh or start)):
             option = "--fresh" if fresh else "--start"
             raise InputError(f"{option}: {folder} holds a run, which would go on; give another --output")
+        anew = fresh or encoder_first or (start is None and not TRAINED.exists())
         found, place = data_folder(data), str(parse_device(device))
-        with writing(folder), _errors():
+        with writing(folder):
             adapted, end = None, time.monotonic() + 60 * budget
             if anew and not (folder / STATE).exists():
                 dtype = fastest_dtype(torch.device(place))
-                first = encoder_run.EncoderRun(
-                    parts["encoder"], folder, found, dtype, place, seed, workers, typer.echo
-                )
+                with _errors():
+                    first = encoder_run.EncoderRun(
+                        parts["encoder"], folder, found, dtype, place, seed, workers, typer.echo
+                    )
                 if not first.go(budget):
                     typer.echo(
                         f"step {first.step:,} of {first.steps:,} of the encoder; the next call goes on"
                     )
                     return
                 adapted = first.adapters
-            run = Run(
-                parts["encoder"],
-                parts["llm"],
-                folder,
-                recipe,
-                None if anew else start or TRAINED,
-                adapted,
-                found,
-                place,
-                seed,
-                workers,
-                typer.echo,
-            )
+            with _errors():
+                run = Run(
+                    parts["encoder"],
+                    parts["llm"],
+                    folder,
+                    recipe,
+                    None if anew else start or TRAINED,
+                    adapted,
+                    found,
+                    place,
+                    seed,
+                    workers,
+                    typer.echo,
+                )
             run.go((end - time.monotonic()) / 60, every, scenes)
         typer.echo(f"step {run.step:,}; the weights are {folder / WEIGHTS}")
 

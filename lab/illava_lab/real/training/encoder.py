@@ -1,4 +1,4 @@
-"""Pictures as the frozen image encoder hands them to the projector."""
+"""Pictures as the image encoder hands them to the projector."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Encoder:
             for part in ("lora_A", "lora_B")
         }
 
-    def settle(self) -> None:
+    def freeze(self) -> None:
         """Learn no more."""
         for adapter in self._adapted.values():
-            adapter.settle()
+            adapter.freeze()

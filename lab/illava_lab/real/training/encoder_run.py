@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from .encoder import Encoder, squares
 from .naming import Heads, Labelled
 from .recipe import NAMING_STEPS
-from .state import read, write
+from .state import read, restored, write
+from .stepping import Stepping
 
 STATE = "encoder.pt"
-LOGGED = 50
-"""Steps between two lines."""
 WARMUP = 50
 RATE, HEADS_RATE = 1e-3, 3e-3
 """AdamW's learning rates. They fall over the second half, to nothing."""
@@ -27,15 +24,22 @@ SCORED = {112: 160, 224: 60}
 """Held-out pictures to score, by size in pixels."""
 
 
-class EncoderRun:
+class EncoderRun(Stepping):
     """A run in the folder ``output``; if that holds one, it goes on.
 
     Args:
         folder: the encoder.
         data: the picture sets.
         dtype: of the frozen weights.
+        seed: of the adapters, the pictures and the patches that are left out.
+        workers: processes that draw pictures; 0: none but this one.
+        say: called with every line to print.
         steps: default: NAMING_STEPS.
+
+    Raises ValueError if the state in ``output`` cannot be read or is another encoder's or of other labels.
     """
+
+    logged = 50
 
     def __init__(
         self,
@@ -54,8 +58,8 @@ class EncoderRun:
         self.steps = NAMING_STEPS if steps is None else steps
         self.device = torch.device(device)
         self.encoder = Encoder(folder, dtype, self.device)
-        self.train, self.held_out = Labelled(data, "train", seed), Labelled(data, "val", seed)
-        self.heads = Heads(self.train.groups, self.encoder.model.config.hidden_size).to(self.device)
+        self.labelled, self.held_out = Labelled(data, "train", seed), Labelled(data, "val", seed)
+        self.heads = Heads(self.labelled.groups, self.encoder.model.config.hidden_size).to(self.device)
         self.adapters = self.encoder.named_adapters()
         groups: list[dict[str, Any]] = [
             {"params": list(self.adapters.values()), "rate": RATE, "weight_decay": 0.01},
@@ -67,43 +71,26 @@ class EncoderRun:
         if (output / STATE).exists():
             self._resume(output / STATE)
 
-    def go(self, minutes: float, save_every: float = 120) -> bool:
+    def go(self, minutes: float) -> bool:
         """Train for ``minutes``; whether all steps are done."""
-        end = time.monotonic() + 60 * minutes
-        since = saved = time.monotonic()
-        losses: list[Tensor] = []
-        loader: Any = DataLoader(
-            self.train,
-            batch_size=None,
-            sampler=range(self.step, self.steps),
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
-        )
-        for pictures, numbers in loader:
-            losses.append(self._learn(pictures.to(self.device), numbers.to(self.device)))
-            self.step += 1
-            done = time.monotonic() > end
-            if self.step % LOGGED == 0 or done:
-                seconds, since = time.monotonic() - since, time.monotonic()
-                mean = torch.stack(losses).mean().item()
-                self.say(f"{self.step:6,} encoder loss {mean:.3f}, {seconds / len(losses):.3f} s a step")
-                losses.clear()
-            if time.monotonic() > saved + save_every:
-                self.save()
-                saved = time.monotonic()
-            if done:
-                break
-        self.save()
+        self.train(self.labelled, self.steps, minutes)
         finished = self.step >= self.steps
         if finished:
-            self.say(", ".join(f"{name} {right}/{total}" for name, (right, total) in self.score().items()))
+            right = self.score()
+            self.log({"encoder step": self.step, "right": right})
+            self.say(", ".join(f"{name} {found}/{total}" for name, (found, total) in right.items()))
         return finished
 
-    def _learn(self, pictures: Tensor, numbers: Tensor) -> Tensor:
+    def report(self, loss: float, seconds: float) -> None:
+        self.log({"encoder step": self.step, "loss": loss, "seconds": seconds})
+        self.say(f"{self.step:6,} encoder loss {loss:.3f}, {seconds:.3f} s a step")
+
+    def learn(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        pictures, numbers = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         part = min(1.0, 2 * (1 - self.step / self.steps)) * min(1.0, (self.step + 1) / WARMUP)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * part
-        draws = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.step)
         loss = self.heads.loss(self.encoder.features(pictures), numbers, draws)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.adapters.values(), 1.0)
@@ -138,9 +125,6 @@ class EncoderRun:
 
     def _resume(self, state: Path) -> None:
         held = read(state)
-        with torch.no_grad():
-            for name, weight in self.adapters.items():
-                weight.copy_(held["adapters"][name])
-        self.heads.load_state_dict(held["heads"])
+        restored(self.adapters | dict(self.heads.named_parameters()), held["adapters"] | held["heads"], state)
         self.optimizer.load_state_dict(held["optimizer"])
         self.step = held["step"]

@@ -1,4 +1,4 @@
-"""The parts of ``zoo/R`` put together for training: frozen encoder, projector, LLM with adapters."""
+"""The parts of ``zoo/R`` put together for training: encoder with adapters, projector, LLM with adapters."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .encoder import Encoder
 from .llm import AdaptedLLM
 from .packing import Packed
 from .recipe import ALPHA, RANK
+from .state import restored
 
 PROJECTOR = "multi_modal_projector"
 
@@ -69,7 +70,7 @@ class TrainedModel(nn.Module):
         own = {f"{PROJECTOR}.{name}": weight for name, weight in self.projector.named_parameters()}
         return own | self.llm.named_adapters()
 
-    def settled(self) -> dict[str, nn.Parameter]:
+    def encoder_adapters(self) -> dict[str, nn.Parameter]:
         """What was learnt before: the encoder's adapters, by their names in the file of trained weights."""
         return self.encoder.named_adapters()
 
@@ -92,13 +93,8 @@ def restore(path: Path, weights: dict[str, nn.Parameter]) -> tuple[str, str, int
     Raises ValueError if the file cannot be read or does not fit.
     """
     held, metadata = contents(path)
-    if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in weights.items()}:
-        raise ValueError(f"{path} does not hold the weights of this model")
+    restored(weights, held, path)
     try:
-        where = metadata["recipe"], metadata["stage"], int(metadata["step"])
+        return metadata["recipe"], metadata["stage"], int(metadata["step"])
     except KeyError as error:
         raise ValueError(f"{path} does not say {error.args[0]}, as weights of a training run do") from None
-    with torch.no_grad():
-        for name, weight in weights.items():
-            weight.copy_(held[name])
-    return where

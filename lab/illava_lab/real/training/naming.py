@@ -1,8 +1,8 @@
 """The first leg of training: adapters of the image encoder, learnt on labels alone, without the LLM.
 
 The encoder comes from a saliency model, and a linear probe names few of the photographs from its features.
-Labels of whole pictures are few bits, but a picture costs the encoder a hundredth of what it costs the LLM.
-Each patch's feature must name the picture, as it must where several photographs share one.
+Labels of whole pictures are few bits, but a small picture costs the encoder less than a tenth of what it
+costs the LLM. Each patch's feature must name the picture, as it must where several photographs share one.
 """
 
 from __future__ import annotations
@@ -117,10 +117,11 @@ class Heads(nn.Module):
         Args:
             features: (B, n, width).
             numbers: (B, 2) int64, -1 for none.
-            draws: draws which patches: each with a probability that is drawn for the picture, at least one.
+            draws: on the device of ``features``; draws which patches: each with a probability that is drawn
+                for the picture, at least one.
         """
-        chance = torch.rand(features.shape[:2], generator=draws).to(features.device)
-        share = torch.rand(len(features), 1, generator=draws).to(features.device)
+        chance = torch.rand(features.shape[:2], generator=draws, device=features.device)
+        share = torch.rand(len(features), 1, generator=draws, device=features.device)
         kept = (chance <= torch.maximum(share, chance.amin(1, keepdim=True))).float()
         some = (features.float() * kept[..., None]).sum(1) / kept.sum(1, keepdim=True)
         known = numbers >= 0

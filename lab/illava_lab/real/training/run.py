@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
-
-from illava.ops import transfers
 
 from ..data import stream
 from .alignment import align
@@ -22,16 +18,15 @@ from .batches import Batch, Batches
 from .model import PROJECTOR, TrainedModel, restore, save
 from .recipe import AVERAGING, PROJECTOR_SHARE, RECIPES, WARMUP, Stage, place
 from .scoring import score
-from .state import read, write
+from .state import read, restored, write
+from .stepping import Stepping
 
-WEIGHTS, STATE, LOG = "trained.safetensors", "state.pt", "log.jsonl"
-LOGGED = 10
-"""Steps between two lines of the log."""
+WEIGHTS, STATE = "trained.safetensors", "state.pt"
 ALIGNED = 3000
 """Photographs for the closed-form start, at 112 px."""
 
 
-class Run:
+class Run(Stepping):
     """A training run in a folder: weights to ship, the optimizer's state and a log.
 
     Args:
@@ -41,6 +36,8 @@ class Run:
         adapted: the encoder's adapters to begin with if ``output`` holds no run and ``start`` no weights.
         data: the picture sets.
     """
+
+    logged = 10
 
     def __init__(
         self,
@@ -72,34 +69,31 @@ class Run:
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
         self.step, self.warm = 0, 0
         output.mkdir(parents=True, exist_ok=True)
-        self._begin(start, adapted or {})
+        self._begin(start, adapted)
 
-    def _begin(self, start: Path | None, adapted: Mapping[str, Tensor]) -> None:
+    def _begin(self, start: Path | None, adapted: Mapping[str, Tensor] | None) -> None:
         state = self.output / STATE
         if state.exists():
             self._resume(state)
+        elif start is not None and start.exists():
+            self.step = self._place(*restore(start, self.weights | self.model.encoder_adapters()))
         else:
-            if start is not None and start.exists():
-                self.step = self._place(*restore(start, self.weights | self.model.settled()))
-                self.model.encoder.settle()
-            else:
-                self._settle(adapted)
-                draw = stream("photo", "train", self.seed, self.data)
-                size = self.stages[0].sizes[0]
-                fit = align(self.model, self.tokenizer, [draw(i) for i in range(ALIGNED)], size)
-                self.say(
-                    f"closed form: the nearest label is right for {fit.named:.0%} of {ALIGNED} photographs, "
-                    f"places correlate {fit.down:.2f} (down) and {fit.across:.2f} (across)"
-                )
+            if adapted is not None:
+                restored(self.model.encoder_adapters(), adapted, self.output)
+            self._align()
+        self.model.encoder.freeze()
+        if not state.exists():
             self.average = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.say(f"step {self.step:,}")
 
-    def _settle(self, adapted: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, weight in self.model.settled().items():
-                if name in adapted:
-                    weight.copy_(adapted[name])
-        self.model.encoder.settle()
+    def _align(self) -> None:
+        draw = stream("photo", "train", self.seed, self.data)
+        scenes = [draw(number) for number in range(ALIGNED)]
+        fit = align(self.model, self.tokenizer, scenes, self.stages[0].sizes[0])
+        self.say(
+            f"closed form: the nearest label is right for {fit.named:.0%} of {ALIGNED} photographs, "
+            f"places correlate {fit.down:.2f} (down) and {fit.across:.2f} (across)"
+        )
 
     def _resume(self, state: Path) -> None:
         held = read(state)
@@ -108,10 +102,11 @@ class Run:
                 f"{self.output} holds a run of recipe {held.get('recipe')} at step {held['step']:,}; "
                 "give another folder"
             )
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(held["weights"][name])
-        self._settle(held["settled"])
+        restored(
+            self.weights | self.model.encoder_adapters(),
+            held["weights"] | held["encoder"],
+            self.output / STATE,
+        )
         self.optimizer.load_state_dict(held["optimizer"])
         self.step, self.warm = held["step"], WARMUP
         self.average = {name: weight.to(self.device) for name, weight in held["average"].items()}
@@ -127,54 +122,32 @@ class Run:
             first += other.steps
         return 0
 
-    def go(self, minutes: float, every: int = 100, scenes: int = 24, save_every: float = 120) -> None:
+    def go(self, minutes: float, every: int = 100, scenes: int = 24) -> None:
         """Train for ``minutes``, or to the recipe's end.
 
         Args:
             every: steps after which ``scenes`` held-out scenes of each stream are scored.
-            save_every: seconds.
         """
-        end, loader = time.monotonic() + 60 * minutes, self._loader()
-        losses: list[Tensor] = []
-        since = saved = time.monotonic()
-        for batch in loader:
-            found = place(self.stages, self.step)
-            assert found is not None
-            losses.append(self._learn(batch, *found))
-            self.step += 1
-            done = time.monotonic() > end
-            if self.step % LOGGED == 0 or done:
-                # An accelerator is waited for here only.
-                loss = torch.stack(losses).mean().item()
-                seconds, since = time.monotonic() - since, time.monotonic()
-                each = seconds / len(losses)
-                losses.clear()
-                self._log({"step": self.step, "stage": found[0].name, "loss": loss, "seconds": seconds})
-                self.say(f"{self.step:6,} {found[0].name} loss {loss:.3f}, {each:.3f} s a step")
-            if time.monotonic() > saved + save_every:
-                self.save()
-                saved = time.monotonic()
-            if self.step % every == 0:
-                self._score(found[0], scenes)
-                since = time.monotonic()
-            if done:
-                break
-        self.save()
-
-    def _loader(self) -> Any:
         total = sum(stage.steps for stage in self.stages)
         batches = Batches(self.stages, self.tokenizer, self.data, self.seed)
-        return DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(self.step, total),
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
-            pin_memory=self.device.type in transfers.PINNED,
-        )
 
-    def _learn(self, batch: Batch, stage: Stage, first: int) -> Tensor:
-        """One step; its loss, on the device."""
+        def after_step() -> None:
+            if self.step % every == 0:
+                self._score(self._stage(self.step - 1)[0], scenes)
+
+        self.train(batches, total, minutes, after_step)
+
+    def report(self, loss: float, seconds: float) -> None:
+        stage, _ = self._stage(self.step - 1)
+        self.log({"step": self.step, "stage": stage.name, "loss": loss, "seconds": seconds})
+        self.say(f"{self.step:6,} {stage.name} loss {loss:.3f}, {seconds:.3f} s a step")
+
+    def _stage(self, step: int) -> tuple[Stage, int]:
+        """The stage of a step and its first step; after the last step it is still the last stage."""
+        return place(self.stages, step) or (self.stages[-1], 0)
+
+    def learn(self, batch: Batch) -> Tensor:
+        stage, first = self._stage(self.step)
         warm = min(self.warm + 1, self.step - first + 1, WARMUP) / WARMUP
         self.warm += 1
         for group in self.optimizer.param_groups:
@@ -192,14 +165,13 @@ class Run:
 
     def save(self) -> None:
         """Write the weights to ship, then all that is needed to go on."""
-        # After its last step a run is still at the last stage.
-        stage = (place(self.stages, self.step) or (self.stages[-1], 0))[0]
-        settled = self.model.settled()
-        save(self.output / WEIGHTS, self.average | settled, self.recipe, stage.name, self.step)
+        stage, _ = self._stage(self.step)
+        frozen = self.model.encoder_adapters()
+        save(self.output / WEIGHTS, self.average | frozen, self.recipe, stage.name, self.step)
         state = {
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
             "average": self.average,
-            "settled": {name: weight.detach() for name, weight in settled.items()},
+            "encoder": {name: weight.detach() for name, weight in frozen.items()},
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "recipe": self.recipe,
@@ -216,12 +188,8 @@ class Run:
             )
             for name, weight in self.weights.items():
                 weight.copy_(current[name])
-        self._log({"step": self.step, "stage": stage.name, "right": counts})
+        self.log({"step": self.step, "stage": stage.name, "right": counts})
         self.say(", ".join(f"{kind} {right}/{total}" for kind, (right, total) in counts.items()))
-
-    def _log(self, line: dict[str, Any]) -> None:
-        with (self.output / LOG).open("a") as file:
-            file.write(json.dumps(line) + "\n")
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from illava.io.files import replacing
 
@@ -25,3 +27,12 @@ def read(file: Path) -> dict[str, Any]:
         # torch raises whatever its readers of archives and pickles do.
         raise ValueError(f"{file} cannot be read; move it away to begin anew") from error
     return held
+
+
+def restored(weights: Mapping[str, Tensor], held: Mapping[str, Tensor], file: Path) -> None:
+    """Copy what ``file`` held into ``weights``, in place. Raises ValueError if names or shapes differ."""
+    if {k: v.shape for k, v in held.items()} != {k: v.shape for k, v in weights.items()}:
+        raise ValueError(f"{file} does not hold the weights of this model")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(held[name])
