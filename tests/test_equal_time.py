@@ -134,6 +134,9 @@ def test_methods_that_end_earlier():
     assert predicted_budget(line(0.0, 1.0, 1 / 2.8 - LEAST), 3.0).ends
     # A prediction that promises too little does not end a method: the model itself is measured.
     assert not calibrated_budget(line(0.4), line(0.2), 3.0).ends
+    # Noise makes another budget the fastest of a flat curve, which ends all the same.
+    flat = calibrated_budget(line(0.5), lambda keep: 1.6 if keep == LEAST else 1.65, 3.0, {0.027: [1.65]})
+    assert (flat.ends, flat.keep, flat.speedup) == (True, 0.027, 1.65)
 
 
 # -- another shape ---------------------------------------------------------------------------------

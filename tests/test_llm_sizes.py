@@ -380,10 +380,26 @@ def test_gradients_with_and_without_checkpoints():
     assert found[0].abs().max() > 0
 
 
+SIZED = illava.Illava(
+    encoder_layers=(1,), encoder_keep=0.5, llm_layers=(), **FOLD, experimental={"proportional": "llm"}
+)
+
+
+def test_heads_too_wide_for_flash_attention_are_refused(monkeypatch):
+    model = use(tiny_model("llava"), "flash_attention_2")
+    monkeypatch.setattr(model.model.language_model.config, "head_dim", 256)
+    with pytest.raises(illava.UnsupportedError, match=r"heads of at most 256 channels, .* LLM's 256: load"):
+        illava.accelerate(model, SIZED)
+    monkeypatch.setattr(model.model.language_model.config, "head_dim", 246)
+    illava.accelerate(model, SIZED).remove()
+
+
 def test_refusals():
     model = use(tiny_model("qwen2_vl"), "flex_attention")
     with pytest.raises(illava.UnsupportedError, match="of the LLM does not support proportional attention"):
         illava.accelerate(model, ENCODER)
+    with pytest.raises(illava.UnsupportedError, match="layers of qwen3_5 without attention cannot weigh"):
+        illava.accelerate(tiny_model("qwen3_5"), SIZED)
     for value in (1, "all", None):
         with pytest.raises(
             ValueError, match="proportional must be True or False, or one of encoder, llm, both"

@@ -303,5 +303,11 @@ def test_it_is_a_row_of_comparisons_and_survives_json():
     naive_llm.json_round_trip(Illava.authors_code(0.5))
     with pytest.raises(ValueError, match="select='diverse' needs scores >= 0"):
         illava.Illava(keep=0.5, select="diverse", experimental={"encoder_score": "own_row"})
+    sized = illava.Illava(
+        encoder_layers=(), llm_layers=(2,), llm_keep=0.5, reduce="fold", experimental={"proportional": "llm"}
+    )
+    first = illava.Illava(
+        encoder_layers=(2,), encoder_keep=0.5, llm_layers=(), experimental={"placement": "first"}
+    )
     with pytest.raises(ValueError, match="placement='first' does not carry sizes to the LLM"):
-        illava.Illava(keep=0.5, experimental={"placement": "first", "proportional": "both"})
+        illava.accelerate(tiny_model("qwen2_vl"), illava.Compose((first, sized)))

@@ -16,6 +16,7 @@ from illava.methods.encoder_scores import encoder_scores, outliers
 from illava.methods.merge_step import MergeStep
 from illava.methods.steps import Units
 from tests.battery.naive import blocks_of, entering, highest
+from tests.battery.test_battery import inputs_of
 from tests.core.loops import coverage_loop, diverse_loop, pixel_cues_loop
 from tests.methods.test_illava_options import units_between
 from tests.tiny import pictures, prompt, tiny_model
@@ -344,6 +345,23 @@ def test_a_second_step_selects_by_the_sizes_of_the_first(family, select, power):
 @pytest.mark.parametrize("select", ["highest", "lowest"])
 def test_equal_scores_cannot_be_ranked(kind, select):
     with pytest.raises(ValueError, match=r"gives all units the same score at first.*diverse") as error:
-        method(kind, select=select)
+        method(kind, select=select, reduce="fold")
     assert "\n" not in str(error.value)
-    method(kind, select="random")
+    method(kind, select="random", reduce="fold")
+
+
+@pytest.mark.parametrize("default", [torch.float16, torch.float64])
+@pytest.mark.parametrize("kind", ["none", "size", "pixels", "change"])
+def test_the_default_dtype_changes_nothing(kind, default):
+    model = tiny_model("llava")
+    inputs = inputs_of(model, "two", "batch")
+    with torch.no_grad(), illava.accelerate(model, method(kind, select="diverse", reduce="fold")):
+        plain = model(**inputs).logits
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(default)
+        try:
+            again = model(**inputs).logits
+        finally:
+            torch.set_default_dtype(before)
+    assert again.dtype == plain.dtype
+    torch.testing.assert_close(again, plain, rtol=1e-4, atol=1e-4)

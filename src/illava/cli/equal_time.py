@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -64,12 +65,12 @@ class EqualTime:
         from ..io.files import check_free
 
         check_free(folder / FILE_NAME)
-        known = identity(model, fingerprint(model), self.clock or "the model")
+        measuring = self.clock is None and self.time > 0
+        known = identity(model, fingerprint(model), self.clock or "the model", measured=measuring)
         budgets = Budgets(folder, known)
         able, rows, refused = self._able(model, processor, tasks)
         samples = pick(tasks, limit, self.time or FEW_PROMPTS)
         predicting = self._predicting(model, processor, samples, budgets)
-        measuring = self.clock is None and self.time > 0
         measured = stopwatch(model, processor, samples) if measuring else None
         with progress(f"{name}: choosing budgets", len(able) * len(self.targets)) as advance:
             found, more = rows_at(able, self.targets, predicting, measured, budgets, advance)
@@ -170,8 +171,9 @@ def equal_time(
     making = partial(_shape_clock, str(clock), output / CLOCK_FILE, device, dtype)
     if clock is not None and os.path.isfile(clock):
         protect(clock)
-        clock, rates = _read_rates(Path(clock))
-        making = partial(_clock_of, clock, rates)
+        digest = hashlib.sha256(Path(clock).read_bytes()).hexdigest()[:8]
+        shape, rates = _read_rates(Path(clock))
+        clock, making = f"{shape} {digest}", partial(_clock_of, shape, rates)
     return EqualTime(methods, targets, time, clock, lru_cache(maxsize=1)(making))
 
 

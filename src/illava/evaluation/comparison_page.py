@@ -251,13 +251,17 @@ def ordered(rows: Iterable[Figures]) -> list[Figures]:
     At equal time the smallest speed-up comes first; rows where methods end come last.
     """
 
+    rows = list(rows)
+    equal_time = any(row.get("target") is not None for row in rows)
+
     def place(row: Figures) -> tuple[float, ...]:
         if row["options"] is None:
             return (0, [PLAIN.label, BLANK.label, TEXT_ONLY.label].index(row["label"]))
         kept = row["above_blank"]["value"]
         # Schedules of their own and rows without a figure come last.
         at = column(row)
-        first = -(at or 0) if row.get("target") is None else at or float("inf")
+        last = float("inf")
+        first = last if at is None else at if equal_time else -at
         return (1, first, kept is None, -(kept or 0))
 
     return sorted(rows, key=place)

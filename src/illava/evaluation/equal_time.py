@@ -13,9 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..api import accelerate
+from ..bench.machine import machine
 from ..bench.timing import Timing, interleave, measure
 from ..errors import InputError, UnsupportedError
 from ..methods import Method
@@ -96,11 +98,11 @@ class Budgets:
     def row(self, name: str, target: float) -> Budget | None:
         """The budget of a method at a target, if it has been found before."""
         row = self.values["rows"].get(name, {}).get(f"{target:g}")
-        return None if row is None else Budget(row["keep"], row["speedup"], target)
+        return None if row is None else Budget(row["keep"], row["speedup"], target, row["ends"])
 
     def save_row(self, name: str, budget: Budget) -> None:
         """Save the budget of a method at a target."""
-        row = {"keep": budget.keep, "speedup": budget.speedup}
+        row = {"keep": budget.keep, "speedup": budget.speedup, "ends": budget.ends}
         self.values["rows"].setdefault(name, {})[f"{budget.target:g}"] = row
         self._write()
 
@@ -217,7 +219,8 @@ def stopwatch(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> Me
 def workload_of(model: nn.Module, processor: Any, sample: Sample) -> Workload:
     """The workload of a sample's prompt.
 
-    If its images differ in size, the first one stands for all; the number of tokens of the prompt is exact.
+    If its images differ in size, the first one stands for all; the number of tokens of the prompt is exact
+    unless that makes more of them than there are.
     """
     modules = locate(model)
     inputs = build_batch(processor, [sample])
@@ -243,8 +246,15 @@ def _processed(modules: LocatedModules, inputs: Any, sample: Sample) -> Size:
     return resized(modules.config, picture.size)
 
 
-def identity(model: nn.Module, weights: str, clock: str) -> dict[str, Any]:
-    """What budgets are valid for: the weights, where they run, and whose time is predicted."""
+def identity(model: nn.Module, weights: str, clock: str, *, measured: bool) -> dict[str, Any]:
+    """What budgets are valid for: weights, machine, whose time is predicted, and whether any was measured."""
     parameter = next(model.parameters())
-    dtype = str(parameter.dtype).removeprefix("torch.")
-    return {"weights": weights, "device": parameter.device.type, "dtype": dtype, "clock": clock}
+    return {
+        "weights": weights,
+        "device": parameter.device.type,
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "cpu": machine()["cpu"],
+        "threads": torch.get_num_threads(),
+        "clock": clock,
+        "budgets": "measured" if measured else "predicted",
+    }

@@ -65,7 +65,7 @@ def encoder_scores(kind: EncoderScore, vectors: Tensor, *given: Tensor, sinks: S
 
 def _scores(kind: EncoderScore, vectors: Tensor, *given: Tensor) -> Tensor:
     if kind == "none":
-        return torch.ones(vectors.shape[:2], device=vectors.device)
+        return torch.ones(vectors.shape[:2], dtype=torch.float32, device=vectors.device)
     if kind == "rarity":
         return rarity(vectors)
     if kind == "norm":

@@ -95,8 +95,6 @@ class Experimental(Mapping[str, Any]):
                 "units='patches' ranks by attention or own_row, got encoder_score="
                 f"{options['encoder_score']!r}"
             )
-        if options["placement"] == "first" and options["proportional"] in ("llm", "both"):
-            raise ValueError("placement='first' does not carry sizes to the LLM; use proportional='encoder'")
         check_count("seed", options["seed"], most=2**63 - 1)
         if options["sinks"] is not None:
             check_choice("sinks", options["sinks"], SINKS)

@@ -13,9 +13,9 @@ from ..ops.merging import REDUCTIONS, SIMILARITIES, Reduce, Similarity
 from ..ops.scoring import SCORES, Score
 from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
-from .encoder_scores import EQUAL_AT_FIRST
 from .experimental import DEFAULTS, Experimental
 from .merge_step import SELECTS, MergeStep, Select
+from .option_rules import check_together
 from .schedules import Shares, middle, published, to_budget
 from .single_patches import PatchStep, groups_of
 from .steps import Plan
@@ -122,19 +122,7 @@ class Illava(Method):
             if self.keep is None:
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
         object.__setattr__(self, "experimental", Experimental(self.experimental))
-        score = self.experimental.get("encoder_score")
-        if score in EQUAL_AT_FIRST and self.select in ("highest", "lowest"):
-            raise ValueError(
-                f"encoder_score={score!r} gives all units the same score at first, which "
-                f"select={self.select!r} cannot rank; use select='diverse', 'coverage' or 'random'"
-            )
-        if self.experimental.get("rotary_keep") and self.select != "highest":
-            raise ValueError(f"rotary_keep needs select='highest', got {self.select!r}")
-        own = [n for n in ("encoder_score", "llm_score") if self.experimental.get(n) == "own_row"]
-        if own and self.select in ("diverse", "coverage"):
-            raise ValueError(f"select={self.select!r} needs scores >= 0, which {own[0]}='own_row' has not")
-        if score == "own_row" and self.experimental.get("sinks"):
-            raise ValueError("sinks needs scores >= 0, which encoder_score='own_row' has not")
+        check_together(self.select, self.reduce, self.experimental)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Illava:
         if moved := {name: value for name, value in kwargs.items() if name in DEFAULTS}:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError
 from ..models.located import LocatedModules
+from ..ops.masks import places_of
 from ..ops.merging import MergedSegments, reduce_segments
 from .merge_step import MergeStep
 from .steps import Units
@@ -71,7 +72,7 @@ def _restored(units: Units, patches: Tensor, merged: MergedSegments) -> MergedSe
     alive = alive.index_fill(0, merged.kept, True).view(count, -1).any(1)
     values = patches.index_copy(0, merged.kept, merged.units).view(count, -1)
     lengths = _sums(alive, units.lengths)
-    kept = (~alive).argsort(stable=True)[: sum(lengths)]
+    kept = places_of(alive, sum(lengths))
     return MergedSegments(values[kept], kept, lengths)
 
 

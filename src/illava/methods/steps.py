@@ -150,7 +150,7 @@ class Units:
     @property
     def weights(self) -> Tensor:
         """(U,) fp32: ``sizes``, or ones if no step has recorded them."""
-        ones = torch.ones(len(self.vectors), device=self.vectors.device)
+        ones = torch.ones(len(self.vectors), dtype=torch.float32, device=self.vectors.device)
         return ones if self.sizes is None else self.sizes
 
 
@@ -293,6 +293,8 @@ class Plan:
             object.__setattr__(self, "projector", None)
         if self.empty:
             object.__setattr__(self, "llm_size_bias", False)
+        if self.llm_size_bias and self.placement == "first" and self.before_llm:
+            raise ValueError("placement='first' does not carry sizes to the LLM; use proportional='encoder'")
 
     @property
     def before_llm(self) -> bool:

@@ -1,4 +1,4 @@
-"""How much the pixels of a patch show, without any model: entropy of their grey levels, and edges.
+"""Saliency of a patch from its pixels, without any model: entropy of its grey levels, and edges.
 
 From "ERASE", arXiv 2605.09982. Values are pixel values as the processor normalises them: scaling the grey
 levels of each picture to its own range makes the cues independent of that.
@@ -60,7 +60,7 @@ def _entropy(levels: Tensor) -> Tensor:
     pixels = levels.shape[1]
     # NaN, which no picture has, must not become an index.
     bins = levels.nan_to_num().long().clamp_(0, LEVELS - 1)
-    share = torch.zeros(len(levels), LEVELS, device=levels.device)
+    share = torch.zeros(len(levels), LEVELS, dtype=torch.float32, device=levels.device)
     share.scatter_add_(1, bins, torch.ones_like(levels)).div_(pixels)
     entropy: Tensor = torch.special.entr(share).sum(1)
     return entropy / max(1.0, math.log(min(pixels, LEVELS)))

@@ -28,8 +28,7 @@ class MergedSegments(NamedTuple):
     """How the survivors were made of the input units; see :func:`illava.ops.merge_weights.merge_weights`."""
     tokens: Tensor | None = None
     """(P * g,) int64, ascending: index of each token of the survivors among the tokens of all input units, if
-    survivors are made of tokens of several units. ``kept`` has then the unit of the first one, in which units
-    may repeat."""
+    survivors are made of tokens of several units. ``kept`` has then the unit of the first one."""
 
 
 class Block(NamedTuple):

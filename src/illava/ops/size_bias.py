@@ -11,8 +11,13 @@ import math
 import torch
 from torch import Tensor
 
-MULTIPLE = 8
-"""Kernels of flash attention take heads whose width is a multiple of this."""
+MULTIPLE, WIDEST = 8, 256
+"""Kernels of flash attention take heads whose width is a multiple of the first and at most the second."""
+
+
+def width_with_channels(head_dim: int) -> int:
+    """The width of heads of ``head_dim`` channels with the channels of a bias."""
+    return -(-(head_dim + 2) // MULTIPLE) * MULTIPLE
 
 
 def with_channels(
@@ -35,7 +40,7 @@ def with_channels(
     Returns (B, H, q, w), (B, H_kv, k, w) and (B, H_kv, k, w), w the smallest multiple of 8 that is at least
     h + 2. The output of the attention has to be cut to its first h' channels.
     """
-    width = -(-(query.shape[-1] + 2) // MULTIPLE) * MULTIPLE
+    width = width_with_channels(query.shape[-1])
     constant = 2.0 ** round(-math.log2(scaling))
     column = bias.to(torch.float32).transpose(2, 3) / (scaling * constant)
     first = column.to(key.dtype)

@@ -9,7 +9,7 @@ from .precision import full_precision
 from .scoring import _room
 
 SEEDS = 0.01
-"""Share of the visual tokens of a prompt that ask again, at least one."""
+"""Share of the visual tokens of a prompt whose value vectors are the second queries, at least one."""
 
 
 @full_precision
@@ -33,25 +33,25 @@ def value_scores(value: Tensor, text: Tensor, visual: Tensor) -> Tensor:
     most = max(1, round(SEEDS * visual.shape[1]))
     order = scores.masked_fill(~visual, -1).argsort(dim=1, descending=True, stable=True)[:, :most]
     count = (SEEDS * visual.sum(1, keepdim=True)).round().clamp(min=1)
-    asks = (torch.arange(most, device=value.device) < count) & visual.gather(1, order)
+    chosen = (torch.arange(most, device=value.device) < count) & visual.gather(1, order)
     index = order[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[3])
-    return (scores + _mean_weights(values.gather(2, index), values, asks, visual)) / 2
+    return (scores + _mean_weights(values.gather(2, index), values, chosen, visual)) / 2
 
 
-def _mean_weights(rows: Tensor, values: Tensor, asks: Tensor, visual: Tensor) -> Tensor:
-    """(B, n) mean over heads and over the rows that ``asks`` of (B, H, q, h), of their weights."""
+def _mean_weights(rows: Tensor, values: Tensor, chosen: Tensor, visual: Tensor) -> Tensor:
+    """(B, n) mean over heads and over the rows that ``chosen`` of (B, H, q, h), of their weights."""
     batch, heads, count, width = rows.shape
     hidden = ~visual[:, None, None]
     keys = values.transpose(2, 3)
     step = max(1, _room(rows) // (4 * batch * heads * values.shape[2]))
-    total = torch.zeros(visual.shape, device=rows.device)
+    total = torch.zeros(visual.shape, dtype=torch.float32, device=rows.device)
     for first in range(0, count, step):
         part = slice(first, first + step)
         logits = (rows[:, :, part] @ keys) * width**-0.5
         # Not -inf: a prompt of a batch may have no picture.
         weights = logits.masked_fill(hidden, torch.finfo(logits.dtype).min).softmax(-1).sum(1)
-        total += (weights * asks[:, part, None]).sum(1)
-    return total.masked_fill(~visual, 0) / (heads * asks.sum(1, keepdim=True).clamp(min=1))
+        total += (weights * chosen[:, part, None]).sum(1)
+    return total.masked_fill(~visual, 0) / (heads * chosen.sum(1, keepdim=True).clamp(min=1))
 
 
 def anchors(rotary: Tensor, share: float) -> Tensor:

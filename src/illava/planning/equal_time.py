@@ -43,11 +43,8 @@ class Budget:
     speedup: float
     """At this budget: measured, or predicted if nothing was measured."""
     target: float
-
-    @property
-    def ends(self) -> bool:
-        """Whether the method cannot reach the target: it is too slow at :data:`LEAST`."""
-        return self.keep == LEAST and self.speedup < self.target * (1 - TOLERANCE)
+    ends: bool = False
+    """Whether the method cannot reach the target: this is the fastest that it is."""
 
 
 def budget_for(speedup: Speedup, target: float) -> float:
@@ -72,7 +69,8 @@ def budget_for(speedup: Speedup, target: float) -> float:
 def predicted_budget(predicted: Speedup, target: float) -> Budget:
     """The budget at which ``target`` is predicted."""
     keep = budget_for(predicted, target)
-    return Budget(keep, predicted(keep), target)
+    speedup = predicted(keep)
+    return Budget(keep, speedup, target, keep == LEAST and _too_slow(speedup, target))
 
 
 def calibrated_budget(
@@ -87,7 +85,8 @@ def calibrated_budget(
         measured: runs the model. Several measurements of one budget count by their median.
         known: budget -> speed-ups of earlier measurements of the same curve.
 
-    The result is the measured budget nearest to the target, whether or not it is within tolerance.
+    The result is the measured budget nearest to the target, whether or not it is within tolerance; where the
+    method is too slow even at :data:`LEAST`, its fastest.
     """
     runs = {keep: list(speedups) for keep, speedups in (known or {}).items()}
     for _ in range(ROUNDS):
@@ -100,7 +99,12 @@ def calibrated_budget(
             break
         # The latest measurement comes last, also if the budget has been measured before.
         runs[keep] = [*runs.pop(keep, []), measured(keep)]
-    keep, speedup = _nearest(_medians(runs), target)
+    points = _medians(runs)
+    fastest = max(points, key=points.__getitem__)
+    if LEAST in points and _too_slow(points[fastest], target):
+        # Near the smallest budget the curve is flat, and noise decides which budget is the fastest.
+        return Budget(fastest, points[fastest], target, ends=True)
+    keep, speedup = _nearest(points, target)
     return Budget(keep, speedup, target)
 
 
@@ -127,6 +131,10 @@ def next_budget(predicted: Speedup, points: Mapping[float, float], target: float
             break
     share = x + (1 / target - y) / slope
     return LEAST if share <= 0 else budget_for(predicted, 1 / share)
+
+
+def _too_slow(speedup: float, target: float) -> bool:
+    return speedup < target * (1 - TOLERANCE)
 
 
 def _medians(runs: Mapping[float, Sequence[float]]) -> dict[float, float]:

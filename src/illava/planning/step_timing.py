@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from ..methods import Illava
-from ..methods.steps import EncoderAttention, Units, reduced
+from ..methods.steps import EncoderAttention, Tokens, Units, reduced
 from ..models.located import LocatedModules
 from .layer_timing import Prepared, Timer
 
@@ -42,7 +44,9 @@ def merge_in_llm(timer: Timer, step: Any, hidden: int) -> Prepared:
 
     def prepare(n: int) -> Callable[[], Any]:
         # As in a run that the encoder step has left a third of.
-        units = Units(timer.numbers(n, hidden), timer.numbers(n).float().abs(), (n,), (3 * n,))
+        vectors, ones = timer.numbers(n, hidden), torch.ones(1, n, dtype=torch.int64)
+        tokens = Tokens(vectors[None], ones - 1, ones.cumsum(1) - 1, ones[:, 0] * (n - 1))
+        units = Units(vectors, timer.numbers(n).float().abs(), (n,), (3 * n,), tokens=tokens)
         return lambda: reduced(step, units)
 
     return prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class MergingBlock:
             # Not a hook on the block, which gradient checkpointing does not call when it reruns the block.
             hooks.pre(block.get_submodule(names.first_norm), self._enter)
         hooks.pre(block.get_submodule(names.second_norm), self._merge)
-        hooks.post(block.get_submodule(names.mlp), bind(self._keep_output, block))
+        hooks.post(block.get_submodule(names.mlp), partial(self._keep_output, block))
         # Prepended, so that hooks that record hidden states get the actual output of the block.
         hooks.post(block, self._leave, prepend=True)
 
@@ -100,8 +101,3 @@ class MergingBlock:
         result = state.merged + state.output
         state.merged = state.output = None
         return (result, *output[1:]) if isinstance(output, tuple) else result
-
-
-def bind(function: Any, *first: Any) -> Any:
-    """``function`` with its first arguments given."""
-    return lambda *rest: function(*first, *rest)

@@ -10,6 +10,7 @@ tokens.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from ..passes import Grid, Pass, Passes
 from .block_state import BlockState
 from .cues import PixelCues
 from .features import FeatureCalls
-from .merging_block import MergingBlock, bind
+from .merging_block import MergingBlock
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
 from .run import EncoderRun
@@ -62,7 +63,7 @@ class EncoderStage:
             hooks.pre(modules.blocks[0], self._enter_batched)
         for index, block in enumerate(modules.blocks):
             if modules.tower.packed:
-                hooks.pre(block, bind(self._enter_block, index, index > first))
+                hooks.pre(block, partial(self._enter_block, index, index > first))
             observer = plan.projector if index == observed else None
             sized = any(step.proportional_attention for at, step in steps.items() if at < index)
             if index in steps or observer is not None or sized:

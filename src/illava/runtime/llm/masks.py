@@ -17,6 +17,7 @@ from ...errors import UnsupportedError
 from ...methods.steps import Plan
 from ...models.located import LocatedModules
 from ...ops.masks import as_additive, block_mask, causal_mask, column_mask, take_mask, take_rows
+from ...ops.size_bias import WIDEST, width_with_channels
 from ..attention_tap import is_flash, refuse_another
 from ..cache.merged import MergedLayer
 
@@ -149,6 +150,19 @@ def check_biases(modules: LocatedModules, plan: Plan) -> None:
         raise UnsupportedError(
             "attention implementation 'flex_attention' of the LLM does not support proportional attention: "
             "load the model with attn_implementation='sdpa', or use experimental={'proportional': 'encoder'}"
+        )
+    text = modules.llm.config
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    if plan.llm_size_bias and is_flash(text) and width_with_channels(head_dim) > WIDEST:
+        raise UnsupportedError(
+            f"flash attention takes heads of at most {WIDEST} channels, and proportional attention adds to "
+            f"this LLM's {head_dim}: load the model with attn_implementation='sdpa', or use "
+            "experimental={'proportional': 'encoder'}"
+        )
+    if plan.llm_size_bias and any(modules.recurrent):
+        raise UnsupportedError(
+            f"layers of {modules.family.model_type} without attention cannot weigh tokens by their size; use "
+            "experimental={'proportional': 'encoder'}"
         )
     if plan.positions == "compact" and plan.pixels is None and not plan.empty:
         rotary = getattr(modules.llm, "rotary_emb", None)

@@ -125,7 +125,11 @@ class LlmMerging:
         hidden, kept = with_survivors(hidden, kept, places, merged)
         lengths = prefill.prompt.with_fixed(merged.lengths)
         if self.sized and merged.sizes is not None:
-            every = torch.zeros(visual.numel(), device=hidden.device) if sizes is None else sizes
+            every = (
+                torch.zeros(visual.numel(), dtype=torch.float32, device=hidden.device)
+                if sizes is None
+                else sizes
+            )
             every = every.index_copy(0, places[merged.kept], merged.sizes.log())
             sequence = replace(sequence, log_sizes=every.view_as(visual).to(sequence.columns.device))
         left, order = shortened(prefill.prompt, sequence, kept.to(sequence.columns.device), lengths)

@@ -44,7 +44,7 @@ def read_sizes(prompt: Prompt, modules: LocatedModules, runs: Sequence[EncoderRu
             "experimental={'proportional': 'encoder'}"
         )
     rows, video = prompt.runs[::repeats], prompt.video[::repeats].to(device)
-    table = torch.ones(rows.numel(), device=device)
+    table = torch.ones(rows.numel(), dtype=torch.float32, device=device)
     # GLM-4V has one placeholder for both, which it does not support in one prompt.
     for kind in (False, True) if prompt.mixed else (None,):
         sizes = torch.cat([sizes for is_video, sizes in found if kind in (None, is_video)])
@@ -67,7 +67,7 @@ def feature_sizes(modules: LocatedModules, run: EncoderRun) -> Tensor:
     """
     units, sizes = sum(run.full_lengths), _final_sizes(run)
     if sizes is None:
-        full = torch.ones(units)
+        full = torch.ones(units, dtype=torch.float32)
     else:
         assert run.kept is not None
         full = sizes.new_zeros(units).index_copy(0, run.kept.to(sizes.device), sizes)

@@ -1,0 +1,61 @@
+"""Options of :class:`~illava.Illava` that need or exclude each other: none may silently do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .encoder_scores import EQUAL_AT_FIRST
+
+OWN_ROW = ("encoder_score", "llm_score")
+
+
+def check_together(select: str, reduce: str, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for experimental ``options`` that have no effect or no meaning beside the others."""
+    score = options.get("encoder_score")
+    own = [name for name in OWN_ROW if options.get(name) == "own_row"]
+    spread = ("diverse", "coverage")
+    rules = (
+        (
+            score in EQUAL_AT_FIRST and select in ("highest", "lowest"),
+            f"encoder_score={score!r} gives all units the same score at first, which select={select!r} "
+            "cannot rank; use select='diverse', 'coverage' or 'random'",
+        ),
+        (
+            score == "size" and reduce != "fold",
+            f"encoder_score='size' needs reduce='fold', which counts what is merged, got {reduce!r}",
+        ),
+        (
+            # True alone has always been taken with any reduction, so saved methods have it.
+            options.get("proportional") in ("llm", "both") and reduce != "fold",
+            f"proportional={options.get('proportional')!r} needs reduce='fold', which counts what is merged, "
+            f"got {reduce!r}",
+        ),
+        (
+            bool(options.get("proportional")) and options.get("units") == "patches",
+            "proportional needs units='whole': sizes of single patches are not kept",
+        ),
+        (
+            options.get("score_power", 1) != 1 and select not in spread,
+            f"score_power needs select='diverse' or 'coverage', got {select!r}",
+        ),
+        (
+            bool(options.get("sinks")) and select not in ("highest", *spread),
+            f"sinks needs select='highest', 'diverse' or 'coverage', got {select!r}",
+        ),
+        (
+            bool(options.get("rotary_keep")) and select != "highest",
+            f"rotary_keep needs select='highest', got {select!r}",
+        ),
+        (
+            bool(own) and select in spread,
+            f"select={select!r} needs scores >= 0, but {' and '.join(own)}='own_row' can be negative",
+        ),
+        (
+            score == "own_row" and bool(options.get("sinks")),
+            "sinks needs scores >= 0, but encoder_score='own_row' can be negative",
+        ),
+    )
+    for broken, message in rules:
+        if broken:
+            raise ValueError(message)
