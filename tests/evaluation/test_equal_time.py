@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
 
 import pytest
 
@@ -16,8 +15,7 @@ from illava.evaluation.comparison import compare
 from illava.evaluation.equal_time import FILE_NAME, Budgets, rows_at, stopwatch, workload_of
 from illava.evaluation.prompts import build_batch
 from illava.io.pictures import InputError
-from illava.methods import Illava, Method, base
-from illava.methods.steps import Plan
+from illava.methods import Illava, Method
 from illava.models.located import locate
 from illava.planning.equal_time import LEAST
 
@@ -122,35 +120,6 @@ def test_methods_that_the_clock_refuses(tmp_path):
     rows, refused = rows_at(METHODS[:1], [2, 3], Refusing(), None, Budgets(tmp_path, IDENTITY))
     assert refused == {"fast 2x": "not on this shape", "fast 3x": "not on this shape"}
     assert [row.label for row in rows] == list(refused)
-
-
-def test_methods_may_choose_their_other_options(tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "_METHODS", {})
-
-    @dataclass(frozen=True)
-    class Choosing(Method):
-        name: ClassVar[str] = "choosing"
-        keep: float = 1.0
-        layer: int = 0
-
-        def plan(self, modules) -> Plan:
-            return Plan()
-
-        def at_speedup(self, predicted, target):
-            # The deepest layer at which a third of the tokens is fast enough.
-            layers = [replace(self, layer=layer) for layer in (3, 2, 1)]
-            return next((method for method in layers if predicted(method) >= target), layers[-1])
-
-    class ByLayer(MadeUpClock):
-        def speedup(self, method) -> float:
-            return 1 / (0.1 * method.layer + (1 - 0.1 * method.layer) * method.keep)
-
-    compared = ComparedMethod("choosing", lambda keep: Choosing(keep=keep))
-    rows, _ = rows_at([compared], [1.6, 2, 3], ByLayer(), None, Budgets(tmp_path, IDENTITY))
-    # At 1/3, layers 3, 2 and 1 are 1.875, 2.14 and 2.5 times as fast as plain; none reaches 3 there.
-    assert [row.method.layer for row in rows] == [3, 2, 1]
-    by_hand = [(1 / 1.6 - 0.3) / 0.7, (1 / 2 - 0.2) / 0.8, (1 / 3 - 0.1) / 0.9]
-    assert [row.keep for row in rows] == pytest.approx(by_hand, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from .store import write_json
 
 FILE_NAME = "budgets.json"
 PROBE = 1 / 3
-"""The budget at which a method chooses its other options, and is tried before the run."""
+"""The budget at which a method is tried before the run."""
 TURNS, MOST_TURNS, SECONDS = 3, 12, 1.0
 """How often plain and row run on each prompt in one measurement, the fastest run of each counting: at least
 and at most so often, and in between so often that it takes this many seconds."""
@@ -85,7 +84,6 @@ class Budgets:
         found: dict[float, list[float]] = {}
         for point in self.values["points"]:
             keep = point["method"].get("keep")
-            # Methods that choose other layers for other targets have several curves.
             if keep is not None and point["method"] == make(keep).to_dict():
                 found.setdefault(keep, []).append(point["speedup"])
         return found
@@ -158,7 +156,7 @@ def rows_at(
 def _row(
     compared: ComparedMethod, target: float, clock: Clock, measured: Measure | None, budgets: Budgets
 ) -> Row:
-    make = _schedule(compared, target, clock)
+    make = compared.make
     budget = budgets.row(compared.name, target)
     if budget is None:
 
@@ -177,13 +175,6 @@ def _row(
             budget = calibrated_budget(predict, run, target, budgets.points(make))
         budgets.save_row(compared.name, budget)
     return timed_row(make(budget.keep), target, budget.keep, budget.speedup, budget.ends, compared.name)
-
-
-def _schedule(compared: ComparedMethod, target: float, clock: Clock) -> Callable[[float], Method]:
-    """The method at any budget, with the other options that it chooses for the target."""
-    start = compared.make(PROBE)
-    chosen = start.at_speedup(clock.speedup, target)
-    return compared.make if chosen == start else lambda keep: replace(chosen, keep=keep)  # type: ignore[call-arg]
 
 
 def stopwatch(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> Measure:

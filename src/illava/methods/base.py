@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,18 +37,6 @@ class Method(ABC):
     @abstractmethod
     def plan(self, modules: LocatedModules) -> Plan:
         """The merge steps on this model. Raises ValueError for a layer that the model does not have."""
-
-    def at_speedup(self, predicted: Callable[[Method], float], target: float) -> Self:
-        """The schedule with which this method would reach a speed-up to the first token.
-
-        ``illava compare --speedup`` calls it, and then sets ``keep`` of the result so that the speed-up is
-        met. Methods that choose their layers by the speed-up override it; others change nothing.
-
-        Args:
-            predicted: a method to its predicted speed-up on the model and the prompts at hand.
-            target: the speed-up, above 1.
-        """
-        return self
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values, with the method's name under ``method`` and the ``version``."""
