@@ -78,8 +78,7 @@ def _similarities(units: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _increase(similar: Tensor, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
-    """(S, n) int32: by how much units would have increased the coverage of others from ``before``, of what
-    has been increased to ``after``.
+    """(S, n) int32: the part of each unit's gain that the rise of coverage from ``before`` to ``after`` uses up.
 
     Args:
         similar: (S, m, n) int32.

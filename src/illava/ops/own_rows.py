@@ -28,8 +28,8 @@ def own_row_scores(
         mask: (B or 1, H or 1, q, k) boolean (True = may attend) or additive; or key padding, (B, k) boolean
             or 0/1, in addition to the causal mask; or None.
         softcap: as in :func:`illava.ops.scoring.last_row_scores`.
-        causal: whether, without a mask of all queries, each of the last q keys is attended to from its own
-            row on.
+        causal: whether, without a mask of all queries, row i of the queries attends to keys up to k - q + i
+            only.
 
     Returns (B, q) fp32; -inf in a row whose keys are all masked. Raises ValueError for a mask of another
     kind.

@@ -83,7 +83,8 @@ def weak(figures: Figures) -> str:
     top = max(range(len(shares)), key=shares.__getitem__)
     return (
         "these weights are the backbone of a saliency model and seem tuned for its task. Of whole clothing photographs, nearest "
-        f"neighbours name {shares[-1]:.1f} % from the last block's features and {shares[top]:.1f} % from block {top}'s."
+        f"neighbours name {shares[-1]:.1f} % from the last block's features and {shares[top]:.1f} % from block {top}'s. "
+        "The encoder of zoo/R has adapters; these figures are without them."
     )
 
 
