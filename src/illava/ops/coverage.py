@@ -78,7 +78,7 @@ def _similarities(units: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _increase(similar: Tensor, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
-    """(S, n) int32: the part of each unit's gain that the rise of coverage from ``before`` to ``after`` uses up.
+    """(S, n) int32: the part of each unit's gain that a rise of coverage from ``before`` to ``after`` uses.
 
     Args:
         similar: (S, m, n) int32.

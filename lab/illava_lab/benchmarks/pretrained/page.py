@@ -67,7 +67,7 @@ def first(found: list[Figures]) -> list[str]:
         "of each kind, bold: best of all; parentheses: encoder time / plain.",
         "",
         f"Plain features name {plain}, which is little: {weak(found[0])} So a second measure, "
-        "how many get the same name as from plain features, says more about merging.",
+        "how many get the same name as from plain features, says more about merging. The encoder of zoo/R has adapters besides; these figures are without them.",
         "",
         *winners(found, BOARDS, "named right, %"),
         "",
@@ -83,8 +83,7 @@ def weak(figures: Figures) -> str:
     top = max(range(len(shares)), key=shares.__getitem__)
     return (
         "these weights are the backbone of a saliency model and seem tuned for its task. Of whole clothing photographs, nearest "
-        f"neighbours name {shares[-1]:.1f} % from the last block's features and {shares[top]:.1f} % from block {top}'s. "
-        "The encoder of zoo/R has adapters; these figures are without them."
+        f"neighbours name {shares[-1]:.1f} % from the last block's features and {shares[top]:.1f} % from block {top}'s."
     )
 
 
