@@ -18,8 +18,8 @@ def arguments(
     monkeypatch.setitem(RECIPES, "tiny", (Stage("only", (28,), 170, 2, {"any": 1.0}),))
     monkeypatch.setenv("ILLAVA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(encoder_run, "NAMING_STEPS", 2)
-    monkeypatch.setattr(encoder_run, "SCORED", {28: 20})
-    monkeypatch.setattr(naming, "SIZES", {28: 1.0})
+    monkeypatch.setattr(encoder_run, "SCORED", {(28, 1): 20})
+    monkeypatch.setattr(naming, "GRIDS", {(28, 1): 1.0})
     monkeypatch.setattr(naming, "TOKENS", 40)
     options = {"recipe": "tiny", "data": sets, "workers": 0, "device": "cpu", **parts}
     return [

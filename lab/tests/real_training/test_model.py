@@ -40,6 +40,19 @@ def test_the_llm_is_llama_with_its_adapters_merged_in(parts: dict[str, Path], tr
     assert (plain - expected).abs().max() > 1e-2
 
 
+@pytest.mark.slow
+def test_compiled_layers_compute_the_same(trained: TrainedModel) -> None:
+    embeds = torch.randn(2, 9, trained.llm.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(9, 9).tril().bool().expand(2, 9, 9)
+    found = []
+    for _ in range(2):
+        given = embeds.clone().requires_grad_()
+        hidden = trained.llm(given, torch.arange(9).expand(2, 9), mask)
+        found.append((hidden, *torch.autograd.grad(hidden.square().sum(), given)))
+        trained.llm.compile_layers()
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("size", [28, 42])
 def test_a_packed_row_is_as_many_prompts_of_one_turn_each(
     parts: dict[str, Path], trained: TrainedModel, size: int

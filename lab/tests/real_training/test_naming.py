@@ -2,21 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from illava_lab.real.training import encoder_run, naming
 from illava_lab.real.training.adapter import Adapter
 from illava_lab.real.training.encoder import Encoder
 from illava_lab.real.training.encoder_run import STATE, EncoderRun
-from illava_lab.real.training.naming import Heads, Labelled
+from illava_lab.real.training.naming import Heads, Labelled, Named, cells, painted
+from PIL import Image
 from torch.nn import functional as F
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few patches a step."""
-    monkeypatch.setattr(naming, "SIZES", {28: 0.5, 42: 0.5})
-    monkeypatch.setattr(encoder_run, "SCORED", {28: 20})
+    monkeypatch.setattr(naming, "GRIDS", {(28, 1): 0.4, (28, 2): 0.2, (42, 1): 0.4})
+    monkeypatch.setattr(encoder_run, "SCORED", {(28, 1): 20, (28, 2): 8})
     monkeypatch.setattr(naming, "TOKENS", 120)
 
 
@@ -32,6 +34,10 @@ def test_batches_depend_on_the_step_alone(sets: Path) -> None:
         assert torch.equal(first[step][0], again[step][0])
         assert torch.equal(first[step][1], again[step][1])
     assert {first[step][0].shape for step in range(12)} == {(30, 28, 28, 3), (13, 42, 42, 3)}
+    labels = {tuple(first[step][0].shape[:2]): set() for step in range(12)}
+    for step in range(12):
+        labels[tuple(first[step][0].shape[:2])].add(len(first[step][1]))
+    assert labels == {(30, 28): {30, 120}, (13, 42): {13}}
     groups = {group[0].split(": ")[0] for group in first.groups}
     assert groups == {"clothing", "grocery", "grocery, fine", "digits_sign", "cards"}
 
@@ -39,10 +45,30 @@ def test_batches_depend_on_the_step_alone(sets: Path) -> None:
 def test_numbers_are_those_of_the_classes(sets: Path) -> None:
     train, held_out = Labelled(sets), Labelled(sets, "val")
     names = [name for group in train.groups for name in group]
-    rng = naming.np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for one in [held_out.draw(rng) for _ in range(30)]:
         (row,) = held_out.numbers([one]).tolist()
         assert [names[number] for number in row if number >= 0] == list(one.classes)
+
+
+def test_cells_hold_the_patches_of_their_photograph() -> None:
+    features = torch.arange(2 * 36).view(2, 36, 1)
+    found = cells(features, 3)
+    assert found.shape == (18, 4, 1)
+    for number in range(18):
+        picture, cell = divmod(number, 9)
+        top, left = 2 * (cell // 3), 2 * (cell % 3)
+        wanted = [36 * picture + 6 * (top + down) + left + right for down in (0, 1) for right in (0, 1)]
+        assert found[number].flatten().tolist() == wanted
+    assert torch.equal(cells(features, 1), features)
+
+
+def test_photographs_are_painted_row_by_row_in_their_cells() -> None:
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]
+    named = [Named(Image.new("RGB", (50, 30), colour), ("a: 0",)) for colour in colours]
+    picture = painted(np.random.default_rng(0), named, 28)
+    assert picture.size == (56, 56)
+    assert [picture.getpixel(place) for place in ((10, 10), (38, 10), (10, 38), (38, 38))] == colours
 
 
 @torch.no_grad()
@@ -80,6 +106,7 @@ def test_labels_are_learnt_and_a_stopped_run_ends_where_an_unstopped_one_does(
     losses = [float(line.split()[3].rstrip(",")) for line in said if "loss" in line]
     assert losses[-1] < 0.75 * losses[0]
     assert "clothing at 28 " in said[-1]
+    assert "clothing at 28, 2 x 2 " in said[-1]
     part = begun(parts, tmp_path / "part", sets, 100, said)
     assert not part.go(0)
     again = begun(parts, tmp_path / "part", sets, 100, said)

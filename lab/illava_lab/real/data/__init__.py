@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +41,14 @@ STREAMS: dict[str, Stream] = {
     "receipts": Stream(107, "Printed receipts.", receipts.draw),
     "forms": Stream(108, "Filled-in forms.", forms.draw),
     "signs": Stream(109, "Signposts.", signs.draw),
+    "four": Stream(110, "2 x 2 labelled photographs.", partial(collage.draw, rows=2)),
 }
 """All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
 
 MIXTURE: dict[str, float] = {
-    "photo": 0.26,
-    "collage": 0.16,
+    "photo": 0.24,
+    "four": 0.06,
+    "collage": 0.12,
     "board": 0.14,
     "cards": 0.08,
     "nlvr": 0.08,

@@ -1,4 +1,4 @@
-"""The stream ``collage``: 2 x 2 to 4 x 4 photographs that fill the picture."""
+"""The streams ``collage``, 2 x 2 to 4 x 4 photographs that fill the picture, and ``four``, 2 x 2."""
 
 from __future__ import annotations
 
@@ -31,17 +31,16 @@ PLACES = {
 STEPS = {"left of": (0, -1), "right of": (0, 1), "above": (-1, 0), "below": (1, 0)}
 
 
-def draw(split: str, folder: Path) -> Draw:
-    """Scenes of 4, 9 or 16 photographs with up to 31 turns.
+def draw(split: str, folder: Path, rows: int | None = None) -> Draw:
+    """Scenes of 4, 9 or 16 photographs, or of ``rows`` x ``rows`` only, with up to 31 turns.
 
     A question costs training a few tokens, a picture hundreds, so every photograph is asked about.
     """
 
     def drawing(rng: np.random.Generator) -> Drawing:
-        rows = int(rng.choice(ROWS, p=TRAINED)) if split == "train" else int(rng.integers(2, 5))
-        album = layout(
-            several.choose_several(rng, split, folder, rows**2, MOST_ALIKE[rows]), rows, split, folder
-        )
+        count = rows or int(rng.choice(ROWS, p=TRAINED) if split == "train" else rng.integers(2, 5))
+        photos = several.choose_several(rng, split, folder, count**2, MOST_ALIKE[count])
+        album = layout(photos, count, split, folder)
         turns = [
             what_is_at(rng, album),
             where(rng, album),

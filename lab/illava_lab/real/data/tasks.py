@@ -149,7 +149,14 @@ TASKS: dict[str, OfSet | OfStream] = {
         tuple(f"sign-{kind}" for kind in ("way", "place", "distance", "row")),
         0.18,
     ),
+    "real-photo-exists": OfStream(
+        "Say whether a photograph shows a thing.", "photo", ("photo-exists",), 0.5, YES_NO
+    ),
+    "real-photo-choice": OfStream(
+        "Say which of two things a photograph shows.", "photo", ("photo-choice",), 0.5
+    ),
 }
+"""The order never changes: it is part of the questions' seeds."""
 
 
 def group_of(name: str) -> str:

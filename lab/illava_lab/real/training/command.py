@@ -52,6 +52,9 @@ def train(
     scenes: Annotated[int, typer.Option(min=1, help="Held-out scenes of each kind.")] = 24,
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw pictures.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the training itself.")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the LLM's layers; on a CPU that needs a C++ compiler.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -120,6 +123,8 @@ def train(
                     workers,
                     typer.echo,
                 )
+            if compiled:
+                run.model.llm.compile_layers()
             run.go((end - time.monotonic()) / 60, every, scenes)
         typer.echo(f"step {run.step:,}; the weights are {folder / WEIGHTS}")
 

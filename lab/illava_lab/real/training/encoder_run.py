@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .encoder import Encoder, squares
-from .naming import Heads, Labelled
+from .naming import Heads, Labelled, cells, painted
 from .recipe import NAMING_STEPS
 from .state import read, restored, write
 from .stepping import Stepping
@@ -20,8 +21,8 @@ STATE = "encoder.pt"
 WARMUP = 50
 RATE, HEADS_RATE = 1e-3, 3e-3
 """AdamW's learning rates. They fall over the second half, to nothing."""
-SCORED = {112: 160, 224: 60}
-"""Held-out pictures to score, by size in pixels."""
+SCORED = {(112, 1): 160, (224, 1): 60, (224, 2): 60, (448, 4): 64}
+"""Held-out photographs to score, by size in pixels of a picture and rows of photographs in it."""
 
 
 class EncoderRun(Stepping):
@@ -91,7 +92,8 @@ class EncoderRun(Stepping):
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * part
         draws = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.step)
-        loss = self.heads.loss(self.encoder.features(pictures), numbers, draws)
+        features = self.encoder.features(pictures)
+        loss = self.heads.loss(cells(features, isqrt(len(numbers) // len(pictures))), numbers, draws)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.adapters.values(), 1.0)
         self.optimizer.step()
@@ -100,17 +102,18 @@ class EncoderRun(Stepping):
 
     @torch.no_grad()
     def score(self) -> dict[str, tuple[int, int]]:
-        """Right and all held-out pictures by group of classes and size."""
+        """Right and all held-out photographs by group of classes, size and rows."""
         counts: dict[str, tuple[int, int]] = {}
         rng = np.random.default_rng(self.seed)
-        for size, total in SCORED.items():
-            for _ in range(0, total, 20):
-                named = [self.held_out.draw(rng) for _ in range(20)]
-                pictures = squares([one.picture for one in named], size)
-                features = self.encoder(pictures.to(self.device))
-                for group, right in self.heads.right(features, self.held_out.numbers(named)):
-                    before = counts.get(f"{group} at {size}", (0, 0))
-                    counts[f"{group} at {size}"] = before[0] + right, before[1] + 1
+        for (size, rows), total in SCORED.items():
+            for _ in range(-(-total // rows**2)):
+                named = [self.held_out.draw(rng) for _ in range(rows**2)]
+                picture = named[0].picture if rows == 1 else painted(rng, named, size // rows)
+                features = self.encoder(squares([picture], size).to(self.device))
+                for group, right in self.heads.right(cells(features, rows), self.held_out.numbers(named)):
+                    name = f"{group} at {size}" + (f", {rows} x {rows}" if rows > 1 else "")
+                    before = counts.get(name, (0, 0))
+                    counts[name] = before[0] + right, before[1] + 1
         return dict(sorted(counts.items()))
 
     def save(self) -> None:

@@ -1,13 +1,15 @@
 """The first leg of training: adapters of the image encoder, learnt on labels alone, without the LLM.
 
 The encoder comes from a saliency model, and a linear probe names few of the photographs from its features.
-Labels of whole pictures are few bits, but a small picture costs the encoder less than a tenth of what it
-costs the LLM. Each patch's feature must name the picture, as it must where several photographs share one.
+Labels are few bits, but a small picture costs the encoder less than a tenth of what it costs the LLM, and
+where several photographs share a picture it learns all their names at once. Each patch's feature must name
+the photograph that it belongs to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +24,22 @@ from ..data import photographs as ph
 from .encoder import squares
 from .recipe import PATCH
 
-SIZES = {112: 0.5, 168: 0.25, 224: 0.2, 448: 0.05}
-"""Pixels of the square, and how often."""
+GRIDS = {
+    (112, 1): 0.26,
+    (112, 2): 0.2,
+    (168, 2): 0.12,
+    (168, 3): 0.08,
+    (224, 1): 0.12,
+    (224, 2): 0.06,
+    (224, 4): 0.04,
+    (336, 4): 0.04,
+    (448, 1): 0.04,
+    (448, 4): 0.04,
+}
+"""Pixels of the square and rows of photographs in it, and how often. A photograph has at least 4 x 4 patches,
+whole ones."""
+GAP = 4
+"""Pixels, at most, by which a photograph among others is narrower and lower than its cell."""
 TOKENS = 2600
 """About how many patches a step has."""
 SHARES = {"clothing": 0.33, "grocery": 0.33, "digits_sign": 0.17, "cards": 0.17}
@@ -39,8 +55,9 @@ class Named(NamedTuple):
 
 
 class Labelled(Dataset):
-    """``labelled[step]`` is the batch of a step: pictures (B, S, S, 3) uint8, classes (B, 2) int64, -1 for
-    none; a pure function of seed and step."""
+    """``labelled[step]`` is the batch of a step: pictures (B, S, S, 3) uint8, and the classes (N, 2) int64,
+    -1 for none, of the photographs in them, picture by picture and row by row; a pure function of seed and
+    step."""
 
     def __init__(self, folder: Path, split: str = "train", seed: int = 0):
         self._folder, self._split, self._seed = folder, split, seed
@@ -50,23 +67,30 @@ class Labelled(Dataset):
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self._seed, 7, step))
-        size = int(rng.choice(list(SIZES), p=list(SIZES.values())))
-        named = [self.draw(rng) for _ in range(max(1, TOKENS // (size // PATCH) ** 2))]
-        return squares([one.picture for one in named], size), self.numbers(named)
+        size, rows = list(GRIDS)[int(rng.choice(len(GRIDS), p=list(GRIDS.values())))]
+        grids = [
+            [self.draw(rng, 2 * size // rows) for _ in range(rows**2)]
+            for _ in range(max(1, TOKENS // (size // PATCH) ** 2))
+        ]
+        pictures = [grid[0].picture if rows == 1 else painted(rng, grid, size // rows) for grid in grids]
+        return squares(pictures, size), self.numbers([one for grid in grids for one in grid])
 
     def numbers(self, named: Sequence[Named]) -> Tensor:
         """(N, 2) int64: the numbers of their classes, -1 for none and for one that training does not have."""
         rows = [[self._number.get(name, -1) for name in one.classes] for one in named]
         return torch.tensor([[*row, -1][:2] for row in rows])
 
-    def draw(self, rng: np.random.Generator) -> Named:
-        """A picture of any set, its classes equally likely; in "train" cropped and coloured at random."""
+    def draw(self, rng: np.random.Generator, side: int | None = None) -> Named:
+        """A picture of any set, its classes equally likely; in "train" cropped and coloured at random.
+
+        Photographs of ``side`` pixels are enough where that is given.
+        """
         kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
         if kind == "cards":
             return self._card(rng)
         by_label = ph.photographs(kind, self._split, self._folder)
         photo = ph.one_of(rng, by_label[list(by_label)[int(rng.integers(len(by_label)))]])
-        picture = ph.load(photo.path)
+        picture = ph.load(photo.path, side)
         names = [f"{kind}: {photo.label}"]
         if photo.fine:
             names.append(f"{kind}, fine: {photo.fine.answers[0]}")
@@ -80,6 +104,24 @@ class Labelled(Dataset):
         grown = np.array(box) + sides * (rng.uniform(-MARGIN, MARGIN, 4) if self._split == "train" else 0)
         crop = ph.load(table.path).crop(tuple(int(side) for side in grown))
         return Named(ph.recoloured(crop, rng) if self._split == "train" else crop, (f"cards: {rank}",))
+
+
+def painted(rng: np.random.Generator, grid: Sequence[Named], side: int) -> Image.Image:
+    """A square of photographs, row by row in cells of ``side`` pixels, on a ground of random grey."""
+    rows = isqrt(len(grid))
+    picture = Image.new("RGB", (rows * side, rows * side), (int(rng.integers(256)),) * 3)
+    for number, one in enumerate(grid):
+        width, height = (side - int(gap) for gap in rng.integers(GAP + 1, size=2))
+        left, top = (number % rows) * side, (number // rows) * side
+        picture.paste(ph.fitted(one.picture, (width, height)), (left, top))
+    return picture
+
+
+def cells(features: Tensor, rows: int) -> Tensor:
+    """(B, n, D) features of square pictures to (B * rows**2, n / rows**2, D) of their cells, row by row."""
+    side = isqrt(features.shape[1])
+    grid = features.unflatten(1, (rows, side // rows, rows, side // rows))
+    return grid.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
 def classes(folder: Path) -> list[list[str]]:

@@ -53,6 +53,7 @@ TEXT_TOKENS = 80
 """About what the questions about a picture take."""
 LEAST = {
     "photo": 112,
+    "four": 112,
     "cards": 224,
     "collage": 224,
     "nlvr": 224,
@@ -63,33 +64,34 @@ LEAST = {
     "forms": 448,
 }
 """The smallest picture size, in pixels, at which a stream's questions can be answered: smaller ones teach to
-guess. At 224 pixels the smallest photograph of a collage has 4 x 4 patches."""
+guess. Then the smallest photograph of a collage, and each of four, has 4 x 4 patches."""
 PHOTOS = {"photo": 1.0}
-SEVERAL = {"photo": 0.45, "collage": 0.45, "board": 0.1}
-LARGE = {"photo": 0.3, "collage": 0.33, "board": 0.14, "cards": 0.13, "words": 0.1}
+PLACES = {"photo": 0.35, "four": 0.65}
+SEVERAL = {"photo": 0.3, "four": 0.15, "collage": 0.3, "board": 0.13, "cards": 0.12}
+LARGE = {"photo": 0.3, "four": 0.05, "collage": 0.25, "board": 0.15, "cards": 0.15, "words": 0.1}
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
-    # One core for some hours, in several sittings. Names come first: they are learnt from small pictures as
-    # well, and nothing else can be learnt without them.
+    # Two cores for some hours, in several sittings. Names come first: they are learnt from small pictures as
+    # well, and nothing else can be learnt without them. Places come next, from pictures that cost little.
     "cpu": (
-        Stage("photos", (112,), 860, 600, PHOTOS),
-        Stage("sizes", (112, 224, 448), 1050, 250, PHOTOS),
-        Stage("several", (112, 224, 336), 1200, 600, SEVERAL, turns=12),
+        Stage("photos", (112,), 1000, 400, PHOTOS),
+        Stage("places", (112, 224), 1000, 700, PLACES, turns=12),
+        Stage("several", (112, 224, 336), 1200, 900, SEVERAL, turns=12),
         Stage("large", (224, 336, 448), 2400, 1500, LARGE, rate=7e-4, turns=12),
         Stage("text", (224, 336, 448), 2400, 6000, MIXTURE, rate=5e-4, turns=12),
     ),
     # One card for eight minutes.
     "card": (
         Stage("photos", (112,), 6_000, 500, PHOTOS),
-        Stage("sizes", (112, 224, 448), 12_000, 100, PHOTOS),
-        Stage("several", (112, 224, 336), 12_000, 1000, SEVERAL, turns=12),
+        Stage("places", (112, 224), 12_000, 400, PLACES, turns=12),
+        Stage("several", (112, 224, 336), 12_000, 700, SEVERAL, turns=12),
         Stage("large", (224, 336, 448), 20_000, 1000, LARGE, turns=12),
         Stage("text", (224, 336, 448), 20_000, 100_000, MIXTURE, rate=5e-4, turns=12),
     ),
 }
 """By name. A run ends with its budget; what it has reached is kept, and the next run goes on there."""
 
-NAMING_STEPS = 800
+NAMING_STEPS = 1600
 """Of the encoder's adapters, before all stages."""
 PROJECTOR_SHARE = 0.1
 """The projector's learning rate, as a share of the adapters'. At their own rate the closed form is lost
