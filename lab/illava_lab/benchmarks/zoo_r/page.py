@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from illava.evaluation.comparison import COSTS
 from illava.evaluation.comparison_page import QUALITY, plot_name
+from illava.evaluation.equal_time_page import heading
 from illava.evaluation.metrics import LEAST_PLAIN
 from illava.evaluation.rows import BLANK, PLAIN, TEXT_ONLY
 from illava.evaluation.summary import escape, interval, number, table
@@ -18,7 +19,6 @@ FOLDER, PAGE = Path("docs/zoo-r"), Path("docs/zoo-r-figures.md")
 COMPARISON, CONTEST = "comparison.json", "contest.json"
 WISHES = (2, 3, 4)
 """Speed-ups of the first token, measured, for which the best method is named."""
-TEXT_RICH = ("real-words", "real-receipts", "real-forms", "real-signposts", "real-sroie")
 Figures = dict[str, Any]
 
 
@@ -49,15 +49,19 @@ def page(found: Figures, contest: Figures | None, plots: Sequence[str]) -> str:
 
 
 def fastest(figures: Figures, reference: str) -> list[str]:
-    """For each speed-up the row that retains most of those at least as fast, and the reference's best row."""
+    """For each speed-up the row that retains most of those at least as fast, and the reference's best row.
+
+    Once over all tasks and once over each group of them.
+    """
     lines = []
-    for title, tasks in (("all tasks", None), ("text-rich tasks", TEXT_RICH)):
+    for group in (None, *figures["groups"]):
+        title = "all tasks" if group is None else heading(group)
         for wish in WISHES:
             rows = [row for row in figures["rows"] if row["options"] is not None and _at_least(row, wish)]
-            kept = {row["label"]: _retained(figures, row, tasks) for row in rows}
+            kept = {row["label"]: _retained(row, group) for row in rows}
             known = [row for row in rows if kept[row["label"]] is not None]
             if not known:
-                lines.append([f"{title}, {wish}x", "none is that fast", "", ""])
+                lines.append([f"{title}, {wish}x", "none is that fast", ""])
                 continue
             best = max(known, key=lambda row: kept[row["label"]])
             own = [row for row in known if row["method"] == reference]
@@ -78,16 +82,10 @@ def _at_least(row: Figures, wish: float) -> bool:
     return share is not None and share <= 1 / wish
 
 
-def _retained(figures: Figures, row: Figures, tasks: Iterable[str] | None) -> float | None:
-    """Accuracy above blank of a row, in % of plain's, over the tasks that plain has learnt."""
-    if tasks is None:
-        return row["above_blank"]["value"]
-    counted = [name for name in tasks if figures["tasks"].get(name, {}).get("in_mean")]
-    if not counted:
-        return None
-    plain, blank = (_row(figures, label)["tasks"] for label in (PLAIN.label, BLANK.label))
-    above = sum(plain[name] - blank[name] for name in counted)
-    return 100 * sum(row["tasks"][name] - blank[name] for name in counted) / above if above else None
+def _retained(row: Figures, group: str | None) -> float | None:
+    """Accuracy above blank of a row, in % of plain's, over the tasks (of a group) that plain has learnt."""
+    found = row["above_blank"] if group is None else row["groups"].get(group)
+    return None if found is None else found["value"]
 
 
 def _row(figures: Figures, label: str) -> Figures:
