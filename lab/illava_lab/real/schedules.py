@@ -24,8 +24,8 @@ OWN = (BLOCKS_OF_R, 30)
 """Blocks and layers of zoo/R."""
 
 
-GENTLE = (2, 4, 6)
-"""The encoder blocks of the candidate with three steps instead of one."""
+GENTLE, EARLY = (2, 4, 6), (1, 3, 5)
+"""The encoder blocks of candidates with three steps instead of one."""
 
 
 def in_proportion(layers: Sequence[int], depth: int, to_depth: int) -> tuple[int, ...]:
@@ -57,17 +57,18 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
     """``Illava.best`` with changes like those that kept more of a pretrained encoder (docs/pretrained.md).
 
     candidate-log: attention knows how many patches a token stands for. candidate-gentle: also three steps in
-    the encoder, which select by distance and size, not by attention.
+    the encoder, which select by distance and size, not by attention. candidate-encoder: the same without the
+    LLM's step, so that the whole LLM has few tokens. candidate-early: one block earlier each.
     """
     best = Illava.best(keep)
+    by_size = {"proportional": "both", "encoder_score": "size"}
+    gentle = replace(best, encoder_layers=GENTLE, score="exact", experimental=by_size)
+    alone = replace(gentle, encoder_share=1.0, llm_layers=())
     return {
         "candidate-log": replace(best, experimental={"proportional": "both"}),
-        "candidate-gentle": replace(
-            best,
-            encoder_layers=GENTLE,
-            score="exact",
-            experimental={"proportional": "both", "encoder_score": "size"},
-        ),
+        "candidate-gentle": gentle,
+        "candidate-encoder": alone,
+        "candidate-early": replace(alone, encoder_layers=EARLY),
     }
 
 

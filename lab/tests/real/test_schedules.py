@@ -37,8 +37,9 @@ def test_compare_reads_what_is_written(tmp_path: Path) -> None:
 
 
 def test_candidates_keep_the_budget_of_the_preset() -> None:
-    for method in candidates(1 / 9).values():
+    for name, method in candidates(1 / 9).items():
         assert method.keep == 1 / 9
-        assert method.encoder_share == 0.5
+        alone = name in ("candidate-encoder", "candidate-early")
+        assert (method.encoder_share, method.llm_layers) == ((1.0, ()) if alone else (0.5, None))
         assert method.experimental["proportional"] == "both"
     assert candidates()["candidate-gentle"].encoder_layers == (2, 4, 6)
