@@ -4,7 +4,7 @@ from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
-from illava_lab.real.data import STREAMS, sets, tasks
+from illava_lab.real.data import STREAMS, sets, task_list, tasks
 
 from illava import plugins
 from illava.errors import InputError
@@ -133,7 +133,7 @@ def test_every_task_has_a_set_or_stream_and_its_kinds(folder):
 def test_groups_are_those_of_existing_tasks(folder):
     """Comparisons at equal time list them separately; a renamed task must keep its group."""
     groups = {name: tasks.group_of(name) for name in tasks.TASKS}
-    assert set(tasks.TEXT) | set(tasks.WHERE) <= set(groups)
+    assert set(task_list.TEXT) | set(task_list.WHERE) <= set(groups)
     assert groups["real-receipts"] == groups["real-sroie"] == "text"
     assert groups["real-collage-where"] == "where"
     assert groups["real-clothing"] == ""

@@ -19,7 +19,7 @@ from ..io.pictures import InputError
 from ..methods import Method, method_from_dict, methods
 from ..methods.base import FILE_NAME
 from ..methods.presets import presets
-from .prompts import build_batch
+from .prompts import inputs_of
 from .rows import TEXT_ONLY, Row, Task, merged_row
 
 ALL = "all"
@@ -125,11 +125,7 @@ def refusals(model: nn.Module, processor: Any, rows: Sequence[Row], tasks: Seque
     """
     first = [task[0] for task in tasks]
     forms = {(bool(sample.video), len(sample.pictures) > 1): sample for sample in first}
-    parameter = next(model.parameters())
-    prompts = [
-        build_batch(processor, [sample]).to(device=parameter.device, dtype=parameter.dtype)
-        for sample in forms.values()
-    ]
+    prompts = [inputs_of(model, processor, [sample]) for sample in forms.values()]
     found: dict[str, str] = {}
     for row in rows:
         if row.method is None:

@@ -26,7 +26,7 @@ from ..models.workload import Size, Workload
 from ..planning.clock import Clock
 from ..planning.equal_time import Budget, calibrated_budget, predicted_budget
 from .compared_methods import ComparedMethod
-from .prompts import build_batch
+from .prompts import build_batch, inputs_of
 from .rows import PLAIN, Row, timed_row
 from .samples import Sample
 from .store import write_json
@@ -179,11 +179,7 @@ def _row(
 
 def stopwatch(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> Measure:
     """A function that measures a method's median speed-up over the samples, in turn with the plain model."""
-    parameter = next(model.parameters())
-    prompts = [
-        build_batch(processor, [sample]).to(device=parameter.device, dtype=parameter.dtype)
-        for sample in samples
-    ]
+    prompts = [inputs_of(model, processor, [sample]) for sample in samples]
 
     def plain(inputs: Any) -> Timing:
         return measure(model, inputs, 1, num_beams=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from PIL import Image
+from torch import nn
 
 from ..errors import InputError
 from ..io.texts import check_text
@@ -31,6 +32,12 @@ def build_batch(processor: Any, samples: Sequence[Sample]) -> Any:
         raise InputError(
             f"task {first.task}: the processor cannot build a prompt of sample {first.number}: {error}"
         ) from error
+
+
+def inputs_of(model: nn.Module, processor: Any, samples: Sequence[Sample]) -> Any:
+    """:func:`build_batch`, on the device and in the dtype of ``model``."""
+    parameter = next(model.parameters())
+    return build_batch(processor, samples).to(device=parameter.device, dtype=parameter.dtype)
 
 
 def by_form(samples: Sequence[Sample]) -> list[list[Sample]]:

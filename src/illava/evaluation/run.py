@@ -15,7 +15,7 @@ from ..methods import Illava, Method
 from ..models.dimensions import llm_dimensions
 from ..models.located import locate
 from ..planning import cost
-from .prompts import blank, build_batch, by_form, without_pictures
+from .prompts import blank, by_form, inputs_of, without_pictures
 from .rows import BLANK, PLAIN, Row, Task, size
 from .samples import Sample
 from .store import Line, Store
@@ -98,8 +98,7 @@ class Batch:
         return sorted(lines, key=lambda line: line["sample"])
 
     def _build(self, samples: Sequence[Sample]) -> Any:
-        parameter = next(self.model.parameters())
-        return build_batch(self.processor, samples).to(device=parameter.device, dtype=parameter.dtype)
+        return inputs_of(self.model, self.processor, samples)
 
     @torch.no_grad()
     def _generate(self, inputs: Any, method: Method | None) -> Outputs:

@@ -17,7 +17,7 @@ from torch import nn
 from ..api import accelerate
 from ..bench.machine import machine
 from ..bench.timing import Timing, interleave, measure, median_interval, ratio, ratios, spread
-from .prompts import build_batch
+from .prompts import inputs_of
 from .rows import PLAIN, Row, Task, size
 from .samples import Sample
 from .store import write_json
@@ -138,8 +138,7 @@ def _names(samples: Sequence[Sample]) -> list[list[str | int]]:
 
 def _prompt(model: nn.Module, processor: Any, sample: Sample, max_new_tokens: int) -> tuple[Any, int]:
     """The model's inputs, and the number of tokens of the plain model's answer."""
-    parameter = next(model.parameters())
-    inputs = build_batch(processor, [sample]).to(device=parameter.device, dtype=parameter.dtype)
+    inputs = inputs_of(model, processor, [sample])
     return inputs, measure(model, inputs, max_new_tokens, num_beams=1).new_tokens
 
 
