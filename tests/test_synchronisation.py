@@ -104,7 +104,12 @@ def test_a_prefill_waits_at_most_four_times_and_decoding_never(name: str, shown:
 def test_no_score_and_no_selection_waits_more(name: str, score: str) -> None:
     model, inputs = on_device(tiny_model(name))
     for select in ("diverse", "coverage"):
-        experimental = {"encoder_score": score, "sinks": "discount", "score_power": 0.5}
+        experimental = {
+            "encoder_score": score,
+            "sinks": "discount",
+            "score_power": 0.5,
+            "two_depths": 0.3 * (score == "change"),
+        }
         method = illava.Illava(keep=1 / 3, select=select, reduce="fold", experimental=experimental)
         with illava.accelerate(model, method), device(), torch.no_grad(), watch() as waits:
             model(**inputs)

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "score_power": 1.0,
     "sinks": None,
+    "two_depths": 0.0,
     "units": "whole",
 }
 
@@ -59,6 +60,10 @@ class Experimental(Mapping[str, Any]):
               Default 1.
             * ``sinks``: encoder units with outlying norms, which attract attention whatever they show: "keep"
               ranks them before all others, "discount" after them. Default None: neither.
+            * ``two_depths``: share of an encoder step's survivors, in [0, 1), that clusters select: of each
+              of 4 clusters of the units that ``select`` leaves, those least similar to the others of it,
+              both at the step and at half its depth: :func:`illava.ops.two_depths.two_depths_ranking`.
+              SPIDER's share is 0.3. Default 0.
             * ``units``: what is ranked in the encoder: "whole" units (default), or single "patches", see
               :mod:`illava.methods.single_patches`.
 
@@ -87,9 +92,10 @@ class Experimental(Mapping[str, Any]):
                 )
             # As in files of earlier releases.
             options["proportional"] = options["proportional"] == "encoder" or options["proportional"]
-        share = options["rotary_keep"]
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
-            raise ValueError(f"rotary_keep must lie in [0, 1), got {share!r}")
+        for name in ("rotary_keep", "two_depths"):
+            share = options[name]
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {share!r}")
         if options["units"] == "patches" and options["encoder_score"] not in ("attention", "own_row"):
             raise ValueError(
                 "units='patches' ranks by attention or own_row, got encoder_score="

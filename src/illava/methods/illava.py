@@ -267,4 +267,5 @@ class Illava(Method):
             options["rotary_keep"],
             options["score_power"],
             options["sinks"],
+            options["two_depths"],
         )

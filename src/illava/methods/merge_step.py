@@ -22,7 +22,9 @@ from ..ops.merging import (
 )
 from ..ops.own_rows import own_row_scores
 from ..ops.scoring import Score
+from ..ops.selection import diverse_ranking
 from ..ops.transfers import upload
+from ..ops.two_depths import two_depths_ranking
 from ..ops.value_scores import anchors, value_scores
 from .encoder_scores import ENCODER_SCORES as ENCODER_SCORES
 from .encoder_scores import EncoderScore, Sinks, encoder_scores, observed
@@ -56,6 +58,7 @@ class MergeStep(EncoderStep, LlmStep):
     rotary_keep: float = 0.0
     score_power: float = 1.0
     sinks: Sinks | None = None
+    two_depths: float = 0.0
 
     @property
     def keeps_all(self) -> bool:
@@ -68,6 +71,10 @@ class MergeStep(EncoderStep, LlmStep):
     @property
     def reads_input(self) -> bool:  # type: ignore[override]
         return self.encoder_score == "change"
+
+    @property
+    def reads_halfway(self) -> bool:  # type: ignore[override]
+        return self.two_depths > 0
 
     @property
     def reads_pixels(self) -> bool:  # type: ignore[override]
@@ -118,8 +125,8 @@ class MergeStep(EncoderStep, LlmStep):
         counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
         in_encoder = units.tokens is None
         seen = observed(self.encoder_score, units) if in_encoder else (units.scores,)
-        if units.rotary is not None:
-            seen = (*seen, units.rotary)
+        # Last, for the reducer: at most one of them is given.
+        seen = (*seen, *(part for part in (units.rotary, units.halfway) if part is not None))
         return reduce_segments(
             partial(self._reduce, in_encoder),
             units.lengths,
@@ -132,7 +139,9 @@ class MergeStep(EncoderStep, LlmStep):
     def _reduce(
         self, in_encoder: bool, p: int, units: Tensor, *given: Tensor, sizes: Tensor | None = None
     ) -> Merged:
+        first = p - min(p - 1, round(self.two_depths * p)) if in_encoder else p
         if in_encoder:
+            given, halfway = (given[:-1], given[-1]) if self.two_depths else (given, units)
             scores = encoder_scores(self.encoder_score, units, *given, sinks=self.sinks)
         else:
             scores = given[0]
@@ -150,14 +159,19 @@ class MergeStep(EncoderStep, LlmStep):
             # Before all others, and among themselves by score.
             above = scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True) + 1
             scores = torch.where(anchors(given[1], self.rotary_keep), scores + above, scores)
-        if self.select == "diverse":
+        if self.select == "diverse" and first == p:
             return merge_diverse(units, scores, p, **options)
-        if self.select == "coverage":
-            return merge(units, coverage_ranking(units, scores, p, sizes), p, **options)
-        return merge(units, self._ranked(scores), p, **options)
+        ranking = self._ranked(units, scores, first, sizes)
+        if first < p:
+            ranking = two_depths_ranking(units, halfway, ranking, first, p)
+        return merge(units, ranking, p, **options)
 
-    def _ranked(self, scores: Tensor) -> Tensor:
-        """(S, n) values by which the units are ranked; those with the highest values are kept."""
+    def _ranked(self, units: Tensor, scores: Tensor, p: int, sizes: Tensor | None) -> Tensor:
+        """(S, n) values by which the units are ranked; the p with the highest values are kept."""
+        if self.select == "diverse":
+            return diverse_ranking(units, scores, p)
+        if self.select == "coverage":
+            return coverage_ranking(units, scores, p, sizes)
         if self.select == "highest":
             return scores
         if self.select == "lowest":

@@ -134,6 +134,9 @@ class Units:
     """(U, D) the same units as they entered the encoder block; with ``reads_input``."""
     cues: Tensor | None = None
     """(U,) fp32 :func:`illava.ops.pixels.pixel_cues`, the mean over each unit; with ``reads_pixels``."""
+    halfway: Tensor | None = None
+    """(U, D) the same units as they entered block (k + 1) // 2 of the encoder, at half the depth of a step in
+    block k, without units that were merged into them since; with ``reads_halfway``."""
     rotary: Tensor | None = None
     """(U, 2) fp32: in the LLM, if the step reads it, the mean cosine and sine of a token's rotary table."""
 
@@ -225,6 +228,8 @@ class EncoderStep(Step):
 
     reads_input: ClassVar[bool] = False
     """Whether its units have ``entered``; in the encoder only."""
+    reads_halfway: ClassVar[bool] = False
+    """Whether its units have ``halfway``; in the encoder only."""
     reads_pixels: ClassVar[bool] = False
     """Whether its units have ``cues``; in the encoder only."""
 

@@ -13,6 +13,7 @@ from ...models.located import LocatedModules
 from ..hooks import Hooks
 from ..passes import Passes
 from .block_state import BlockState
+from .halfway import units_halfway
 from .observer import AttentionObserver
 
 
@@ -62,6 +63,7 @@ class MergingBlock:
             run.sizes_before(index),
             entered=run.take_entered(index) if self.step.reads_input else None,
             cues=run.cues_before(index),
+            halfway=units_halfway(self.passes, index, x.device) if self.step.reads_halfway else None,
         )
         if self.step.observes and units.seen is None:
             # Without it a step would choose by something else.

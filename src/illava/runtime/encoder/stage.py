@@ -30,6 +30,7 @@ from ..passes import Grid, Pass, Passes
 from .block_state import BlockState
 from .cues import PixelCues
 from .features import FeatureCalls
+from .halfway import keep_halfway
 from .merging_block import MergingBlock
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
@@ -75,6 +76,7 @@ class EncoderStage:
                 hooks.tap(block.get_submodule(modules.tower.attention), bias=SizeBias(index, passes))
             if observer is not None:
                 self._observe_for_projector(observer, index, block, hooks)
+        keep_halfway(passes, modules, steps, hooks)
         hooks.post(modules.encoder, self._leave, always=True)
 
     def _begin_block(self, *_: Any) -> None:
@@ -99,6 +101,8 @@ class EncoderStage:
         """When the encoder returns or fails, delete what only its blocks need."""
         if self.passes.current is not None:
             self._forget(self.passes.current)
+            # A new dictionary: copies of the pass keep theirs for reruns.
+            self.passes.current.halfway = {}
 
     @staticmethod
     def _forget(current: Pass) -> None:
@@ -160,7 +164,7 @@ class EncoderStage:
             order = upload(square_units(shapes, round(g**0.5)), device)
         run = EncoderRun(g, lengths, grid, current.video, current.videos, prefix, order)
         run.pictures, run.traces = sizes, {} if self.trace else None
-        current.encoder_run = run
+        current.encoder_run, current.halfway = run, {}
         current.encoder_runs.append(run)
         if self.cues is not None:
             self.cues.read(run, current)
