@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
+from .budgets import check_calibration
 from .checks import check_choice, check_count
 from .encoder_scores import ENCODER_SCORES, SINKS
 from .merge_step import LLM_SCORES
@@ -21,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "score_power": 1.0,
     "sinks": None,
     "two_depths": 0.0,
+    "complexity": None,
     "units": "whole",
 }
 
@@ -64,6 +66,12 @@ class Experimental(Mapping[str, Any]):
               of 4 clusters of the units that ``select`` leaves, those least similar to the others of it,
               both at the step and at half its depth: :func:`illava.ops.two_depths.two_depths_ranking`.
               SPIDER's share is 0.3. Default 0.
+            * ``complexity``: (reference, slope): each picture, tile or frame has a budget of its own,
+              ``keep`` times :func:`illava.methods.budgets.budget_factor` of its complexity, the median
+              entropy of its patches. :func:`illava.evaluation.complexity.calibration_of` measures both
+              numbers on pictures, whose mean budget is then ``keep``. LLM steps keep a share of what enters
+              them. Encoders that batch pictures or tiles refuse those with different budgets. Default None:
+              equal budgets.
             * ``units``: what is ranked in the encoder: "whole" units (default), or single "patches", see
               :mod:`illava.methods.single_patches`.
 
@@ -104,6 +112,8 @@ class Experimental(Mapping[str, Any]):
         check_count("seed", options["seed"], most=2**63 - 1)
         if options["sinks"] is not None:
             check_choice("sinks", options["sinks"], SINKS)
+        if options["complexity"] is not None:
+            options["complexity"] = check_calibration(options["complexity"])
         options["score_power"] = _power(options["score_power"])
         self._values = {name: value for name, value in options.items() if value != DEFAULTS[name]}
 

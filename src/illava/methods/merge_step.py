@@ -26,6 +26,7 @@ from ..ops.selection import diverse_ranking
 from ..ops.transfers import upload
 from ..ops.two_depths import two_depths_ranking
 from ..ops.value_scores import anchors, value_scores
+from .budgets import Calibration, budget_factor
 from .encoder_scores import ENCODER_SCORES as ENCODER_SCORES
 from .encoder_scores import EncoderScore, Sinks, encoder_scores, observed
 from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
@@ -59,6 +60,7 @@ class MergeStep(EncoderStep, LlmStep):
     score_power: float = 1.0
     sinks: Sinks | None = None
     two_depths: float = 0.0
+    complexity: Calibration | None = None
 
     @property
     def keeps_all(self) -> bool:
@@ -71,6 +73,10 @@ class MergeStep(EncoderStep, LlmStep):
     @property
     def reads_input(self) -> bool:  # type: ignore[override]
         return self.encoder_score == "change"
+
+    @property
+    def reads_complexity(self) -> bool:  # type: ignore[override]
+        return self.complexity is not None
 
     @property
     def reads_halfway(self) -> bool:  # type: ignore[override]
@@ -118,11 +124,25 @@ class MergeStep(EncoderStep, LlmStep):
             return 0
         return keep_count(n, self.share) if self.of_all is None else min(n, keep_count(of, self.of_all))
 
+    def _factors(self, units: Units) -> list[float]:
+        """The factor of each segment's budget."""
+        if self.complexity is None or units.complexity is None:
+            return [1.0] * len(units.lengths)
+        return [budget_factor(value, self.complexity) for value in units.complexity]
+
+    def _count_of(self, n: int, of: int, factor: float) -> int:
+        if factor == 1 or n == 0 or self.of_all is None:
+            return self.count(n, of)
+        return min(n, keep_count(of, min(1.0, factor * self.of_all)))
+
     def reduce(self, units: Units) -> MergedSegments | None:
         return self._whole(units)
 
     def _whole(self, units: Units) -> MergedSegments | None:
-        counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
+        counts = [
+            self._count_of(n, before, factor)
+            for n, before, factor in zip(units.lengths, units.full, self._factors(units), strict=True)
+        ]
         in_encoder = units.tokens is None
         seen = observed(self.encoder_score, units) if in_encoder else (units.scores,)
         # Last, for the reducer: at most one of them is given.

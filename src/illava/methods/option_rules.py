@@ -40,6 +40,10 @@ def check_together(select: str, reduce: str, options: Mapping[str, Any]) -> None
             "two_depths needs units='whole': single patches are not compared at two depths",
         ),
         (
+            bool(options.get("complexity")) and options.get("units") == "patches",
+            "complexity needs units='whole': single patches have no budgets for each picture",
+        ),
+        (
             options.get("score_power", 1) != 1 and select not in spread,
             f"score_power needs select='diverse' or 'coverage', got {select!r}",
         ),

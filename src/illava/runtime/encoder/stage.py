@@ -52,8 +52,7 @@ class EncoderStage:
         self.checkpoints = Checkpoints(passes, modules.blocks, hooks, self._forget)
         self.features = FeatureCalls(modules.base, passes, hooks)
         self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
-        reads_pixels = any(step.reads_pixels for step in steps.values())
-        self.cues = PixelCues(modules) if reads_pixels else None
+        self.cues = PixelCues(modules, steps.values()) if PixelCues.are_read(steps.values()) else None
         hooks.pre(modules.encoder, self._start)
         first = min(steps, default=len(modules.blocks))
         observed = None
