@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -40,14 +40,14 @@ class PixelCues:
     The pixel values are tiles (LLaVA) or patches in the order of their units (Qwen-VL).
     """
 
-    def __init__(self, modules: LocatedModules, steps: Iterable[EncoderStep]) -> None:
+    def __init__(self, modules: LocatedModules, steps: Collection[EncoderStep]) -> None:
         check_pixels(modules)
         self.modules = modules
         self.of_units = any(step.reads_pixels for step in steps)
         self.of_pictures = any(step.reads_complexity for step in steps)
 
     @staticmethod
-    def are_read(steps: Iterable[EncoderStep]) -> bool:
+    def are_read(steps: Collection[EncoderStep]) -> bool:
         """Whether any step reads pixels."""
         return any(step.reads_pixels or step.reads_complexity for step in steps)
 
