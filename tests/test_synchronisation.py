@@ -104,11 +104,28 @@ def test_a_prefill_waits_at_most_four_times_and_decoding_never(name: str, shown:
 def test_no_score_and_no_selection_waits_more(name: str, score: str) -> None:
     model, inputs = on_device(tiny_model(name))
     for select in ("diverse", "coverage"):
-        experimental = {"encoder_score": score, "sinks": "discount", "score_power": 0.5}
+        experimental = {
+            "encoder_score": score,
+            "sinks": "discount",
+            "score_power": 0.5,
+            "two_depths": 0.3 * (score == "change"),
+        }
         method = illava.Illava(keep=1 / 3, select=select, reduce="fold", experimental=experimental)
         with illava.accelerate(model, method), device(), torch.no_grad(), watch() as waits:
             model(**inputs)
         assert len(waits.ours()) <= MOST, f"{select}: {waits.places()}"
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+def test_budgets_by_complexity_wait_once_for_the_encoder(name: str) -> None:
+    model, inputs = on_device(tiny_model(name))
+    method = illava.Illava(
+        keep=1 / 3, select="diverse", reduce="fold", experimental={"complexity": (0.5, 0.1)}
+    )
+    with illava.accelerate(model, method), device(), torch.no_grad(), watch() as waits:
+        model(**inputs)
+    assert len(waits.ours()) <= MOST + 1, waits.places()
+    assert sum("cues" in place for place in waits.places()) <= 1
 
 
 def test_each_encoder_step_before_windows_waits_once_more() -> None:

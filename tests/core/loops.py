@@ -125,16 +125,34 @@ def coverage_loop(
     return taken
 
 
-def pixel_cues_loop(patches: Tensor) -> list[float]:
-    """(N, 3, F, h, w) patches of one picture: entropy of the grey levels of each, plus its share of edges."""
-    _, _, frames, rows, columns = patches.shape
+def grey_levels_loop(patches: Tensor) -> list[list[list[list[int]]]]:
+    """(N, 3, F, h, w) patches of one picture as whole grey levels from 0, its darkest, to 255."""
     grey = (0.299 * patches[:, 0].double() + 0.587 * patches[:, 1] + 0.114 * patches[:, 2]).tolist()
     every = [value for patch in grey for frame in patch for line in frame for value in line]
     low, wide = min(every), max(every) - min(every)
-    levels = [
+    return [
         [[[round((v - low) / wide * 255) if wide else 0 for v in line] for line in frame] for frame in patch]
         for patch in grey
     ]
+
+
+def entropy_loop(patch: list[list[list[int]]]) -> float:
+    """Of the histogram of grey levels, as a share of the largest possible one."""
+    values = [value for frame in patch for line in frame for value in line]
+    shares = [values.count(level) / len(values) for level in set(values)]
+    return -sum(share * math.log(share) for share in shares) / max(1, math.log(min(len(values), 256)))
+
+
+def pixel_complexity_loop(patches: Tensor) -> float:
+    """(N, 3, F, h, w) patches of one picture to the lower median of their entropies."""
+    entropies = sorted(map(entropy_loop, grey_levels_loop(patches)))
+    return entropies[(len(entropies) - 1) // 2]
+
+
+def pixel_cues_loop(patches: Tensor) -> list[float]:
+    """(N, 3, F, h, w) patches of one picture: entropy of the grey levels of each, plus its share of edges."""
+    _, _, frames, rows, columns = patches.shape
+    levels = grey_levels_loop(patches)
     ordered = sorted(value for patch in levels for frame in patch for line in frame for value in line)
     middle = ordered[(len(ordered) - 1) // 2]
 
@@ -149,9 +167,6 @@ def pixel_cues_loop(patches: Tensor) -> list[float]:
 
     cues, pixels = [], frames * rows * columns
     for patch in levels:
-        values = [value for frame in patch for line in frame for value in line]
-        shares = [values.count(level) / pixels for level in set(values)]
-        entropy = -sum(share * math.log(share) for share in shares) / max(1, math.log(min(pixels, 256)))
         smooth = [
             [
                 [
@@ -168,7 +183,7 @@ def pixel_cues_loop(patches: Tensor) -> list[float]:
             for y in range(rows)
             for x in range(columns)
         ]
-        cues.append(entropy + sum(edges) / pixels)
+        cues.append(entropy_loop(patch) + sum(edges) / pixels)
     return cues
 
 

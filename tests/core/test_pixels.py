@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from illava.ops.pixels import patches_of_tiles, pixel_cues
-from tests.core.loops import pixel_cues_loop
+from illava.ops.pixels import patches_of_tiles, pixel_complexity, pixel_cues
+from tests.core.loops import pixel_complexity_loop, pixel_cues_loop
 
 
 def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -22,6 +22,18 @@ def test_cues_equal_the_loop(shape, kind):
     got = pixel_cues(patches, [shape[0]])
     torch.testing.assert_close(got, torch.tensor(pixel_cues_loop(patches)), atol=1e-5, rtol=0)
     assert 0 <= got.min() <= got.max() <= 2
+
+
+@pytest.mark.parametrize("lengths", [(6,), (3, 1, 4), (1,)])
+def test_complexity_equals_the_loop(lengths):
+    # Of few levels, so that entropies differ.
+    scale = torch.arange(1, sum(lengths) + 1)[:, None, None, None, None]
+    patches = (numbers(sum(lengths), 3, 2, 5, 4) * scale).round() / scale.roll(1, 0)
+    got = pixel_complexity(patches, lengths)
+    assert got.dtype == torch.float32
+    want = [pixel_complexity_loop(part) for part in patches.split(lengths)]
+    torch.testing.assert_close(got, torch.tensor(want), atol=1e-5, rtol=0)
+    assert pixel_complexity(torch.full((4, 3, 1, 5, 5), 0.7), [4]).tolist() == [0]
 
 
 def test_bars_have_edges_and_noise_has_entropy():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from illava.methods import dart, divprune, prumerge, sparsevlm, tome, visionzip, vispruner
-from illava.ops import coverage, graphs, merging
+from illava.ops import coverage, graphs, merging, two_depths
 from illava.ops.graphs import Graphs, captured
 from illava.ops.merge_weights import merge_weights
 from illava.ops.merging import merge, reduce_segments
@@ -76,6 +76,13 @@ CALLS = {
     "coverage": (
         lambda seed: coverage.coverage_ranking(units_of(seed), scores_of(seed), 7),
         coverage,
+        "_captured_ranking",
+    ),
+    "two depths": (
+        lambda seed: two_depths.two_depths_ranking(
+            units_of(seed), units_of(seed + 9), scores_of(seed), first=5, p=9
+        ),
+        two_depths,
         "_captured_ranking",
     ),
     "divprune": (lambda seed: divprune.keep_diverse(7, units_of(seed)), divprune, "keep_diverse"),

@@ -254,6 +254,7 @@ OPTIONS = {
         "select": "coverage",
         "experimental": {"encoder_score": "attention+pixels", "score_power": 0.5},
     },
+    "two depths": {"select": "diverse", "experimental": {"two_depths": 0.3, "encoder_score": "change"}},
 }
 
 

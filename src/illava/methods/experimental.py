@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
+from .budgets import check_calibration
 from .checks import check_choice, check_count
 from .encoder_scores import ENCODER_SCORES, SINKS
 from .merge_step import LLM_SCORES
@@ -20,6 +21,8 @@ DEFAULTS: dict[str, Any] = {
     "seed": 0,
     "score_power": 1.0,
     "sinks": None,
+    "two_depths": 0.0,
+    "complexity": None,
     "units": "whole",
 }
 
@@ -59,6 +62,16 @@ class Experimental(Mapping[str, Any]):
               Default 1.
             * ``sinks``: encoder units with outlying norms, which attract attention whatever they show: "keep"
               ranks them before all others, "discount" after them. Default None: neither.
+            * ``two_depths``: share of an encoder step's survivors, in [0, 1), that clusters select: of each
+              of 4 clusters of the units that ``select`` leaves, those least similar to the others of it,
+              both at the step and at half its depth: :func:`illava.ops.two_depths.two_depths_ranking`.
+              SPIDER's share is 0.3. Default 0.
+            * ``complexity``: (reference, slope): each picture, tile or frame has a budget of its own,
+              ``keep`` times :func:`illava.methods.budgets.budget_factor` of its complexity, the median
+              entropy of its patches. :func:`illava.evaluation.complexity.calibration_of` measures both
+              numbers on pictures, whose mean budget is then ``keep``. LLM steps keep a share of what enters
+              them. Encoders that batch pictures or tiles refuse those with different budgets. Default None:
+              equal budgets.
             * ``units``: what is ranked in the encoder: "whole" units (default), or single "patches", see
               :mod:`illava.methods.single_patches`.
 
@@ -87,9 +100,10 @@ class Experimental(Mapping[str, Any]):
                 )
             # As in files of earlier releases.
             options["proportional"] = options["proportional"] == "encoder" or options["proportional"]
-        share = options["rotary_keep"]
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
-            raise ValueError(f"rotary_keep must lie in [0, 1), got {share!r}")
+        for name in ("rotary_keep", "two_depths"):
+            share = options[name]
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {share!r}")
         if options["units"] == "patches" and options["encoder_score"] not in ("attention", "own_row"):
             raise ValueError(
                 "units='patches' ranks by attention or own_row, got encoder_score="
@@ -98,6 +112,8 @@ class Experimental(Mapping[str, Any]):
         check_count("seed", options["seed"], most=2**63 - 1)
         if options["sinks"] is not None:
             check_choice("sinks", options["sinks"], SINKS)
+        if options["complexity"] is not None:
+            options["complexity"] = check_calibration(options["complexity"])
         options["score_power"] = _power(options["score_power"])
         self._values = {name: value for name, value in options.items() if value != DEFAULTS[name]}
 

@@ -122,6 +122,8 @@ class Illava(Method):
             if self.keep is None:
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
         object.__setattr__(self, "experimental", Experimental(self.experimental))
+        if "complexity" in self.experimental and self.keep is None:
+            raise ValueError("complexity needs keep, the budget of a picture of mean complexity")
         check_together(self.select, self.reduce, self.experimental)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Illava:
@@ -209,8 +211,12 @@ class Illava(Method):
                 k: PatchStep(**{**vars(step), "of_all": None}, groups=groups)
                 for k, step in plan.encoder.items()
             }
-            later = {k: replace(step, of_all=None) for k, step in plan.llm.items()}
-            plan = replace(plan, encoder=steps, llm=later)
+            plan = replace(plan, encoder=steps, llm=_of_what_enters(plan.llm))
+        if "complexity" in self.experimental:
+            if self.keep != 1 and not plan.encoder:
+                raise ValueError("complexity needs a step in the encoder, whose budget it sets")
+            # The LLM keeps a share of what enters it: more of pictures of which the encoder kept more.
+            plan = replace(plan, llm=_of_what_enters(plan.llm))
         return plan
 
     @property
@@ -267,4 +273,11 @@ class Illava(Method):
             options["rotary_keep"],
             options["score_power"],
             options["sinks"],
+            options["two_depths"],
+            options["complexity"],
         )
+
+
+def _of_what_enters(steps: Mapping[int, MergeStep]) -> dict[int, MergeStep]:
+    """Steps that keep a share of the units that enter them, instead of a share of all."""
+    return {k: replace(step, of_all=None) for k, step in steps.items()}

@@ -22,8 +22,11 @@ from ..ops.merging import (
 )
 from ..ops.own_rows import own_row_scores
 from ..ops.scoring import Score
+from ..ops.selection import diverse_ranking
 from ..ops.transfers import upload
+from ..ops.two_depths import two_depths_ranking
 from ..ops.value_scores import anchors, value_scores
+from .budgets import Calibration, budget_factor
 from .encoder_scores import ENCODER_SCORES as ENCODER_SCORES
 from .encoder_scores import EncoderScore, Sinks, encoder_scores, observed
 from .steps import EncoderAttention, EncoderStep, LlmAttention, LlmStep, Units
@@ -56,6 +59,8 @@ class MergeStep(EncoderStep, LlmStep):
     rotary_keep: float = 0.0
     score_power: float = 1.0
     sinks: Sinks | None = None
+    two_depths: float = 0.0
+    complexity: Calibration | None = None
 
     @property
     def keeps_all(self) -> bool:
@@ -68,6 +73,14 @@ class MergeStep(EncoderStep, LlmStep):
     @property
     def reads_input(self) -> bool:  # type: ignore[override]
         return self.encoder_score == "change"
+
+    @property
+    def reads_complexity(self) -> bool:  # type: ignore[override]
+        return self.complexity is not None
+
+    @property
+    def reads_halfway(self) -> bool:  # type: ignore[override]
+        return self.two_depths > 0
 
     @property
     def reads_pixels(self) -> bool:  # type: ignore[override]
@@ -111,15 +124,29 @@ class MergeStep(EncoderStep, LlmStep):
             return 0
         return keep_count(n, self.share) if self.of_all is None else min(n, keep_count(of, self.of_all))
 
+    def _factors(self, units: Units) -> list[float]:
+        """The factor of each segment's budget."""
+        if self.complexity is None or units.complexity is None:
+            return [1.0] * len(units.lengths)
+        return [budget_factor(value, self.complexity) for value in units.complexity]
+
+    def _count_of(self, n: int, of: int, factor: float) -> int:
+        if factor == 1 or n == 0 or self.of_all is None:
+            return self.count(n, of)
+        return min(n, keep_count(of, min(1.0, factor * self.of_all)))
+
     def reduce(self, units: Units) -> MergedSegments | None:
         return self._whole(units)
 
     def _whole(self, units: Units) -> MergedSegments | None:
-        counts = [self.count(n, before) for n, before in zip(units.lengths, units.full, strict=True)]
+        counts = [
+            self._count_of(n, before, factor)
+            for n, before, factor in zip(units.lengths, units.full, self._factors(units), strict=True)
+        ]
         in_encoder = units.tokens is None
         seen = observed(self.encoder_score, units) if in_encoder else (units.scores,)
-        if units.rotary is not None:
-            seen = (*seen, units.rotary)
+        # Last, for the reducer: at most one of them is given.
+        seen = (*seen, *(part for part in (units.rotary, units.halfway) if part is not None))
         return reduce_segments(
             partial(self._reduce, in_encoder),
             units.lengths,
@@ -132,7 +159,9 @@ class MergeStep(EncoderStep, LlmStep):
     def _reduce(
         self, in_encoder: bool, p: int, units: Tensor, *given: Tensor, sizes: Tensor | None = None
     ) -> Merged:
+        first = p - min(p - 1, round(self.two_depths * p)) if in_encoder else p
         if in_encoder:
+            given, halfway = (given[:-1], given[-1]) if self.two_depths else (given, units)
             scores = encoder_scores(self.encoder_score, units, *given, sinks=self.sinks)
         else:
             scores = given[0]
@@ -150,14 +179,19 @@ class MergeStep(EncoderStep, LlmStep):
             # Before all others, and among themselves by score.
             above = scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True) + 1
             scores = torch.where(anchors(given[1], self.rotary_keep), scores + above, scores)
-        if self.select == "diverse":
+        if self.select == "diverse" and first == p:
             return merge_diverse(units, scores, p, **options)
-        if self.select == "coverage":
-            return merge(units, coverage_ranking(units, scores, p, sizes), p, **options)
-        return merge(units, self._ranked(scores), p, **options)
+        ranking = self._ranked(units, scores, first, sizes)
+        if first < p:
+            ranking = two_depths_ranking(units, halfway, ranking, first, p)
+        return merge(units, ranking, p, **options)
 
-    def _ranked(self, scores: Tensor) -> Tensor:
-        """(S, n) values by which the units are ranked; those with the highest values are kept."""
+    def _ranked(self, units: Tensor, scores: Tensor, p: int, sizes: Tensor | None) -> Tensor:
+        """(S, n) values by which the units are ranked; the p with the highest values are kept."""
+        if self.select == "diverse":
+            return diverse_ranking(units, scores, p)
+        if self.select == "coverage":
+            return coverage_ranking(units, scores, p, sizes)
         if self.select == "highest":
             return scores
         if self.select == "lowest":

@@ -36,6 +36,14 @@ def check_together(select: str, reduce: str, options: Mapping[str, Any]) -> None
             "proportional needs units='whole': sizes of single patches are not kept",
         ),
         (
+            bool(options.get("two_depths")) and options.get("units") == "patches",
+            "two_depths needs units='whole': single patches are not compared at two depths",
+        ),
+        (
+            bool(options.get("complexity")) and options.get("units") == "patches",
+            "complexity needs units='whole': single patches have no budgets for each picture",
+        ),
+        (
             options.get("score_power", 1) != 1 and select not in spread,
             f"score_power needs select='diverse' or 'coverage', got {select!r}",
         ),

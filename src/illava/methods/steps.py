@@ -132,8 +132,13 @@ class Units:
     """In the LLM: the value returned by the first step's ``enter``."""
     entered: Tensor | None = None
     """(U, D) the same units as they entered the encoder block; with ``reads_input``."""
+    complexity: tuple[float, ...] | None = None
+    """:func:`illava.ops.pixels.pixel_complexity` of each segment; with ``reads_complexity``."""
     cues: Tensor | None = None
     """(U,) fp32 :func:`illava.ops.pixels.pixel_cues`, the mean over each unit; with ``reads_pixels``."""
+    halfway: Tensor | None = None
+    """(U, D) the same units as they entered block (k + 1) // 2 of the encoder, at half the depth of a step in
+    block k, without units that were merged into them since; with ``reads_halfway``."""
     rotary: Tensor | None = None
     """(U, 2) fp32: in the LLM, if the step reads it, the mean cosine and sine of a token's rotary table."""
 
@@ -225,6 +230,10 @@ class EncoderStep(Step):
 
     reads_input: ClassVar[bool] = False
     """Whether its units have ``entered``; in the encoder only."""
+    reads_complexity: ClassVar[bool] = False
+    """Whether its units have ``complexity``; in the encoder only."""
+    reads_halfway: ClassVar[bool] = False
+    """Whether its units have ``halfway``; in the encoder only."""
     reads_pixels: ClassVar[bool] = False
     """Whether its units have ``cues``; in the encoder only."""
 

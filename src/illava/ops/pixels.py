@@ -41,6 +41,19 @@ def pixel_cues(patches: Tensor, lengths: Sequence[int]) -> Tensor:
     return _entropy(torch.cat(grey).flatten(1)) + torch.cat(edges)
 
 
+@full_precision
+def pixel_complexity(patches: Tensor, lengths: Sequence[int]) -> Tensor:
+    """The complexity of each picture: the median over its patches of the entropy of :func:`pixel_cues`.
+
+    Args:
+        patches, lengths: as for :func:`pixel_cues`, with at least one patch in each picture.
+
+    Returns (S,) fp32 in [0, 1]; of an even number of patches the lower median.
+    """
+    pictures = torch.split(patches.detach().float(), list(lengths))
+    return torch.stack([_entropy(_grey_levels(picture).flatten(1)).median() for picture in pictures])
+
+
 def _grey_levels(patches: Tensor) -> Tensor:
     """(N, C, F, h, w) of one picture to (N, F, h, w) whole numbers from 0 to 255."""
     if patches.shape[1] == len(LUMA):

@@ -27,7 +27,8 @@ class Prediction:
 
     Unit and token counts are exact. Some costs depend on which units an image keeps: those of attention
     windows, of Pixtral's lines, of pooled and padded images, and of the LLM's sliding windows. There the
-    kept units are assumed to be spread evenly, and costs are approximate.
+    kept units are assumed to be spread evenly, and costs are approximate. Where budgets follow the complexity
+    of pictures, counts are those of pictures whose budget is the mean.
     """
 
     family: str

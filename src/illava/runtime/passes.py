@@ -66,6 +66,9 @@ class Pass:
     pixels: Tensor | None = None
     """The pixel values of the current call of the image encoder, until its run starts; for steps that read
     them."""
+    halfway: dict[int, Tensor] = field(default_factory=dict)
+    """Block -> (U, g * d) units that entered it in the current call of the image encoder, for steps in later
+    blocks that read them. Reruns of gradient checkpointing find it in the copies of the pass."""
     grid: Grid | None = None
     """Of the pictures of the current call of a batched encoder, if they need not be squares."""
     encoder_run: EncoderRun | None = None

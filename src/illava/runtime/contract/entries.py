@@ -207,7 +207,7 @@ FORWARDS: tuple[Forward, ...] = (
         _blocks,
         ONE_ARGUMENT,
         lambda modules: modules.tower.first_norm,
-        lambda plan: any(step.reads_input for step in plan.encoder.values()),
+        lambda plan: any(step.reads_input or step.reads_halfway for step in plan.encoder.values()),
     ),
     Forward(lambda modules: [modules.projector, *modules.taps], FIRST_FEATURES),
     Forward(_base, ONE_ARGUMENT, lambda modules: modules.family.unfolds_after),

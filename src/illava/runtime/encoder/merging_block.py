@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...errors import UnsupportedError
 from ...methods.steps import EncoderStep, Units, reduced
 from ...models.located import LocatedModules
 from ..hooks import Hooks
 from ..passes import Passes
 from .block_state import BlockState
+from .halfway import units_halfway
 from .observer import AttentionObserver
 
 
@@ -61,7 +63,9 @@ class MergingBlock:
             run.full_lengths,
             run.sizes_before(index),
             entered=run.take_entered(index) if self.step.reads_input else None,
+            complexity=run.complexity,
             cues=run.cues_before(index),
+            halfway=units_halfway(self.passes, index, x.device) if self.step.reads_halfway else None,
         )
         if self.step.observes and units.seen is None:
             # Without it a step would choose by something else.
@@ -71,6 +75,12 @@ class MergingBlock:
         merged = reduced(self.step, units)
         if merged is None:
             return None
+        if run.grid is None and len(set(merged.lengths)) > 1:
+            raise UnsupportedError(
+                "this image encoder batches pictures or tiles, which must keep equal numbers of units, got "
+                f"{', '.join(map(str, merged.lengths))}: give one picture of one tile at a time, or leave "
+                "out complexity"
+            )
         run.record(index, merged, units)
         survivors = merged.units.reshape(*x.shape[:-2], -1, x.shape[-1])
         if run.prefix:

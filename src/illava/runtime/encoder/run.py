@@ -54,6 +54,8 @@ class EncoderRun:
     seen_at: int = 0
     cues: Tensor | None = None
     """(U,) fp32 cues of the pixels of all units, for steps that read them."""
+    complexity: tuple[float, ...] | None = None
+    """Of the pixels of each segment, for steps that read it."""
     resized: Tensor | None = None
     """(P,) int64 raster indices in the full-size grids of the units of resized pictures, or None. ``history``
     then starts with these units, before block 0."""

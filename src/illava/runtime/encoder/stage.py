@@ -30,6 +30,7 @@ from ..passes import Grid, Pass, Passes
 from .block_state import BlockState
 from .cues import PixelCues
 from .features import FeatureCalls
+from .halfway import keep_halfway
 from .merging_block import MergingBlock
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
@@ -51,8 +52,7 @@ class EncoderStage:
         self.checkpoints = Checkpoints(passes, modules.blocks, hooks, self._forget)
         self.features = FeatureCalls(modules.base, passes, hooks)
         self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
-        reads_pixels = any(step.reads_pixels for step in steps.values())
-        self.cues = PixelCues(modules) if reads_pixels else None
+        self.cues = PixelCues(modules, steps.values()) if PixelCues.are_read(steps.values()) else None
         hooks.pre(modules.encoder, self._start)
         first = min(steps, default=len(modules.blocks))
         observed = None
@@ -75,6 +75,7 @@ class EncoderStage:
                 hooks.tap(block.get_submodule(modules.tower.attention), bias=SizeBias(index, passes))
             if observer is not None:
                 self._observe_for_projector(observer, index, block, hooks)
+        keep_halfway(passes, modules, steps, hooks)
         hooks.post(modules.encoder, self._leave, always=True)
 
     def _begin_block(self, *_: Any) -> None:
@@ -99,6 +100,8 @@ class EncoderStage:
         """When the encoder returns or fails, delete what only its blocks need."""
         if self.passes.current is not None:
             self._forget(self.passes.current)
+            # A new dictionary: copies of the pass keep theirs for reruns.
+            self.passes.current.halfway = {}
 
     @staticmethod
     def _forget(current: Pass) -> None:
@@ -160,7 +163,7 @@ class EncoderStage:
             order = upload(square_units(shapes, round(g**0.5)), device)
         run = EncoderRun(g, lengths, grid, current.video, current.videos, prefix, order)
         run.pictures, run.traces = sizes, {} if self.trace else None
-        current.encoder_run = run
+        current.encoder_run, current.halfway = run, {}
         current.encoder_runs.append(run)
         if self.cues is not None:
             self.cues.read(run, current)
