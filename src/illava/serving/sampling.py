@@ -45,8 +45,8 @@ class RowSampler(LogitsProcessor):
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Draw a token from (V,) logits on any device, with a generator of the CPU."""
-    logits = logits.float().cpu()
-    # The maximum first: a small temperature must not make it infinite.
+    # In float64 and less the maximum, so that no temperature above 0 makes the largest logit infinite.
+    logits = logits.double().cpu()
     probabilities = ((logits - logits.max()) / sampling.temperature).softmax(-1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(descending=True, stable=True)
