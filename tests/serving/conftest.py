@@ -1,4 +1,4 @@
-"""Servers on loopback: a toy model that answers, and a random one whose answers are as long as they may be."""
+"""Servers on loopback: of a toy model that answers, and of a random one that never ends an answer."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_another_method_where_it_is_allowed(server, apart, number):
 
 
 def test_text_alone(server, apart):
-    text, length, new, _ = direct(apart, illava.Illava.best(1 / 9), chat("What shape is red?"), tokens=5)
+    text, length, _, _ = direct(apart, illava.Illava.best(1 / 9), chat("What shape is red?"), tokens=5)
     answer = server.ask("What shape is red?", max_tokens=5)
     assert text_of(answer) == text
     assert answer["usage"]["visual_tokens"] == {"before": 0, "after": 0}

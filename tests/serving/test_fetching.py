@@ -225,7 +225,7 @@ def test_a_picture_by_url_is_answered_like_one_by_data_url(toy):
     network = Network({"pictures.example": [PUBLIC]})
     fetcher = network.fetcher("pictures.example")
     with running(toy, fetcher) as server:
-        inside = server.ask(Image.open(__import__("io").BytesIO(PICTURE)), "What shape is red?", max_tokens=3)
+        inside = server.ask(PICTURE, "What shape is red?", max_tokens=3)
         url = {"type": "image_url", "image_url": {"url": "https://pictures.example/a.png"}}
         content = [url, {"type": "text", "text": "What shape is red?"}]
         body = {"model": "toy", "messages": [{"role": "user", "content": content}], "max_tokens": 3}

@@ -154,7 +154,7 @@ class Exchange:
     # -- answering -------------------------------------------------------------------------------------------
 
     async def _first(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of ``work``. Raises ClientLeft, or ApiError (504) when time is up, if that comes first."""
+        """The result of ``work``, or ClientLeft, or ApiError (504) when time is up: what comes first."""
         assert self._gone is not None
         task = asyncio.ensure_future(work)
         left = max(0.0, self.deadline - time.monotonic())

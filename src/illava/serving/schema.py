@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from .errors import ApiError, bad_request
 
 MOST_MESSAGES, MOST_PARTS, MOST_STOPS, LONGEST_STOP = 256, 256, 4, 256
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "logprobs": (False,),
@@ -156,6 +158,11 @@ def parse(body: bytes) -> ChatRequest:
     """The request in a JSON body. Raises ApiError."""
     try:
         fields = json.loads(body)
+        if SURROGATE.search(body):
+            # Pairs are whole characters. Lone ones have no UTF-8, which tokenizers and responses need.
+            json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise bad_request("the body holds half an emoji, which is no whole character") from None
     except (ValueError, RecursionError):
         raise bad_request("the body is not valid JSON") from None
     if not isinstance(fields, dict):
