@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from illava.io.pictures import open_picture
-
 from illava.serving.places import Full
 
 from .conftest import WAIT, body, running

@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 
 from .engine import Engine
 from .errors import ApiError, failed
-from .exchange import CLIENT_LEFT, Exchange, drain, unknown_model
+from .exchange import CLIENT_LEFT, Exchange, unknown_model
 from .fetching import Fetcher
 from .metrics import Metrics
-from .pictures import MB
 from .settings import Settings
+from .upload import MB, Upload
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN = ("/health",)
@@ -46,7 +46,13 @@ def create_app(engine: Engine, settings: Settings, fetcher: Fetcher | None = Non
             await fetcher.close()
 
     # No pages of FastAPI: they would load scripts from elsewhere.
-    app = FastAPI(title="illava", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    off: dict[str, Any] = {
+        "docs_url": None,
+        "redoc_url": None,
+        "openapi_url": None,
+        "redirect_slashes": False,
+    }
+    app = FastAPI(title="illava", lifespan=lifespan, **off)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _other_error)
@@ -57,18 +63,19 @@ def create_app(engine: Engine, settings: Settings, fetcher: Fetcher | None = Non
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
+        upload = Upload(request.receive)
         try:
-            return await answer(request)
-        except ApiError as error:
-            await drain(request.receive)
-            raise error
+            return await answer(request, upload)
+        except ApiError:
+            await upload.drain()
+            raise
 
-    async def answer(request: Request) -> Response:
+    async def answer(request: Request, upload: Upload) -> Response:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             # Browsers ask first before a page of another site may send this type.
             raise ApiError(415, "the Content-Type must be application/json")
-        return await Exchange(request, engine, settings, fetcher).answer()
+        return await Exchange(request, upload, engine, settings, fetcher).answer()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -103,7 +110,8 @@ async def _api_error(request: Request, error: Any) -> Response:
 
 async def _http_error(request: Request, error: Any) -> Response:
     """Unknown paths and methods."""
-    said = f"{request.method} {request.url.path}: {error.detail}"
+    path = " ".join(request.scope["path"].split())
+    said = f"{request.method} {path}: {error.detail}"
     return _respond(ApiError(error.status_code, said, headers=error.headers))
 
 
@@ -127,6 +135,7 @@ class _Access:
                     code="invalid_api_key",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
+                await Upload(receive).drain()
                 await _respond(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)

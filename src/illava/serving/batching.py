@@ -36,13 +36,13 @@ class Waiting:
         self.max_batch, self.max_wait = max_batch, max_wait
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
-        self._closed = False
+        self.closed = False
 
     def put(self, job: Job) -> None:
         """Queue a job. Raises RuntimeError after :meth:`close`."""
         job.queued = time.monotonic()
         with self._changed:
-            if self._closed:
+            if self.closed:
                 raise RuntimeError("the queue is closed")
             self._jobs.append(job)
             self._changed.notify()
@@ -53,7 +53,7 @@ class Waiting:
         Cancelled jobs are dropped. Returns [] after :meth:`close`.
         """
         with self._changed:
-            while not self._closed:
+            while not self.closed:
                 self._jobs = [job for job in self._jobs if not job.cancelled]
                 batch = choose(self._jobs, self.max_batch)
                 left = batch[0].queued + self.max_wait - time.monotonic() if batch else None
@@ -66,6 +66,6 @@ class Waiting:
     def close(self) -> list[Job]:
         """Close the queue and return the jobs that were still in it."""
         with self._changed:
-            self._closed, left, self._jobs = True, self._jobs, []
+            self.closed, left, self._jobs = True, self._jobs, []
             self._changed.notify_all()
         return left

@@ -78,9 +78,7 @@ class Engine:
 
     def close(self) -> None:
         """Cancel all jobs, end the model's thread and restore the model. Idempotent."""
-        for job in [*self._waiting.close(), *self._batch]:
-            job.tell(Failed(ApiError(503, "the server is shutting down")))
-            job.cancel()
+        _dismiss([*self._waiting.close(), *self._batch])
         if self.alive:
             self._thread.join()
         self.preparing.shutdown(cancel_futures=True)
@@ -133,7 +131,7 @@ class Engine:
         try:
             self._waiting.put(job)
         except RuntimeError:
-            raise ApiError(503, "the server is shutting down") from None
+            raise _shutting_down() from None
 
     def prepare(self, messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prompt:
         """Process a conversation with its pictures (:func:`make_prompt`). Raises ApiError."""
@@ -147,6 +145,9 @@ class Engine:
             while batch := self._waiting.take():
                 began = time.monotonic()
                 self._batch = batch
+                if self._waiting.closed:
+                    # close() may have looked for the batch just before it was here.
+                    _dismiss(batch)
                 self._answer(batch)
                 self._batch = []
                 self._batch_seconds += 0.25 * (time.monotonic() - began - self._batch_seconds)
@@ -160,6 +161,7 @@ class Engine:
         try:
             self._generate(batch)
         except Exception as error:
+            self._release()
             # One prompt must not fail the others: those of which nothing has been told are answered alone.
             fresh = [job for job in batch if job.first_token is None and not job.cancelled]
             for job in batch:
@@ -205,6 +207,16 @@ def _accelerate(model: nn.Module, method: Method) -> Handle:
         return accelerate(model, method)
     except ValueError as error:
         raise InputError(f"method {method.name}: {error}") from error
+
+
+def _shutting_down() -> ApiError:
+    return ApiError(503, "the server is shutting down")
+
+
+def _dismiss(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.tell(Failed(_shutting_down()))
+        job.cancel()
 
 
 def _told(error: Exception) -> ApiError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -15,25 +15,19 @@ from ..errors import UnsupportedError
 from ..methods import Method
 from .answers import Answers, event
 from .engine import Engine
-from .errors import ApiError, bad_request, too_large
+from .errors import ApiError, bad_request
 from .fetching import Fetcher
 from .jobs import Done, Event, Failed, Job, Piece
-from .pictures import MB, check_counts, is_data, load_pictures
+from .pictures import check_counts, is_data, load_pictures
 from .prompts import check_length
 from .sampling import Sampling
 from .schema import ChatRequest, parse
 from .settings import Settings, parse_share
+from .upload import MB, ClientLeft, Upload
 
 T = TypeVar("T")
-BODY_SECONDS = 30.0
-"""In which a body must have arrived: meanwhile its request has a place in the queue."""
-DRAIN_BYTES, DRAIN_SECONDS = 64 * MB, 5.0
 CLIENT_LEFT = 499
 """Nobody sees this status but the metrics."""
-
-
-class ClientLeft(Exception):
-    """The client closed the connection."""
 
 
 class Exchange:
@@ -42,8 +36,11 @@ class Exchange:
     Raises ApiError if the queue is full.
     """
 
-    def __init__(self, request: Request, engine: Engine, settings: Settings, fetcher: Fetcher) -> None:
-        self.request, self.engine, self.settings, self.fetcher = request, engine, settings, fetcher
+    def __init__(
+        self, request: Request, upload: Upload, engine: Engine, settings: Settings, fetcher: Fetcher
+    ) -> None:
+        self.request, self.upload, self.engine = request, upload, engine
+        self.settings, self.fetcher = settings, fetcher
         self.place = engine.enter()
         self.arrived = time.monotonic()
         self.deadline = self.arrived + settings.timeout
@@ -57,8 +54,9 @@ class Exchange:
         """The response: an answer, or a stream of its pieces. Raises ApiError."""
         streaming = False
         try:
-            body = await self._body()
-            self._gone = asyncio.create_task(self._disconnection())
+            announced = self.request.headers.get("content-length", "")
+            body = await self.upload.read(announced, round(self.settings.max_request_mb * MB))
+            self._gone = asyncio.create_task(self.upload.left())
             wanted, self.job = await self._first(self._prepare(body))
             self._gone.add_done_callback(lambda _: self.end())
             self.engine.submit(self.job)
@@ -93,30 +91,6 @@ class Exchange:
             self._gone.cancel()
 
     # -- reading ---------------------------------------------------------------------------------------------
-
-    async def _body(self) -> bytes:
-        try:
-            return await asyncio.wait_for(self._read(), min(BODY_SECONDS, self.settings.timeout))
-        except asyncio.TimeoutError:
-            raise ApiError(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
-
-    async def _read(self) -> bytes:
-        most = round(self.settings.max_request_mb * MB)
-        announced = self.request.headers.get("content-length", "")
-        body = bytearray()
-        if not (announced.isdecimal() and int(announced[:20]) > most):
-            while len(body) <= most:
-                message = await self.request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                body += message.get("body", b"")
-                if not message.get("more_body", False):
-                    return bytes(body)
-        raise too_large(f"the body has more than {most} bytes; send fewer or smaller pictures")
-
-    async def _disconnection(self) -> None:
-        while (await self.request.receive())["type"] != "http.disconnect":
-            pass
 
     async def _prepare(self, body: bytes) -> tuple[ChatRequest, Job]:
         settings, engine = self.settings, self.engine
@@ -203,24 +177,6 @@ class Exchange:
             pass
         finally:
             self.end()
-
-
-async def drain(receive: Callable[[], Awaitable[Any]]) -> None:
-    """Read what is left of a refused request, within limits, and discard it.
-
-    A connection that is closed while its client still sends may lose the response.
-    """
-
-    async def read() -> None:
-        left = DRAIN_BYTES
-        while left > 0:
-            message = await receive()
-            left -= len(message.get("body", b""))
-            if not message.get("more_body", False):
-                return
-
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(read(), DRAIN_SECONDS)
 
 
 def unknown_model(name: str, settings: Settings) -> ApiError:

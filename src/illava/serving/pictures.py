@@ -15,10 +15,10 @@ from ..errors import InputError
 from ..io.pictures import decode
 from .errors import bad_request, too_large
 from .settings import Settings
+from .upload import MB
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 """What OpenAI's API takes. Few decoders means few of their faults."""
-MB = 2**20
 DATA = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 
 
