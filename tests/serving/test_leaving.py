@@ -9,6 +9,7 @@ import httpx
 import pytest
 import torch
 
+from illava.ask import load
 from illava.io.pictures import open_picture
 
 from .conftest import WAIT, body, queued, running, text_of, together, until
@@ -27,13 +28,23 @@ def server(endless):
         yield one
 
 
+@pytest.fixture(scope="module")
+def another(folder):
+    """The same model once more, for servers of their own."""
+    model, processor = load(str(folder))
+    model.generation_config.eos_token_id = None
+    return model, processor
+
+
 @pytest.fixture
-def steps(endless, monkeypatch):
-    """Every call of the language model's head: a token of each row of the batch."""
+def steps(endless, another):
+    """Every call of a language model's head: a token of each row of the batch."""
     counted = []
-    hook = endless[0].lm_head.register_forward_hook(lambda *_: counted.append(1))
+    heads = [model.lm_head for model, _ in (endless, another)]
+    hooks = [head.register_forward_hook(lambda *_: counted.append(1)) for head in heads]
     yield counted
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
 
 
 def raw(server, content: dict) -> socket.socket:
@@ -119,8 +130,8 @@ def test_the_first_row_to_end_is_answered_before_the_batch_ends(server, gate, st
     assert len(steps) < LONG
 
 
-def test_time_is_up(endless, gate):
-    with running(endless, timeout=0.5, max_tokens=LONG) as server:
+def test_time_is_up(another, gate):
+    with running(another, timeout=0.5, max_tokens=LONG) as server:
         gate.open.clear()
         response = server.post(body(server, "What?"))
         gate.open.set()
@@ -176,9 +187,9 @@ def test_too_little_memory(server, monkeypatch):
     assert "fewer or smaller pictures" in response.json()["error"]["message"]
 
 
-def test_a_server_that_stops_ends_its_answers(endless, gate, steps):
+def test_a_server_that_stops_ends_its_answers(another, gate, steps):
     statuses = []
-    with running(endless, max_tokens=LONG) as server:
+    with running(another, max_tokens=LONG) as server:
         threads = together(lambda: statuses.append(server.post(body(server, "What?")).status_code))
         until(lambda: len(steps) > 3)
         threads += together(lambda: statuses.append(server.post(body(server, "What?")).status_code))

@@ -7,9 +7,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from PIL import Image
 from torch import nn
@@ -30,6 +30,7 @@ from .schema import Message
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 LONGEST_RETRY = 60
 
 
@@ -56,8 +57,7 @@ class Engine:
         self.metrics = Metrics()
         self.places = Places(settings.max_queue)
         self.metrics.watch_waiting(lambda: self.places.taken)
-        self.preparing = ThreadPoolExecutor(1, "illava-prepare")
-        """The thread that decodes pictures and processes prompts, beside the model's."""
+        self._preparing = ThreadPoolExecutor(1, "illava-prepare")
         # Tokenizers are not thread-safe, and both threads use the processor.
         self._processing = threading.Lock()
         # One of its own for decoding, which then waits for nobody.
@@ -81,7 +81,7 @@ class Engine:
         _dismiss([*self._waiting.close(), *self._batch])
         if self.alive:
             self._thread.join()
-        self.preparing.shutdown(cancel_futures=True)
+        self._preparing.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Engine:
         self.start()
@@ -131,7 +131,17 @@ class Engine:
         try:
             self._waiting.put(job)
         except RuntimeError:
-            raise _shutting_down() from None
+            raise shutting_down() from None
+
+    def background(self, work: Callable[[], T]) -> Future[T]:
+        """Run what decodes pictures and processes prompts in a thread beside the model's, one at a time.
+
+        Raises ApiError (503) after :meth:`close`.
+        """
+        try:
+            return self._preparing.submit(work)
+        except RuntimeError:
+            raise shutting_down() from None
 
     def prepare(self, messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prompt:
         """Process a conversation with its pictures (:func:`make_prompt`). Raises ApiError."""
@@ -155,6 +165,9 @@ class Engine:
             self._release()
 
     def _answer(self, batch: list[Job]) -> None:
+        batch = [job for job in batch if not job.cancelled]
+        if not batch:
+            return
         for job in batch:
             job.place.leave()
         self.metrics.began(len(batch))
@@ -209,13 +222,14 @@ def _accelerate(model: nn.Module, method: Method) -> Handle:
         raise InputError(f"method {method.name}: {error}") from error
 
 
-def _shutting_down() -> ApiError:
+def shutting_down() -> ApiError:
+    """The error for requests that a closing engine does not answer."""
     return ApiError(503, "the server is shutting down")
 
 
 def _dismiss(jobs: Sequence[Job]) -> None:
     for job in jobs:
-        job.tell(Failed(_shutting_down()))
+        job.tell(Failed(shutting_down()))
         job.cancel()
 
 
@@ -223,7 +237,7 @@ def _told(error: Exception) -> ApiError:
     """What a client is told of an error of the model's thread."""
     if isinstance(error, (InputError, UnsupportedError)):
         return bad_request(" ".join(str(error).split()))
-    logger.error("a prompt could not be answered", exc_info=error)
+    logger.error("a prompt could not be answered: %s: %s", type(error).__name__, error, exc_info=error)
     if type(error).__name__ == "OutOfMemoryError":
         return ApiError(503, "too little memory for this prompt; send fewer or smaller pictures")
     return failed()

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ..errors import UnsupportedError
 from ..methods import Method
 from .answers import Answers, event
-from .engine import Engine
+from .engine import Engine, shutting_down
 from .errors import ApiError, bad_request
 from .fetching import Fetcher
 from .jobs import Done, Event, Failed, Job, Piece
@@ -123,7 +123,7 @@ class Exchange:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.events.put_nowait, event)
 
-        return wanted, await loop.run_in_executor(engine.preparing, process)
+        return wanted, await asyncio.wrap_future(engine.background(process))
 
     # -- answering -------------------------------------------------------------------------------------------
 
@@ -140,6 +140,8 @@ class Exchange:
             if not task.done():
                 task.cancel()
         if task in done:
+            if task.cancelled():
+                raise shutting_down()
             return task.result()
         if self._gone in done:
             raise ClientLeft
