@@ -175,6 +175,21 @@ def test_a_prompt_that_fails_does_not_fail_its_batch(server, gate, monkeypatch):
     server.engine._release()
 
 
+def test_a_fault_of_the_server_is_an_error_like_others(server, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a secret of the server")
+
+    monkeypatch.setattr(server.engine, "choose", fail)
+    count = {"path": "/v1/chat/completions", "status": "500"}
+    before = server.metric("requests_total", **count)
+    response = server.post(body(server, "What?", keep=0.5))
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+    assert server.metric("requests_total", **count) == before + 1
+    assert server.engine.places.taken == 0
+
+
 def test_too_little_memory(server, monkeypatch):
     from illava.serving import engine as work
 

@@ -295,7 +295,12 @@ def test_the_key(endless):
             ("keep", 0),
             ("api_key", " "),
         ),
-        *(("api_key", "é"), ("name", "")),
+        *(
+            ("api_key", "é"),
+            ("name", ""),
+            ("allowed_hosts", ("http://a.example",)),
+            ("allowed_hosts", ("é",)),
+        ),
     ],
 )
 def test_settings_that_cannot_be_used(field, value):

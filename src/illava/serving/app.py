@@ -161,6 +161,10 @@ class _Counting:
 
         try:
             await self.app(scope, receive, counted)
+        except Exception:
+            # The response to it is made further out.
+            status = 500
+            raise
         finally:
             # Any path can be asked for: only known ones get a count of their own.
             path = scope["path"] if scope["path"] in self.paths else "other"

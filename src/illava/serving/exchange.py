@@ -57,13 +57,12 @@ class Exchange:
             announced = self.request.headers.get("content-length", "")
             body = await self.upload.read(announced, round(self.settings.max_request_mb * MB))
             self._gone = asyncio.create_task(self.upload.left())
-            wanted, self.job = await self._first(self._prepare(body))
+            wanted, job = await self._first(self._prepare(body))
+            self.job = job
             self._gone.add_done_callback(lambda _: self.end())
-            self.engine.submit(self.job)
-            options = wanted.stream_options
-            answers = Answers(
-                self.settings.name, self.job.prompt.length, options is not None and options.include_usage
-            )
+            self.engine.submit(job)
+            with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+            answers = Answers(self.settings.name, job.prompt.length, with_usage)
             # The first event: what fails before it has a status of its own, even if the answer is streamed.
             first = await self._next()
             if wanted.stream:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
 from ..errors import InputError
 
+HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 LEAST = {
     "max_batch": 1,
     "max_wait_ms": 0,
@@ -86,6 +88,9 @@ class Settings:
             raise InputError(f"keep must be above 0 and up to 1, got {self.keep}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
             raise InputError("the API key must be ASCII and not empty")
+        for host in self.allowed_hosts:
+            if not HOST.fullmatch(host):
+                raise InputError(f"an allowed host must be HOST or HOST:PORT in ASCII, got {host!r}")
         if not self.name.strip():
             raise InputError("the model's name is empty")
 
