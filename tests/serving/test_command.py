@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+import illava
 from illava.cli import serve as command
 from illava.serving.settings import Settings
 from tests.cli.conftest import SRC, assert_error, call, invoke
@@ -121,9 +122,10 @@ def test_a_port_in_use(monkeypatch):
         assert_error(invoke("serve", "zoo/S", "--port", port), f"--port {port}: Address already in use")
 
 
-def test_a_method_that_does_not_fit_the_model(folder):
-    result = invoke("serve", folder, "--method", "fastv", "--port", 0)
-    assert_error(result, "method fastv: ")
+def test_a_method_that_does_not_fit_the_model(folder, tmp_path):
+    model = shutil.copytree(folder, tmp_path / "model")
+    illava.FastV(layer=9).save_pretrained(model)
+    assert_error(invoke("serve", model, "--port", 0), "method fastv: ")
 
 
 def test_without_the_extra(monkeypatch):

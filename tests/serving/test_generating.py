@@ -49,6 +49,14 @@ def test_stop_sequences_end_an_answer_before_them(server):
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
+def test_generation_that_ends_by_itself_ends_the_answer(server, endless, monkeypatch):
+    monkeypatch.setattr(endless[0].generation_config, "max_time", 1e-9)
+    answer = server.ask(ASKED, max_tokens=30)
+    assert 1 <= answer["usage"]["completion_tokens"] < 30
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert streamed_text(server.stream(ASKED, max_tokens=30)) == text_of(answer)
+
+
 def test_a_seed_gives_the_same_answer_again(server):
     drawn = {"temperature": 1.5, "max_tokens": 20}
     first, again, other = (text_of(server.ask(ASKED, seed=seed, **drawn)) for seed in (7, 7, 8))

@@ -36,16 +36,24 @@ class Row:
         if self.job.first_token is None:
             self.job.first_token = time.monotonic()
         piece = self.stop.add(self.text.add(token))
-        if self.stop.found or token in self.ends:
+        if self.stop.found:
             self.reason = "stop"
+        elif token in self.ends:
+            piece += self._end("stop")
         elif len(self.text.ids) >= self.job.max_tokens:
-            self.reason = "length"
-        if self.reason is not None and not self.stop.found:
-            piece += self.stop.add(self.text.rest())
-            if self.stop.found:
-                self.reason = "stop"
-            piece += self.stop.rest()
+            piece += self._end("length")
         self.job.tell(Piece(piece))
+
+    def end(self) -> None:
+        """End an answer that generation stopped by itself, such as for ``max_time`` of its config."""
+        if not self.over:
+            self.job.tell(Piece(self._end("length")))
+
+    def _end(self, reason: str) -> str:
+        """End the answer; the text that was held back."""
+        text = self.stop.add(self.text.rest())
+        self.reason = "stop" if self.stop.found else reason
+        return text + self.stop.rest()
 
 
 class _Rows(StoppingCriteria):
@@ -99,6 +107,7 @@ def generate(
             answered(row.job, done)
         row.job.tell(done)
 
+    criteria = _Rows(rows, ended)
     with torch.no_grad():
         model.generate(  # type: ignore[operator]
             **inputs,
@@ -106,8 +115,11 @@ def generate(
             do_sample=False,
             num_beams=1,
             logits_processor=LogitsProcessorList([RowSampler([job.sampling for job in jobs])]),
-            stopping_criteria=StoppingCriteriaList([_Rows(rows, ended)]),
+            stopping_criteria=StoppingCriteriaList([criteria]),
         )
+    for row in rows:
+        row.end()
+    criteria.tell()
 
 
 def end_tokens(model: Any) -> frozenset[int]:
