@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ..errors import InputError
@@ -65,7 +65,7 @@ class Settings:
     max_queue: int = 32
     """Requests that wait: that are read, prepared or queued."""
 
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     """The key that requests must carry; None: none."""
     allowed_hosts: tuple[str, ...] = ()
     """Hosts, as "example.org" or "example.org:8080", from which pictures are fetched."""
