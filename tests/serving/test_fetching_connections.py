@@ -1,4 +1,4 @@
-"""Pictures over real connections on loopback, which counts as public here: proxies, redirects, certificates."""
+"""Pictures over real connections on loopback, which counts as public: proxies, redirects, certificates."""
 
 from __future__ import annotations
 
