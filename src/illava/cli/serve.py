@@ -113,7 +113,7 @@ def serve(
     \b
     Examples:
       illava serve zoo/L --keep 1/9
-      illava serve Qwen/Qwen2-VL-2B-Instruct --keep 1/3 --device cuda --api-key KEY
+      illava serve Qwen/Qwen2-VL-2B-Instruct --keep 1/3 --device cuda
     """
     with one_line_errors():
         from importlib.util import find_spec
