@@ -22,7 +22,7 @@ LAYERS = (
     ("viz", "api"),
     ("bench",),
     ("ask", "evaluation"),
-    ("demo", "doctor"),
+    ("demo", "doctor", "serving"),
     ("cli",),
     ("__main__",),
 )

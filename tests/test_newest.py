@@ -29,6 +29,7 @@ def test_the_projects_own_names():
     said = subprocess.run([sys.executable, ROOT / "scripts" / "unbounded.py"], capture_output=True, text=True)
     names = said.stdout.split()
     assert {"torch", "transformers", "gradio", "peft", "pytest", "scikit-learn", "font-lato"} <= set(names)
+    assert {"fastapi", "openai"} <= set(names)
     assert not any(name.startswith("illava") for name in names)
     assert not set("<>=~! ") & set("".join(names))
 

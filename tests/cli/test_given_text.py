@@ -33,6 +33,8 @@ CASES = [
     (("bench", HALF), "MODEL"),
     (("info", HALF), "MODEL"),
     (("demo", "--model", HALF), "--model"),
+    (("serve", HALF), "MODEL"),
+    (("serve", "zoo/S", "--allow-host", HALF), "--allow-host"),
 ]
 
 

@@ -80,8 +80,8 @@ def run(command: str, model: Path, tmp_path: Path, *more: str):
 
 def test_every_command_that_loads_a_model_has_the_flag():
     names = {info.name or info.callback.__name__ for info in app.registered_commands}
-    assert {*COMMANDS, "demo"} <= names
-    for name in (*COMMANDS, "demo"):
+    assert {*COMMANDS, "demo", "serve"} <= names
+    for name in (*COMMANDS, "demo", "serve"):
         assert FLAG in invoke(name, "--help").stdout
 
 

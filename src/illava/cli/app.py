@@ -38,6 +38,7 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .look import look
 from .plan import plan
+from .serve import serve
 
 # torch and transformers take seconds to import: commands do it when they need them, so that --help is quick.
 if TYPE_CHECKING:
@@ -189,6 +190,7 @@ def info(
 app.command()(plan)
 app.command()(look)
 app.command()(demo)
+app.command()(serve)
 app.command()(doctor)
 app.command("eval", cls=SeveralCommand)(evaluate)
 app.command("compare", cls=SeveralCommand)(compare)

@@ -209,15 +209,15 @@ def values(words: list[str] | None) -> list[str]:
     return [piece.strip() for some in pieces for piece in some if piece.strip()]
 
 
-def parse_keep(text: str) -> float:
-    """Parse a share in (0, 1] from a number or a fraction. Raises InputError."""
+def parse_keep(text: str, option: str = "--keep") -> float:
+    """Parse a share in (0, 1] from a number or a fraction. Raises InputError that names the option."""
     try:
         # Fraction("1e-99999999") would compute all its digits.
         share = float(text) if "e" in text.lower() else float(Fraction(text))
     except (ValueError, ZeroDivisionError, OverflowError):
         share = math.nan
     if not 0 < share <= 1:
-        raise InputError(f"--keep {text}: give a number above 0 and up to 1, such as 0.33 or 1/9")
+        raise InputError(f"{option} {text}: give a number above 0 and up to 1, such as 0.33 or 1/9")
     return share
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -80,8 +81,14 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name != "EPS"]
 
 
-def decode(source: Path | IO[bytes], path: object = None) -> Image.Image:
-    """Decode an open file or a path as :func:`open_picture` does. ``path`` is its name in error messages.
+def decode(
+    source: Path | IO[bytes], path: object = None, formats: Sequence[str] | None = None
+) -> Image.Image:
+    """Decode an open file or a path as :func:`open_picture` does.
+
+    Args:
+        path: its name in error messages.
+        formats: the formats of Pillow that are tried; None: all but EPS.
 
     Raises InputError for a file that is not an image, broken, truncated or too large.
     """
@@ -89,7 +96,7 @@ def decode(source: Path | IO[bytes], path: object = None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(source, formats=_formats()) as picture:
+            with Image.open(source, formats=_formats() if formats is None else formats) as picture:
                 picture.load()
                 return to_rgb(_upright(picture))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

@@ -1,0 +1,164 @@
+"""``illava serve``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from .console import (
+    MODEL_HELP,
+    DeviceOption,
+    DtypeOption,
+    KeepOption,
+    MethodOption,
+    TrustOption,
+    hush,
+    one_line_errors,
+    parse_keep,
+)
+
+PACKAGES = ("fastapi", "uvicorn", "httpx", "prometheus_client")
+
+
+def serve(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.", show_default=False)],
+    keep: KeepOption = None,
+    method: MethodOption = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on; 0.0.0.0 serves everyone who can reach this machine.",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The model's name in requests.", show_default="MODEL, or its folder's name"
+        ),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            envvar="ILLAVA_API_KEY",
+            help="Require this key in requests. The variable does not show in the list of processes.",
+            show_envvar=True,
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Fetch pictures from this host (HOST or HOST:PORT); repeat for several.",
+            show_default="pictures as data URLs only",
+        ),
+    ] = None,
+    allow_method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Let requests choose this method or preset; repeat for several.",
+            show_default="only that of --method",
+        ),
+    ] = None,
+    min_keep: Annotated[
+        str | None,
+        typer.Option(metavar="SHARE", help="Let requests choose a keep from this.", show_default="any"),
+    ] = None,
+    max_keep: Annotated[
+        str, typer.Option(metavar="SHARE", help="Let requests choose a keep up to this.")
+    ] = "1",
+    temperature: Annotated[
+        float,
+        typer.Option(metavar="T", min=0, max=2, help="Where a request names none; 0 is greedy decoding."),
+    ] = 0.0,
+    max_batch: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Answer up to this many prompts together.")
+    ] = 8,
+    max_wait_ms: Annotated[
+        int,
+        typer.Option(metavar="MS", min=0, help="Wait this long for others to join a prompt's batch."),
+    ] = 20,
+    max_queue: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Requests that may wait; further ones get status 429.")
+    ] = 32,
+    max_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="New tokens that a request may ask for.")
+    ] = 1024,
+    max_prompt_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Tokens of a prompt, with its visual tokens.")
+    ] = 8192,
+    max_pictures: Annotated[int, typer.Option(metavar="N", min=0, help="Pictures in a request.")] = 8,
+    max_frames: Annotated[int, typer.Option(metavar="N", min=0, help="Video frames in a request.")] = 32,
+    max_megapixels: Annotated[
+        float, typer.Option(metavar="MP", help="Millions of pixels of all pictures of a request.")
+    ] = 32,
+    max_picture_mb: Annotated[float, typer.Option(metavar="MB", help="Megabytes of a picture's file.")] = 8,
+    max_request_mb: Annotated[float, typer.Option(metavar="MB", help="Megabytes of a request's body.")] = 32,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="From the arrival of a request to the end of its answer.")
+    ] = 120,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Serve an accelerated model with an OpenAI-compatible API.
+
+    \b
+    Examples:
+      illava serve zoo/L --keep 1/9
+      illava serve Qwen/Qwen2-VL-2B-Instruct --keep 1/3 --device cuda
+    """
+    with one_line_errors():
+        from importlib.util import find_spec
+
+        from ..errors import InputError
+
+        if missing := [package for package in PACKAGES if find_spec(package) is None]:
+            raise InputError(f"the server needs {', '.join(missing)}: pip install 'illava[serve]'")
+        share = None if keep is None else parse_keep(keep)
+        least = 0.0 if min_keep is None else parse_keep(min_keep, "--min-keep")
+        most = parse_keep(max_keep, "--max-keep")
+        hush()
+        from ..methods.presets import make_method
+        from ..serving.running import serve as run
+        from ..serving.settings import Settings
+
+        for chosen in [*([method] if method else []), *(allow_method or ())]:
+            # Before the model is loaded, which takes time.
+            make_method(chosen, share or 1.0)
+        settings = Settings(
+            name=name or _served_name(model),
+            keep=share,
+            method=method,
+            min_keep=least,
+            max_keep=most,
+            allowed_methods=tuple(allow_method or ()),
+            temperature=temperature,
+            max_tokens=max_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+            max_request_mb=max_request_mb,
+            max_picture_mb=max_picture_mb,
+            max_pictures=max_pictures,
+            max_frames=max_frames,
+            max_megapixels=max_megapixels,
+            timeout=timeout,
+            max_batch=max_batch,
+            max_wait_ms=max_wait_ms,
+            max_queue=max_queue,
+            api_key=api_key,
+            allowed_hosts=tuple(allow_host or ()),
+        )
+        run(model, settings, host, port, device, dtype, trust_remote_code)
+
+
+def _served_name(model: str) -> str:
+    """The name of a model in requests: of a folder its last part, which tells nothing about this machine."""
+    folder = os.path.expanduser(model)
+    return os.path.basename(os.path.abspath(folder)) if os.path.isdir(folder) else model
