@@ -83,8 +83,9 @@ ablations: $(READY)  ## what each part of illava-best brings, on the validation 
 	$(BIN)/python -m illava_lab.benchmarks.ablations page
 
 # The tasks that are asked about zoo/R, and how many questions of each: fixed before anything was measured.
-ZOO_R_TASKS := real-clothing real-grocery real-signs real-cards real-collage-place real-collage-exists \
-	real-collage-count real-board real-board-exists real-nlvr-exact real-words real-receipts real-forms real-signposts
+ZOO_R_TASKS := real-clothing real-grocery real-signs real-photo-exists real-photo-choice real-cards \
+	real-collage-place real-collage-where real-collage-exists real-collage-count real-board real-board-where \
+	real-board-exists real-nlvr-exact real-words real-receipts real-forms real-signposts
 zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (hours; goes on where it was stopped), and write it
 	$(BIN)/python -m illava_lab.real schedules out/schedules
 	$(BIN)/illava compare --model zoo/R-336 zoo/R-448 --method all out/schedules/* \
