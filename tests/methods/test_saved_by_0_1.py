@@ -71,8 +71,8 @@ def as_in_0_1(step: Any) -> dict[str, Any]:
         fields["keep"] = fields.pop("share")
     if isinstance(step, MergeStep):
         # Later options, which change nothing by default.
-        later = [fields.pop(name) for name in ("rotary_keep", "score_power", "sinks")]
-        assert later == [0.0, 1.0, None]
+        names = ("rotary_keep", "score_power", "sinks", "two_depths", "complexity")
+        assert [fields.pop(name) for name in names] == [0.0, 1.0, None, 0.0, None]
     return fields
 
 
