@@ -7,7 +7,8 @@ import json
 import pytest
 
 from illava.errors import InputError
-from illava.serving.settings import Settings, parse_share
+from illava.io.shares import parse_share
+from illava.serving.settings import Settings
 
 from .conftest import body, running, text_of
 from .refusing import LIMITS, refused

@@ -19,6 +19,7 @@ from ..errors import UnsupportedError
 from ..io.pictures import InputError
 from ..models.families import FAMILIES
 from ..models.noise import text_ids
+from ..models.placeholders import visual_counts
 from ..models.workload import Size
 
 SIDE = 16384
@@ -156,6 +157,4 @@ def _noise_image(size: Size, seed: int) -> Any:
 
 def count(ids: Tensor | Sequence[int], config: Any) -> int:
     """Count the placeholders of images and videos among token ids."""
-    kinds = {getattr(config, name, None) for name in ("image_token_id", "video_token_id")} - {None}
-    flat = torch.as_tensor(ids).flatten()
-    return int(torch.isin(flat, flat.new_tensor(sorted(kinds))).sum())
+    return visual_counts(config, torch.as_tensor(ids).reshape(1, -1))[0]

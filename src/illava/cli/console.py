@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +16,7 @@ from typer.core import TyperCommand
 
 from ..errors import InputError, UnsupportedError
 from ..io.files import protecting
+from ..io.shares import parse_share
 from ..io.texts import check_text, is_url
 from ..io.warning_lines import one_line, one_line_warnings, take_over
 from ..plugins import DEFAULT_MODEL_HELP
@@ -37,6 +36,13 @@ ModelForOption = Annotated[
     typer.Option("--model", metavar="MODEL", help=f"{MODEL_HELP}.", show_default=DEFAULT_MODEL_HELP),
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
+HostOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Address to listen on; 0.0.0.0 serves everyone who can reach this machine.",
+    ),
+]
 DtypeOption = Annotated[str, typer.Option(metavar="DTYPE", help=f"{DTYPE_HELP}.")]
 TrustOption = Annotated[
     bool,
@@ -211,12 +217,8 @@ def values(words: list[str] | None) -> list[str]:
 
 def parse_keep(text: str, option: str = "--keep") -> float:
     """Parse a share in (0, 1] from a number or a fraction. Raises InputError that names the option."""
-    try:
-        # Fraction("1e-99999999") would compute all its digits.
-        share = float(text) if "e" in text.lower() else float(Fraction(text))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        share = math.nan
-    if not 0 < share <= 1:
+    share = parse_share(text)
+    if share is None:
         raise InputError(f"{option} {text}: give a number above 0 and up to 1, such as 0.33 or 1/9")
     return share
 

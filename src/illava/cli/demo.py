@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import DeviceOption, DtypeOption, TrustOption, hush, one_line_errors
+from .console import DeviceOption, DtypeOption, HostOption, TrustOption, hush, one_line_errors
 
 
 def demo(
@@ -18,13 +18,7 @@ def demo(
             show_default="the shipped models, the best first",
         ),
     ] = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen on; 0.0.0.0 serves everyone who can reach this machine.",
-        ),
-    ] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", min=1, max=65535, help="Port to listen on.")] = 7860,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

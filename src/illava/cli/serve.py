@@ -11,6 +11,7 @@ from .console import (
     MODEL_HELP,
     DeviceOption,
     DtypeOption,
+    HostOption,
     KeepOption,
     MethodOption,
     TrustOption,
@@ -26,13 +27,7 @@ def serve(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}.", show_default=False)],
     keep: KeepOption = None,
     method: MethodOption = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Address to listen on; 0.0.0.0 serves everyone who can reach this machine.",
-        ),
-    ] = "127.0.0.1",
+    host: HostOption = "127.0.0.1",
     port: Annotated[
         int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,

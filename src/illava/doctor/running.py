@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ..models.located import LocatedModules
+from ..models.placeholders import placeholder_ids
 from ..models.tiny_configs import PAD
 from ..models.tiny_prompts import like, marks
 
@@ -23,11 +24,7 @@ LEFT_BY_TRANSFORMERS = ("rope_deltas",)
 def words(modules: LocatedModules, count: int) -> list[int]:
     """Ids of ordinary tokens: no placeholders, no marks around images, no end tokens."""
     config = modules.config
-    special = {
-        *marks(config),
-        getattr(config, "image_token_id", None),
-        getattr(config, "video_token_id", None),
-    }
+    special: set[int | None] = {*marks(config), *placeholder_ids(config)}
     for source in (config, config.get_text_config(), getattr(modules.model, "generation_config", None)):
         end = getattr(source, "eos_token_id", None)
         special.update(end if isinstance(end, (list, tuple)) else [end])

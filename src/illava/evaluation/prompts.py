@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from ..errors import InputError
+from ..io.prompts import apply_template, placeholder_in
 from ..io.texts import check_text
 from .samples import Sample
 
@@ -62,24 +63,12 @@ def without_pictures(sample: Sample) -> Sample:
 
 def _build(processor: Any, samples: Sequence[Sample]) -> Any:
     chats = []
-    placeholders = [getattr(processor, name, None) for name in ("image_token", "video_token")]
     for sample in samples:
         check_text("its question", sample.question)
-        for token in placeholders:
-            if token and token in sample.question:
-                raise ValueError(f"its question contains {token}, the placeholder of an image or a video")
+        if token := placeholder_in(processor, sample.question):
+            raise ValueError(f"its question contains {token}, the placeholder of an image or a video")
         content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in sample.pictures]
         if sample.video:
             content.append({"type": "video", "video": list(sample.video)})
         chats.append([{"role": "user", "content": [*content, {"type": "text", "text": sample.question}]}])
-    options: dict[str, Any] = {"padding": True, "padding_side": "left"}
-    if samples[0].video:
-        options["do_sample_frames"] = False
-    return processor.apply_chat_template(
-        chats,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=options,
-    )
+    return apply_template(processor, chats, bool(samples[0].video))

@@ -14,6 +14,7 @@ from ..api import accelerate
 from ..methods import Illava, Method
 from ..models.dimensions import llm_dimensions
 from ..models.located import locate
+from ..models.placeholders import visual_counts
 from ..planning import cost
 from .prompts import blank, by_form, inputs_of, without_pictures
 from .rows import BLANK, PLAIN, Row, Task, size
@@ -143,11 +144,7 @@ class Batch:
             hook.remove()
         ids = inputs["input_ids"]
         new = self.processor.batch_decode(sequences[:, ids.shape[1] :], skip_special_tokens=True)
-        config = locate(self.model).config
-        # Configs of models without videos have no video_token_id.
-        named = (getattr(config, name, None) for name in ("image_token_id", "video_token_id"))
-        tokens = [token for token in named if token is not None]
-        visual = torch.isin(ids, torch.tensor(tokens, device=ids.device)).sum(1).tolist()
+        visual = visual_counts(locate(self.model).config, ids)
         return Outputs(
             texts=[text.strip() for text in new],
             log_probs=first[0].log_softmax(-1).cpu(),

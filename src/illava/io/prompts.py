@@ -22,17 +22,42 @@ def build_prompt(
         raise InputError("give a question, and either pictures or one video")
     check_text("question", question)
     content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
-    # Use all given frames.
-    options = {"processor_kwargs": {"do_sample_frames": False}} if video else {}
     content += [{"type": "video", "video": list(video)}] if video else []
     chat = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
     try:
-        return processor.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", **options
-        )
+        return apply_template(processor, [chat], bool(video))
     except ValueError as error:
         # No chat template, or an image of a shape that the processor does not support.
         raise InputError(f"the processor of the model cannot build this prompt: {error}") from error
+
+
+def apply_template(processor: Any, chats: Sequence[list[dict[str, Any]]], videos: bool) -> Any:
+    """The model's inputs, on the CPU, for conversations that end before an answer.
+
+    Args:
+        chats: as the processor's ``apply_chat_template`` takes them, with Pillow images; several are padded
+            on the left.
+        videos: whether they have videos, all of whose frames are used.
+
+    Raises what the processor raises: ValueError without a chat template or for images that it does not take.
+    """
+    options: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(chats) > 1 else {}
+    if videos:
+        options["do_sample_frames"] = False
+    return processor.apply_chat_template(
+        list(chats),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=options,
+    )
+
+
+def placeholder_in(processor: Any, text: str) -> str | None:
+    """The processor's placeholder of an image or a video that ``text`` contains; None if there is none."""
+    tokens = (getattr(processor, name, None) for name in ("image_token", "video_token"))
+    return next((token for token in tokens if token and token in text), None)
 
 
 def as_seen(processor: Any, picture: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -124,24 +124,20 @@ class MergeStep(EncoderStep, LlmStep):
             return 0
         return keep_count(n, self.share) if self.of_all is None else min(n, keep_count(of, self.of_all))
 
-    def _factors(self, units: Units) -> list[float]:
-        """The factor of each segment's budget."""
-        if self.complexity is None or units.complexity is None:
-            return [1.0] * len(units.lengths)
-        return [budget_factor(value, self.complexity) for value in units.complexity]
-
-    def _count_of(self, n: int, of: int, factor: float) -> int:
-        if factor == 1 or n == 0 or self.of_all is None:
-            return self.count(n, of)
-        return min(n, keep_count(of, min(1.0, factor * self.of_all)))
+    def _for_each(self, units: Units) -> list[MergeStep]:
+        """The step with the budget of each segment."""
+        if self.complexity is None or units.complexity is None or self.of_all is None:
+            return [self] * len(units.lengths)
+        factors = [budget_factor(value, self.complexity) for value in units.complexity]
+        return [replace(self, of_all=min(1.0, factor * self.of_all)) for factor in factors]
 
     def reduce(self, units: Units) -> MergedSegments | None:
         return self._whole(units)
 
     def _whole(self, units: Units) -> MergedSegments | None:
         counts = [
-            self._count_of(n, before, factor)
-            for n, before, factor in zip(units.lengths, units.full, self._factors(units), strict=True)
+            step.count(n, before)
+            for step, n, before in zip(self._for_each(units), units.lengths, units.full, strict=True)
         ]
         in_encoder = units.tokens is None
         seen = observed(self.encoder_score, units) if in_encoder else (units.scores,)

@@ -17,6 +17,7 @@ from torch import nn
 from ..api import Handle, accelerate
 from ..ask import choose
 from ..errors import InputError, UnsupportedError
+from ..io.prompts import apply_template
 from ..methods import Method
 from ..models.located import locate
 from .batching import Waiting
@@ -25,7 +26,7 @@ from .generation import generate
 from .jobs import Failed, Job, Prompt
 from .metrics import Metrics
 from .places import Full, Place, Places
-from .prompts import build_inputs, make_prompt
+from .prompts import make_prompt
 from .schema import Message
 from .settings import Settings
 
@@ -192,7 +193,7 @@ class Engine:
         else:
             with self._processing:
                 chats = [job.prompt.chat for job in batch]
-                inputs = build_inputs(self.processor, chats, batch[0].prompt.form[1])
+                inputs = apply_template(self.processor, chats, batch[0].prompt.form[1])
         counts: list[int] = []
 
         def visual_after(row: int) -> int:

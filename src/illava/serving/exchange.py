@@ -12,6 +12,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from ..errors import UnsupportedError
+from ..io.shares import parse_share
 from ..methods import Method
 from .answers import Answers, event
 from .engine import Engine, shutting_down
@@ -22,7 +23,7 @@ from .pictures import check_counts, is_data, load_pictures
 from .prompts import check_length
 from .sampling import Sampling
 from .schema import ChatRequest, parse
-from .settings import Settings, parse_share
+from .settings import Settings
 from .upload import MB, ClientLeft, Upload
 
 T = TypeVar("T")

@@ -5,38 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
 from PIL import Image
-from torch import Tensor
 
+from ..io.prompts import apply_template, placeholder_in
 from ..models.located import LocatedModules
+from ..models.placeholders import visual_counts
 from .errors import ApiError, bad_request
 from .jobs import Prompt
 from .schema import ImagePart, Message, TextPart
-
-
-def build_inputs(processor: Any, chats: Sequence[list[dict[str, Any]]], videos: bool) -> Any:
-    """The model's inputs for a batch of conversations of one form, left-padded, on the CPU."""
-    options: dict[str, Any] = {"padding": True, "padding_side": "left"}
-    if videos:
-        # All frames are used.
-        options["do_sample_frames"] = False
-    return processor.apply_chat_template(
-        list(chats),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs=options,
-    )
-
-
-def visual_counts(modules: LocatedModules, input_ids: Tensor) -> list[int]:
-    """The number of placeholders of images and videos in each row of (B, L) token ids."""
-    # Configs of models without videos have no video_token_id.
-    named = (getattr(modules.config, name, None) for name in ("image_token_id", "video_token_id"))
-    tokens = torch.tensor([token for token in named if token is not None], device=input_ids.device)
-    return [int(n) for n in torch.isin(input_ids, tokens).sum(1)]
 
 
 def make_prompt(
@@ -55,7 +31,7 @@ def make_prompt(
     kinds = {part["type"] for turn in chat for part in turn["content"]}
     form = ("image" in kinds, "video" in kinds)
     try:
-        inputs = build_inputs(processor, [chat], form[1])
+        inputs = apply_template(processor, [chat], form[1])
     except Exception as error:
         if isinstance(error, ValueError) or type(error).__module__.partition(".")[0] == "jinja2":
             # No chat template, roles that it refuses, or a shape of a picture that is not supported.
@@ -63,7 +39,7 @@ def make_prompt(
             raise bad_request(f"the model's processor refuses these messages: {said}", "messages") from error
         raise
     ids = inputs["input_ids"]
-    return Prompt(chat, inputs, ids.shape[1], visual_counts(modules, ids)[0], form)
+    return Prompt(chat, inputs, ids.shape[1], visual_counts(modules.config, ids)[0], form)
 
 
 def _turn(
@@ -86,9 +62,8 @@ def _turn(
 
 
 def _check_text(processor: Any, text: str, param: str) -> None:
-    for token in (getattr(processor, name, None) for name in ("image_token", "video_token")):
-        if token and token in text:
-            raise bad_request(f"a text holds {token}, the model's placeholder of a picture", param)
+    if token := placeholder_in(processor, text):
+        raise bad_request(f"a text holds {token}, the model's placeholder of a picture", param)
 
 
 def _check_video(modules: LocatedModules, frames: Sequence[Image.Image], param: str) -> None:

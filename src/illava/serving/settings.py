@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 from ..errors import InputError
 
@@ -93,14 +92,3 @@ class Settings:
                 raise InputError(f"an allowed host must be HOST or HOST:PORT in ASCII, got {host!r}")
         if not self.name.strip():
             raise InputError("the model's name is empty")
-
-
-def parse_share(value: float | str) -> float | None:
-    """A share in (0, 1] from a number or a fraction such as "1/9"; None for anything else."""
-    try:
-        if isinstance(value, str):
-            # Fraction("1e-99999999") would compute all its digits.
-            value = float(value) if "e" in value.lower() else float(Fraction(value[:32]))
-        return float(value) if 0 < value <= 1 else None
-    except (ValueError, ZeroDivisionError, OverflowError):
-        return None
