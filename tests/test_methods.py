@@ -64,6 +64,14 @@ from tests.tiny_configs import CONFIGS
         ({"experimental": {"score_power": 2}}, "score_power needs select='diverse' or 'coverage'"),
         ({"experimental": {"sinks": "keep"}, "select": "random"}, "sinks needs select='highest', 'diverse'"),
         (
+            {"experimental": {"sinks": "keep", "two_depths": 0.3}, "encoder_layers": ()},
+            r"sinks, two_depths needs a step in the encoder, but encoder_layers is \(\)",
+        ),
+        (
+            {"experimental": {"llm_score": "value"}, "llm_layers": []},
+            r"llm_score needs a step in the llm, but llm_layers is \(\)",
+        ),
+        (
             {"experimental": {"units": "patches", "encoder_score": "rarity"}},
             "units='patches' ranks by attention or own_row, got encoder_score='rarity'",
         ),

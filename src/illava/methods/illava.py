@@ -15,7 +15,7 @@ from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
 from .experimental import DEFAULTS, Experimental
 from .merge_step import SELECTS, MergeStep, Select
-from .option_rules import check_together
+from .option_rules import check_stage, check_together
 from .schedules import Shares, middle, published, to_budget
 from .single_patches import PatchStep, groups_of
 from .steps import Plan
@@ -125,6 +125,8 @@ class Illava(Method):
         if "complexity" in self.experimental and self.keep is None:
             raise ValueError("complexity needs keep, the budget of a picture of mean complexity")
         check_together(self.select, self.reduce, self.experimental)
+        check_stage("encoder", self.encoder_layers, self.experimental)
+        check_stage("llm", self.llm_layers, self.experimental)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Illava:
         if moved := {name: value for name, value in kwargs.items() if name in DEFAULTS}:

@@ -10,6 +10,20 @@ from .encoder_scores import EQUAL_AT_FIRST
 OWN_ROW = ("encoder_score", "llm_score")
 
 
+OF_STAGE = {
+    "encoder": ("encoder_score", "sinks", "two_depths", "complexity", "units", "placement"),
+    "llm": ("llm_score", "rotary_keep"),
+}
+"""Options that only the steps of one stage read, or that only their survivors have."""
+
+
+def check_stage(stage: str, layers: tuple[int, ...] | None, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for experimental ``options`` of a stage that is turned off, with ``layers`` ()."""
+    given = [name for name in OF_STAGE[stage] if name in options]
+    if layers == () and given:
+        raise ValueError(f"{', '.join(given)} needs a step in the {stage}, but {stage}_layers is ()")
+
+
 def check_together(select: str, reduce: str, options: Mapping[str, Any]) -> None:
     """Raise ValueError for experimental ``options`` that have no effect or no meaning beside the others."""
     score = options.get("encoder_score")
