@@ -181,6 +181,3 @@ def test_the_stopwatch_runs_both_and_takes_the_fastest(loaded, monkeypatch):
     # Twice as many pairs as prompts and turns, and one to warm up; as many plain runs as merged ones.
     assert len(seen) == 2 * (2 * equal_time.TURNS + 1)
     assert 2 * sum(seen) == len(seen)
-
-
-# -- figures and page ------------------------------------------------------------------------------

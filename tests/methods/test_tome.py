@@ -17,8 +17,6 @@ from tests.methods.tome_whole import counts_loop, merge_loop
 
 __all__ = ["kernels"]
 
-# How many go at each block
-
 
 @bounded
 @given(n=st.integers(0, 200), keep=st.floats(0.01, 1), steps=st.integers(1, 12))
@@ -45,9 +43,6 @@ def test_counts_by_hand():
     assert [merged_count(20, 1, i + 1, 3) for i in range(3)] == [10, 5, 3]
     assert merged_count(1, 1, 1, 3) == 1
     assert merged_count(2, 1, 1, 1) == 1
-
-
-# One merge
 
 
 def assert_like_loop(units: Tensor, keys: Tensor, sizes: Tensor, p: int) -> None:
@@ -168,6 +163,3 @@ def test_segments_of_any_size_and_sizes_go_along():
         start += n
     assert merged.kept.tolist() == expected
     assert merged.sizes.tolist() == weights
-
-
-# Whole encoders
