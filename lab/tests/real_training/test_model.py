@@ -8,7 +8,7 @@ from illava_lab.real.training import packing
 from illava_lab.real.training.batches import pack
 from illava_lab.real.training.encoder import squares
 from illava_lab.real.training.llm import PROJECTIONS, AdaptedLLM
-from illava_lab.real.training.model import TrainedModel, restore, save
+from illava_lab.real.training.model import Reached, TrainedModel, restore, save
 from illava_lab.real.training.packing import Packer
 from transformers import AutoTokenizer, CLIPImageProcessor, Dinov2Model, LlamaForCausalLM
 
@@ -113,12 +113,13 @@ def test_padding_and_other_turns_are_not_seen(parts: dict[str, Path]) -> None:
 
 def test_weights_are_saved_in_bfloat16_and_restored(tmp_path: Path, trained: TrainedModel) -> None:
     file, weights = tmp_path / "trained.safetensors", trained.trained()
-    save(file, weights, "cpu", "several", 12)
+    reached = Reached("cpu", "several", 12, reads=True)
+    save(file, weights, reached)
     held = {name: weight.detach().bfloat16().float() for name, weight in weights.items()}
     with torch.no_grad():
         for weight in weights.values():
             weight.zero_()
-    assert restore(file, weights) == ("cpu", "several", 12)
+    assert restore(file, weights) == reached
     assert all(torch.equal(weights[name], value) for name, value in held.items())
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     with pytest.raises(ValueError, match="does not hold the weights of this model"):

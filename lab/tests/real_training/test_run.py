@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from illava_lab.real.data import STREAMS, Turn
-from illava_lab.real.training import batches, recipe, run, stepping
+from illava_lab.real.training import batches, naming, reading, reading_run, recipe, run, stepping
 from illava_lab.real.training.alignment import AXES, align
 from illava_lab.real.training.batches import Batches
 from illava_lab.real.training.encoder import squares
@@ -205,6 +205,69 @@ def test_weights_of_another_recipe_begin_at_the_stage_of_the_same_name(
         say=lambda line: None,
     )
     assert second.step == 50
+
+
+def reading_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stage of "tiny" shows text, and the encoder learns to read in two steps."""
+    monkeypatch.setattr(recipe, "TEXT", {"other"})
+    monkeypatch.setattr(reading_run, "READING_STEPS", 2)
+    monkeypatch.setattr(reading_run, "SCORED", 1)
+    monkeypatch.setattr(run, "SPELT", 1)
+    monkeypatch.setattr(naming, "GRIDS", {(28, 1): 1.0})
+    monkeypatch.setattr(reading, "SIDES", {112: 1.0})
+    monkeypatch.setattr(reading, "TOKENS", 260)
+
+
+def test_the_encoder_learns_to_read_before_the_first_stage_with_text(
+    parts: dict[str, Path], sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading_recipe(monkeypatch)
+    said: list[str] = []
+
+    def begun(output: Path, **options: object) -> Run:
+        job = started(parts, output, monkeypatch, data=sets, **options)
+        job.say = said.append
+        return job
+
+    job = begun(tmp_path / "a")
+    before = {name: weight.detach().clone() for name, weight in job.model.encoder_adapters().items()}
+    while job.step < 4:
+        job.go(0, every=1000)
+        assert not job.reads
+    for name, weight in job.model.encoder_adapters().items():
+        assert torch.equal(weight, before[name])
+    # Without time each call does one step, and here the first is the encoder's.
+    job.go(0, every=1000)
+    assert said[-1] == "step 1 of 2 of the encoder on text; the next call goes on"
+    again = begun(tmp_path / "a")
+    projector = {
+        name: weight.detach().clone() for name, weight in again.weights.items() if "linear_2" in name
+    }
+    averages = {name: again.average[name].clone() for name in projector}
+    again.go(0, every=1000)
+    assert again.reads
+    assert any("closed form: " in line and "character's embedding" in line for line in said)
+    assert again.step == 5
+    adapters = again.model.encoder_adapters()
+    assert any(not torch.equal(weight, before[name]) for name, weight in adapters.items())
+    pixels = torch.randint(0, 256, (1, 28, 28, 3), dtype=torch.uint8)
+    frozen = again.model.encoder(pixels)
+    for adapter in again.model.encoder._adapted.values():
+        adapter.frozen = None
+    torch.testing.assert_close(again.model.encoder(pixels), frozen, rtol=0, atol=0.02)  # bfloat16
+    # The one step of the LLM after it moved the projector by a ten thousandth at most.
+    for name, weight in projector.items():
+        moved = (again.weights[name] - weight).abs().max().item()
+        assert moved > 1e-3
+        torch.testing.assert_close(
+            again.average[name] - averages[name], again.weights[name].detach() - weight, rtol=0, atol=1e-3
+        )
+    assert begun(tmp_path / "a").reads
+    shipped = begun(tmp_path / "b", start=tmp_path / "a" / run.WEIGHTS)
+    assert shipped.reads
+    assert shipped.step == 5
+    shipped.go(0, every=1000)
+    assert shipped.step == 6
 
 
 def test_what_is_learnt_is_scored_and_logged(

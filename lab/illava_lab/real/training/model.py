@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
@@ -75,26 +76,37 @@ class TrainedModel(nn.Module):
         return self.encoder.named_adapters()
 
 
-def save(path: Path, weights: dict[str, Tensor], recipe: str, stage: str, step: int) -> None:
+class Reached(NamedTuple):
+    """Where in its recipe the run of some weights was."""
+
+    recipe: str
+    stage: str
+    step: int
+    reads: bool
+    """Whether the encoder has learnt characters."""
+
+
+def save(path: Path, weights: dict[str, Tensor], reached: Reached) -> None:
     """Write trained weights in bfloat16, whole or not at all, with where in its recipe the run was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {
         name: weight.detach().to("cpu", torch.bfloat16).contiguous() for name, weight in weights.items()
     }
-    where = {"recipe": recipe, "stage": stage, "step": str(step)}
+    where = {name: str(value) for name, value in reached._asdict().items()}
     with replacing(path) as partial:
         save_file(stored, partial, {"rank": str(RANK), "alpha": str(ALPHA), **where, "format": "pt"})
         partial.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
-def restore(path: Path, weights: dict[str, nn.Parameter]) -> tuple[str, str, int]:
-    """Read what :func:`save` wrote into ``weights``; returns recipe, stage and step.
+def restore(path: Path, weights: dict[str, nn.Parameter]) -> Reached:
+    """Read what :func:`save` wrote into ``weights``.
 
     Raises ValueError if the file cannot be read or does not fit.
     """
     held, metadata = contents(path)
     restored(weights, held, path)
     try:
-        return metadata["recipe"], metadata["stage"], int(metadata["step"])
+        recipe, stage, step = (metadata[name] for name in ("recipe", "stage", "step"))
     except KeyError as error:
         raise ValueError(f"{path} does not say {error.args[0]}, as weights of a training run do") from None
+    return Reached(recipe, stage, int(step), metadata.get("reads") == str(True))

@@ -66,14 +66,18 @@ class Labelled(Dataset):
         self._number = {name: number for number, name in enumerate(everything)}
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self._seed, 7, step))
+        pictures, named = self.pictures(np.random.default_rng((self._seed, 7, step)), TOKENS)
+        return pictures, self.numbers(named)
+
+    def pictures(self, rng: np.random.Generator, tokens: int) -> tuple[Tensor, list[Named]]:
+        """Pictures (B, S, S, 3) uint8 of about ``tokens`` patches, and the photographs in them in order."""
         size, rows = list(GRIDS)[int(rng.choice(len(GRIDS), p=list(GRIDS.values())))]
         grids = [
             [self.draw(rng, 2 * size // rows) for _ in range(rows**2)]
-            for _ in range(max(1, TOKENS // (size // PATCH) ** 2))
+            for _ in range(max(1, tokens // (size // PATCH) ** 2))
         ]
         pictures = [grid[0].picture if rows == 1 else painted(rng, grid, size // rows) for grid in grids]
-        return squares(pictures, size), self.numbers([one for grid in grids for one in grid])
+        return squares(pictures, size), [one for grid in grids for one in grid]
 
     def numbers(self, named: Sequence[Named]) -> Tensor:
         """(N, 2) int64: the numbers of their classes, -1 for none and for one that training does not have."""

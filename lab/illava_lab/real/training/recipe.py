@@ -29,6 +29,11 @@ class Stage:
     turns: int = 6
     """The most questions about one picture."""
 
+    @property
+    def text(self) -> bool:
+        """Whether it shows text, so that the encoder must have learnt to read."""
+        return not TEXT.isdisjoint(self.mixture)
+
     def rows(self, size: int) -> int:
         """The pictures of a step at ``size`` pixels."""
         return max(1, self.tokens // ((size // PATCH) ** 2 + TEXT_TOKENS))
@@ -65,6 +70,8 @@ LEAST = {
 }
 """The smallest picture size, in pixels, at which a stream's questions can be answered: smaller ones teach to
 guess. Then the smallest photograph of a collage, and each of four, has 4 x 4 patches."""
+TEXT = {"words", "receipts", "forms", "signs"}
+"""The streams of printed text."""
 PHOTOS = {"photo": 1.0}
 PLACES = {"photo": 0.35, "four": 0.65}
 SEVERAL = {"photo": 0.3, "four": 0.15, "collage": 0.3, "board": 0.13, "cards": 0.12}
@@ -93,6 +100,8 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
 
 NAMING_STEPS = 1600
 """Of the encoder's adapters, before all stages."""
+READING_STEPS = 1600
+"""Of the encoder's adapters on text, before the first stage that shows text."""
 PROJECTOR_SHARE = 0.1
 """The projector's learning rate, as a share of the adapters'. At their own rate the closed form is lost
 before the LLM has learnt to read it."""
@@ -100,6 +109,16 @@ WARMUP = 30
 """Steps over which the rate rises, at the start of a stage and after a restart, whose optimizer is new."""
 AVERAGING = 0.995
 """Decay of the running average of the weights, which is what is shipped: it stands in for a falling rate."""
+
+
+def text_begins(stages: tuple[Stage, ...]) -> int | None:
+    """The first step of the first stage that shows text; None if none does."""
+    first = 0
+    for stage in stages:
+        if stage.text:
+            return first
+        first += stage.steps
+    return None
 
 
 def place(stages: tuple[Stage, ...], step: int) -> tuple[Stage, int] | None:

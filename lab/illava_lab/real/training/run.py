@@ -12,18 +12,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from ..data import stream
+from ..data import data_folder, stream
 from .alignment import align
 from .batches import Batch, Batches
-from .model import PROJECTOR, TrainedModel, restore, save
-from .recipe import AVERAGING, PROJECTOR_SHARE, RECIPES, WARMUP, Stage, place
+from .model import PROJECTOR, Reached, TrainedModel, restore, save
+from .reading_run import ReadingRun
+from .recipe import AVERAGING, PROJECTOR_SHARE, RECIPES, WARMUP, Stage, place, text_begins
 from .scoring import score
+from .spelling import spell
 from .state import read, restored, write
 from .stepping import Stepping
 
 WEIGHTS, STATE = "trained.safetensors", "state.pt"
 ALIGNED = 3000
 """Photographs for the closed-form start, at 112 px."""
+SPELT = 80
+"""Lessons for the closed form of characters."""
 
 
 class Run(Stepping):
@@ -54,6 +58,7 @@ class Run(Stepping):
         say: Callable[[str], None] = print,
     ):
         torch.manual_seed(seed)
+        self.encoder = encoder
         self.recipe, self.stages = recipe, RECIPES[recipe]
         self.output, self.data, self.say = output, data, say
         self.device, self.seed, self.workers = torch.device(device), seed, workers
@@ -67,7 +72,7 @@ class Run(Stepping):
             {"params": rest, "share": 1.0},
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-        self.step, self.warm = 0, 0
+        self.step, self.warm, self.reads = 0, 0, False
         output.mkdir(parents=True, exist_ok=True)
         self._begin(start, adapted)
 
@@ -76,7 +81,8 @@ class Run(Stepping):
         if state.exists():
             self._resume(state)
         elif start is not None and start.exists():
-            self.step = self._place(*restore(start, self.weights | self.model.encoder_adapters()))
+            reached = restore(start, self.weights | self.model.encoder_adapters())
+            self.step, self.reads = self._place(reached), reached.reads
         else:
             if adapted is not None:
                 restored(self.model.encoder_adapters(), adapted, self.output)
@@ -108,16 +114,16 @@ class Run(Stepping):
             self.output / STATE,
         )
         self.optimizer.load_state_dict(held["optimizer"])
-        self.step, self.warm = held["step"], WARMUP
+        self.step, self.warm, self.reads = held["step"], WARMUP, held.get("reads", False)
         self.average = {name: weight.to(self.device) for name, weight in held["average"].items()}
 
-    def _place(self, recipe: str, stage: str, step: int) -> int:
-        """Where to go on with weights of a run that was at ``step``: in another recipe at the same stage."""
-        if recipe == self.recipe:
-            return step
+    def _place(self, reached: Reached) -> int:
+        """Where to go on with weights of a run: in another recipe at the same stage."""
+        if reached.recipe == self.recipe:
+            return reached.step
         first = 0
         for other in self.stages:
-            if other.name == stage:
+            if other.name == reached.stage:
                 return first
             first += other.steps
         return 0
@@ -125,17 +131,52 @@ class Run(Stepping):
     def go(self, minutes: float, every: int = 100, scenes: int = 24) -> None:
         """Train for ``minutes``, or to the recipe's end.
 
+        Before the first stage that shows text the encoder learns to read.
+
         Args:
             every: steps after which ``scenes`` held-out scenes of each stream are scored.
         """
-        total = sum(stage.steps for stage in self.stages)
+        total, end = sum(stage.steps for stage in self.stages), time.monotonic() + 60 * minutes
         batches = Batches(self.stages, self.tokenizer, self.data, self.seed)
 
         def after_step() -> None:
             if self.step % every == 0:
                 self._score(self._stage(self.step - 1)[0], scenes)
 
-        self.train(batches, total, minutes, after_step)
+        first = None if self.reads else text_begins(self.stages)
+        if first is not None:
+            if self.step < first:
+                self.train(batches, first, minutes, after_step)
+                if time.monotonic() > end:
+                    return
+            if not self._learn_to_read((end - time.monotonic()) / 60):
+                return
+        self.train(batches, total, (end - time.monotonic()) / 60, after_step)
+
+    def _learn_to_read(self, minutes: float) -> bool:
+        """Train the encoder on text for ``minutes``; whether all is learnt, by the projector too."""
+        adapters = self.model.encoder_adapters()
+        dtype = self.model.encoder.model.dtype
+        leg = ReadingRun(
+            *(self.encoder, adapters, self.output, data_folder(self.data)),
+            *(dtype, str(self.device), self.seed, self.workers, self.say),
+        )
+        if not leg.go(minutes):
+            self.say(f"step {leg.step:,} of {leg.steps:,} of the encoder on text; the next call goes on")
+            return False
+        restored(adapters, leg.adapters, self.output)
+        self.model.encoder.freeze()
+        own = {name: weight.detach().clone() for name, weight in self.weights.items() if PROJECTOR in name}
+        fit = spell(self.model, leg.before, self.tokenizer, leg.lessons, SPELT)
+        for name, weight in own.items():
+            self.average[name] += self.weights[name].detach() - weight
+        self.say(
+            f"closed form: {fit.named:.0%} of patches are nearest to their character's embedding, tokens of "
+            f"photographs moved by {fit.moved:.1%} of their variance"
+        )
+        self.reads = True
+        self.save()
+        return True
 
     def report(self, loss: float, seconds: float) -> None:
         stage, _ = self._stage(self.step - 1)
@@ -167,7 +208,8 @@ class Run(Stepping):
         """Write the weights to ship, then all that is needed to go on."""
         stage, _ = self._stage(self.step)
         frozen = self.model.encoder_adapters()
-        save(self.output / WEIGHTS, self.average | frozen, self.recipe, stage.name, self.step)
+        reached = Reached(self.recipe, stage.name, self.step, self.reads)
+        save(self.output / WEIGHTS, self.average | frozen, reached)
         state = {
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
             "average": self.average,
@@ -175,6 +217,7 @@ class Run(Stepping):
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "recipe": self.recipe,
+            "reads": self.reads,
         }
         write(self.output / STATE, state)
 
