@@ -42,17 +42,19 @@ STREAMS: dict[str, Stream] = {
     "forms": Stream(108, "Filled-in forms.", forms.draw),
     "signs": Stream(109, "Signposts.", signs.draw),
     "four": Stream(110, "2 x 2 labelled photographs.", partial(collage.draw, rows=2)),
+    "big": Stream(111, "One or two large words and numbers.", partial(words.draw, big=True)),
 }
 """All streams of training scenes by name. None reads ``sets.LOCAL_SETS``."""
 
 MIXTURE: dict[str, float] = {
-    "photo": 0.24,
+    "photo": 0.22,
     "four": 0.06,
     "collage": 0.12,
     "board": 0.14,
     "cards": 0.08,
     "nlvr": 0.08,
-    "words": 0.08,
+    "words": 0.06,
+    "big": 0.04,
     "receipts": 0.09,
     "forms": 0.06,
     "signs": 0.05,

@@ -15,7 +15,8 @@ from .scene import Ask, Draw, Drawing, is_small, pick
 from .vocabulary import NEW_WORDS, WORDS
 
 SIDE = 448  # pixels of the picture
-MOST = 3
+MOST, MOST_BIG = 3, 2
+USUAL, LARGER, BIG = (22, 46), (46, 90), (56, 120)  # pixels of the type
 CLEAR = 0.08  # share of the side by which a text must be off a line for its side to be asked about
 
 
@@ -30,25 +31,28 @@ class Text(NamedTuple):
     """The box of its ink."""
 
 
-def draw(split: str, folder: Path) -> Draw:
-    """Scenes of 1 to 3 texts, each under 3 % of the picture in about three of four cases."""
+def draw(split: str, folder: Path, big: bool = False) -> Draw:
+    """Scenes of 1 to 3 texts, each under 3 % of the picture in about three of four cases.
+
+    ``big``: of 1 or 2 texts that can be read where the picture is a quarter as wide and as high.
+    """
 
     def drawing(rng: np.random.Generator) -> Drawing:
         picture = rd.backdrop(rng, split, folder, (SIDE, SIDE), sharp=True)
-        texts = write(rng, picture, split)
+        texts = write(rng, picture, split, big)
         turns = [read(rng, texts), exists(rng, texts), where(rng, texts), order(rng, texts)]
         return Drawing(picture, tuple(turn for turn in turns if turn))
 
     return drawing
 
 
-def write(rng: np.random.Generator, picture: Image.Image, split: str) -> list[Text]:
+def write(rng: np.random.Generator, picture: Image.Image, split: str, big: bool = False) -> list[Text]:
     """Write 1 to 3 texts at places that do not overlap, some on a plate, in colours that stand out."""
     chosen: list[tuple[str, bool, bool, str, int]] = []
-    for _ in range(int(rng.integers(1, MOST + 1))):
+    for _ in range(int(rng.integers(1, (MOST_BIG if big else MOST) + 1))):
         text, number, new = _any_text(rng, split, [text for text, *_ in chosen])
         name = rd.font(rng, split)
-        size = int(rng.integers(22, 46) if rng.random() < 0.75 else rng.integers(46, 90))
+        size = int(rng.integers(*(BIG if big else USUAL if rng.random() < 0.75 else LARGER)))
         chosen.append((text, number, new, name, rd.fitting(text, name, size, 0.8 * SIDE)))
     margins = [6 + size // 5 for *_, size in chosen]
     extents = [rd.extent(text, name, size) for text, _, _, name, size in chosen]

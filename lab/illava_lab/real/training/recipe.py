@@ -59,6 +59,7 @@ TEXT_TOKENS = 80
 LEAST = {
     "photo": 112,
     "four": 112,
+    "big": 112,
     "cards": 224,
     "collage": 224,
     "nlvr": 224,
@@ -70,20 +71,26 @@ LEAST = {
 }
 """The smallest picture size, in pixels, at which a stream's questions can be answered: smaller ones teach to
 guess. Then the smallest photograph of a collage, and each of four, has 4 x 4 patches."""
-TEXT = {"words", "receipts", "forms", "signs"}
+TEXT = {"big", "words", "receipts", "forms", "signs"}
 """The streams of printed text."""
 PHOTOS = {"photo": 1.0}
 PLACES = {"photo": 0.35, "four": 0.65}
 SEVERAL = {"photo": 0.3, "four": 0.15, "collage": 0.3, "board": 0.13, "cards": 0.12}
-LARGE = {"photo": 0.3, "four": 0.05, "collage": 0.25, "board": 0.15, "cards": 0.15, "words": 0.1}
+READ = {"big": 0.5, "words": 0.1, "photo": 0.15, "four": 0.08, "collage": 0.12, "cards": 0.05}
+LARGE = {
+    **{"photo": 0.18, "four": 0.04, "collage": 0.16, "board": 0.12, "cards": 0.1},
+    **{"big": 0.06, "words": 0.16, "signs": 0.1, "receipts": 0.05, "forms": 0.03},
+}
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
     # Two cores for some hours, in several sittings. Names come first: they are learnt from small pictures as
-    # well, and nothing else can be learnt without them. Places come next, from pictures that cost little.
+    # well, and nothing else can be learnt without them. Places come next, from pictures that cost little, and
+    # so does reading.
     "cpu": (
         Stage("photos", (112,), 1000, 400, PHOTOS),
         Stage("places", (112, 224), 1000, 700, PLACES, turns=12),
         Stage("several", (112, 224, 336), 1200, 900, SEVERAL, turns=12),
+        Stage("read", (112, 224), 1600, 500, READ, turns=12),
         Stage("large", (224, 336, 448), 2400, 1500, LARGE, rate=7e-4, turns=12),
         Stage("text", (224, 336, 448), 2400, 6000, MIXTURE, rate=5e-4, turns=12),
     ),
@@ -92,6 +99,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         Stage("photos", (112,), 6_000, 500, PHOTOS),
         Stage("places", (112, 224), 12_000, 400, PLACES, turns=12),
         Stage("several", (112, 224, 336), 12_000, 700, SEVERAL, turns=12),
+        Stage("read", (112, 224), 12_000, 500, READ, turns=12),
         Stage("large", (224, 336, 448), 20_000, 1000, LARGE, turns=12),
         Stage("text", (224, 336, 448), 20_000, 100_000, MIXTURE, rate=5e-4, turns=12),
     ),
