@@ -29,7 +29,10 @@ class OfStream(NamedTuple):
     size: int = 200
 
 
-TEXT = ("real-sroie", "real-words", "real-receipts", "real-forms", "real-signposts")
+TEXT = (
+    *("real-sroie", "real-words", "real-receipts", "real-forms", "real-signposts"),
+    *("real-large-words", "real-words-exists"),
+)
 WHERE = (
     "real-collage-place",
     "real-collage-where",
@@ -128,6 +131,12 @@ TASKS: dict[str, OfSet | OfStream] = {
     ),
     "real-photo-choice": OfStream(
         "Say which of two things a photograph shows.", "photo", ("photo-choice",), 0.5
+    ),
+    "real-large-words": OfStream(
+        "Read one or two large words and numbers.", "big", ("words-read-word", "words-read-number"), 0.05
+    ),
+    "real-words-exists": OfStream(
+        "Say whether a word is in the picture.", "words", ("words-exists",), 0.5, YES_NO
     ),
 }
 """The order never changes: it is part of the questions' seeds."""
