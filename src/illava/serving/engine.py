@@ -24,6 +24,7 @@ from .batching import Waiting
 from .errors import ApiError, bad_request, failed
 from .generation import generate
 from .jobs import Failed, Job, Prompt
+from .joining import join
 from .metrics import Metrics
 from .places import Full, Place, Places
 from .prompts import make_prompt
@@ -188,12 +189,7 @@ class Engine:
 
     def _generate(self, batch: list[Job]) -> None:
         handle = self._accelerated(batch[0].method)
-        if len(batch) == 1:
-            inputs = batch[0].prompt.inputs
-        else:
-            with self._processing:
-                chats = [job.prompt.chat for job in batch]
-                inputs = apply_template(self.processor, chats, batch[0].prompt.form[1])
+        inputs = self._inputs([job.prompt for job in batch])
         counts: list[int] = []
 
         def visual_after(row: int) -> int:
@@ -203,6 +199,14 @@ class Engine:
             return counts[row]
 
         generate(self.model, inputs, self._tokenizer, batch, visual_after, self.metrics.answered)
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> Any:
+        if len(prompts) == 1:
+            return prompts[0].inputs
+        if (joined := join(self.processor, [prompt.inputs for prompt in prompts])) is not None:
+            return joined
+        with self._processing:
+            return apply_template(self.processor, [prompt.chat for prompt in prompts], prompts[0].form[1])
 
     def _accelerated(self, method: Method) -> Handle:
         if self._handle is None or self._handle.method != method:
