@@ -1,4 +1,4 @@
-"""Joined inputs are, bit for bit, those that the processor makes of all prompts; pictures are processed once."""
+"""Joined inputs are, bit for bit, those that the processor makes; no picture is processed twice."""
 
 from __future__ import annotations
 
