@@ -78,7 +78,7 @@ def _pad(values: Sequence[Tensor], filler: int | None) -> Tensor | None:
 
 
 def _concatenate(values: Sequence[Tensor], fill: bool) -> Tensor | None:
-    """The tensors along their first dimension. Where others differ: filled with zeros if ``fill``, or None."""
+    """The tensors along their first dimension. If others differ: filled with zeros if ``fill``, or None."""
     if len({(value.dtype, value.ndim) for value in values}) > 1 or not values[0].ndim:
         return None
     sizes = [max(dimension) for dimension in zip(*(value.shape[1:] for value in values), strict=True)]
