@@ -4,8 +4,8 @@
     python -m illava_lab.benchmarks.serving soak --model zoo/L --keep 1/3 --hours 8
     python -m illava_lab.benchmarks.serving page
 
-Both start the servers that they need. With ``--url NAME=URL`` they use one that runs already, on this machine or
-elsewhere, such as one with several replicas; ``--pid NAME=PID`` then says whose memory is watched.
+Both start the servers that they need. With ``--url NAME=URL`` they use one that runs already, on this machine
+or elsewhere, such as one with several replicas; ``--pid NAME=PID`` then says whose memory is watched.
 """
 
 from __future__ import annotations

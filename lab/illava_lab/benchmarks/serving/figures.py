@@ -8,6 +8,7 @@ stretch of load share a queue and are not independent.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def at_limit(rates: Sequence[float], waits: Sequence[float], limit: float) -> fl
     points = sorted(zip(rates, waits, strict=True))
     if points[0][1] > limit:
         return None
-    for (low, before), (high, after) in zip(points, points[1:], strict=False):
+    for (low, before), (high, after) in pairwise(points):
         if after > limit:
             share = 0.0 if np.isinf(after) else (limit - before) / (after - before)
             return low + share * (high - low)

@@ -1,4 +1,4 @@
-"""Two kinds of load: clients that wait for their answers (closed loop), and arrivals that do not (open loop)."""
+"""Two kinds of load: clients that await their answers (closed loop), and arrivals that do not (open loop)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def closed(
 async def opened(
     client: Client, body: Body, numbers: Iterator[int], rate: float, seconds: float, seed: int
 ) -> list[Outcome]:
-    """Requests arrive at random (Poisson) at ``rate`` a second for ``seconds``, whatever becomes of earlier ones.
+    """Requests arrive at random (Poisson) at ``rate`` a second for ``seconds``, ended earlier ones or not.
 
     Their times count from when they were due. The same seed gives the same arrivals.
     """

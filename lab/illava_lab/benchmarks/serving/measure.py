@@ -1,7 +1,7 @@
-"""Plain and merged in turn on the same machine: closed loops of several clients, then open loops at several rates.
+"""Plain and merged in turn on one machine: closed loops of several clients, then open loops at several rates.
 
-Both servers run all the time, and one at a time gets requests. Each round has a slice of load for each of them
-at every load; the order changes from round to round.
+Both servers run all the time, and one at a time gets requests. Each round has a slice of every load for each
+of them; the order changes from round to round.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ async def _slice(
     clients: int = 0,
     arriving: float = 0.0,
 ) -> None:
-    """One slice: a closed loop of ``clients``, or arrivals at a rate. All answers are awaited before the next."""
+    """One slice: a closed loop of ``clients``, or arrivals at a rate. All its answers are awaited."""
     plan = found.plan
     whole = plan.settle + plan.seconds
     async with Client(target.url, began, plan.patience) as client, watching([target], client, 1.0):

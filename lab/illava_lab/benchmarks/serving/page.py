@@ -8,10 +8,11 @@ from typing import Any
 
 FOLDER, PAGE = Path("docs/serving"), Path("docs/serving-figures.md")
 METHOD = """\
-Plain is the same server with `--keep 1`. Both servers run on the machine all the time, and one at a time gets requests;
-the order changes from round to round, and what a slice measures in its first seconds is not counted. The client runs
-on the same machine. Times count from when a request was due, not from when it was sent. A percentile is an observed
-value, the smallest that so many percent do not exceed; brackets hold the 95 % interval of a bootstrap over rounds."""
+Plain is the same server with `--keep 1`. Both servers run on the machine all the time, and one at a time gets
+requests; the order changes from round to round, and what a slice measures in its first seconds is not
+counted. The client runs on the same machine. Times count from when a request was due, not from when it was
+sent. A percentile is an observed value, the smallest that so many percent do not exceed; brackets hold the
+95 % interval of a bootstrap over rounds."""
 
 
 def write(folder: Path = FOLDER, page: Path = PAGE) -> None:
@@ -37,7 +38,8 @@ def _heading(result: dict[str, Any], kind: str) -> list[str]:
     versions = ", ".join(
         f"{name} {where[name]}" for name in ("torch", "transformers", "uvicorn") if name in where
     )
-    told = f"{result['pictures']} picture(s) of {result['side']} pixels a side, up to {result['tokens']} new tokens."
+    told = f"Pictures in a request: {result['pictures']}, of {result['side']} pixels a side; "
+    told += f"up to {result['tokens']} new tokens."
     return [
         "",
         f"## {kind}: {result['model']}, keep {result['keep']}",

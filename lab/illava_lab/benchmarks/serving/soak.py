@@ -1,4 +1,4 @@
-"""A long run: rates, waits and memory over time, which requests were lost, and what an event in it changes."""
+"""A long run: rates, waits and memory over time, which requests were lost, and what an event changes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from .figures import Slice, describe, rate
 from .loops import closed, opened
 from .prompts import Prompts
 from .targets import Target, watching
-
 
 CYCLE = 64
 """Requests repeat after so many."""
@@ -99,8 +98,8 @@ def different(outcomes: Sequence[Outcome]) -> int:
 def growth(samples: Sequence[tuple[float, float]], warm_up: float) -> dict[str, float] | None:
     """Memory over time after the warm-up, in megabytes; None without samples.
 
-    Returns the medians of the first and the last tenth of what is left, their ratio less 1, and the slope of a
-    straight line through all of it (least squares), in megabytes an hour.
+    Returns the medians of the first and the last tenth of what is left, their ratio less 1, and the slope of
+    a straight line through all of it (least squares), in megabytes an hour.
     """
     if not samples:
         return None
@@ -113,7 +112,7 @@ def growth(samples: Sequence[tuple[float, float]], warm_up: float) -> dict[str, 
 
 
 async def soak(target: Target, prompts: Prompts, plan: SoakPlan, every: float = 10.0) -> Soak:
-    """Run the load, and the event in the middle of it. Every request is recorded; none is given up before time."""
+    """Run the load, and the event in the middle of it. Every request is recorded."""
     events: list[dict[str, Any]] = []
     seconds = 3600 * plan.hours
 

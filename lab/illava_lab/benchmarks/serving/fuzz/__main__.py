@@ -20,7 +20,8 @@ from .run import Findings, Fuzz
 
 LIMITS = {
     "--keep": "1/3", "--max-tokens": "8", "--max-prompt-tokens": "1500", "--max-request-mb": "0.5",
-    "--max-picture-mb": "0.1", "--max-megapixels": "0.5", "--max-pictures": "4", "--max-frames": "4", "--timeout": "60",
+    "--max-picture-mb": "0.1", "--max-megapixels": "0.5", "--max-pictures": "4", "--max-frames": "4",
+    "--timeout": "60",
 }  # fmt: skip
 """Options of the server: small limits, so that what exceeds them is quickly made and sent."""
 MOST_GROWTH = 0.05
@@ -65,9 +66,10 @@ def main() -> None:
                 print(case.kind, case.data[:4000], result.status, result.fault, result.body[:4000], sep="\n")
                 print(server.log(), end="", file=sys.stderr)
                 sys.exit(result.fault is not None)
-            show = lambda done: print(
-                f"\r{done} requests, {len(fuzz.found.faults)} faults", end="", flush=True
-            )  # noqa: E731
+
+            def show(done: int) -> None:
+                print(f"\r{done} requests, {len(fuzz.found.faults)} faults", end="", flush=True)
+
             found = asyncio.run(fuzz.run(options.requests, show))
             faults, log = judge(found, server.log()), server.log()
     growth = found.growth()

@@ -10,6 +10,17 @@ import zlib
 
 from PIL import Image, PngImagePlugin
 
+UNUSUAL = (
+    ("P", "PNG"), ("1", "PNG"), ("L", "PNG"), ("I;16", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"),
+    ("L", "JPEG"), ("RGBA", "WEBP"), ("P", "GIF"), ("L", "GIF"), ("RGB", "BMP"), ("RGB", "TIFF"), ("RGB", "PPM"),
+    ("RGB", "ICO"), ("RGB", "PDF"), ("RGB", "EPS"),
+)  # fmt: skip
+"""Modes and formats of correct files that clients seldom send."""
+DISGUISES = (
+    b"\0", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"<svg/>", b"%PDF-1.4",
+    b"PK\x03\x04" * 9,
+)  # fmt: skip
+"""Beginnings of files and nothing more."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 
 
@@ -36,11 +47,7 @@ def good(rng: random.Random) -> tuple[bytes, str]:
 
 def unusual(rng: random.Random) -> tuple[bytes, str]:
     """A correct file of a kind that clients seldom send."""
-    mode, kind = rng.choice(
-        [("P", "PNG"), ("1", "PNG"), ("L", "PNG"), ("I;16", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"),
-         ("L", "JPEG"), ("RGBA", "WEBP"), ("P", "GIF"), ("L", "GIF"), ("RGB", "BMP"), ("RGB", "TIFF"), ("RGB", "PPM"),
-         ("RGB", "ICO"), ("RGB", "PDF"), ("RGB", "EPS")]
-    )  # fmt: skip
+    mode, kind = rng.choice(UNUSUAL)
     width, height = rng.choice([(1, 1), (1, 900), (900, 1), (2, 300), (64, 64), (63, 65), (400, 300)])
     if mode == "I;16":
         picture = drawn(rng, width, height, "L").convert("I").convert("I;16")
@@ -93,10 +100,8 @@ def broken(rng: random.Random) -> tuple[bytes, str]:
 
 def disguised(rng: random.Random) -> tuple[bytes, str]:
     """What is no picture at all."""
-    data = rng.choice(
-        [b"", b"\0", b"GIF89a", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"<svg/>", b"%PDF-1.4",
-         b"PK\x03\x04" * 9, rng.randbytes(rng.choice((1, 10, 3000)))]
-    )  # fmt: skip
+    noise = rng.randbytes(rng.choice((1, 10, 3000)))
+    data = rng.choice((b"", noise, *DISGUISES))
     return data, rng.choice(("png", "jpeg", "svg+xml", "webp", "x-icon"))
 
 

@@ -34,7 +34,7 @@ class Findings:
     """(requests so far, megabytes, open files, threads) of the server."""
 
     def growth(self) -> float | None:
-        """Memory at the end divided by that after warm-up, less 1: medians of a tenth of the requests each."""
+        """Memory at the end over that after warm-up, less 1: medians of a tenth of the requests each."""
         warm, end = (
             [mb for at, mb, *_ in self.samples if low * self.requests <= at <= high * self.requests]
             for low, high in ((WARM_UP, WARM_UP + 0.1), (0.9, 1.0))

@@ -6,6 +6,7 @@ import asyncio
 import json
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .cases import Case
 
@@ -61,7 +62,7 @@ async def _send(writer: asyncio.StreamWriter, case: Case) -> None:
     cuts = [0, *case.pieces, len(data)]
     # The server may answer, and close, before it has read everything.
     with suppress(OSError):
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             writer.write(data[start:end])
             await writer.drain()
             if case.pause:
