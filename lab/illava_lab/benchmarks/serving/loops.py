@@ -32,7 +32,7 @@ async def closed(
 async def opened(
     client: Client, body: Body, numbers: Iterator[int], rate: float, seconds: float, seed: int
 ) -> list[Outcome]:
-    """Requests arrive at random (Poisson) at ``rate`` a second for ``seconds``, ended earlier ones or not.
+    """Requests arrive at random (Poisson) at ``rate`` a second for ``seconds``, whatever became of others.
 
     Their times count from when they were due. The same seed gives the same arrivals.
     """

@@ -11,9 +11,9 @@ import zlib
 from PIL import Image, PngImagePlugin
 
 UNUSUAL = (
-    ("P", "PNG"), ("1", "PNG"), ("L", "PNG"), ("I;16", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"), ("CMYK", "JPEG"),
-    ("L", "JPEG"), ("RGBA", "WEBP"), ("P", "GIF"), ("L", "GIF"), ("RGB", "BMP"), ("RGB", "TIFF"), ("RGB", "PPM"),
-    ("RGB", "ICO"), ("RGB", "PDF"), ("RGB", "EPS"),
+    ("P", "PNG"), ("1", "PNG"), ("L", "PNG"), ("I;16", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"),
+    ("CMYK", "JPEG"), ("L", "JPEG"), ("RGBA", "WEBP"), ("P", "GIF"), ("L", "GIF"), ("RGB", "BMP"),
+    ("RGB", "TIFF"), ("RGB", "PPM"), ("RGB", "ICO"), ("RGB", "PDF"), ("RGB", "EPS"),
 )  # fmt: skip
 """Modes and formats of correct files that clients seldom send."""
 DISGUISES = (
