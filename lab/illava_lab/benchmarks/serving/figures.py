@@ -7,7 +7,9 @@ stretch of load share a queue and are not independent.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +25,9 @@ DRAWS = 1000
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that at least ``percent`` of the values do not exceed."""
-    return float(np.percentile(values, percent, method="inverted_cdf"))
+    # numpy's own function does the same, many times slower: a bootstrap calls this for every draw.
+    rank = math.ceil(percent * len(values) / 100) - 1
+    return float(np.partition(np.asarray(values, float), rank)[rank])
 
 
 def histogram(values: Sequence[float]) -> list[int]:
@@ -59,12 +63,17 @@ class Slice:
         self.ended = [one for one in outcomes if one.end is not None and begin <= one.end < end]
         """Those that count as throughput."""
 
-    @property
+    @cached_property
     def ttfts(self) -> list[float]:
         """Seconds to the first token; those that were not answered waited for ever."""
         return [np.inf if one.ttft is None else one.ttft for one in self.due]
 
-    @property
+    @cached_property
+    def waits(self) -> np.ndarray:
+        """The same as float64."""
+        return np.array(self.ttfts, float)
+
+    @cached_property
     def latencies(self) -> list[float]:
         """Seconds to the end of the answer, likewise."""
         return [np.inf if one.latency is None else one.latency for one in self.due]
@@ -82,8 +91,8 @@ def rate(slices: Sequence[Slice]) -> float:
 
 def p99(slices: Sequence[Slice]) -> float:
     """The 99th percentile of the time to the first token, of all slices together."""
-    values = [value for one in slices for value in one.ttfts]
-    return percentile(values, 99) if values else float("nan")
+    values = np.concatenate([one.waits for one in slices])
+    return percentile(values, 99) if len(values) else math.nan
 
 
 def interval(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -112,13 +113,12 @@ def threads(pid: int) -> int | None:
 def descendants(pid: int) -> list[int]:
     """A process and all that it started, such as the replicas of a server."""
     parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
-        try:
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        # Processes may end meanwhile.
+        with suppress(OSError, IndexError, ValueError):
             # The name, in parentheses, may hold spaces.
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            continue
-        parents.setdefault(parent, []).append(int(entry.name))
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            parents.setdefault(parent, []).append(int(entry.parent.name))
     found = [pid]
     for one in found:
         found.extend(parents.get(one, ()))

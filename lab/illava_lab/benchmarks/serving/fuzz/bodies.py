@@ -23,9 +23,9 @@ PROBE = "What colour is the heart?"
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 0.5, -0.0, 1e308, -1e308, 10**30, -(10**30), 2**63, "", "x", "1/9", "1/0",
     "0", "-1", "nan", "\x00", "\ud83d", [], {}, [[]], [None], {"a": 1}, ["x"] * 20, {"type": "text"},
-    "a" * 5000, "<|image_pad|>", "<|im_end|>", "data:", "data:image/png;base64,", "data:image/png;base64,====",
-    "data:text/plain,hello", "http://127.0.0.1:1/x.png", "http://169.254.169.254/", "file:///etc/passwd",
-    "http://[::1]/", "https://" + "a" * 5000,
+    "a" * 5000, "<|image_pad|>", "<|im_end|>", "data:", "data:image/png;base64,",
+    "data:image/png;base64,====", "data:text/plain,hello", "http://127.0.0.1:1/x.png",
+    "http://169.254.169.254/", "file:///etc/passwd", "http://[::1]/", "https://" + "a" * 5000,
 )  # fmt: skip
 FIELDS = (
     "n", "logprobs", "tools", "response_format", "keep", "method", "stop", "seed", "temperature", "top_p",
