@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 UNUSUAL = (
     ("P", "PNG"), ("1", "PNG"), ("L", "PNG"), ("I;16", "PNG"), ("RGBA", "PNG"), ("LA", "PNG"),
     ("CMYK", "JPEG"), ("L", "JPEG"), ("RGBA", "WEBP"), ("P", "GIF"), ("L", "GIF"), ("RGB", "BMP"),
-    ("RGB", "TIFF"), ("RGB", "PPM"), ("RGB", "ICO"), ("RGB", "PDF"), ("RGB", "EPS"),
+    ("RGB", "TIFF"), ("RGB", "PPM"), ("RGB", "ICO"), ("RGB", "TGA"), ("RGB", "EPS"),
 )  # fmt: skip
 """Modes and formats of correct files that clients seldom send."""
 DISGUISES = (
