@@ -110,7 +110,7 @@ def test_an_open_loop_waits_for_nobody():
     together = threading.Barrier(len(expected))
     # Nobody is answered before all have come.
     outcomes, server = loop(
-        lambda *_: together.wait(60) and None,
+        lambda *_: [together.wait(60)] and None,
         lambda client: opened(client, lambda n: BODY, itertools.count(), 100, 0.3, seed=1),
     )
     assert server.most == len(expected) == len(outcomes)

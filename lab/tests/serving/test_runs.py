@@ -20,7 +20,7 @@ from illava_lab.benchmarks.serving.targets import Target
 
 from .fake import serving
 
-PLAN = Plan(rounds=2, seconds=0.3, settle=0.1, warm_up=1, clients=(1, 2), shares=(0.2, 0.4), at=0.4)
+PLAN = Plan(rounds=2, seconds=0.7, settle=0.1, warm_up=1, clients=(2,), shares=(0.4,), at=0.4)
 SOAK = SoakPlan(hours=1.0 / 3600, clients=3, windows=2)
 
 
@@ -52,28 +52,28 @@ def test_plain_and_merged_in_turn(prompts, tmp_path):
         targets = [Target("plain", plain.url, "m", os.getpid()), Target("merged", merged.url, "m")]
         found = asyncio.run(measure(targets, {"plain": prompts, "merged": prompts}, PLAN))
     changes = [name for n, name in enumerate(order) if n == 0 or name != order[n - 1]]
-    # The warm-up, two loads of a round that plain begins, and two of one that merged begins.
-    assert changes[:9] == ["plain", "merged"] * 3 + ["plain", "merged", "plain"]
+    # The warm-up, a round that plain begins, and one that merged begins.
+    assert changes[:5] == ["plain", "merged", "plain", "merged", "plain"]
     for loads in (found.closed, found.opened):
         assert {name: [len(slices) for slices in by.values()] for name, by in loads.items()} == {
-            "plain": [2, 2],
-            "merged": [2, 2],
+            "plain": [2],
+            "merged": [2],
         }
     assert targets[0].memory
     assert not targets[1].memory
     result = json.loads(json.dumps({**about(), **found.summary()}, allow_nan=False))
-    assert result["closed"]["plain"][1]["load"] == 2
+    assert result["closed"]["plain"][0]["load"] == 2
     assert set(result["requests"]["plain"]) == {"answered"}
     assert result["not_answered"] == {"plain": [], "merged": []}
-    # Two clients that sleep get more answers than one.
-    one, two = (load["rate"]["value"] for load in result["closed"]["merged"])
-    assert two > one > 0
+    rate = result["closed"]["merged"][0]["rate"]["value"]
+    counted = [one for slice_ in found.closed["merged"][2] for one in slice_.ended]
+    assert rate == pytest.approx(len(counted) / (2 * 0.7))
     folder = tmp_path / "serving"
     folder.mkdir()
     (folder / "measure.json").write_text(json.dumps(result))
     page.write(folder, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
-    assert f"| merged | 2 | {two:.2f} (" in text
+    assert f"| merged | 2 | {rate:.2f} (" in text
     assert max(map(len, text.splitlines())) <= 120
 
 
@@ -91,7 +91,7 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(prompts, tmp_path):
     died = threading.Event()
 
     def dies(number, body):
-        if number >= 20:
+        if number >= 2:
             died.set()
             return ("drop", "break")[number % 2]
         time.sleep(0.005)
@@ -116,14 +116,16 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(prompts, tmp_path):
     assert sum(result["troubles"].values()) > 0
     assert result["different_answers"] == 0
     assert [(event["command"], event["status"]) for event in result["events"]] == [("exit 3", 3)]
-    assert len(result["memory"]) > 3
+    assert len(result["memory"]) >= 2
     assert [one["begin"] for one in result["windows"]] == [0, 0.5]
-    assert sum(sum(one["requests"].values()) for one in result["windows"]) == sum(result["requests"].values())
+    counted = sum(sum(one["requests"].values()) for one in result["windows"])
+    # The last of each client may begin a moment after the end.
+    assert 0 <= sum(result["requests"].values()) - counted <= 3
 
     died.clear()
     with serving(dies) as server:
         lost = run(server.url, 0.0)
-    assert lost["requests"]["answered"] == 20
+    assert lost["requests"]["answered"] == 2
     assert len(lost["lost"]) == lost["requests"]["lost"] > 0
     numbers = sorted(one["number"] for one in lost["lost"])
     assert len(set(numbers)) == len(numbers)
