@@ -108,9 +108,13 @@ def test_a_closed_loop_has_so_many_under_way():
 def test_an_open_loop_waits_for_nobody():
     expected = arrivals(100, 0.3, seed=1)
     together = threading.Barrier(len(expected))
-    # Nobody is answered before all have come.
+
+    def script(*_):
+        # Nobody is answered before all have come.
+        together.wait(60)
+
     outcomes, server = loop(
-        lambda *_: [together.wait(60)] and None,
+        script,
         lambda client: opened(client, lambda n: BODY, itertools.count(), 100, 0.3, seed=1),
     )
     assert server.most == len(expected) == len(outcomes)
