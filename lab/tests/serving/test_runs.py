@@ -138,6 +138,46 @@ def test_a_server_that_dies_and_comes_back_loses_nothing(prompts, tmp_path):
     assert "`exit 3`" in text
 
 
+@pytest.mark.slow
+def test_a_real_server_that_is_killed_loses_nothing(tmp_path):
+    """The event kills ``illava serve``; another process takes its port, as a supervisor would make it."""
+    pytest.importorskip("fastapi")
+    from illava_lab.benchmarks.serving.fuzz.__main__ import make_model
+    from illava_lab.benchmarks.serving.servers import Server
+
+    model = str(make_model(tmp_path / "micro"))
+    with Server(model, threads=1) as server:
+        first = server.process
+        assert first is not None
+        port = int(server.url.rpartition(":")[2])
+        plan = SoakPlan(hours=20 / 3600, clients=2, windows=4, patience=300, event=f"kill -9 {server.pid}")
+        prompts = Prompts(server.name, side=64, tokens=4)
+        second = Server(model, threads=1, port=port)
+
+        def supervise():
+            first.wait()
+            second.__enter__()
+
+        thread = threading.Thread(target=supervise, daemon=True)
+        thread.start()
+        try:
+            result = asyncio.run(soak(Target("merged", server.url, server.name), prompts, plan)).summary()
+        finally:
+            first.kill()
+            thread.join()
+            second.__exit__(None, None, None)
+    assert set(result["requests"]) == {"answered", "retried"}
+    assert result["lost"] == result["refused"] == []
+    assert set(result["troubles"]) <= {
+        "ConnectError",
+        "ReadError",
+        "RemoteProtocolError",
+        "the stream broke off",
+    }
+    assert result["different_answers"] == 0
+    assert [event["status"] for event in result["events"]] == [0]
+
+
 def test_a_page_of_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="measure first"):
         page.write(tmp_path, tmp_path / "page.md")
