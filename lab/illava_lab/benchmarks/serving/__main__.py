@@ -108,11 +108,14 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     import fastapi
     import uvicorn
 
-    names = ("model", "keep", "server", "threads", "side", "pictures", "tokens")
+    # Of a folder its last part, which tells nothing about this machine.
+    model = Path(options.model).resolve().name if Path(options.model).is_dir() else options.model
+    names = ("keep", "server", "threads", "side", "pictures", "tokens")
     versions = {"fastapi": fastapi.__version__, "uvicorn": uvicorn.__version__, "httpx": httpx.__version__}
     # The threads of this process say nothing about the servers'.
     where = {name: value for name, value in machine().items() if name != "threads"}
-    return {**{name: getattr(options, name) for name in names}, "machine": {**where, **versions}}
+    chosen = {name: getattr(options, name) for name in names}
+    return {"model": model, **chosen, "machine": {**where, **versions}}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -34,7 +34,7 @@ class Plan:
     """Requests to each server before all."""
     clients: tuple[int, ...] = (1, 2, 4, 8)
     """Of the closed loops."""
-    shares: tuple[float, ...] = (0.5, 0.65, 0.8, 0.9)
+    shares: tuple[float, ...] = (0.5, 0.65, 0.8, 0.9, 1.0)
     """Rates of the open loops, as shares of what a server answered a second in its best closed loop."""
     at: float = 0.8
     """Plain's share whose 99th percentile of the time to the first token is the limit for all."""
