@@ -27,7 +27,7 @@ from .jobs import Failed, Job, Prompt
 from .joining import join
 from .metrics import Metrics
 from .places import Full, Place, Places
-from .prompts import make_prompt
+from .prompts import check_characters, make_prompt
 from .schema import Message
 from .settings import Settings
 
@@ -64,6 +64,7 @@ class Engine:
         self._processing = threading.Lock()
         # One of its own for decoding, which then waits for nobody.
         self._tokenizer = copy.deepcopy(processor.tokenizer)
+        self._longest_token = max(map(len, processor.tokenizer.get_vocab()))
         self._waiting = Waiting(settings.max_batch, settings.max_wait_ms / 1000)
         self._thread = threading.Thread(target=self._work, name="illava-model", daemon=True)
         self._handle: Handle | None = None
@@ -147,6 +148,7 @@ class Engine:
 
     def prepare(self, messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prompt:
         """Process a conversation with its pictures (:func:`make_prompt`). Raises ApiError."""
+        check_characters(messages, self.settings.max_prompt_tokens, self._longest_token)
         with self._processing:
             return make_prompt(self.modules, self.processor, messages, pictures)
 
