@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -39,6 +39,14 @@ support-table: $(READY)  ## run the tests behind the table of docs/support.md, a
 test-gpu: $(READY)  ## what needs a graphics card: its kernels, bfloat16, several devices
 	$(BIN)/python -m pytest -m gpu tests/gpu
 	$(BIN)/python -m pytest tests/kernels
+
+fuzz: $(READY)  ## 10,000 requests that a client should not send, against a server of a tiny model (10 minutes)
+	$(BIN)/python -m illava_lab.benchmarks.serving.fuzz --requests 10000 --seed 0
+
+serving-figures: $(READY)  ## load a server, plain and merged in turn, then for hours, and write docs/serving-figures.md
+	$(BIN)/python -m illava_lab.benchmarks.serving measure --model zoo/L --keep 1/3
+	$(BIN)/python -m illava_lab.benchmarks.serving soak --model zoo/L --keep 1/3 --hours 8
+	$(BIN)/python -m illava_lab.benchmarks.serving page
 
 style: $(READY)  ## lint, format and type checks
 	$(BIN)/ruff check .

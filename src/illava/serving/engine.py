@@ -24,9 +24,10 @@ from .batching import Waiting
 from .errors import ApiError, bad_request, failed
 from .generation import generate
 from .jobs import Failed, Job, Prompt
+from .joining import join
 from .metrics import Metrics
 from .places import Full, Place, Places
-from .prompts import make_prompt
+from .prompts import check_characters, make_prompt
 from .schema import Message
 from .settings import Settings
 
@@ -63,6 +64,7 @@ class Engine:
         self._processing = threading.Lock()
         # One of its own for decoding, which then waits for nobody.
         self._tokenizer = copy.deepcopy(processor.tokenizer)
+        self._longest_token = max(map(len, processor.tokenizer.get_vocab()))
         self._waiting = Waiting(settings.max_batch, settings.max_wait_ms / 1000)
         self._thread = threading.Thread(target=self._work, name="illava-model", daemon=True)
         self._handle: Handle | None = None
@@ -146,6 +148,7 @@ class Engine:
 
     def prepare(self, messages: Sequence[Message], pictures: Sequence[Image.Image]) -> Prompt:
         """Process a conversation with its pictures (:func:`make_prompt`). Raises ApiError."""
+        check_characters(messages, self.settings.max_prompt_tokens, self._longest_token)
         with self._processing:
             return make_prompt(self.modules, self.processor, messages, pictures)
 
@@ -188,12 +191,7 @@ class Engine:
 
     def _generate(self, batch: list[Job]) -> None:
         handle = self._accelerated(batch[0].method)
-        if len(batch) == 1:
-            inputs = batch[0].prompt.inputs
-        else:
-            with self._processing:
-                chats = [job.prompt.chat for job in batch]
-                inputs = apply_template(self.processor, chats, batch[0].prompt.form[1])
+        inputs = self._inputs([job.prompt for job in batch])
         counts: list[int] = []
 
         def visual_after(row: int) -> int:
@@ -203,6 +201,14 @@ class Engine:
             return counts[row]
 
         generate(self.model, inputs, self._tokenizer, batch, visual_after, self.metrics.answered)
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> Any:
+        if len(prompts) == 1:
+            return prompts[0].inputs
+        if (joined := join(self.processor, [prompt.inputs for prompt in prompts])) is not None:
+            return joined
+        with self._processing:
+            return apply_template(self.processor, [prompt.chat for prompt in prompts], prompts[0].form[1])
 
     def _accelerated(self, method: Method) -> Handle:
         if self._handle is None or self._handle.method != method:

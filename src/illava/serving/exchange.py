@@ -45,11 +45,15 @@ class Exchange:
         self.place = engine.enter()
         self.arrived = time.monotonic()
         self.deadline = self.arrived + settings.timeout
-        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        """What becomes of the job, or what ends the wait for it. One task reads it."""
+        self.pieces: list[str] = []
+        """Of an answer that is not streamed: its tokens do not wake the event loop."""
         self.job: Job | None = None
         self.complete = False
         """Whether the job has ended by itself."""
         self._gone: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def answer(self) -> Response:
         """The response: an answer, or a stream of its pieces. Raises ApiError."""
@@ -60,7 +64,7 @@ class Exchange:
             self._gone = asyncio.create_task(self.upload.left())
             wanted, job = await self._first(self._prepare(body))
             self.job = job
-            self._gone.add_done_callback(lambda _: self.end())
+            self._watch(self._gone)
             self.engine.submit(job)
             with_usage = wanted.stream_options is not None and wanted.stream_options.include_usage
             answers = Answers(self.settings.name, job.prompt.length, with_usage)
@@ -73,7 +77,8 @@ class Exchange:
                     media_type="text/event-stream",
                     headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
                 )
-            return JSONResponse(await self._whole(answers, first))
+            assert isinstance(first, Done)
+            return JSONResponse(answers.whole("".join(self.pieces), first))
         except ClientLeft:
             return Response(status_code=CLIENT_LEFT)
         finally:
@@ -89,6 +94,8 @@ class Exchange:
                 self.engine.metrics.cancelled.inc()
         if self._gone is not None:
             self._gone.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -119,6 +126,9 @@ class Exchange:
         loop = asyncio.get_running_loop()
 
         def listener(event: Event) -> None:
+            if isinstance(event, Piece) and not wanted.stream:
+                self.pieces.append(event.text)
+                return
             # The loop is closed if the server was stopped meanwhile.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self.events.put_nowait, event)
@@ -145,23 +155,33 @@ class Exchange:
             return task.result()
         if self._gone in done:
             raise ClientLeft
-        raise ApiError(504, f"the answer took longer than {self.settings.timeout:g} s", code="timeout")
+        raise self._late()
+
+    def _late(self) -> ApiError:
+        return ApiError(504, f"the answer took longer than {self.settings.timeout:g} s", code="timeout")
+
+    def _watch(self, gone: asyncio.Task[None]) -> None:
+        """End the wait for events when the client leaves, and when time is up."""
+
+        def left(_: object) -> None:
+            self.end()
+            self.events.put_nowait(ClientLeft())
+
+        gone.add_done_callback(left)
+        seconds = max(0.0, self.deadline - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(
+            seconds, lambda: self.events.put_nowait(self._late())
+        )
 
     async def _next(self) -> Event:
-        event = await self._first(self.events.get())
+        event = await self.events.get()
+        if isinstance(event, Exception):
+            raise event
         if isinstance(event, Failed):
             self.complete = True
             raise event.error
         self.complete = isinstance(event, Done)
         return event
-
-    async def _whole(self, answers: Answers, event: Event) -> dict[str, Any]:
-        text = ""
-        while isinstance(event, Piece):
-            text += event.text
-            event = await self._next()
-        assert isinstance(event, Done)
-        return answers.whole(text, event)
 
     async def _stream(self, answers: Answers, first: Event) -> AsyncIterator[bytes]:
         try:

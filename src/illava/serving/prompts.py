@@ -73,6 +73,21 @@ def _check_video(modules: LocatedModules, frames: Sequence[Image.Image], param: 
         raise bad_request("the frames of a video differ in size; send frames of one size", param)
 
 
+def check_characters(messages: Sequence[Message], max_prompt_tokens: int, longest_token: int) -> None:
+    """Raise ApiError for texts that have too many tokens for sure, without counting them.
+
+    Tokenizing the largest body that is allowed would take gigabytes.
+
+    Args:
+        longest_token: characters (or bytes) of the vocabulary's longest token.
+    """
+    parts = (part for message in messages for part in message.content)
+    characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    most = max_prompt_tokens * longest_token
+    if characters > most:
+        raise _too_long(f"the messages have {characters} characters; this server takes {most}", "messages")
+
+
 def check_length(prompt: Prompt, max_prompt_tokens: int, asked: int | None, most: int, context: int) -> int:
     """The number of new tokens that a prompt may get.
 
