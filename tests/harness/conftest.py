@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,9 +58,17 @@ class Questions:
 
     samples: list[Sample]
     folder: Path
+    known: dict[str, list[str]] = field(default_factory=dict)
+    """Answers by method."""
 
     def direct(self, method: Any) -> list[str]:
-        """What the model answers to each question alone, by illava's own evaluation."""
+        """What the model answers to each question alone, with the prompts of ``illava eval``."""
+        key = str(method.to_dict())
+        if key not in self.known:
+            self.known[key] = self._ask(method)
+        return self.known[key]
+
+    def _ask(self, method: Any) -> list[str]:
         import illava
         from illava.ask import load
         from illava.evaluation.prompts import inputs_of

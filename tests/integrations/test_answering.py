@@ -130,7 +130,8 @@ def test_an_answer_is_tokenized_as_the_template_writes_it(toy, merged, samples):
     )
     assert answerer._tokens(chat(samples[0]), "red") == [spaced]
     # A template whose conversations do not begin as its prompts do.
-    processor.chat_template = "{% if add_generation_prompt %}Q: <|image_pad|>{% else %}{{ messages[1]['content'][0]['text'] }}{% endif %}"
+    answer = "{{ messages[1]['content'][0]['text'] }}"
+    processor.chat_template = f"{{% if add_generation_prompt %}}Q:{{% else %}}{answer}{{% endif %}}"
     assert answerer._tokens(chat(samples[0]), "red")[0] == red
 
 
