@@ -135,10 +135,10 @@ def questions(tmp_path_factory) -> Questions:
             "doc_to_image: pictures\n" + GENERATION.format(length="max_gen_toks"),
         ),
     }
-    for name, (field, metric, more) in tasks.items():
+    for name, (asked, metric, more) in tasks.items():
         file = folder / f"{name}.yaml"
         file.parent.mkdir(exist_ok=True)
-        filled = YAML.format(task=file.stem, folder=folder, text=field, metric=metric, more=more)
+        filled = YAML.format(task=file.stem, folder=folder, text=asked, metric=metric, more=more)
         if metric == "exact_match":
             filled += "    ignore_case: true\n"
         file.write_text(filled)

@@ -142,7 +142,7 @@ def test_wrong_arguments_are_named(model, arguments, message):
 
 def test_what_the_model_does_not_have_is_refused_in_one_line(model):
     chat = model(pretrained=MODEL)
-    with pytest.raises(illava.InputError, match="this task has audio; illava takes texts, pictures"):
+    with pytest.raises(illava.InputError, match="task task, question 0: it has audio; illava takes texts"):
         asked(chat, [[turn({"type": "audio", "url": "a.wav"})]])
     with pytest.raises(NotImplementedError, match="add --force_simple"):
         chat.loglikelihood([])

@@ -58,6 +58,14 @@ class Answerer:
         self.model: Any = handle.model
         self._ends = _end_tokens(handle.model)
 
+    def check(self, chat: Chat) -> None:
+        """Raise InputError for placeholders in texts, and for videos if the model takes none."""
+        for part in (part for turn in chat for part in turn["content"] if part["type"] == "text"):
+            if token := placeholder_in(self.processor, part["text"]):
+                raise InputError(f"a text contains {token}, the model's placeholder of a picture")
+        if form(chat)[1] and self.handle.modules.family.video is None:
+            raise InputError("this model does not support videos; evaluate it on tasks with pictures")
+
     def answer(self, chats: Sequence[Chat], generation: Generation) -> list[Answer]:
         """Generate an answer to each conversation. Raises InputError."""
         inputs = self._inputs(chats)
@@ -106,14 +114,9 @@ class Answerer:
 
     def _inputs(self, chats: Sequence[Chat]) -> Any:
         for chat in chats:
-            for part in (part for turn in chat for part in turn["content"] if part["type"] == "text"):
-                if token := placeholder_in(self.processor, part["text"]):
-                    raise InputError(f"a text contains {token}, the model's placeholder of a picture")
-        videos = form(chats[0])[1]
-        if videos and self.handle.modules.family.video is None:
-            raise InputError("this model does not support videos; evaluate it on tasks with pictures")
+            self.check(chat)
         try:
-            inputs = apply_template(self.processor, chats, videos)
+            inputs = apply_template(self.processor, chats, form(chats[0])[1])
         except ValueError as error:
             raise InputError(f"the processor of the model cannot build this prompt: {error}") from error
         parameter = next(self.model.parameters())

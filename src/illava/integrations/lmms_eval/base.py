@@ -174,11 +174,15 @@ class Illava(lmms):  # type: ignore[misc]
             if batch:
                 yield _split(batch)
 
-    def _chat(self, turns: Sequence[Mapping[str, Any]]) -> Chat:
-        """A conversation of the harness as chat templates take it. Raises InputError."""
-        chat = [{"role": turn["role"], "content": self._parts(turn["content"])} for turn in turns]
-        if self._system_prompt:
-            chat = self._apply_system_prompt(chat, self._system_prompt)
+    def _chat(self, turns: Sequence[Mapping[str, Any]], task: str, number: int) -> Chat:
+        """A conversation as chat templates take it. Raises InputError that names the question."""
+        try:
+            chat = [{"role": turn["role"], "content": self._parts(turn["content"])} for turn in turns]
+            if self._system_prompt:
+                chat = self._apply_system_prompt(chat, self._system_prompt)
+            self._running.check(chat)
+        except InputError as error:
+            raise InputError(f"task {task}, question {number}: {error}") from error
         return chat
 
     def _parts(self, content: Any) -> list[dict[str, Any]]:
@@ -195,7 +199,7 @@ class Illava(lmms):  # type: ignore[misc]
                 parts.append({"type": "video", "video": frames_of(part["url"], self._max_frames)})
             else:
                 what = "a section of a video" if kind == "video" else kind
-                raise InputError(f"this task has {what}; illava takes texts, pictures and whole videos")
+                raise InputError(f"it has {what}; illava takes texts, pictures and whole videos")
         return parts
 
     def _log(self, answers: Sequence[Answer], seconds: float) -> None:

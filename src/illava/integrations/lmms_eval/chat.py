@@ -20,6 +20,6 @@ class IllavaChat(Illava):
         _, messages_of, given, number, task, split = request.args
 
         def chat() -> Chat:
-            return self._chat(messages_of(self.task_dict[task][split][number]))
+            return self._chat(messages_of(self.task_dict[task][split][number]), task, number)
 
         return chat, given

@@ -45,7 +45,8 @@ class IllavaSimple(Illava):
         def chat() -> Chat:
             visuals = visuals_of(self.task_dict[task][split][number]) if callable(visuals_of) else None
             parts = [{"type": _kind(visual), "url": visual} for visual in visuals or ()]
-            return self._chat([{"role": "user", "content": [*parts, {"type": "text", "text": text}]}])
+            turn = {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+            return self._chat([turn], task, number)
 
         return chat
 
