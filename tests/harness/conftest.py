@@ -158,7 +158,8 @@ class Run:
     @property
     def answers(self) -> list[str]:
         """The answer to every question."""
-        return [str(sample["filtered_resps"][0]).strip() for sample in self.samples]
+        given = [sample["filtered_resps"] for sample in self.samples]
+        return [(answer if isinstance(answer, str) else answer[0]).strip() for answer in given]
 
 
 def command(*words: object, output: Path, home: Path) -> Run:

@@ -20,7 +20,8 @@ from ...errors import InputError
 from ...models.placeholders import visual_counts
 from ..opening import EXAMPLE, open_accelerated, read_count
 
-logger = logging.getLogger(__name__)
+# Below the harness's own, whose level and handler are those of its command line.
+logger = logging.getLogger("lm_eval.illava")
 
 
 @register_model("illava")
