@@ -4,11 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 base=${VENV:-.venv}
 venv=.venv-harness
-harnesses="lmms-eval==0.7.3 lm-eval==0.4.13"
+harnesses=(lmms-eval==0.7.3 lm-eval==0.4.13)
 # What the two import for local tasks and clients of servers. lmms-eval asks for many more, among them releases of
 # packages that the main environment has newer; and it does not work with filelock 4.
-needed="datasets evaluate filelock<4 loguru more_itertools pytablewriter python-dotenv rouge_score sacrebleu sqlitedict tenacity word2number"
-ready="$venv/.ready-$(echo "$harnesses $needed" | cksum | cut -d' ' -f1)"
+needed=(datasets evaluate "filelock<4" loguru more_itertools pytablewriter python-dotenv rouge_score sacrebleu
+    sqlitedict tenacity word2number)
+ready="$venv/.ready-$(echo "${harnesses[@]}" "${needed[@]}" | cksum | cut -d' ' -f1)"
 if [ ! -f "$ready" ]; then
     rm -rf "$venv"
     "$base/bin/python" -m venv --without-pip "$venv"
@@ -16,10 +17,9 @@ if [ ! -f "$ready" ]; then
     packages=$("$base/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     own=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "import site; site.addsitedir('$packages')" > "$own/main_environment.pth"
-    # shellcheck disable=SC2086
-    "$venv/bin/python" -m pip install --quiet --no-deps $harnesses
-    IFS=' ' read -ra names <<< "$needed"
-    "$venv/bin/python" -m pip install --quiet "${names[@]}"
+    "$venv/bin/python" -m pip install --quiet "${needed[@]}"
+    # Last, since pip complains of what a package lacks whenever it installs another one.
+    "$venv/bin/python" -m pip install --quiet --no-deps "${harnesses[@]}"
     touch "$ready"
 fi
 "$venv/bin/python" - <<'END'

@@ -50,6 +50,11 @@ generation_kwargs:
   do_sample: false
   until: []
 """
+CHOICE = """\
+output_type: multiple_choice
+doc_to_choice: choices
+target_delimiter: ""
+"""
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,13 @@ def questions(tmp_path_factory) -> Questions:
         }
     )
     datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "test.parquet")
-    visual = "doc_to_visual: !function pictures.of\n"
+    visual, pictures = "doc_to_visual: !function pictures.of\n", "doc_to_image: pictures\n"
     tasks = {
         "lmms/drawn": ("question", "exact_match", visual + GENERATION.format(length="max_new_tokens")),
-        "lmms/choice": (
-            "question",
-            "acc",
-            f'{visual}output_type: multiple_choice\ndoc_to_choice: choices\ntarget_delimiter: ""\n',
-        ),
-        "lm/drawn": (
-            "marked",
-            "exact_match",
-            "doc_to_image: pictures\n" + GENERATION.format(length="max_gen_toks"),
-        ),
+        "lmms/choice": ("question", "acc", visual + CHOICE),
+        "lm/drawn": ("marked", "exact_match", pictures + GENERATION.format(length="max_gen_toks")),
+        # lm-eval sends the marks to servers as they are.
+        "lm/unmarked": ("question", "exact_match", pictures + GENERATION.format(length="max_gen_toks")),
     }
     for name, (asked, metric, more) in tasks.items():
         file = folder / f"{name}.yaml"
@@ -169,6 +168,8 @@ def command(*words: object, output: Path, home: Path) -> Run:
     done = subprocess.run(line, capture_output=True, text=True, env=env, cwd=home, timeout=900)
     printed = done.stdout + done.stderr
     assert done.returncode == 0, printed
+    # lmms-eval exits with 0 after an error too.
+    assert output.exists(), printed
     (results,) = output.rglob("*results*.json")
     (samples,) = output.rglob("*samples*.jsonl")
     lines = [json.loads(text) for text in samples.read_text().splitlines()]

@@ -34,7 +34,7 @@ def test_lmms_eval(server, questions, tmp_path):
 
 def test_lm_eval_chooses_keep_for_each_request(server, questions, tmp_path):
     done = command(
-        *("lm_eval", "--model", "local-chat-completions", "--apply_chat_template", "--tasks", "drawn"),
+        *("lm_eval", "--model", "local-chat-completions", "--apply_chat_template", "--tasks", "unmarked"),
         *("--model_args", f"base_url={server.url}/v1/chat/completions,model=toy,max_images=4"),
         *("--gen_kwargs", "keep=1/9", "--include_path", questions.folder / "lm"),
         output=tmp_path / "out",
@@ -42,4 +42,6 @@ def test_lm_eval_chooses_keep_for_each_request(server, questions, tmp_path):
     )
     direct = questions.direct(MERGED)
     assert done.answers == direct
-    assert done.results["results"]["drawn"]["exact_match,none"] == pytest.approx(questions.accuracy(direct))
+    assert done.results["results"]["unmarked"]["exact_match,none"] == pytest.approx(
+        questions.accuracy(direct)
+    )

@@ -129,7 +129,7 @@ class Illava(lmms):  # type: ignore[misc]
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         raise NotImplementedError("illava answers tasks of one round; this task has several")
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         raise NotImplementedError(
             "the harness asks for likelihoods of simple models only: add --force_simple"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from PIL import Image
 
 from ..answering import Chat
@@ -23,7 +23,7 @@ class IllavaSimple(Illava):
         text, given, visuals_of, *place = request.args
         return self._source(text, visuals_of, *place), given
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """Of each choice, minus its mean log-probability per token, and whether greedy decoding gives it.
 
         The harness takes the choice with the lowest value, and its own models return the mean.
@@ -37,7 +37,11 @@ class IllavaSimple(Illava):
                 wanted = wanted(self.task_dict[task][split][number])
             pairs.append((self._source(text, visuals_of, number, task, split), str(wanted)))
         found = self._likelihoods(pairs)
-        return [(-sum(likely.log_probs) / len(likely.log_probs), likely.greedy) for likely in found]
+        # lmms-eval 0.7 makes a string of everything that is not text, unless it is wrapped.
+        return [
+            GenerationResult((-sum(likely.log_probs) / len(likely.log_probs), likely.greedy))
+            for likely in found
+        ]
 
     def _source(
         self, text: str, visuals_of: Callable[[Any], Any] | None, number: int, task: str, split: str
