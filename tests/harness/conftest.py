@@ -111,7 +111,7 @@ def questions(tmp_path_factory) -> Questions:
             "marked": "<image>" * len(sample.pictures) + sample.question,
             "question": sample.question,
             "answer": sample.answers[0],
-            "choices": [sample.answers[0], "green", "no", "4"],
+            "choices": [sample.answers[0], "green", "no", "1"],
         }
         for sample in samples
     ]
