@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import illava
 from tests.harness.conftest import MODEL, command
@@ -50,6 +51,15 @@ def test_in_python_the_plain_model_gives_its_own_answers(questions):
     assert answers == questions.direct(illava.Illava(keep=1.0))
     assert results["results"]["drawn"]["exact_match,none"] == pytest.approx(questions.accuracy(answers))
     assert model.visual_tokens["after"] == model.visual_tokens["before"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card to run on")
+def test_the_harnesss_own_default_device_is_no_error():
+    from illava.integrations.lm_eval import IllavaLM
+
+    assert IllavaLM(pretrained=MODEL, device="cuda:0").device.type == "cpu"
+    with pytest.raises(illava.InputError, match="device cuda:1: not available"):
+        IllavaLM(pretrained=MODEL, device="cuda:1")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import inspect
 import logging
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
 from lm_eval.models.hf_vlms import HFMultimodalLM
@@ -22,6 +23,8 @@ from ..opening import EXAMPLE, open_accelerated, read_count
 
 # Below the harness's own, whose level and handler are those of its command line.
 logger = logging.getLogger("lm_eval.illava")
+FILLED_IN = "cuda:0"
+"""The device that lm-eval's command line gives where the user gives none, with a card or without."""
 
 
 @register_model("illava")
@@ -56,6 +59,8 @@ class IllavaLM(HFMultimodalLM):  # type: ignore[misc]
                 f"model_args {', '.join(unknown)}: neither illava nor hf-multimodal has them; {EXAMPLE} works"
             )
         size = read_count("batch_size", batch_size)
+        if device == FILLED_IN and not torch.cuda.is_available():
+            device = None
         self.opened = open_accelerated(pretrained, keep, method, config, device, dtype, trust_remote_code)
         self.visual_tokens = {"before": 0, "after": 0}
         """Of all prompts so far, before merging and after its last step."""
