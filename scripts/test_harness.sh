@@ -9,7 +9,7 @@ harnesses=(lmms-eval==0.7.3 lm-eval==0.4.13)
 # packages that the main environment has newer; and it does not work with filelock 4.
 needed=(datasets evaluate "filelock<4" loguru more_itertools pytablewriter python-dotenv rouge_score sacrebleu
     sqlitedict tenacity word2number)
-ready="$venv/.ready-$(echo "${harnesses[@]}" "${needed[@]}" | cksum | cut -d' ' -f1)"
+ready="$venv/.ready-$(cat pyproject.toml scripts/test_harness.sh | cksum | cut -d' ' -f1)"
 if [ ! -f "$ready" ]; then
     rm -rf "$venv"
     "$base/bin/python" -m venv --without-pip "$venv"
@@ -18,6 +18,8 @@ if [ ! -f "$ready" ]; then
     own=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
     echo "import site; site.addsitedir('$packages')" > "$own/main_environment.pth"
     "$venv/bin/python" -m pip install --quiet "${needed[@]}"
+    # With the entry points of this checkout, whichever the main environment was made from.
+    "$venv/bin/python" -m pip install --quiet --no-deps -e .
     # Last, since pip complains of what a package lacks whenever it installs another one.
     "$venv/bin/python" -m pip install --quiet --no-deps "${harnesses[@]}"
     touch "$ready"
