@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-harness test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -28,6 +28,9 @@ test-lowest: $(READY)  ## the same tests on the lowest transformers release that
 
 test-newest:  ## the same tests on the newest published transformers, torch, gradio and peft, in .venv-newest
 	PYTHON=$(PYTHON) OMP_NUM_THREADS=1 bash scripts/test_newest.sh $(PARALLEL)
+
+test-harness: $(READY)  ## the models for lmms-eval and lm-eval, run by these on local tasks, in .venv-harness
+	VENV=$(VENV) OMP_NUM_THREADS=1 bash scripts/test_harness.sh
 
 support-table: $(READY)  ## run the tests behind the table of docs/support.md, and write it
 	@mkdir -p out
@@ -122,4 +125,4 @@ $(READY): pyproject.toml lab/pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest out
+	rm -rf .venv .venv-lowest .venv-newest .venv-harness out

@@ -23,7 +23,7 @@ LAYERS = (
     ("bench",),
     ("ask", "evaluation"),
     ("demo", "doctor", "serving"),
-    ("cli",),
+    ("cli", "integrations"),
     ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -34,8 +34,8 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() in VIDEOS and not is_picture(Path(path))
 
 
-def read_video(path: str | os.PathLike[str]) -> tuple[Image.Image, ...]:
-    """Read the frames of a video in order: all of them, or ``MAX_FRAMES`` evenly spaced ones.
+def read_video(path: str | os.PathLike[str], most: int = MAX_FRAMES) -> tuple[Image.Image, ...]:
+    """Read the frames of a video in order: all of them, or ``most`` evenly spaced ones.
 
     Args:
         path: a video file, or a folder of images. Images are sorted by name, with numbers in names compared
@@ -49,7 +49,7 @@ def read_video(path: str | os.PathLike[str]) -> tuple[Image.Image, ...]:
     protect(path)
     if not path.exists():
         raise InputError(f"{path}: no such file; give the path of a video, or a folder of frames")
-    frames = _from_folder(path) if path.is_dir() else _from_file(path)
+    frames = _from_folder(path, most) if path.is_dir() else _from_file(path, most)
     if not frames:
         raise InputError(f"{path}: there are no frames in it; give a video, or a folder of images")
     if len({frame.size for frame in frames}) > 1:
@@ -63,19 +63,19 @@ def spaced(count: int, most: int) -> list[int]:
     return [(2 * i + 1) * count // (2 * picked) for i in range(picked)]
 
 
-def _from_folder(path: Path) -> tuple[Image.Image, ...]:
+def _from_folder(path: Path, most: int) -> tuple[Image.Image, ...]:
     files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
     files.sort(key=lambda file: _natural(file.name))
     protect(*files)
     frames: list[Image.Image] = []
-    chosen = [files[i] for i in spaced(len(files), MAX_FRAMES)]
+    chosen = [files[i] for i in spaced(len(files), most)]
     for file in chosen:
         frames.append(open_picture(file))
         _check_pixels(path, *frames[0].size, len(chosen))
     return tuple(frames)
 
 
-def _from_file(path: Path) -> tuple[Image.Image, ...]:
+def _from_file(path: Path, most: int) -> tuple[Image.Image, ...]:
     if is_picture(path):
         raise InputError(f"{path}: this is a picture, not a video; give a video, or a folder of frames")
     try:
@@ -89,10 +89,10 @@ def _from_file(path: Path) -> tuple[Image.Image, ...]:
         options = {"protocol_whitelist": "none"}
         with path.open("rb") as file, av.open(_Nameless(file), options=options) as container:
             for number, frame in enumerate(container.decode(video=0)):
-                _check_pixels(path, frame.width, frame.height, MAX_FRAMES)
+                _check_pixels(path, frame.width, frame.height, most)
                 if number % every == 0:
                     kept.append(frame.to_image().convert("RGB"))
-                if len(kept) == 4 * MAX_FRAMES:
+                if len(kept) == 4 * most:
                     # The number of frames is unknown until the end: halve the kept ones to bound memory.
                     kept, every = kept[::2], 2 * every
     except InputError:
@@ -100,7 +100,7 @@ def _from_file(path: Path) -> tuple[Image.Image, ...]:
     except Exception as error:
         # Decoders raise arbitrary exceptions on broken files.
         raise InputError(f"{path}: the video cannot be read: {error}") from error
-    return tuple(kept[i] for i in spaced(len(kept), MAX_FRAMES))
+    return tuple(kept[i] for i in spaced(len(kept), most))
 
 
 class _Nameless:
