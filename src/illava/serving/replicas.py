@@ -1,0 +1,134 @@
+"""The application with several engines: replicas under Ray Serve, which starts dead ones again."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+from typing import Any
+
+from ..errors import InputError
+from .app import create_app
+from .cluster import connected, resources
+from .engine import Engine
+from .running import GRACE_SECONDS, address_of, check_free_port
+from .settings import Settings
+from .source import Source
+
+APPLICATION = "illava"
+HEALTH_SECONDS = 2.0
+TRIES = 3
+REFUSAL = re.compile(r"\b(?:InputError|UnsupportedError): (.+)")
+
+
+def serve(
+    source: Source,
+    settings: Settings,
+    replicas: int,
+    address: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """Serve a model with several replicas until Ctrl-C or SIGTERM.
+
+    Args:
+        replicas: processes with a model each.
+        address: that of a running Ray cluster; None: Ray is started on this machine and ends with the server.
+
+    Raises InputError if the port is in use, if there is no cluster, and for what the replicas refuse.
+    """
+    port = check_free_port(host, port)
+    with connected(address, forward_output=True):
+        from ray import serve as ray_serve
+
+        running = bool(ray_serve.status().proxies) if address is not None else False
+        if running and APPLICATION not in ray_serve.status().applications:
+            raise InputError(f"--address {address}: Ray Serve runs other applications on this cluster")
+        each = resources(replicas, source.device, "--replicas")
+        ray_serve.start(
+            http_options={"host": host, "port": port},
+            logging_config={"log_level": "WARNING", "enable_access_log": False},
+        )
+        try:
+            deploy(source, settings, replicas, each)
+            where = address_of(host, port)
+            print(
+                f"Serving {settings.name} on {where}, {replicas} replicas; press Ctrl-C to stop.", flush=True
+            )
+            _wait()
+        finally:
+            if address is None:
+                ray_serve.shutdown()
+            else:
+                ray_serve.delete(APPLICATION)
+
+
+def deploy(source: Source, settings: Settings, replicas: int, each: dict[str, float]) -> None:
+    """Start the replicas and wait until all are ready. Raises InputError for what they refuse."""
+    from ray import serve as ray_serve
+
+    name = "Replica"
+    # The engine refuses with 429 when its queue is full, so more requests must reach it than it takes.
+    most = settings.max_queue + 2 * settings.max_batch
+    deployment: Any = ray_serve.deployment(
+        ray_serve.ingress(_application)(Replica),
+        name=name,
+        num_replicas=replicas,
+        ray_actor_options=each,
+        max_ongoing_requests=most,
+        max_queued_requests=replicas * most,
+        health_check_period_s=HEALTH_SECONDS,
+        graceful_shutdown_timeout_s=GRACE_SECONDS,
+        max_constructor_retry_count=TRIES,
+    )
+    try:
+        ray_serve.run(deployment.bind(source, settings), name=APPLICATION, route_prefix="/")
+    except RuntimeError as error:
+        application = ray_serve.status().applications.get(APPLICATION)
+        deployments = application.deployments if application else {}
+        said = deployments[name].message if name in deployments else str(error)
+        refusals = REFUSAL.findall(said)
+        if not refusals:
+            raise
+        raise InputError(refusals[-1]) from error
+
+
+class Replica:
+    """One process with a model. Ray Serve calls its methods.
+
+    The model is loaded here: nothing of it is sent from the process that starts the server.
+    """
+
+    engine: Engine
+    settings: Settings
+    current: Replica | None = None
+    """That of this process."""
+
+    def __init__(self, source: Source, settings: Settings) -> None:
+        self.engine, self.settings = source.engine(settings), settings
+        Replica.current = self
+
+    def check_health(self) -> None:
+        """Raise RuntimeError if the model's thread has ended; Ray Serve then starts the replica again."""
+        if not self.engine.alive:
+            raise RuntimeError("the model's thread does not run")
+
+
+def _application() -> Any:
+    """The application of this process's replica. Ray Serve calls it after the replica has been made."""
+    assert Replica.current is not None
+    return create_app(Replica.current.engine, Replica.current.settings)
+
+
+def _wait() -> None:
+    """Return at Ctrl-C or SIGTERM."""
+    ended = threading.Event()
+    before = [(number, signal.signal(number, lambda *_: ended.set())) for number in STOPPING]
+    try:
+        ended.wait()
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
