@@ -53,17 +53,15 @@ def read_lines(path: Path) -> Iterator[tuple[Line, bytes]]:
     with path.open("rb") as file:
         number = offset = 0
         while piece := file.readline(MAX_LINE + 1):
-            digest, size, number = (
-                hashlib.blake2b(piece.strip(), digest_size=DIGEST_BYTES),
-                len(piece),
-                number + 1,
-            )
-            long = size > MAX_LINE
-            while long and not piece.endswith(b"\n") and (piece := file.readline(MAX_LINE)):
-                digest.update(piece.rstrip())
-                size += len(piece)
-            if long or piece.strip():
-                yield Line(number, offset, size, digest.hexdigest()), b"" if long else piece
+            number, size, text = number + 1, len(piece), piece.strip()
+            digest = hashlib.blake2b(text, digest_size=DIGEST_BYTES)
+            if size > MAX_LINE:
+                text = b""
+                while not piece.endswith(b"\n") and (piece := file.readline(MAX_LINE)):
+                    digest.update(piece)
+                    size += len(piece)
+            if text or size > MAX_LINE:
+                yield Line(number, offset, size, digest.hexdigest()), text
             offset += size
 
 

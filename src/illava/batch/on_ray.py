@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +17,8 @@ from ..serving.source import Source
 from .files import Line
 from .worker import Outcome, Worker
 
-RETRIES = 3
-"""How often a chunk is tried again whose worker died, before the run gives up."""
+TRIES = 3
+"""How often a chunk is tried whose workers die, before its rows count as bad."""
 
 
 class Workers:
@@ -37,7 +38,8 @@ class Workers:
         """Yield what became of each chunk, as soon as it is answered.
 
         Workers read IN and its pictures themselves: on a cluster they lie at the same path on all machines.
-        Raises InputError for what the workers refuse, and if one dies again and again.
+        Ray starts a worker that died again, and hands its chunk out once more. Raises InputError for what the
+        workers refuse.
         """
         with connected(self.address):
             import ray
@@ -45,14 +47,15 @@ class Workers:
             _quiet(ray.data)
             each = resources(self.count, source.device, "--workers")
             # A block for each chunk: its outcome is there as soon as it is done.
-            items = [json.dumps([asdict(line) for line in chunk]) for chunk in planned]
+            items = [
+                json.dumps([number, [asdict(line) for line in lines]]) for number, lines in enumerate(planned)
+            ]
+            tries = ray.remote(num_cpus=0)(_Tries).remote()
             found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 _Actor,
-                fn_constructor_args=(source, settings, path),
+                fn_constructor_args=(source, settings, path, tries),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=self.count),
-                max_restarts=-1,
-                max_task_retries=RETRIES,
                 **each,
             )
             try:
@@ -63,11 +66,22 @@ class Workers:
                 raise InputError(f"the workers failed: {' '.join(str(error).split())[-500:]}") from error
 
 
+class _Tries:
+    """Counts how often each chunk was begun, in a process that outlives the workers."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+
+    def begin(self, chunk: int) -> int:
+        self.counts[chunk] += 1
+        return self.counts[chunk]
+
+
 class _Actor:
     """What Ray Data runs in a worker: texts in, texts out."""
 
-    def __init__(self, source: Source, settings: Settings, path: Path) -> None:
-        self.refusal: str | None = None
+    def __init__(self, source: Source, settings: Settings, path: Path, tries: Any) -> None:
+        self.tries, self.refusal = tries, ""
         try:
             self.worker = Worker(source, settings, path)
         except (InputError, UnsupportedError) as error:
@@ -75,17 +89,23 @@ class _Actor:
             self.refusal = str(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        return {"outcome": [self._answer(str(text)) for text in batch["item"]]}
+        return {"outcome": [json.dumps(self._answer(*json.loads(str(text)))) for text in batch["item"]]}
 
-    def _answer(self, text: str) -> str:
-        if self.refusal is not None:
-            return json.dumps({"refusal": self.refusal})
+    def _answer(self, chunk: int, places: list[dict[str, Any]]) -> dict[str, Any]:
+        import ray
+
+        if self.refusal:
+            return {"refusal": self.refusal}
+        lines = [Line(**place) for place in places]
         try:
-            return json.dumps(asdict(self.worker.answer([Line(**line) for line in json.loads(text)])))
+            if ray.get(self.tries.begin.remote(chunk)) > TRIES:
+                return asdict(
+                    self.worker.refuse(lines, f"{TRIES} workers died while they answered its chunk")
+                )
+            return asdict(self.worker.answer(lines))
         except OSError as error:
-            path = self.worker.path
-            said = f"{path}: a worker cannot read it: {error.strerror or error}; all machines need it there"
-            return json.dumps({"refusal": said})
+            path, reason = self.worker.path, error.strerror or error
+            return {"refusal": f"{path}: a worker cannot read it: {reason}; all machines need it there"}
 
 
 def _outcome(text: str) -> Outcome:

@@ -68,18 +68,32 @@ class Worker:
                 task.report(outcome)
         return outcome
 
+    def refuse(self, lines: Sequence[Line], reason: str) -> Outcome:
+        """Answer none of these rows, for this reason. Raises OSError if IN cannot be read."""
+        outcome = Outcome()
+        for row in self._rows(lines, outcome):
+            outcome.bad.append(BadRow(row.number, row.name, reason).to_dict())
+        return outcome
+
     def close(self) -> None:
         """Restore the model."""
         self.engine.close()
 
-    def _prepared(self, lines: Iterable[Line], outcome: Outcome) -> Iterator[Task]:
+    def _rows(self, lines: Iterable[Line], outcome: Outcome) -> Iterator[Row]:
         with self.path.open("rb") as file:
             for line in lines:
                 file.seek(line.offset)
                 try:
-                    yield self._prepare(read_row(line.number, file.read(line.size), self.settings.name))
+                    yield read_row(line.number, file.read(line.size), self.settings.name)
                 except BadRow as bad:
                     outcome.bad.append(bad.to_dict())
+
+    def _prepared(self, lines: Iterable[Line], outcome: Outcome) -> Iterator[Task]:
+        for row in self._rows(lines, outcome):
+            try:
+                yield self._prepare(row)
+            except BadRow as bad:
+                outcome.bad.append(bad.to_dict())
 
     def _prepare(self, row: Row) -> Task:
         """Raises BadRow."""

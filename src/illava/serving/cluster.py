@@ -15,6 +15,8 @@ from ..errors import InputError
 
 INSTALL = "pip install 'illava[ray]'"
 CLIENT = "ray://"
+STARTS = 3
+"""How often Ray is started."""
 
 
 def check_installed(option: str) -> None:
@@ -39,6 +41,9 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
     if address is not None and (address.startswith(CLIENT) or not address.strip()):
         raise InputError(f"--address {address}: give auto or HOST:PORT, on a machine of the cluster")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if not forward_output:
+        # Messages of Ray itself about its processes.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": forward_output}
     folder = None
     if address is None:
@@ -49,11 +54,16 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
     import ray
 
     try:
-        try:
-            ray.init(address or "local", **options)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"--address {address}: no Ray cluster answers there" if address else "Ray does not start"
-            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+        # A new Ray has half a minute, which on a busy machine is not enough for its processes to start.
+        for left in reversed(range(STARTS if address is None else 1)):
+            try:
+                ray.init(address or "local", **options)
+                break
+            except Exception as error:
+                # Ray raises arbitrary exceptions here.
+                if not left:
+                    where = f"--address {address}: Ray does not answer" if address else "Ray does not start"
+                    raise InputError(f"{where}: {' '.join(str(error).split())}") from error
         yield
     finally:
         ray.shutdown()
