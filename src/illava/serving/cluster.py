@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,9 +42,8 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
     if address is not None and (address.startswith(CLIENT) or not address.strip()):
         raise InputError(f"--address {address}: give auto or HOST:PORT, on a machine of the cluster")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if not forward_output:
-        # Messages of Ray itself about its processes.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray's native code writes to the terminal what concerns developers of Ray.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": forward_output}
     folder = None
     if address is None:
@@ -57,7 +57,8 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
         # A new Ray has half a minute, which on a busy machine is not enough for its processes to start.
         for left in reversed(range(STARTS if address is None else 1)):
             try:
-                ray.init(address or "local", **options)
+                with _silent():
+                    ray.init(address or "local", **options)
                 break
             except Exception as error:
                 # Ray raises arbitrary exceptions here.
@@ -69,6 +70,20 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Discard what is written to the standard error output, by native code too. Errors are exceptions."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _stay_on_this_machine() -> None:
