@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -50,7 +49,7 @@ class Workers:
             items = [
                 json.dumps([number, [asdict(line) for line in lines]]) for number, lines in enumerate(planned)
             ]
-            tries = ray.remote(num_cpus=0)(_Tries).remote()
+            tries = ray.remote(num_cpus=0)(_tries()).remote()
             found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 _Actor,
                 fn_constructor_args=(source, settings, path, tries),
@@ -66,15 +65,19 @@ class Workers:
                 raise InputError(f"the workers failed: {' '.join(str(error).split())[-500:]}") from error
 
 
-class _Tries:
-    """Counts how often each chunk was begun, in a process that outlives the workers."""
+def _tries() -> Any:
+    """The class of a process that outlives the workers and counts how often each chunk was begun."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[int] = Counter()
+    # Inside a function it is sent as it is: a process that imports this module would hold all of torch.
+    class Tries:
+        def __init__(self) -> None:
+            self.counts: dict[int, int] = {}
 
-    def begin(self, chunk: int) -> int:
-        self.counts[chunk] += 1
-        return self.counts[chunk]
+        def begin(self, chunk: int) -> int:
+            self.counts[chunk] = self.counts.get(chunk, 0) + 1
+            return self.counts[chunk]
+
+    return Tries
 
 
 class _Actor:
