@@ -18,6 +18,7 @@ from .source import Source
 APPLICATION = "illava"
 HEALTH_SECONDS = 2.0
 TRIES = 3
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 REFUSAL = re.compile(r"\b(?:InputError|UnsupportedError): (.+)")
 
 
@@ -41,12 +42,14 @@ def serve(
     with connected(address, forward_output=True):
         from ray import serve as ray_serve
 
-        running = bool(ray_serve.status().proxies) if address is not None else False
-        if running and APPLICATION not in ray_serve.status().applications:
-            raise InputError(f"--address {address}: Ray Serve runs other applications on this cluster")
         each = resources(replicas, source.device, "--replicas")
+        if others := _others():
+            raise InputError(f"--address {address}: Ray Serve runs {', '.join(others)} on this cluster")
+        if not ray_serve.status().applications:
+            # It may still listen for an application that has ended, somewhere else.
+            ray_serve.shutdown()
         ray_serve.start(
-            http_options={"host": host, "port": port},
+            http_options={"host": host, "port": port, "location": "EveryNode"},
             logging_config={"log_level": "WARNING", "enable_access_log": False},
         )
         try:
@@ -57,10 +60,10 @@ def serve(
             )
             _wait()
         finally:
-            if address is None:
-                ray_serve.shutdown()
-            else:
+            if _others():
                 ray_serve.delete(APPLICATION)
+            else:
+                ray_serve.shutdown()
 
 
 def deploy(source: Source, settings: Settings, replicas: int, each: dict[str, float]) -> None:
@@ -120,6 +123,13 @@ def _application() -> Any:
     return create_app(Replica.current.engine, Replica.current.settings)
 
 
+def _others() -> list[str]:
+    """The other applications that Ray Serve runs."""
+    from ray import serve as ray_serve
+
+    return sorted(set(ray_serve.status().applications) - {APPLICATION})
+
+
 def _wait() -> None:
     """Return at Ctrl-C or SIGTERM."""
     ended = threading.Event()
@@ -129,6 +139,3 @@ def _wait() -> None:
     finally:
         for number, handler in before:
             signal.signal(number, handler)
-
-
-STOPPING = (signal.SIGINT, signal.SIGTERM)
