@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Workers:
 
     def answer(
         self, source: Source, settings: Settings, path: Path, planned: Sequence[Sequence[Line]]
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """Yield what became of each chunk, as soon as it is answered.
 
         Workers read IN and its pictures themselves: on a cluster they lie at the same path on all machines.

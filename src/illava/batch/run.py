@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from .rows import BadRow, read_row
 from .worker import Outcome, Worker
 
 Chunks = list[list[Line]]
-Answering = Callable[[Source, Settings, Path, Chunks], Iterator[Outcome]]
+Outcomes = Generator[Outcome, None, None]
+Answering = Callable[[Source, Settings, Path, Chunks], Outcomes]
 """Yields what became of each chunk, in any order."""
 
 
@@ -106,9 +108,11 @@ class Batch:
         """
         before = len(self.results.done)
         if planned:
-            for outcome in answering(self.source, self.settings, self.path, planned):
-                self._append(outcome)
-                advance(len(outcome.answers) + len(outcome.bad))
+            # Whatever happens, the workers are ended.
+            with closing(answering(self.source, self.settings, self.path, planned)) as outcomes:
+                for outcome in outcomes:
+                    self._append(outcome)
+                    advance(len(outcome.answers) + len(outcome.bad))
         self.results.finish()
         answered = len(self.results.done) - before
         return Summary(answered, before, self.results.failed, self.first, self.results.bad)
@@ -128,7 +132,7 @@ class Batch:
             raise BadRow(row.number, row.name, error.message) from error
 
 
-def in_this_process(source: Source, settings: Settings, path: Path, planned: Chunks) -> Iterator[Outcome]:
+def in_this_process(source: Source, settings: Settings, path: Path, planned: Chunks) -> Outcomes:
     """Answer chunks one after the other, without Ray."""
     worker = Worker(source, settings, path)
     try:

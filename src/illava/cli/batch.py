@@ -97,7 +97,7 @@ def batch(
         from ..batch.run import Batch, in_this_process
         from ..methods.presets import make_method
         from ..models.families import family_of
-        from ..models.loading import read_config
+        from ..models.loading import absolute, read_config
         from ..serving.settings import Settings
         from ..serving.source import Source
 
@@ -123,7 +123,7 @@ def batch(
             from ..batch.on_ray import Workers
 
             answering = Workers(workers, address).answer
-        source = Source(model, device, dtype, trust_remote_code)
+        source = Source(absolute(model), device, dtype, trust_remote_code)
         with Batch(rows, out, source, settings) as work:
             with progress("checked", work.left) as advance:
                 planned = work.plan(advance)

@@ -165,11 +165,11 @@ def serve(
             run(model, settings, host, port, device, dtype, trust_remote_code)
             return
         from ..models.families import family_of
-        from ..models.loading import read_config
+        from ..models.loading import absolute, read_config
         from ..serving import replicas as several
         from ..serving.source import Source
 
         # What is wrong with the model is said before Ray starts, which takes time.
         family_of(read_config(model, trust_remote_code))
-        source = Source(model, device, dtype, trust_remote_code)
+        source = Source(absolute(model), device, dtype, trust_remote_code)
         several.serve(source, settings, replicas, address, host, port)
