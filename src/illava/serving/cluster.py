@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,8 +17,8 @@ from ..errors import InputError
 
 INSTALL = "pip install 'illava[ray]'"
 CLIENT = "ray://"
-STARTS = 3
-"""How often Ray is started."""
+START_SECONDS = 300
+"""What Ray's processes may take to start. Its own limit, half a minute, is too short for a busy machine."""
 
 
 def check_installed(option: str) -> None:
@@ -50,26 +51,51 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
         _stay_on_this_machine()
         folder = tempfile.mkdtemp(prefix="illava-ray-")
         options |= {"include_dashboard": False, "_temp_dir": folder}
-        options |= {"_system_config": {"enable_metrics_collection": False}}
+        limits = {"agent_register_timeout_ms": 1000 * START_SECONDS}
+        limits["worker_register_timeout_seconds"] = START_SECONDS
+        options |= {"_system_config": {"enable_metrics_collection": False, **limits}}
     import ray
 
     try:
-        # A new Ray has half a minute, which on a busy machine is not enough for its processes to start.
-        for left in reversed(range(STARTS if address is None else 1)):
-            try:
-                with _silent():
-                    ray.init(address or "local", **options)
-                break
-            except Exception as error:
-                # Ray raises arbitrary exceptions here.
-                if not left:
-                    where = f"--address {address}: Ray does not answer" if address else "Ray does not start"
-                    raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+        try:
+            with _silent(), _patient():
+                ray.init(address or "local", **options)
+        except Exception as error:
+            # Ray raises arbitrary exceptions here.
+            where = f"--address {address}: Ray does not answer" if address else "Ray does not start"
+            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
         yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Let a new Ray wait for its first process, for which it has no option."""
+    from ray._private import services
+
+    ask = getattr(services, "get_node", None)
+    if ask is None:
+        yield
+        return
+
+    def wait(*given: Any) -> Any:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return ask(*given)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    services.get_node = wait
+    try:
+        yield
+    finally:
+        services.get_node = ask
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
 import threading
@@ -42,11 +43,12 @@ def serve(
     with connected(address, forward_output=True):
         from ray import serve as ray_serve
 
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         each = resources(replicas, source.device, "--replicas")
         if others := _others():
             raise InputError(f"--address {address}: Ray Serve runs {', '.join(others)} on this cluster")
-        if not ray_serve.status().applications:
-            # It may still listen for an application that has ended, somewhere else.
+        if ray_serve.status().proxies and not ray_serve.status().applications:
+            # It still listens for an application that has ended, maybe at another port.
             ray_serve.shutdown()
         ray_serve.start(
             http_options={"host": host, "port": port, "location": "EveryNode"},
