@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, UnsupportedError
-from ..serving.cluster import connected, resources
+from ..serving.cluster import connected, resources, without_bars
 from ..serving.settings import Settings
 from ..serving.source import Source
 from .files import Line
@@ -84,6 +84,7 @@ class _Actor:
     """What Ray Data runs in a worker: texts in, texts out."""
 
     def __init__(self, source: Source, settings: Settings, path: Path, tries: Any) -> None:
+        without_bars()
         self.tries, self.refusal = tries, ""
         try:
             self.worker = Worker(source, settings, path)

@@ -43,8 +43,9 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
     if address is not None and (address.startswith(CLIENT) or not address.strip()):
         raise InputError(f"--address {address}: give auto or HOST:PORT, on a machine of the cluster")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Ray's native code writes to the terminal what concerns developers of Ray.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if not forward_output:
+        # Ray's native code writes to the terminal what concerns developers of Ray.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     options: dict[str, Any] = {"logging_level": "error", "log_to_driver": forward_output}
     folder = None
     if address is None:
@@ -121,6 +122,13 @@ def _stay_on_this_machine() -> None:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     # Otherwise Ray looks for an address in the environment.
     os.environ.pop("RAY_ADDRESS", None)
+
+
+def without_bars() -> None:
+    """Turn off the progress bars of the libraries, in a process without a terminal."""
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
 
 
 def resources(count: int, device: str, option: str) -> dict[str, float]:

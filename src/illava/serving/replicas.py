@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from .app import create_app
-from .cluster import connected, resources
+from .cluster import connected, resources, without_bars
 from .engine import Engine
 from .running import GRACE_SECONDS, address_of, check_free_port
 from .settings import Settings
@@ -19,6 +19,7 @@ from .source import Source
 APPLICATION = "illava"
 HEALTH_SECONDS = 2.0
 TRIES = 3
+LOGGING = {"log_level": "ERROR", "enable_access_log": False}
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 REFUSAL = re.compile(r"\b(?:InputError|UnsupportedError): (.+)")
 
@@ -43,7 +44,6 @@ def serve(
     with connected(address, forward_output=True):
         from ray import serve as ray_serve
 
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         each = resources(replicas, source.device, "--replicas")
         if others := _others():
             raise InputError(f"--address {address}: Ray Serve runs {', '.join(others)} on this cluster")
@@ -52,8 +52,10 @@ def serve(
             ray_serve.shutdown()
         ray_serve.start(
             http_options={"host": host, "port": port, "location": "EveryNode"},
-            logging_config={"log_level": "WARNING", "enable_access_log": False},
+            logging_config=LOGGING,
         )
+        # In this process Ray Serve sets its own level when it starts.
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             deploy(source, settings, replicas, each)
             where = address_of(host, port)
@@ -82,6 +84,7 @@ def deploy(source: Source, settings: Settings, replicas: int, each: dict[str, fl
         ray_actor_options=each,
         max_ongoing_requests=most,
         max_queued_requests=replicas * most,
+        logging_config=LOGGING,
         health_check_period_s=HEALTH_SECONDS,
         graceful_shutdown_timeout_s=GRACE_SECONDS,
         max_constructor_retry_count=TRIES,
@@ -110,6 +113,7 @@ class Replica:
     """That of this process."""
 
     def __init__(self, source: Source, settings: Settings) -> None:
+        without_bars()
         self.engine, self.settings = source.engine(settings), settings
         Replica.current = self
 
