@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import sys
 import threading
+from contextlib import redirect_stdout
 from typing import Any
 
 from ..errors import InputError
@@ -41,7 +43,9 @@ def serve(
     Raises InputError if the port is in use, if there is no cluster, and for what the replicas refuse.
     """
     port = check_free_port(host, port)
-    with connected(address, forward_output=True):
+    out = sys.stdout
+    # Ray prints there what it has to say.
+    with redirect_stdout(sys.stderr), connected(address, forward_output=True):
         from ray import serve as ray_serve
 
         each = resources(replicas, source.device, "--replicas")
@@ -57,11 +61,10 @@ def serve(
         # In this process Ray Serve sets its own level when it starts.
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
-            deploy(source, settings, replicas, each)
+            deploy(source, settings, replicas, each, on_loopback=address is None)
             where = address_of(host, port)
-            print(
-                f"Serving {settings.name} on {where}, {replicas} replicas; press Ctrl-C to stop.", flush=True
-            )
+            said = f"Serving {settings.name} on {where}, {replicas} replicas; press Ctrl-C to stop."
+            print(said, file=out, flush=True)
             _wait()
         finally:
             if _others():
@@ -70,8 +73,17 @@ def serve(
                 ray_serve.shutdown()
 
 
-def deploy(source: Source, settings: Settings, replicas: int, each: dict[str, float]) -> None:
-    """Start the replicas and wait until all are ready. Raises InputError for what they refuse."""
+def deploy(
+    source: Source, settings: Settings, replicas: int, each: dict[str, float], on_loopback: bool
+) -> None:
+    """Start the replicas and wait until all are ready.
+
+    Args:
+        each: what each needs, as Ray's options.
+        on_loopback: whether all of them run on this machine, and are not to be reached from elsewhere.
+
+    Raises InputError for what they refuse.
+    """
     from ray import serve as ray_serve
 
     name = "Replica"
@@ -90,7 +102,7 @@ def deploy(source: Source, settings: Settings, replicas: int, each: dict[str, fl
         max_constructor_retry_count=TRIES,
     )
     try:
-        ray_serve.run(deployment.bind(source, settings), name=APPLICATION, route_prefix="/")
+        ray_serve.run(deployment.bind(source, settings, on_loopback), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
         application = ray_serve.status().applications.get(APPLICATION)
         deployments = application.deployments if application else {}
@@ -112,8 +124,10 @@ class Replica:
     current: Replica | None = None
     """That of this process."""
 
-    def __init__(self, source: Source, settings: Settings) -> None:
+    def __init__(self, source: Source, settings: Settings, on_loopback: bool = False) -> None:
         without_bars()
+        if on_loopback:
+            _listen_on_loopback()
         self.engine, self.settings = source.engine(settings), settings
         Replica.current = self
 
@@ -121,6 +135,17 @@ class Replica:
         """Raise RuntimeError if the model's thread has ended; Ray Serve then starts the replica again."""
         if not self.engine.alive:
             raise RuntimeError("the model's thread does not run")
+
+
+def _listen_on_loopback() -> None:
+    """Keep the port through which Ray Serve reaches this replica on loopback; there is no option for that."""
+    from ray.serve._private import replica
+
+    bind = getattr(replica, "add_port_to_grpc_server", None)
+    if bind is not None:
+        replica.add_port_to_grpc_server = lambda server, address: bind(
+            server, address.replace("[::]", "127.0.0.1")
+        )
 
 
 def _application() -> Any:
