@@ -39,9 +39,8 @@ def test_options(ray, monkeypatch):
 def test_refusals(ray, monkeypatch):
     assert_error(invoke("serve", "zoo/S", "--address", "auto"), "--address auto: give --replicas as well")
     assert_error(invoke("serve", "no/such/model", "--replicas", 2), "model no/such/model")
-    for address in ("ray://there:10001", " "):
-        said = f"--address {address}: give auto or HOST:PORT, on a machine of the cluster"
-        assert_error(invoke("serve", "zoo/S", "--replicas", 2, "--address", address), said.split(":")[0])
+    said = "--address ray://there:1: give auto or HOST:PORT, on a machine of the cluster"
+    assert_error(invoke("serve", "zoo/S", "--replicas", 2, "--address", "ray://there:1"), said)
     monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     said = "--replicas needs Ray: pip install 'illava[ray]'"
     assert_error(invoke("serve", "zoo/S", "--replicas", 2), said)

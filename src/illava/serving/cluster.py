@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
@@ -59,7 +59,7 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
 
     try:
         try:
-            with _silent(), _patient():
+            with _silent(), nullcontext() if address else _patient():
                 ray.init(address or "local", **options)
         except Exception as error:
             # Ray raises arbitrary exceptions here.
@@ -74,7 +74,7 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
 
 @contextmanager
 def _patient() -> Iterator[None]:
-    """Let a new Ray wait for its first process, for which it has no option."""
+    """Let a new Ray wait longer for its first process; there is no option for that."""
     from ray._private import services
 
     ask = getattr(services, "get_node", None)
