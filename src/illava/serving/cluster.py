@@ -126,9 +126,10 @@ def _stay_on_this_machine() -> None:
 
 def without_bars() -> None:
     """Turn off the progress bars of the libraries, in a process without a terminal."""
-    import transformers.utils.logging
+    from transformers.utils import logging
 
-    transformers.utils.logging.disable_progress_bar()
+    untyped: Any = logging
+    untyped.disable_progress_bar()
 
 
 def resources(count: int, device: str, option: str) -> dict[str, float]:
