@@ -7,9 +7,8 @@ import secrets
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,8 +16,10 @@ from ..errors import InputError
 
 INSTALL = "pip install 'illava[ray]'"
 CLIENT = "ray://"
+STARTS = 5
+"""How often Ray is started. It gives its first processes 15 seconds, which a busy machine may not give them."""
 START_SECONDS = 300
-"""What Ray's processes may take to start. Its own limit, half a minute, is too short for a busy machine."""
+"""What further processes of Ray may take to start."""
 
 
 def check_installed(option: str) -> None:
@@ -58,45 +59,21 @@ def connected(address: str | None, forward_output: bool = False) -> Iterator[Non
     import ray
 
     try:
-        try:
-            with _silent(), nullcontext() if address else _patient():
-                ray.init(address or "local", **options)
-        except Exception as error:
-            # Ray raises arbitrary exceptions here.
-            where = f"--address {address}: Ray does not answer" if address else "Ray does not start"
-            raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+        for left in reversed(range(1 if address else STARTS)):
+            try:
+                with _silent():
+                    ray.init(address or "local", **options)
+                break
+            except Exception as error:
+                # Ray raises arbitrary exceptions here.
+                if not left:
+                    where = f"--address {address}: Ray does not answer" if address else "Ray does not start"
+                    raise InputError(f"{where}: {' '.join(str(error).split())}") from error
         yield
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """Let a new Ray wait longer for its first process; there is no option for that."""
-    from ray._private import services
-
-    ask = getattr(services, "get_node", None)
-    if ask is None:
-        yield
-        return
-
-    def wait(*given: Any) -> Any:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return ask(*given)
-            except RuntimeError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
-
-    services.get_node = wait
-    try:
-        yield
-    finally:
-        services.get_node = ask
 
 
 @contextmanager
