@@ -17,7 +17,7 @@ from ..errors import InputError
 INSTALL = "pip install 'illava[ray]'"
 CLIENT = "ray://"
 STARTS = 5
-"""How often Ray is started. It gives its first processes 15 seconds, which a busy machine may not give them."""
+"""How often Ray is started. Its first processes have 15 seconds, which is not enough on a busy machine."""
 START_SECONDS = 300
 """What further processes of Ray may take to start."""
 
