@@ -54,12 +54,12 @@ def serve(
         if ray_serve.status().proxies and not ray_serve.status().applications:
             # It still listens for an application that has ended, maybe at another port.
             ray_serve.shutdown()
+        # Not by its level, which Ray Serve sets when it starts.
+        logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
         ray_serve.start(
             http_options={"host": host, "port": port, "location": "EveryNode"},
             logging_config=LOGGING,
         )
-        # In this process Ray Serve sets its own level when it starts.
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         try:
             deploy(source, settings, replicas, each, on_loopback=address is None)
             where = address_of(host, port)
