@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-harness test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-harness test-ray test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -18,10 +18,13 @@ demo: $(READY)  ## ask the shipped model three questions about two pictures, pla
 	@echo "Patches that stayed are drawn in out/number.png and out/word.png."
 
 test: $(READY)  ## all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" $(PARALLEL)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not ray" $(PARALLEL)
 
 test-slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not ray"
+
+test-ray: $(READY)  ## replicas and workers under Ray, in .venv-ray
+	VENV=$(VENV) bash scripts/test_ray.sh
 
 test-lowest: $(READY)  ## the same tests on the lowest transformers release that is claimed
 	VENV=$(VENV) OMP_NUM_THREADS=1 bash scripts/test_lowest.sh $(PARALLEL)
@@ -125,4 +128,4 @@ $(READY): pyproject.toml lab/pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-harness out
+	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-ray out

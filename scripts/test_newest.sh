@@ -17,4 +17,4 @@ for name in ("transformers", "torch", "gradio", "peft"):
     print(name, version(name))
 END
 [ "${1:-}" = --install-only ] && exit
-"$python" -m pytest -m "not slow and not gpu" "$@"
+"$python" -m pytest -m "not slow and not gpu and not ray" "$@"

@@ -23,6 +23,7 @@ LAYERS = (
     ("bench",),
     ("ask", "evaluation"),
     ("demo", "doctor", "serving"),
+    ("batch",),
     ("cli", "integrations"),
     ("__main__",),
 )

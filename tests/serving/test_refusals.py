@@ -66,7 +66,7 @@ def server(toy):
         ({"messages": [{"role": "user", "content": "half \ud83d"}]}, "half an emoji", None),
         ({"model": "\ud83d"}, "half an emoji", None),
         ({"\udfff": 1}, "half an emoji", None),
-        ({"messages": [{"role": "user", "content": "word " * 600}]}, "this server takes 400", "messages"),
+        ({"messages": [{"role": "user", "content": "word " * 600}]}, "at most 400 are allowed", "messages"),
     ],
 )
 def test_wrong_fields(server, options, said, param):

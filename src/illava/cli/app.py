@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from ..io.tables import new_table
+from .batch import batch
 from .bench import bench
 from .compare import compare
 from .console import (
@@ -191,6 +192,7 @@ app.command()(plan)
 app.command()(look)
 app.command()(demo)
 app.command()(serve)
+app.command()(batch)
 app.command()(doctor)
 app.command("eval", cls=SeveralCommand)(evaluate)
 app.command("compare", cls=SeveralCommand)(compare)

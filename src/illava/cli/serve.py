@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -19,6 +18,18 @@ from .console import (
     one_line_errors,
     parse_keep,
 )
+from .serving_options import (
+    AddressOption,
+    FramesOption,
+    MegapixelsOption,
+    PictureMbOption,
+    PicturesOption,
+    PromptTokensOption,
+    ServedNameOption,
+    TemperatureOption,
+    check_ray,
+    served_name,
+)
 
 PACKAGES = ("fastapi", "uvicorn", "httpx", "prometheus_client")
 
@@ -31,12 +42,7 @@ def serve(
     port: Annotated[
         int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The model's name in requests.", show_default="MODEL, or its folder's name"
-        ),
-    ] = None,
+    name: ServedNameOption = None,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -69,10 +75,7 @@ def serve(
     max_keep: Annotated[
         str, typer.Option(metavar="SHARE", help="Let requests choose a keep up to this.")
     ] = "1",
-    temperature: Annotated[
-        float,
-        typer.Option(metavar="T", min=0, max=2, help="Where a request names none; 0 is greedy decoding."),
-    ] = 0.0,
+    temperature: TemperatureOption = 0.0,
     max_batch: Annotated[
         int, typer.Option(metavar="N", min=1, help="Answer up to this many prompts together.")
     ] = 8,
@@ -86,19 +89,25 @@ def serve(
     max_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="New tokens that a request may ask for.")
     ] = 1024,
-    max_prompt_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Tokens of a prompt, with its visual tokens.")
-    ] = 8192,
-    max_pictures: Annotated[int, typer.Option(metavar="N", min=0, help="Pictures in a request.")] = 8,
-    max_frames: Annotated[int, typer.Option(metavar="N", min=0, help="Video frames in a request.")] = 32,
-    max_megapixels: Annotated[
-        float, typer.Option(metavar="MP", help="Millions of pixels of all pictures of a request.")
-    ] = 32,
-    max_picture_mb: Annotated[float, typer.Option(metavar="MB", help="Megabytes of a picture's file.")] = 8,
+    max_prompt_tokens: PromptTokensOption = 8192,
+    max_pictures: PicturesOption = 8,
+    max_frames: FramesOption = 32,
+    max_megapixels: MegapixelsOption = 32,
+    max_picture_mb: PictureMbOption = 8,
     max_request_mb: Annotated[float, typer.Option(metavar="MB", help="Megabytes of a request's body.")] = 32,
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", help="From the arrival of a request to the end of its answer.")
     ] = 120,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Run this many processes with a model each, under Ray Serve.",
+            show_default="one process, without Ray",
+        ),
+    ] = None,
+    address: AddressOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -109,6 +118,7 @@ def serve(
     Examples:
       illava serve zoo/L --keep 1/9
       illava serve Qwen/Qwen2-VL-2B-Instruct --keep 1/3 --device cuda
+      illava serve zoo/L --replicas 2
     """
     with one_line_errors():
         from importlib.util import find_spec
@@ -117,6 +127,7 @@ def serve(
 
         if missing := [package for package in PACKAGES if find_spec(package) is None]:
             raise InputError(f"the server needs {', '.join(missing)}: pip install 'illava[serve]'")
+        check_ray("--replicas", replicas, address)
         share = None if keep is None else parse_keep(keep)
         least = 0.0 if min_keep is None else parse_keep(min_keep, "--min-keep")
         most = parse_keep(max_keep, "--max-keep")
@@ -129,7 +140,7 @@ def serve(
             # Before the model is loaded, which takes time.
             make_method(chosen, share or 1.0)
         settings = Settings(
-            name=name or _served_name(model),
+            name=name or served_name(model),
             keep=share,
             method=method,
             min_keep=least,
@@ -150,10 +161,15 @@ def serve(
             api_key=api_key,
             allowed_hosts=tuple(allow_host or ()),
         )
-        run(model, settings, host, port, device, dtype, trust_remote_code)
+        if replicas is None:
+            run(model, settings, host, port, device, dtype, trust_remote_code)
+            return
+        from ..models.families import family_of
+        from ..models.loading import absolute, read_config
+        from ..serving import replicas as several
+        from ..serving.source import Source
 
-
-def _served_name(model: str) -> str:
-    """The name of a model in requests: of a folder its last part, which tells nothing about this machine."""
-    folder = os.path.expanduser(model)
-    return os.path.basename(os.path.abspath(folder)) if os.path.isdir(folder) else model
+        # What is wrong with the model is said before Ray starts, which takes time.
+        family_of(read_config(model, trust_remote_code))
+        source = Source(absolute(model), device, dtype, trust_remote_code)
+        several.serve(source, settings, replicas, address, host, port)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.files import check_free, replacing, to_json
+from ..io.json_lines import JsonLines
 
 SETTINGS, ANSWERS = "settings.json", "answers.jsonl"
 GROWING = ("limit", "tasks", "rows")
@@ -35,18 +36,20 @@ class Store:
 
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.folder = Path(folder)
-        self._file = -1
+        self._file: JsonLines | None = None
         check_free(self.folder)
-        check_free(self.folder / ANSWERS)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = self._known_settings()
             if known is not None:
                 check_settings(self.folder, known, settings)
             self.settings = settings
-            self._file = os.open(self.folder / ANSWERS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            self._lock()
-            self.lines = self._drop_torn()
+            busy = f"{self.folder}: another evaluation is using it; wait, or give another --output"
+            self._file = JsonLines(self.folder / ANSWERS, busy, "correct it or give another --output")
+            lines: dict[tuple[str, str, int], Line] = {}
+            for key, line in self._file.read(_key):
+                lines.setdefault(key, line)
+            self.lines = list(lines.values())
             """All answers so far, without duplicates."""
             write_json(self.folder / SETTINGS, self.settings)
         except OSError as error:
@@ -55,7 +58,7 @@ class Store:
         except BaseException:
             self.close()
             raise
-        self._done = {_key(line) for line in self.lines}
+        self._done = set(lines)
 
     def done(self, row: str, task: str, sample: int) -> bool:
         """Whether the store holds this answer."""
@@ -64,21 +67,15 @@ class Store:
     def append(self, lines: Iterable[Line]) -> None:
         """Append answers and flush them to disk; answers that the store already holds are skipped."""
         fresh = [line for line in lines if _key(line) not in self._done]
-        data = "".join(to_json(line) + "\n" for line in fresh).encode()
-        try:
-            while data:
-                data = data[os.write(self._file, data) :]
-            os.fsync(self._file)
-        except OSError as error:
-            raise InputError(f"{self.folder / ANSWERS}: cannot write: {error.strerror or error}") from error
+        assert self._file is not None
+        self._file.append(fresh)
         self.lines += fresh
         self._done |= {_key(line) for line in fresh}
 
     def close(self) -> None:
         """Release the folder."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Store:
         return self
@@ -103,44 +100,6 @@ class Store:
                 f"{path}: not the settings of an evaluation: {error}; give another --output"
             ) from error
         return known
-
-    def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:
-            # Windows has no flock: there, the user must not run two evaluations in one folder.
-            return
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{self.folder}: another evaluation is using it; wait, or give another --output"
-            ) from None
-
-    def _drop_torn(self) -> list[Line]:
-        """The lines of the file, after removing a last line that is incomplete because a run was killed."""
-        path = self.folder / ANSWERS
-        whole = 0
-        lines: dict[tuple[str, str, int], Line] = {}
-        content = path.read_bytes()
-        pieces = content.splitlines(keepends=True)
-        for number, piece in enumerate(pieces, 1):
-            try:
-                line = json.loads(piece)
-                key = _key(line)
-            except (ValueError, TypeError, KeyError) as error:
-                if number < len(pieces):
-                    raise InputError(
-                        f"{path}: line {number} is invalid: {error}; correct it or give another --output"
-                    ) from error
-                break
-            if not piece.endswith(b"\n"):
-                break
-            lines.setdefault(key, line)
-            whole += len(piece)
-        if whole < len(content):
-            os.ftruncate(self._file, whole)
-        return list(lines.values())
 
 
 def check_settings(folder: Path, known: dict[str, Any], requested: dict[str, Any]) -> None:

@@ -121,6 +121,16 @@ def _refusal(model: str, what: str, error: Exception) -> InputError:
     return InputError(f"model {model}: {what}: {reason(error)}{tail}")
 
 
+def absolute(model: str) -> str:
+    """The name of a model for processes with other working directories: a folder by its absolute path.
+
+    Raises InputError as :func:`resolve` does.
+    """
+    source = resolve(model)
+    own = source == os.path.expanduser(model) and os.path.isdir(source)
+    return os.path.abspath(source) if own else model
+
+
 def resolve(model: str) -> str:
     """Resolve the name of a model to a folder or an id of the hub. Raises InputError if it is neither."""
     prefix = model.partition("/")[0]

@@ -84,6 +84,7 @@ class Engine:
         _dismiss([*self._waiting.close(), *self._batch])
         if self.alive:
             self._thread.join()
+        self._release()
         self._preparing.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Engine:
@@ -162,13 +163,17 @@ class Engine:
                 if self._waiting.closed:
                     # close() may have looked for the batch just before it was here.
                     _dismiss(batch)
-                self._answer(batch)
+                self.answer(batch)
                 self._batch = []
                 self._batch_seconds += 0.25 * (time.monotonic() - began - self._batch_seconds)
         finally:
             self._release()
 
-    def _answer(self, batch: list[Job]) -> None:
+    def answer(self, batch: list[Job]) -> None:
+        """Answer prompts of one method and one form together; their listeners hear of everything.
+
+        An engine that was not started answers in the thread that calls this.
+        """
         batch = [job for job in batch if not job.cancelled]
         if not batch:
             return
@@ -183,9 +188,9 @@ class Engine:
             fresh = [job for job in batch if job.first_token is None and not job.cancelled]
             for job in batch:
                 if job not in fresh or len(batch) == 1:
-                    job.tell(Failed(_told(error)))
+                    job.tell(Failed(_told(error), error))
             for job in fresh if len(batch) > 1 else ():
-                self._answer([job])
+                self.answer([job])
         finally:
             self.metrics.running.set(0)
 

@@ -12,7 +12,6 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from ..errors import UnsupportedError
-from ..io.shares import parse_share
 from ..methods import Method
 from .answers import Answers, event
 from .engine import Engine, shutting_down
@@ -211,9 +210,7 @@ def choose_method(wanted: ChatRequest, engine: Engine, settings: Settings) -> Me
     """The method of a request, within what the server allows. Raises ApiError."""
     if wanted.method is None and wanted.keep is None:
         return engine.method
-    keep = None if wanted.keep is None else parse_share(wanted.keep)
-    if wanted.keep is not None and keep is None:
-        raise bad_request('keep must be a number above 0 and up to 1, or a fraction such as "1/9"', "keep")
+    keep = wanted.share
     if keep is not None and not settings.min_keep <= keep <= settings.max_keep:
         said = f"keep is {keep:g}, and this server allows {settings.min_keep:g} to {settings.max_keep:g}"
         raise bad_request(said, "keep", "not_allowed")

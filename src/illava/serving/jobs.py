@@ -52,6 +52,9 @@ class Failed:
     """The end of a prompt that could not be answered."""
 
     error: Exception
+    """What a client is told."""
+    cause: Exception | None = None
+    """What happened."""
 
 
 Event = Piece | Done | Failed

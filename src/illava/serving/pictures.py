@@ -8,6 +8,7 @@ import io
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import IO
 
 from PIL import Image
 
@@ -51,22 +52,29 @@ def load_pictures(
     all: pixels are counted from the headers, before anything is decoded.
     """
     files = []
-    for number, (kind, url) in enumerate(sources, 1):
-        file = _from_data(url, f"{kind} {number}", settings) if is_data(url) else fetched[url]
-        files.append((f"{kind} {number}", file))
-    left = round(settings.max_megapixels * 1e6)
-    for name, file in files:
-        left -= _pixels(name, file)
-        if left < 0:
-            raise too_large(
-                f"the pictures have more than {settings.max_megapixels:g} million pixels in all; send "
-                "smaller ones",
-                "messages",
-            )
+    for name, url in named(sources):
+        files.append((name, from_data(url, name, settings) if is_data(url) else fetched[url]))
+    check_pixels([picture_size(name, io.BytesIO(file)) for name, file in files], settings)
     return [_decode(name, file) for name, file in files]
 
 
-def _from_data(url: str, name: str, settings: Settings) -> bytes:
+def named(sources: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(name in errors, URL) of each of the (kind, URL)."""
+    return [(f"{kind} {number}", url) for number, (kind, url) in enumerate(sources, 1)]
+
+
+def check_pixels(sizes: Sequence[tuple[int, int]], settings: Settings) -> None:
+    """Raise ApiError if pictures of these (width, height) have more pixels than allowed in all."""
+    if sum(width * height for width, height in sizes) > round(settings.max_megapixels * 1e6):
+        raise too_large(
+            f"the pictures have more than {settings.max_megapixels:g} million pixels in all; send "
+            "smaller ones",
+            "messages",
+        )
+
+
+def from_data(url: str, name: str, settings: Settings) -> bytes:
+    """The file in a data URL. Raises ApiError if it is none, or too large. ``name`` is for errors."""
     found = DATA.match(url)
     if found is None:
         raise bad_request(f"{name}: a data URL must begin with data:image/TYPE;base64,", "messages")
@@ -79,14 +87,14 @@ def _from_data(url: str, name: str, settings: Settings) -> bytes:
         raise bad_request(f"{name}: its data URL is not valid base64", "messages") from None
 
 
-def _pixels(name: str, file: bytes) -> int:
-    """Width x height, read off the header."""
+def picture_size(name: str, file: IO[bytes]) -> tuple[int, int]:
+    """(width, height), read off the header. Raises ApiError. ``name`` is that of the picture in errors."""
     try:
         with warnings.catch_warnings():
             # Pillow's own warning is an error in decode().
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(file), formats=FORMATS) as picture:
-                return int(picture.width * picture.height)
+            with Image.open(file, formats=FORMATS) as picture:
+                return picture.size
     except Image.DecompressionBombError:
         raise too_large(f"{name} has too many pixels; send a smaller one", "messages") from None
     except Exception:

@@ -100,7 +100,9 @@ def check_length(prompt: Prompt, max_prompt_tokens: int, asked: int | None, most
     """
     length = prompt.length
     if length > max_prompt_tokens:
-        raise _too_long(f"the prompt has {length} tokens; this server takes {max_prompt_tokens}", "messages")
+        raise _too_long(
+            f"the prompt has {length} tokens; at most {max_prompt_tokens} are allowed", "messages"
+        )
     if length >= context:
         raise _too_long(f"the prompt has {length} tokens, and the model takes {context} in all", "messages")
     if asked is not None and asked > most:

@@ -43,14 +43,24 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        address = f"[{host}]" if ":" in host else host
-        port = listening.getsockname()[1]
-        print(f"Serving {settings.name} on http://{address}:{port}/v1; press Ctrl-C to stop.", flush=True)
+        where = address_of(host, listening.getsockname()[1])
+        print(f"Serving {settings.name} on {where}; press Ctrl-C to stop.", flush=True)
         # uvicorn raises it once more when it has stopped.
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
+
+
+def address_of(host: str, port: int) -> str:
+    """The URL that clients of OpenAI's API take."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
+def check_free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0. Raises InputError if it is in use."""
+    with _listen(host, port) as listening:
+        return int(listening.getsockname()[1])
 
 
 def _listen(host: str, port: int) -> socket.socket:

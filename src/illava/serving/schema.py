@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..io.shares import parse_share
 from .errors import ApiError, bad_request
 
 MOST_MESSAGES, MOST_PARTS, MOST_STOPS, LONGEST_STOP = 256, 256, 4, 256
@@ -144,6 +145,15 @@ class ChatRequest(_Strict):
         given = [n for n in (self.max_tokens, self.max_completion_tokens) if n is not None]
         return min(given) if given else None
 
+    @property
+    def share(self) -> float | None:
+        """``keep`` as a number in (0, 1]; None if the request names none. Raises ApiError."""
+        share = None if self.keep is None else parse_share(self.keep)
+        if self.keep is not None and share is None:
+            said = 'keep must be a number above 0 and up to 1, or a fraction such as "1/9"'
+            raise bad_request(said, "keep")
+        return share
+
     def sources(self) -> Iterator[tuple[str, str]]:
         """(kind, URL) of all pictures ("image") and frames ("frame"), in order."""
         for message in self.messages:
@@ -156,17 +166,28 @@ class ChatRequest(_Strict):
 
 def parse(body: bytes) -> ChatRequest:
     """The request in a JSON body. Raises ApiError."""
+    return request_of(read_object(body, "body"))
+
+
+def read_object(text: bytes, what: str) -> dict[str, Any]:
+    """A JSON object. ``what`` is its name in errors. Raises ApiError."""
     try:
-        fields = json.loads(body)
-        if SURROGATE.search(body):
+        fields = json.loads(text)
+        if SURROGATE.search(text):
             # Pairs are whole characters. Lone ones have no UTF-8, which tokenizers and responses need.
             json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise bad_request("the body holds half an emoji, which is no whole character") from None
+        raise bad_request(f"the {what} holds half an emoji, which is no whole character") from None
     except (ValueError, RecursionError):
-        raise bad_request("the body is not valid JSON") from None
+        raise bad_request(f"the {what} is not valid JSON") from None
     if not isinstance(fields, dict):
-        raise bad_request("the body must be a JSON object")
+        raise bad_request(f"the {what} must be a JSON object")
+    return fields
+
+
+def request_of(fields: dict[str, Any]) -> ChatRequest:
+    """The request that has these fields. Raises ApiError."""
+    fields = dict(fields)
     for name, neutral in NEUTRAL.items():
         value = fields.pop(name, None)
         if value is not None and value not in neutral:
