@@ -90,6 +90,8 @@ class Family:
     llm_attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Attributes of the LLM's config that are read, by ``model_type``, for LLMs that only this family
     uses."""
+    llm_refusal: str = ""
+    """Why tokens cannot merge in the LLM; "" if they can."""
     functions: Mapping[tuple[str, str], Call] = field(default_factory=dict)
     """(module, name) of the functions of transformers that the entry calls."""
     broken_releases: tuple[str, ...] = ()

@@ -33,6 +33,8 @@ def _dimensions(config: Any) -> EncoderDimensions:
     return replace(dimensions, taps=tuple(getattr(vision, "deepstack_visual_indexes", ())))
 
 
+_RECURRENT = "recurrent layers have no keys and values to drop"
+
 _QWEN3: dict[str, Any] = {
     **QWEN,
     "towers": {ANY: QWEN_VL},
@@ -93,6 +95,7 @@ ENTRIES = (
         "qwen3_5",
         _ENCODER_ONLY,
         **_QWEN3,
+        llm_refusal=_RECURRENT,
         config_attributes=PATCHES,
         llm_attributes={"qwen3_5_text": ("layer_types",)},
         tiny={
@@ -105,6 +108,7 @@ ENTRIES = (
         "qwen3_5_moe",
         _ENCODER_ONLY,
         **_QWEN3,
+        llm_refusal=_RECURRENT,
         config_attributes=PATCHES,
         llm_attributes={"qwen3_5_moe_text": ("layer_types", "output_router_logits")},
         tiny={
