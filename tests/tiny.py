@@ -47,11 +47,14 @@ WITH_VIDEO = (
     "qwen2_5_vl",
     "qwen3_vl",
     "qwen3_vl_moe",
+    "cosmos3_omni",
+    "cohere_compass",
     "qwen3_5",
     "qwen3_5_moe",
     "glm4v",
     "glm4v_moe",
     "glm46v",
+    "glm_ocr",
 )
 
 

@@ -1,4 +1,4 @@
-"""GLM-4V, its mixture of experts, and GLM-4.6V."""
+"""GLM-4V, its mixture of experts, GLM-4.6V and GLM-OCR."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def _dimensions(config: Any) -> EncoderDimensions:
     dimensions = packed_encoder(vision, vision.hidden_size, out, 3, out)
     wide = vision.hidden_size * vision.spatial_merge_size**2
     return replace(dimensions, projector=((wide, out), (out, out), (out, inner), (out, inner), (inner, out)))
+
+
+def _ocr_dimensions(config: Any) -> EncoderDimensions:
+    vision = config.vision_config
+    inner = vision.out_hidden_size * vision.in_channels
+    *linear, _, _, _ = _dimensions(config).projector
+    out = vision.out_hidden_size
+    return replace(_dimensions(config), projector=(*linear, (out, inner), (out, inner), (inner, out)))
 
 
 _GLM: dict[str, Any] = {
@@ -84,6 +92,17 @@ ENTRIES = (
                 text_config={"model_type": "glm4v_text", **_TEXT},
                 vision_config={"model_type": "glm4v_vision", **_VISION},
                 **_TOKENS,
+            )
+        },
+    ),
+    Family(
+        "glm_ocr",
+        LIKE_QWEN3_VL,
+        **{**_GLM, "encoder_dimensions": _ocr_dimensions},
+        llm_attributes={"glm_ocr_text": ()},
+        tiny={
+            "glm_ocr": lambda: transformers.GlmOcrConfig(
+                text_config={**_TEXT, "head_dim": 16}, vision_config=_VISION, **_TOKENS
             )
         },
     ),

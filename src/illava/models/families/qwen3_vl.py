@@ -1,4 +1,4 @@
-"""Qwen3-VL, whose LLM also receives features from inside the encoder (deepstack), and Qwen3.5."""
+"""Qwen3-VL, Cosmos and Compass, whose LLMs also receive features from inside the encoder, and Qwen3.5."""
 
 from __future__ import annotations
 
@@ -50,6 +50,20 @@ _DEEPSTACK: dict[str, Any] = {
 }
 
 _TEXT = {**tiny.TEXT, "head_dim": 8, **tiny.rope(2, 1, 1)}
+# Full attention, here of the third layer and of the fifth, has no positions.
+_COMPASS = {
+    **tiny.TEXT,
+    "layer_types": [
+        *["sliding_attention"] * 2,
+        "full_attention",
+        "sliding_attention",
+        "full_attention",
+    ],
+    "rope_parameters": {
+        "sliding_attention": {**tiny.rope(2, 1, 1)["rope_parameters"]},
+        "full_attention": None,
+    },
+}
 _EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
 # Full attention at layers 3 and 7.
 _HYBRID = {
@@ -66,17 +80,42 @@ _HYBRID = {
 _HYBRID_VISION = {**tiny.QWEN_VISION, "num_position_embeddings": 36}
 _TAPPED_VISION = {**_HYBRID_VISION, "deepstack_visual_indexes": [1, 3]}
 
+_PUBLISHED: dict[str, Any] = {
+    **_DEEPSTACK,
+    "llm_attributes": {"qwen3_vl_text": ()},
+    "resize": partial(resize_to_units, units=UNITS),
+    "noise": partial(qwen_noise, units=UNITS, timed=True),
+}
+
 ENTRIES = (
     Family(
         "qwen3_vl",
         _SCHEDULE,
-        **_DEEPSTACK,
-        llm_attributes={"qwen3_vl_text": ()},
-        resize=partial(resize_to_units, units=UNITS),
-        noise=partial(qwen_noise, units=UNITS, timed=True),
+        **_PUBLISHED,
         tiny={
             "qwen3_vl": lambda: transformers.Qwen3VLConfig(
                 text_config=_TEXT, vision_config=_TAPPED_VISION, **tiny.TOKENS
+            )
+        },
+    ),
+    Family(
+        "cosmos3_omni",
+        LIKE_QWEN3_VL,
+        **_PUBLISHED,
+        tiny={
+            "cosmos3_omni": lambda: transformers.Cosmos3OmniConfig(
+                text_config=_TEXT, vision_config=_TAPPED_VISION, **tiny.TOKENS
+            )
+        },
+    ),
+    Family(
+        "cohere_compass",
+        LIKE_QWEN3_VL,
+        **_DEEPSTACK,
+        llm_attributes={"cohere_compass_text": ("sliding_window", "layer_types")},
+        tiny={
+            "cohere_compass": lambda: transformers.CohereCompassConfig(
+                text_config=_COMPASS, vision_config=_TAPPED_VISION, **tiny.TOKENS
             )
         },
     ),
