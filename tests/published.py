@@ -211,12 +211,23 @@ NEWER = {
         packed(24, 1024, 4096, 16, 14, out_hidden_size=1536),
         sizes(16, 1536, 4608, 16, 8, head_dim=128, rope_parameters=mrope(16, 24, 24, rope_theta=10000)),
     ),
-    # We know of no checkpoints of these; the first has the sizes of Qwen3-VL-8B, the second transformers' own.
+    # We know of no checkpoints of these: the sizes of Qwen3-VL-8B, and the defaults of transformers.
     "cosmos3_omni of 8B": qwen3("cosmos3_omni", QWEN3_TAPPED, sizes(36, 4096, 12288, 32, 8, **QWEN3_TEXT)),
     "cohere_compass of 32B": qwen3(
         "cohere_compass",
         QWEN3_TAPPED,
-        sizes(40, 8192, 22528, 64, 64, vocab_size=256000),
+        sizes(
+            40,
+            8192,
+            22528,
+            64,
+            64,
+            vocab_size=256000,
+            rope_parameters={
+                "sliding_attention": mrope(24, 20, 20, rope_theta=50000),
+                "full_attention": None,
+            },
+        ),
     ),
 }
 

@@ -23,7 +23,7 @@ from tests.tiny import ALL, pictures, prompt, tiny_model
 
 every_family = pytest.mark.parametrize("family", ALL)
 IN_ONE_SEQUENCE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v")
-IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v")
+IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v", "glm_ocr", "cosmos3_omni", "cohere_compass")
 
 
 # -- it holds --------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ __all__ = [
     "END",
     "FAMILIES",
     "IMAGE",
+    "MIXED_WINDOWS",
     "PAD",
     "SIZES",
     "START",
@@ -56,6 +57,9 @@ WITH_VIDEO = (
     "glm46v",
     "glm_ocr",
 )
+
+MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass")
+"""Models whose LLMs have layers with sliding windows and layers without, and nothing else that is special."""
 
 
 def video(model: nn.Module, frames: int, seed: int = 0) -> Picture:

@@ -1,4 +1,4 @@
-"""Aya Vision and Command A Vision, whose projectors fold squares of patches."""
+"""Aya Vision and Command A Vision: squares of patches fold in the projector, and LLM layers have windows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COHERE: dict[str, Any] = {
 _TEXT = {
     "model_type": "cohere2",
     **tiny.TEXT,
-    "layer_types": [*["sliding_attention"] * 2, "full_attention"] + ["sliding_attention", "full_attention"],
+    "layer_types": [*["sliding_attention", "full_attention"] * 2, "full_attention"],
 }
 _TINY: dict[str, Any] = dict(
     vision_config=tiny.SIGLIP, text_config=_TEXT, downsample_factor=2, alignment_intermediate_size=40
@@ -54,6 +54,10 @@ ENTRIES = (
         compacts_before="multi_modal_projector.linear_1",
         encoder_dimensions=_dimensions,
         config_attributes=("downsample_factor", "alignment_intermediate_size"),
-        tiny={"cohere2_vision": lambda: transformers.Cohere2VisionConfig(image_token_id=tiny.IMAGE, **_TINY)},
+        tiny={
+            "cohere2_vision": lambda: transformers.Cohere2VisionConfig(
+                image_token_id=tiny.IMAGE, **{**_TINY, "text_config": {**_TEXT, "sliding_window": 24}}
+            )
+        },
     ),
 )

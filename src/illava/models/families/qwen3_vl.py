@@ -50,19 +50,11 @@ _DEEPSTACK: dict[str, Any] = {
 }
 
 _TEXT = {**tiny.TEXT, "head_dim": 8, **tiny.rope(2, 1, 1)}
-# Full attention, here of the third layer and of the fifth, has no positions.
+# Layers with full attention have no positions.
 _COMPASS = {
     **tiny.TEXT,
-    "layer_types": [
-        *["sliding_attention"] * 2,
-        "full_attention",
-        "sliding_attention",
-        "full_attention",
-    ],
-    "rope_parameters": {
-        "sliding_attention": {**tiny.rope(2, 1, 1)["rope_parameters"]},
-        "full_attention": None,
-    },
+    "layer_types": [*["sliding_attention", "full_attention"] * 2, "sliding_attention"],
+    "rope_parameters": {"sliding_attention": tiny.rope(2, 1, 1)["rope_parameters"], "full_attention": None},
 }
 _EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
 # Full attention at layers 3 and 7.
