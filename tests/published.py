@@ -223,6 +223,7 @@ NEWER = {
             64,
             64,
             vocab_size=256000,
+            layer_types=[*["sliding_attention"] * 3, "full_attention"] * 10,
             rope_parameters={
                 "sliding_attention": mrope(24, 20, 20, rope_theta=50000),
                 "full_attention": None,

@@ -50,11 +50,12 @@ ENTRIES = (
         tiny={
             "janus": lambda: transformers.JanusConfig(
                 vision_config={**tiny.VISION, "image_size": 24, "patch_size": 4, "mlp_ratio": 1.5}
-                | {"projection_dim": 32, "depth": 2},
+                | {"projection_dim": 32, "depth": 2, "num_image_tokens": 4},
                 vq_config=dict(
                     embed_dim=8, num_embeddings=8, base_channels=32, channel_multiplier=[1], num_patches=4
                 )
-                | dict(num_res_blocks=1, latent_channels=8, num_hidden_layers=1, projection_dim=32),
+                | dict(num_res_blocks=1, latent_channels=8, num_hidden_layers=1, projection_dim=32)
+                | {"image_token_embed_dim": 32},
                 text_config=tiny.LLAMA,
                 image_token_id=tiny.IMAGE,
             )
