@@ -17,19 +17,23 @@ from .qwen3_vl import LIKE_QWEN3_VL
 
 
 def _dimensions(config: Any) -> EncoderDimensions:
+    # The blocks' MLPs have the width of the LLM, and the merger's that of the config.
     vision = config.vision_config
-    out, inner = vision.out_hidden_size, vision.intermediate_size
-    dimensions = packed_encoder(vision, vision.hidden_size, out, 3, out)
-    wide = vision.hidden_size * vision.spatial_merge_size**2
-    return replace(dimensions, projector=((wide, out), (out, out), (out, inner), (out, inner), (inner, out)))
+    return _sizes(vision, vision.out_hidden_size, vision.intermediate_size)
 
 
 def _ocr_dimensions(config: Any) -> EncoderDimensions:
     vision = config.vision_config
-    inner = vision.out_hidden_size * vision.in_channels
-    *linear, _, _, _ = _dimensions(config).projector
+    return _sizes(vision, vision.intermediate_size, vision.out_hidden_size * vision.in_channels)
+
+
+def _sizes(vision: Any, of_blocks: int, of_merger: int) -> EncoderDimensions:
+    """Sizes of an encoder, given the widths of the MLPs of its blocks and of its merger."""
     out = vision.out_hidden_size
-    return replace(_dimensions(config), projector=(*linear, (out, inner), (out, inner), (inner, out)))
+    dimensions = packed_encoder(vision, vision.hidden_size, of_blocks, 3, out)
+    wide = vision.hidden_size * vision.spatial_merge_size**2
+    merger = (out, of_merger), (out, of_merger), (of_merger, out)
+    return replace(dimensions, projector=((wide, out), (out, out), *merger))
 
 
 _GLM: dict[str, Any] = {
