@@ -13,8 +13,6 @@ from ..towers import SIGLIP_IN_SQUARES
 from .llava import LIKE_ONEVISION
 
 _COHERE: dict[str, Any] = {
-    "encoder": "vision_tower",
-    "projector": "multi_modal_projector",
     "unfolds_before": "multi_modal_projector",
     "towers": {"siglip_vision_model": SIGLIP_IN_SQUARES},
     "group": lambda config: int(config.downsample_factor**2),

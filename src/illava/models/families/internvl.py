@@ -99,8 +99,6 @@ def _noise(config: Any, size: Size, pictures: int, frames: int) -> NoisePictures
 
 
 _TILED: dict[str, Any] = {
-    "encoder": "vision_tower",
-    "projector": "multi_modal_projector",
     "unfolds_after": "vision_tower.layernorm",
     "compacts_before": "multi_modal_projector",
     "encoder_dimensions": _dimensions,
