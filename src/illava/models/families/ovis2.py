@@ -27,8 +27,8 @@ ENTRIES = (
         "ovis2",
         LIKE_ONEVISION,
         encoder="vision_tower",
-        # Later operations are row by row, and NaN stays NaN. A feature that is not finite becomes a row of NaN
-        # too, which the count of marks at the entry of the LLM tells from dropped ones.
+        # Later operations are row by row, and NaN stays NaN. They make a row of NaN of a feature that is not
+        # finite too, which the count of marks at the entry of the LLM tells from dropped ones.
         projector="vision_tower.head_norm",
         unfolds_after="vision_tower.transformer.rms_norm",
         compacts_before="vision_tower.head_linear",
