@@ -25,10 +25,45 @@ SLOW_VARIANTS = frozenset(
 )
 """Tiny models that join an encoder and a family which other variants test apart: all their tests are slow."""
 
+SLOW_FAMILIES = frozenset(
+    {
+        "aya_vision",
+        "cohere2_vision",
+        "cohere_compass",
+        "cosmos3_omni",
+        "deepseek_vl",
+        "glm_ocr",
+        "janus",
+        "lighton_ocr",
+        "ovis2",
+        "qianfan_ocr",
+    }
+)
+"""Families whose mechanisms others test too: all of their tests are slow but the ones below."""
+QUICK = (
+    ("test_battery.py", "test_cell", "-sdpa-two-batch"),
+    ("test_contract.py", "test_the_contract_holds_on_the_installed_release", ""),
+    ("test_families_one_entry.py", "", ""),
+    ("test_coverage.py", "", ""),
+)
+"""(file, function, in the brackets) of tests that every family has; "" for any."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of a slow variant."""
+    """Mark every test of a slow variant, and most tests of a slow family."""
     for item in items:
-        values = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if any(isinstance(value, str) and value in SLOW_VARIANTS for value in values):
+        values = [
+            value
+            for value in getattr(getattr(item, "callspec", None), "params", {}).values()
+            if isinstance(value, str)
+        ]
+        slow = any(value in SLOW_FAMILIES for value in values) and not _is_quick(item)
+        if slow or any(value in SLOW_VARIANTS for value in values):
             item.add_marker(pytest.mark.slow)
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    return any(
+        item.path.name == file and item.name.startswith(function) and within in item.name
+        for file, function, within in QUICK
+    )

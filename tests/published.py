@@ -9,6 +9,7 @@ from illava.bench.published import (
     INTERN_6B,
     INTERN_300M,
     QWEN2_72B,
+    QWEN2_HALF_B,
     QWEN3_TAPPED,
     QWEN3_TEXT,
     QWEN3_VISION,
@@ -170,6 +171,67 @@ OTHERS = {
     "google/paligemma2-3b-pt-224": composed("paligemma", SO400M, GEMMA2_2B, projection_dim=2304),
 }
 
+# -- Cohere, DeepSeek, Janus, OCR ----------------------------------------------------------------------
+
+SIGLIP_LARGE = vit(24, 1024, 4096, 16, 384, 16)
+COHERE2 = dict(model_type="cohere2", head_dim=128, vocab_size=256000, sliding_window=4096)
+DEEPSEEK_1B = sizes(24, 2048, 5632, 16, 16, model_type="llama", vocab_size=102400)
+QWEN3_DENSE = dict(model_type="qwen3", head_dim=128)
+
+NEWER = {
+    "CohereLabs/aya-vision-8b": composed(
+        "aya_vision",
+        {**SO400M_364, "model_type": "siglip_vision_model", "vision_use_head": False},
+        sizes(32, 4096, 14336, 32, 8, **COHERE2),
+        alignment_intermediate_size=28672,
+    ),
+    "CohereLabs/command-a-vision-07-2025": composed(
+        "cohere2_vision",
+        {**SO400M, "image_size": 512, "patch_size": 16},
+        sizes(64, 12288, 36864, 96, 8, **COHERE2),
+    ),
+    "deepseek-community/deepseek-vl-1.3b-chat": composed(
+        "deepseek_vl", {**SIGLIP_LARGE, "model_type": "siglip_vision_model"}, DEEPSEEK_1B
+    ),
+    "deepseek-community/Janus-Pro-1B": composed("janus", SIGLIP_LARGE, DEEPSEEK_1B),
+    "thisisiron/Ovis2-1B-hf": composed(
+        "ovis2",
+        vit(24, 1024, 2816, 8, 448, 14, hidden_stride=2, vocab_size=65536),
+        {**QWEN2_HALF_B, "model_type": "qwen2"},
+        hidden_size=896,
+    ),
+    "lightonai/LightOnOCR-1B-1025": composed(
+        "lighton_ocr", PIXTRAL_1540, sizes(28, 1024, 3072, 16, 8, vocab_size=151936, **QWEN3_DENSE)
+    ),
+    "baidu/Qianfan-OCR": composed(
+        "qianfan_ocr", INTERN_300M, sizes(36, 2560, 9728, 32, 8, **QWEN3_DENSE), downsample_ratio=0.5
+    ),
+    "zai-org/GLM-OCR": composed(
+        "glm_ocr",
+        packed(24, 1024, 4096, 16, 14, out_hidden_size=1536),
+        sizes(16, 1536, 4608, 16, 8, head_dim=128, rope_parameters=mrope(16, 24, 24, rope_theta=10000)),
+    ),
+    # We know of no checkpoints of these: the sizes of Qwen3-VL-8B, and the defaults of transformers.
+    "cosmos3_omni of 8B": qwen3("cosmos3_omni", QWEN3_TAPPED, sizes(36, 4096, 12288, 32, 8, **QWEN3_TEXT)),
+    "cohere_compass of 32B": qwen3(
+        "cohere_compass",
+        QWEN3_TAPPED,
+        sizes(
+            40,
+            8192,
+            22528,
+            64,
+            64,
+            vocab_size=256000,
+            layer_types=[*["sliding_attention"] * 3, "full_attention"] * 10,
+            rope_parameters={
+                "sliding_attention": mrope(24, 20, 20, rope_theta=50000),
+                "full_attention": None,
+            },
+        ),
+    ),
+}
+
 NAMED = {
     SHAPES[name].checkpoint: SHAPES[name].config
     for name in (
@@ -184,4 +246,4 @@ NAMED = {
     )
 }
 
-CONFIGS: dict[str, Json] = {**NAMED, **LLAVA, **QWEN, **GLM, **OTHERS}
+CONFIGS: dict[str, Json] = {**NAMED, **LLAVA, **QWEN, **GLM, **OTHERS, **NEWER}

@@ -23,7 +23,7 @@ from tests.tiny import ALL, pictures, prompt, tiny_model
 
 every_family = pytest.mark.parametrize("family", ALL)
 IN_ONE_SEQUENCE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v")
-IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v")
+IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v", "glm_ocr", "cosmos3_omni", "cohere_compass")
 
 
 # -- it holds --------------------------------------------------------------------------------------------
@@ -121,9 +121,8 @@ def arguments(family: str) -> list[tuple[nn.Module, str]]:
     found = [(model, name) for name in ("input_ids", "attention_mask", "labels", "logits_to_keep")]
     found += [(modules.base, name) for name in ("attention_mask", "inputs_embeds", "pixel_values")]
     found += [(modules.llm, name) for name in ("attention_mask", "position_ids", "inputs_embeds")]
-    found += [
-        (layer, name) for name in ("hidden_states", "attention_mask", "position_ids", "position_embeddings")
-    ]
+    of_layer = ("hidden_states", "attention_mask", "position_ids", "position_embeddings")
+    found += [(layer, name) for name in of_layer if name in inspect.signature(type(layer).forward).parameters]
     if not family.startswith("qwen3_5"):
         # Nothing merges in that LLM, so nothing is read off its attention.
         found += [(attention, name) for name in ("hidden_states", "attention_mask", "position_embeddings")]

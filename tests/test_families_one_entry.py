@@ -9,19 +9,23 @@ from pathlib import Path
 import pytest
 
 from illava.models import families
-from illava.models.families import FAMILIES, REFUSED, family_of
+from illava.models.families import FAMILIES, family_of
 from illava.models.lookups import LLM_BY_TYPE
 from illava.models.tiny_models import CONFIGS, config
+from illava.models.unsupported import unsupported
 
 SOURCE = Path(__file__).parents[1] / "src" / "illava"
 TEXTS = [file for file in sorted(SOURCE.rglob("*")) if file.suffix in (".py", ".html", ".css", ".js")]
 # Where model types may be named: the entries, and the config.json files of published checkpoints.
 ENTRIES, PUBLISHED = SOURCE / "models", SOURCE / "bench" / "published.py"
 
+WORDS = frozenset({"git", "aria"})
+"""Model types that are also words of source code."""
+
 
 def model_types() -> set[str]:
     """``model_type`` of all families, of their image encoders and of their LLMs."""
-    out = {*FAMILIES, *REFUSED, *LLM_BY_TYPE}
+    out = {*FAMILIES, *unsupported(), *LLM_BY_TYPE} - WORDS
     for family in FAMILIES.values():
         out |= {*family.towers, *family.llm_attributes}
     for name in CONFIGS:

@@ -52,6 +52,7 @@ METHODS = {
 # Which rows of a padded picture stay, how a window empties, and which line of a picture a unit was on depends
 # on the picture: there costs are near, not equal.
 UNEVEN = ("llava_onevision", "llava_next", "llava_next_video", "qwen2_5_vl", "mistral3", "llava-pixtral")
+UNEVEN += ("lighton_ocr",)
 # What a sliding window still holds is counted in columns of the full prompt.
 UNEVEN += ("paligemma-2",)
 IN_THE_LLM = ("pyramiddrop", "sparsevlm", "dart", "fastv", "compose")
@@ -61,7 +62,7 @@ def refused(modules, name):
     """Whether docs/support.md lists the pair as not supported."""
     kind = modules.family.model_type
     if name == "downsample":
-        return not modules.tower.packed or kind in ("llava", "mistral3")
+        return not modules.tower.packed or kind in ("llava", "mistral3", "lighton_ocr")
     if kind == "gemma3":
         return name in ("pyramiddrop", "pool")
     if kind.startswith("qwen3_5"):

@@ -77,6 +77,20 @@ SCHEDULES = {
     # 18 layers: 5.1. 26 layers: 7.4, between 6 and 8, for here every odd layer sees the whole prompt.
     "google/paligemma-3b-pt-224": (27, 18, 1, 0, (5, 6, 7, 8), ONEVISION, (5,), SEVEN_TENTHS),
     "google/paligemma2-3b-pt-224": (27, 26, 1, 0, (5, 6, 7, 8), ONEVISION, (6,), SEVEN_TENTHS),
+    # Layers 3 7 11 ... see the whole prompt. 64 layers: 18.3, as near to 16 as to 20 once rounded down.
+    "CohereLabs/aya-vision-8b": (27, 32, 4, 0, (5, 6, 7, 8), ONEVISION, (8,), SEVEN_TENTHS),
+    "CohereLabs/command-a-vision-07-2025": (27, 64, 4, 0, (5, 6, 7, 8), ONEVISION, (16,), SEVEN_TENTHS),
+    "deepseek-community/deepseek-vl-1.3b-chat": (24, 24, 1, 0, (4, 5, 6, 7), ONEVISION, (6,), SEVEN_TENTHS),
+    "deepseek-community/Janus-Pro-1B": (24, 24, 1, 0, (4, 5, 6, 7), ONEVISION, (6,), SEVEN_TENTHS),
+    "thisisiron/Ovis2-1B-hf": (24, 24, 4, 0, (4, 5, 6, 7), ONEVISION, (6,), SEVEN_TENTHS),
+    "lightonai/LightOnOCR-1B-1025": (24, 28, 4, 0, (4, 5, 6, 7), ONEVISION, (8,), SEVEN_TENTHS),
+    # 36 layers: 10.3.
+    "baidu/Qianfan-OCR": (24, 36, 4, 1, (4, 5, 6, 7), ONEVISION, (10,), SEVEN_TENTHS),
+    # 16 layers: 8.4 9.3 10.2 11.1.
+    "zai-org/GLM-OCR": (24, 16, 4, 0, (4, 5, 6, 7), QWEN3, (8, 9, 10, 11), FOUR_TIMES),
+    "cosmos3_omni of 8B": (27, 36, 4, 0, (5, 6, 7, 8), QWEN3, (19, 21, 23, 25), FOUR_TIMES),
+    # 40 layers: 21.1 23.3 25.6 27.8, of which the second and the third are nearest to 24.
+    "cohere_compass of 32B": (27, 40, 4, 0, (5, 6, 7, 8), QWEN3, (20, 24, 28), (0.9, 0.81, 0.9)),
 }
 
 

@@ -18,10 +18,10 @@ import illava
 from illava.runtime.cache.merged import MergedLayer
 from illava.runtime.cache.static import ROUNDED, StaticMergedLayer
 from tests.battery.test_battery import CLOSE, inputs_of, method_of
-from tests.tiny import ALL, WITH_VIDEO, prompt, tiny_model
+from tests.tiny import ALL, MIXED_WINDOWS, WITH_VIDEO, prompt, tiny_model
 
 NEW = 6
-GROWING = ("gemma3", "llava-windows", "paligemma", "paligemma-2", "qwen3_5", "qwen3_5_moe")
+GROWING = ("gemma3", "llava-windows", "paligemma", "paligemma-2", "qwen3_5", "qwen3_5_moe", *MIXED_WINDOWS)
 """Sliding windows, masks made ready, recurrent layers: these are held in layers that grow."""
 STATIC = tuple(name for name in ALL if not name.startswith(GROWING))
 OPTIONS = dict(max_new_tokens=NEW, do_sample=False, output_logits=True, return_dict_in_generate=True)

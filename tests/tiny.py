@@ -21,6 +21,7 @@ __all__ = [
     "END",
     "FAMILIES",
     "IMAGE",
+    "MIXED_WINDOWS",
     "PAD",
     "SIZES",
     "START",
@@ -47,12 +48,18 @@ WITH_VIDEO = (
     "qwen2_5_vl",
     "qwen3_vl",
     "qwen3_vl_moe",
+    "cosmos3_omni",
+    "cohere_compass",
     "qwen3_5",
     "qwen3_5_moe",
     "glm4v",
     "glm4v_moe",
     "glm46v",
+    "glm_ocr",
 )
+
+MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass")
+"""Models whose LLMs have layers with sliding windows and layers without, and nothing else that is special."""
 
 
 def video(model: nn.Module, frames: int, seed: int = 0) -> Picture:

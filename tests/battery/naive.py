@@ -15,14 +15,27 @@ from torch import Tensor, nn
 from tests.tiny import IMAGE, VIDEO, kind
 
 # Families whose units are squares of the picture's grid, side in tokens.
-SQUARES = {"internvl": 2, "idefics3": 2, "smolvlm": 2, "gemma3": 2, "mistral3": 2}
+SQUARES = dict.fromkeys(
+    (
+        "internvl",
+        "idefics3",
+        "smolvlm",
+        "gemma3",
+        "mistral3",
+        "aya_vision",
+        "cohere2_vision",
+        "lighton_ocr",
+        "ovis2",
+        "qianfan_ocr",
+    ),
+    2,
+)
 
 
 def encoder_of(model: nn.Module) -> nn.Module:
     base = model.model
-    return next(
-        getattr(base, name) for name in ("visual", "vision_tower", "vision_model") if hasattr(base, name)
-    )
+    names = ("visual", "vision_tower", "vision_model", "vision_encoder")
+    return next(getattr(base, name) for name in names if hasattr(base, name))
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
@@ -51,7 +64,7 @@ def attention_of(block: nn.Module) -> nn.Module:
 
 
 def mlp_of(block: nn.Module) -> nn.Module:
-    return next(getattr(block, name) for name in ("mlp", "feed_forward") if hasattr(block, name))
+    return next(getattr(block, name) for name in ("mlp", "feed_forward", "ffn") if hasattr(block, name))
 
 
 @contextmanager

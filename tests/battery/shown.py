@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from tests.battery.naive import SQUARES
 from tests.tiny import Picture, kind, picture
 from tests.tiny_configs import TILES
 
@@ -36,7 +37,7 @@ def canvases(model: nn.Module) -> list[Canvas]:
         case "anyres":
             return [Canvas(size, size, (6, 6), resampled=True) for size in ((40, 30), (20, 44))]
         case "square":
-            side = 3 if family == "gemma3" else 6
+            side = 3 if family in SQUARES else 6
             return [Canvas((1, 1), (24, 24), (side, side))] * 2
         case "grid" | "lines":
             unit = vision.patch_size * (1 if family == "llava" else 2)
@@ -74,7 +75,7 @@ def processed(model: nn.Module, canvas: Canvas, image: Tensor) -> Picture:
                 size={"shortest_edge": 24}, crop_size=square, image_grid_pinpoints=TILES
             )
         case "lines":
-            side = patch * (2 if family == "mistral3" else 1)
+            side = patch * (1 if family == "llava" else 2)
             processor = transformers.PixtralImageProcessor(
                 patch_size={"height": side, "width": side}, size={"longest_edge": 64}
             )

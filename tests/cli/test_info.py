@@ -8,9 +8,12 @@ import pytest
 
 import illava
 from illava.cli.info import skeleton
+from illava.models.coverage import coverage
 from tests.tiny import FAMILIES, config, tiny_model
 
-from .conftest import call, invoke
+from .conftest import assert_error, call, invoke
+
+BY_NAME = {one.model_type for one in coverage()}
 
 
 def test_overview():
@@ -26,6 +29,38 @@ def test_shipped_model():
     assert result.exit_code == 0
     for text in ("qwen2_vl", "yes", "6 blocks", "6 layers", "49.8%", "36.3%"):
         assert text in result.stdout
+
+
+def test_every_type():
+    result = invoke("info", "--all")
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80 or lines[-1].startswith("transformers")
+    words = result.stdout.split()
+    for one in coverage():
+        assert one.model_type in words
+    flat = " ".join(words)
+    assert "mllama both no: it uses cross-attention" in flat
+    assert f"{len(coverage())} model types" not in flat, "aliases are counted apart"
+
+
+def test_every_type_as_json():
+    found = json.loads(invoke("info", "--all", "--json").stdout)
+    assert [one["model_type"] for one in found["model_types"]] == [one.model_type for one in coverage()]
+    yes = [one["model_type"] for one in found["model_types"] if one["image_encoder"]["state"] == "yes"]
+    assert yes == [name for name in illava.supported_families() if name in BY_NAME]
+    number = found["counts"]
+    assert number["both"] + number["one"] == len(yes)
+    assert number["types"] == sum(number[key] for key in ("both", "one", "open", "refused"))
+    assert number["types"] + number["aliases"] == len(coverage())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--json",), "--json is for --all"), (("zoo/S", "--all"), "give either zoo/S or --all")],
+)
+def test_options_that_do_not_go_together(words, message):
+    assert_error(invoke("info", *words), message)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from illava.bench.timing import Timing
-from illava.cli.app import _verdict
+from illava.cli.answers import _verdict
 
 COSTS = {"plain_cost": (400, 300), "cost": (200, 100)}
 REPORT = SimpleNamespace(**{k: SimpleNamespace(total=t, kv_bytes=b) for k, (t, b) in COSTS.items()})

@@ -55,6 +55,12 @@ def test_one_feature(name, value):
     spoil(projector(model), value)
     inputs = single(model)
     assert last_logits(model, inputs).isnan().all()
+    if name == "ovis2":
+        # A softmax behind its projector spreads NaN over the row, which then looks like a dropped one.
+        lost = pytest.raises(RuntimeError, match="features of dropped tokens that reached")
+        with illava.accelerate(model, method_of(name)), lost:
+            last_logits(model, inputs)
+        return
     with illava.accelerate(model, method_of(name)):
         assert last_logits(model, inputs).isnan().all()
 

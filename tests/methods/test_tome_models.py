@@ -11,6 +11,7 @@ from torch import Tensor
 import illava
 from illava.methods.tome import ToMe
 from illava.runtime.attention_tap import AttentionTap
+from tests.battery.naive import SQUARES
 from tests.core.cases import assert_same_bits
 from tests.flash import Kernels, kernels, use
 from tests.methods import whole
@@ -82,7 +83,7 @@ def test_every_family_hits_the_budget(family):
         report = handle.report
     # Segments are tiles of 6 x 6 tokens, or of 3 x 3 squares of them, or a picture of any shape.
     units, of_tile = report.steps[0].before, {"anyres": 36, "square": 36, "tiles": 9, "marked_tiles": 9}
-    of = 9 if family == "gemma3" else of_tile.get(kind(model), units)
+    of = 9 if family in SQUARES and kind(model) == "square" else of_tile.get(kind(model), units)
     assert units % of == 0
     assert report.steps[-1].after == units // of * round(0.3 * of)
 

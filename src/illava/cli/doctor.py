@@ -73,14 +73,13 @@ def _describe(family: Any, model: str, trust_remote_code: bool) -> Described:
     """Read the config of a folder or hub id. Raises InputError or UnsupportedError for other names."""
     from ..errors import UnsupportedError
     from ..io.pictures import InputError
-    from ..models.families import REFUSED
+    from ..models.unsupported import unsupported
 
     if "/" not in model and not os.path.isdir(os.path.expanduser(model)):
         known = ", ".join(sorted(family.families()))
-        if model in REFUSED:
-            raise UnsupportedError(
-                f"{model} is not supported: {REFUSED[model]}; supported families are {known}"
-            )
+        stages = unsupported().get(model)
+        if stages is not None:
+            raise UnsupportedError(f"{model} is not supported: {stages}; supported families are {known}")
         near = get_close_matches(model.lower().replace("-", "_"), family.families(), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise InputError(

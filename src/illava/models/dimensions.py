@@ -149,9 +149,9 @@ def tiled_encoder(
 
 
 def _dinov2_mlp(vision: Any) -> tuple[int, int]:
-    """Width and number of matrices of DINOv2's MLP, which its config states as a ratio."""
+    """Width and number of matrices of an MLP whose config states a ratio; it may be gated in DINOv2."""
     wide = int(vision.hidden_size * vision.mlp_ratio)
-    if not vision.use_swiglu_ffn:
+    if not getattr(vision, "use_swiglu_ffn", False):
         return wide, 2
     # A gated MLP has two thirds of the width, rounded up to a multiple of 8.
     return (int(wide * 2 / 3) + 7) // 8 * 8, 3

@@ -49,10 +49,10 @@ class Family:
     schedule: Schedule
 
     # -- modules --------------------------------------------------------------------------------------------
-    encoder: str
-    projector: str
+    encoder: str = "vision_tower"
+    projector: str = "multi_modal_projector"
     """The module that maps units to LLM features row by row. At its output dropped units are marked."""
-    towers: Mapping[str, Tower]
+    towers: Mapping[str, Tower] = field(kw_only=True)
     """The image encoders of this family, by the ``model_type`` of the vision config."""
     row_mixers: tuple[str, ...] = ()
     """Methods of the base model between projector and LLM that may average feature rows."""
@@ -90,6 +90,8 @@ class Family:
     llm_attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Attributes of the LLM's config that are read, by ``model_type``, for LLMs that only this family
     uses."""
+    llm_refusal: str = ""
+    """Why tokens cannot merge in the LLM; "" if they can."""
     functions: Mapping[tuple[str, str], Call] = field(default_factory=dict)
     """(module, name) of the functions of transformers that the entry calls."""
     broken_releases: tuple[str, ...] = ()

@@ -46,6 +46,8 @@ LLM_BY_TYPE: dict[str, tuple[str, ...]] = {
     "mistral": ("sliding_window",),
     "qwen2": ("sliding_window", "layer_types"),
     "gemma2": ("sliding_window", "layer_types"),
+    "cohere2": ("sliding_window", "layer_types"),
+    "qwen3": ("sliding_window", "layer_types"),
 }
 """Attributes of the config of an LLM, by its ``model_type``; :attr:`.family.Family.llm_attributes` has those
 of LLMs that only one family uses. The sizes of other LLMs are not checked in advance."""

@@ -19,6 +19,7 @@ TEXT: dict[str, Any] = dict(
     eos_token_id=2,
 )
 QWEN2 = {"model_type": "qwen2", **TEXT}
+QWEN3 = {"model_type": "qwen3", "head_dim": 8, **TEXT}
 LLAMA = {"model_type": "llama", **TEXT}
 MISTRAL = {"model_type": "mistral", "sliding_window": None, "head_dim": 8, **TEXT}
 

@@ -93,7 +93,7 @@ class ProjectorStage:
             return None
         x, *rest = args
         rows = x.reshape(-1, x.shape[-1])[run.kept.to(x.device)]
-        return (rows.view(*x.shape[:-2], -1, x.shape[-1]), *rest), kwargs
+        return (rows.view(*_leading(x), -1, x.shape[-1]), *rest), kwargs
 
     # -- operations that average rows ------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class ProjectorStage:
             return x
         run.record(depth, merged, units_in)
         left = torch.cat([prefix, merged.units.reshape(tiles, -1, x.shape[-1])], 1)
-        return left.reshape(*x.shape[:-2], -1, x.shape[-1])
+        return left.reshape(*_leading(x), -1, x.shape[-1])
 
     def _shapes(self, run: EncoderRun) -> tuple[tuple[int, int], ...] | None:
         if run.kept is not None:
@@ -277,6 +277,11 @@ class ProjectorStage:
         full = rows.new_full((sum(run.full_lengths), rows.shape[-1]), float("nan"))
         full = full.index_copy(0, run.kept.to(rows.device), rows)
         return torch.cat([prefix, full.view(*features.shape[:-2], -1, rows.shape[-1])], dim=-2)
+
+
+def _leading(x: Tensor) -> torch.Size:
+    """The dimensions before those of the rows; units may still be arranged as (tiles, rows, columns, d)."""
+    return x.shape[: 1 if x.dim() == 4 else -2]
 
 
 def _has_marks(run: EncoderRun) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 
 from ...errors import UnsupportedError
 from ..family import ANY, Family, Schedule
+from ..unsupported import unsupported
 
-__all__ = ["ANY", "FAMILIES", "REFUSED", "Family", "Schedule", "family_of", "supported_families"]
+__all__ = ["ANY", "FAMILIES", "Family", "Schedule", "family_of", "supported_families"]
 
 
 def _entries() -> Iterator[Family]:
@@ -22,10 +23,6 @@ def _entries() -> Iterator[Family]:
 
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _entries()}
-
-REFUSED: dict[str, str] = {
-    "mllama": "it uses cross-attention to the picture instead of visual tokens in its LLM",
-}
 
 
 def supported_families() -> tuple[str, ...]:
@@ -38,7 +35,8 @@ def family_of(config: Any) -> Family:
     model_type = getattr(config, "model_type", type(config).__name__)
     if model_type in FAMILIES:
         return FAMILIES[model_type]
-    reason = f": {REFUSED[model_type]}" if model_type in REFUSED else ""
+    stages = unsupported().get(model_type)
+    reason = "" if stages is None else f": {stages}"
     raise UnsupportedError(
         f"model type {model_type!r} is not supported{reason}; supported are {', '.join(supported_families())}"
     )

@@ -47,8 +47,6 @@ ENTRIES = (
         "gemma3",
         # Every sixth layer attends to the whole prompt; the windows of the others may not reach the pictures.
         replace(LIKE_ONEVISION, llm_depth=34, llm_layers=(12,)),
-        encoder="vision_tower",
-        projector="multi_modal_projector",
         unfolds_before="multi_modal_projector",
         compacts_before="multi_modal_projector.mm_soft_emb_norm",
         towers={"siglip_vision_model": SIGLIP_IN_SQUARES},
@@ -72,8 +70,6 @@ ENTRIES = (
     Family(
         "paligemma",
         LIKE_ONEVISION,
-        encoder="vision_tower",
-        projector="multi_modal_projector",
         towers={"siglip_vision_model": SIGLIP},
         encoder_dimensions=_dimensions,
         outer_masks=True,

@@ -1,4 +1,4 @@
-"""GLM-4V, its mixture of experts, and GLM-4.6V."""
+"""GLM-4V, its mixture of experts, GLM-4.6V and GLM-OCR."""
 
 from __future__ import annotations
 
@@ -17,11 +17,23 @@ from .qwen3_vl import LIKE_QWEN3_VL
 
 
 def _dimensions(config: Any) -> EncoderDimensions:
+    # The blocks' MLPs have the width of the LLM, and the merger's that of the config.
     vision = config.vision_config
-    out, inner = vision.out_hidden_size, vision.intermediate_size
-    dimensions = packed_encoder(vision, vision.hidden_size, out, 3, out)
+    return _sizes(vision, vision.out_hidden_size, vision.intermediate_size)
+
+
+def _ocr_dimensions(config: Any) -> EncoderDimensions:
+    vision = config.vision_config
+    return _sizes(vision, vision.intermediate_size, vision.out_hidden_size * vision.in_channels)
+
+
+def _sizes(vision: Any, of_blocks: int, of_merger: int) -> EncoderDimensions:
+    """Sizes of an encoder, given the widths of the MLPs of its blocks and of its merger."""
+    out = vision.out_hidden_size
+    dimensions = packed_encoder(vision, vision.hidden_size, of_blocks, 3, out)
     wide = vision.hidden_size * vision.spatial_merge_size**2
-    return replace(dimensions, projector=((wide, out), (out, out), (out, inner), (out, inner), (inner, out)))
+    merger = (out, of_merger), (out, of_merger), (of_merger, out)
+    return replace(dimensions, projector=((wide, out), (out, out), *merger))
 
 
 _GLM: dict[str, Any] = {
@@ -84,6 +96,17 @@ ENTRIES = (
                 text_config={"model_type": "glm4v_text", **_TEXT},
                 vision_config={"model_type": "glm4v_vision", **_VISION},
                 **_TOKENS,
+            )
+        },
+    ),
+    Family(
+        "glm_ocr",
+        LIKE_QWEN3_VL,
+        **{**_GLM, "encoder_dimensions": _ocr_dimensions},
+        llm_attributes={"glm_ocr_text": ()},
+        tiny={
+            "glm_ocr": lambda: transformers.GlmOcrConfig(
+                text_config={**_TEXT, "head_dim": 16}, vision_config=_VISION, **_TOKENS
             )
         },
     ),

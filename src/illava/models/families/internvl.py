@@ -1,7 +1,8 @@
-"""InternVL: tiles, which the model treats as separate pictures."""
+"""InternVL and Qianfan-OCR: tiles, which the model treats as separate pictures."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -41,6 +42,14 @@ TOWER = Tower(
     prefix=lambda vision: 1,
     scale=_scaled,
 )
+
+
+def _scaled_always(block: Any, output: Tensor) -> Tensor:
+    scaled: Tensor = block.drop_path2(block.lambda_2 * block.dropout(output))
+    return scaled
+
+
+QIANFAN_TOWER = replace(TOWER, blocks="layers", scale=_scaled_always, scale_modules=("dropout", "drop_path2"))
 
 
 def _dimensions(config: Any) -> EncoderDimensions:
@@ -89,33 +98,47 @@ def _noise(config: Any, size: Size, pictures: int, frames: int) -> NoisePictures
     return NoisePictures({"pixel_values": pixels}, [run] * pictures)
 
 
+_TILED: dict[str, Any] = {
+    "unfolds_after": "vision_tower.layernorm",
+    "compacts_before": "multi_modal_projector",
+    "encoder_dimensions": _dimensions,
+    "group": lambda config: round(1 / config.downsample_ratio) ** 2,
+    "config_attributes": (*FEATURES, "downsample_ratio"),
+    "functions": {
+        ("transformers.models.got_ocr2.image_processing_got_ocr2", "get_optimal_tiled_canvas"): Call()
+    },
+    "picture": _picture,
+    "tiles": _tiles,
+    "picture_format": lambda config: "tiles",
+}
+_TINY_VISION = {**tiny.VISION, "image_size": [24, 24], "patch_size": [4, 4]}
+
 ENTRIES = (
     Family(
         "internvl",
         LIKE_ONEVISION,
-        encoder="vision_tower",
-        projector="multi_modal_projector",
-        unfolds_after="vision_tower.layernorm",
-        compacts_before="multi_modal_projector",
+        **_TILED,
         towers={"internvl_vision": TOWER},
-        encoder_dimensions=_dimensions,
-        group=lambda config: round(1 / config.downsample_ratio) ** 2,
-        config_attributes=(*FEATURES, "downsample_ratio"),
-        functions={
-            (
-                "transformers.models.got_ocr2.image_processing_got_ocr2",
-                "get_optimal_tiled_canvas",
-            ): Call()
-        },
-        picture=_picture,
         video=_video,
-        tiles=_tiles,
-        picture_format=lambda config: "tiles",
         noise=_noise,
         tiny={
             "internvl": lambda: transformers.InternVLConfig(
                 text_config={**tiny.QWEN2, "use_sliding_window": False},
-                vision_config={**tiny.VISION, "image_size": [24, 24], "patch_size": [4, 4]},
+                vision_config=_TINY_VISION,
+                image_token_id=tiny.IMAGE,
+                image_seq_length=9,
+            )
+        },
+    ),
+    Family(
+        "qianfan_ocr",
+        LIKE_ONEVISION,
+        **_TILED,
+        towers={"qianfan_ocr_vision": QIANFAN_TOWER},
+        tiny={
+            "qianfan_ocr": lambda: transformers.QianfanOCRConfig(
+                text_config=tiny.QWEN3,
+                vision_config={**_TINY_VISION, "layer_scale_init_value": 0.7},
                 image_token_id=tiny.IMAGE,
                 image_seq_length=9,
             )

@@ -40,13 +40,6 @@ def dimensions(config: Any) -> EncoderDimensions:
     return tiled_encoder(config.vision_config, projector, 3 if _in_lines(config) else 2)
 
 
-LLAVA: dict[str, Any] = {
-    "encoder": "vision_tower",
-    "projector": "multi_modal_projector",
-    "encoder_dimensions": dimensions,
-}
-
-
 def _in_lines(config: Any) -> bool:
     return bool(config.vision_config.model_type == "pixtral")
 
@@ -67,7 +60,7 @@ ENTRIES = (
         "llava",
         LIKE_ONEVISION,
         towers={**WITH_REGISTERS, "pixtral": PIXTRAL},
-        **LLAVA,
+        encoder_dimensions=dimensions,
         config_attributes=FEATURES,
         picture=_picture,
         picture_format=lambda config: "lines" if _in_lines(config) else "square",
@@ -106,7 +99,7 @@ ENTRIES = (
         # The projector receives the output of block 5 and of later blocks, so merging must end at block 5.
         replace(LIKE_ONEVISION, encoder_depth=24, encoder_layers=(2, 3, 4, 5)),
         towers=WITH_REGISTERS,
-        **LLAVA,
+        encoder_dimensions=dimensions,
         config_attributes=("vision_feature_layer",),
         # The model code of that release reads hidden states that it does not collect.
         broken_releases=("5.19",),

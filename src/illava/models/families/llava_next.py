@@ -10,14 +10,14 @@ from .. import tiny_configs as tiny
 from ..family import Family
 from ..picture_layouts import ANYRES_FUNCTIONS, anyres_picture, pooled_video, tile_side
 from ..workload import Size, Workload
-from .llava import FEATURES, LIKE_ONEVISION, LLAVA, TILED, tiny_llava
+from .llava import FEATURES, LIKE_ONEVISION, TILED, dimensions, tiny_llava
 
 if TYPE_CHECKING:
     from ..located import LocatedModules
 
 ATTRIBUTES = (*FEATURES, "image_grid_pinpoints", "vision_config.image_size")
 ANYRES: dict[str, Any] = {
-    **LLAVA,
+    "encoder_dimensions": dimensions,
     "towers": TILED,
     "picture_format": lambda config: "anyres",
     "functions": ANYRES_FUNCTIONS,

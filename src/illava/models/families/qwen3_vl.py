@@ -1,4 +1,4 @@
-"""Qwen3-VL, whose LLM also receives features from inside the encoder (deepstack), and Qwen3.5."""
+"""Qwen3-VL, Cosmos and Compass, whose LLMs also receive features from inside the encoder, and Qwen3.5."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def _dimensions(config: Any) -> EncoderDimensions:
     return replace(dimensions, taps=tuple(getattr(vision, "deepstack_visual_indexes", ())))
 
 
+_RECURRENT = "recurrent layers have no keys and values to drop"
+
 _QWEN3: dict[str, Any] = {
     **QWEN,
     "towers": {ANY: QWEN_VL},
@@ -48,6 +50,12 @@ _DEEPSTACK: dict[str, Any] = {
 }
 
 _TEXT = {**tiny.TEXT, "head_dim": 8, **tiny.rope(2, 1, 1)}
+# Layers with full attention have no positions.
+_COMPASS = {
+    **tiny.TEXT,
+    "layer_types": [*["sliding_attention", "full_attention"] * 2, "sliding_attention"],
+    "rope_parameters": {"sliding_attention": tiny.rope(2, 1, 1)["rope_parameters"], "full_attention": None},
+}
 _EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
 # Full attention at layers 3 and 7.
 _HYBRID = {
@@ -64,17 +72,42 @@ _HYBRID = {
 _HYBRID_VISION = {**tiny.QWEN_VISION, "num_position_embeddings": 36}
 _TAPPED_VISION = {**_HYBRID_VISION, "deepstack_visual_indexes": [1, 3]}
 
+_PUBLISHED: dict[str, Any] = {
+    **_DEEPSTACK,
+    "llm_attributes": {"qwen3_vl_text": ()},
+    "resize": partial(resize_to_units, units=UNITS),
+    "noise": partial(qwen_noise, units=UNITS, timed=True),
+}
+
 ENTRIES = (
     Family(
         "qwen3_vl",
         _SCHEDULE,
-        **_DEEPSTACK,
-        llm_attributes={"qwen3_vl_text": ()},
-        resize=partial(resize_to_units, units=UNITS),
-        noise=partial(qwen_noise, units=UNITS, timed=True),
+        **_PUBLISHED,
         tiny={
             "qwen3_vl": lambda: transformers.Qwen3VLConfig(
                 text_config=_TEXT, vision_config=_TAPPED_VISION, **tiny.TOKENS
+            )
+        },
+    ),
+    Family(
+        "cosmos3_omni",
+        LIKE_QWEN3_VL,
+        **_PUBLISHED,
+        tiny={
+            "cosmos3_omni": lambda: transformers.Cosmos3OmniConfig(
+                text_config=_TEXT, vision_config=_TAPPED_VISION, **tiny.TOKENS
+            )
+        },
+    ),
+    Family(
+        "cohere_compass",
+        LIKE_QWEN3_VL,
+        **_DEEPSTACK,
+        llm_attributes={"cohere_compass_text": ("sliding_window", "layer_types")},
+        tiny={
+            "cohere_compass": lambda: transformers.CohereCompassConfig(
+                text_config=_COMPASS, vision_config=_TAPPED_VISION, **tiny.TOKENS
             )
         },
     ),
@@ -93,6 +126,7 @@ ENTRIES = (
         "qwen3_5",
         _ENCODER_ONLY,
         **_QWEN3,
+        llm_refusal=_RECURRENT,
         config_attributes=PATCHES,
         llm_attributes={"qwen3_5_text": ("layer_types",)},
         tiny={
@@ -105,6 +139,7 @@ ENTRIES = (
         "qwen3_5_moe",
         _ENCODER_ONLY,
         **_QWEN3,
+        llm_refusal=_RECURRENT,
         config_attributes=PATCHES,
         llm_attributes={"qwen3_5_moe_text": ("layer_types", "output_router_logits")},
         tiny={

@@ -90,7 +90,7 @@ def _model_faults(modules: LocatedModules, plan: Plan | None) -> Iterator[Fault]
     if hasattr(type(model), "generate"):
         for name, call in GENERATE.items():
             # Read from the class: methods that users have replaced on the instance are not checked.
-            yield from method_faults(type(model), name, call)
+            yield from method_faults(_working(type(model), name), name, call)
         if method_of(model, "create_masks_for_generate") is not None:
             yield from _method_faults(model, "create_masks_for_generate", MASKS)
         config = getattr(model, "generation_config", None)
@@ -100,6 +100,16 @@ def _model_faults(modules: LocatedModules, plan: Plan | None) -> Iterator[Fault]
         yield from attribute_faults(
             type(original(module)).__name__, original(module), ("gradient_checkpointing",)
         )
+
+
+def _working(kind: type, name: str) -> type:
+    """The class whose method does the work: a family's own may take ``**kwargs`` for the one it overrides."""
+    owners = [owner for owner in kind.__mro__ if name in vars(owner)]
+    for owner in owners[:-1]:
+        signature = method_of(owner, name)
+        if signature is None or not signature.keywords or name not in (signature.uses or ()):
+            return owner
+    return owners[-1] if owners else kind
 
 
 def _forward_faults(targets: list[tuple[nn.Module, str]], call: Call) -> Iterator[Fault]:

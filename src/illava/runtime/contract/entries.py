@@ -27,6 +27,7 @@ FEATURES = (
     "hidden_states",
     "hidden_state",
     "vision_outputs",
+    "vision_encodings",
     "image_hidden_states",
     "x",
     "input",

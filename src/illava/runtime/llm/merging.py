@@ -65,7 +65,8 @@ class LlmMerging:
         if prefill.cached_masks is not None:
             kwargs["attention_mask"] = prefill.cached_masks.for_layer(cache_of(kwargs).layers[index])
         else:
-            mask, dtype = kwargs.get("attention_mask"), kwargs["position_embeddings"][0].dtype
+            mask, tables = kwargs.get("attention_mask"), kwargs["position_embeddings"]
+            dtype = hidden.dtype if tables is None else tables[0].dtype
             kwargs["attention_mask"] = cached(
                 mask,
                 lambda: self.masks.at_layer(index, mask, sequence.columns, columns, dtype, sequence.padded),
@@ -79,9 +80,11 @@ class LlmMerging:
 
     def _rotary(
         self, prefill: Prefill, sequence: Sequence, hidden: Tensor, kwargs: dict[str, Any]
-    ) -> tuple[Tensor, ...]:
-        """Rotary tables of the tokens of ``sequence``."""
+    ) -> tuple[Tensor, ...] | None:
+        """Rotary tables of the tokens of ``sequence``; None for a layer without positions."""
         tables = kwargs["position_embeddings"]
+        if tables is None:
+            return None
 
         def make() -> tuple[Tensor, ...]:
             if sequence is prefill.entry:

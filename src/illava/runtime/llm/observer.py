@@ -59,14 +59,15 @@ class LlmObserver:
         prefill.seen[index + 1] = self.steps[index + 1].observe_llm(attention, prefill.context)
 
     def recompute_qk(
-        self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...]
+        self, prefill: Prefill, index: int, hidden: Tensor, tables: tuple[Tensor, ...] | None
     ) -> Tensor:
         """The observations of the step before ``index`` in that layer's recomputed attention."""
         layer, step, found = self.modules.layers[index], self.steps[index], list[Tensor]()
         norm, input_device = layer.get_submodule(self.modules.family.llm_norm), hidden.device
         # Inputs are moved to the device of a layer only when it is called.
         device = _device_of(norm, layer)
-        hidden, tables = hidden.to(device), tuple(table.to(device) for table in tables)
+        hidden = hidden.to(device)
+        tables = None if tables is None else tuple(table.to(device) for table in tables)
         sequence = prefill.at(index - 1)
         tokens = prefill.tokens(index - 1, hidden)
         seen = (sequence.columns >= 0).to(hidden.device)
