@@ -40,6 +40,22 @@ SLOW_FAMILIES = frozenset(
     }
 )
 """Families whose mechanisms others test too: all of their tests are slow but the ones below."""
+CORE = frozenset({"llava", "qwen2_vl", "qwen3_vl", "internvl", "gemma3", "qwen3_5"})
+"""Families that between them have every mechanism: batched and packed encoders, tokens that the projector merges
+in squares, tensors added in LLM layers, sliding windows, linear attention."""
+CORE_ONLY = frozenset(
+    {
+        "test_calls.py",
+        "test_later_pictures.py",
+        "test_methods.py",
+        "test_outliving.py",
+        "test_predict.py",
+        "test_static.py",
+        "test_synchronisation.py",
+        "test_trace.py",
+    }
+)
+"""Files whose tests of all other families are slow: the battery and the contract have every family."""
 QUICK = (
     ("test_battery.py", "test_cell", "-sdpa-two-batch"),
     ("test_contract.py", "test_the_contract_holds_on_the_installed_release", ""),
@@ -50,14 +66,18 @@ QUICK = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of a slow variant, and most tests of a slow family."""
+    """Mark every test of a slow variant, most tests of a slow family, and what needs no more than the core."""
+    from illava.models.families import FAMILIES
+
+    others = frozenset(FAMILIES) - CORE
     for item in items:
         values = [
             value
             for value in getattr(getattr(item, "callspec", None), "params", {}).values()
             if isinstance(value, str)
         ]
-        slow = any(value in SLOW_FAMILIES for value in values) and not _is_quick(item)
+        seldom = SLOW_FAMILIES if item.path.name not in CORE_ONLY else others
+        slow = any(value in seldom for value in values) and not _is_quick(item)
         if slow or any(value in SLOW_VARIANTS for value in values):
             item.add_marker(pytest.mark.slow)
 

@@ -101,7 +101,10 @@ def test_what_cannot_be_static_is_held_in_layers_that_grow(name: str) -> None:
     assert any(isinstance(layer, MergedLayer) for layer in cache.layers)
 
 
-@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "qwen3_vl", "internvl"])
+@pytest.mark.parametrize(
+    "name",
+    ["llava", "qwen2_vl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3_vl", "internvl"))],
+)
 def test_decoding_is_compiled_whole_and_once(name: str) -> None:
     """With the backend that only traces: one graph without a break, for the next prompt of this size too."""
     model = tiny_model(name)

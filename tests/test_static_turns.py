@@ -19,6 +19,7 @@ from tests.tiny import picture, prompt, tiny_model
 __all__ = ["_fresh_compiler"]
 
 
+@pytest.mark.slow
 def test_a_compiled_forward() -> None:
     model = tiny_model("llava")
     inputs = inputs_of(model, "one", "single")
@@ -144,6 +145,7 @@ def test_what_is_refused() -> None:
             model(input_ids=torch.tensor([[5]]), past_key_values=out.past_key_values)
 
 
+@pytest.mark.slow
 def test_pictures_of_many_sizes_share_compiled_code() -> None:
     """Twelve sizes of a picture, and no shapes that vary: fewer lengths than dynamo compiles for."""
     model = tiny_model("qwen2_vl")
