@@ -41,8 +41,8 @@ SLOW_FAMILIES = frozenset(
 )
 """Families whose mechanisms others test too: all of their tests are slow but the ones below."""
 CORE = frozenset({"llava", "qwen2_vl", "qwen3_vl", "internvl", "gemma3", "qwen3_5"})
-"""Families that between them have every mechanism: batched and packed encoders, tokens that the projector merges
-in squares, tensors added in LLM layers, sliding windows, linear attention."""
+"""Families that between them have every mechanism: batched and packed encoders, projectors that join squares
+of tokens, tensors added in LLM layers, sliding windows, linear attention."""
 CORE_ONLY = frozenset(
     {
         "test_calls.py",
@@ -66,7 +66,7 @@ QUICK = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of a slow variant, most tests of a slow family, and what needs no more than the core."""
+    """Mark every test of a slow variant, most tests of a slow family, and what the core families test."""
     from illava.models.families import FAMILIES
 
     others = frozenset(FAMILIES) - CORE
