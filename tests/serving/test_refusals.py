@@ -190,13 +190,13 @@ def test_texts_that_are_too_long_for_sure_are_not_tokenized(server, monkeypatch)
     longest = max(tokenizer.get_vocab(), key=len)
     most = LIMITS["max_prompt_tokens"] * len(longest)
     # As many characters as that many tokens can have are counted as tokens.
-    refused(server.post(body(server, "x" * most)), 400, "tokens; this server takes 400")
+    refused(server.post(body(server, "x" * most)), 400, "tokens; at most 400 are allowed")
     tokenized = []
     monkeypatch.setattr(
         type(server.engine.processor), "apply_chat_template", lambda *_, **__: tokenized.append(1)
     )
     response = server.post(body(server, "x" * (most // 2), "y" * (most // 2 + 1)))
-    said = f"the messages have {most // 2 * 2 + 1} characters; this server takes {most}"
+    said = f"the messages have {most // 2 * 2 + 1} characters; at most {most} are allowed"
     assert most % 2 == 0
     refused(response, 400, said, code="context_length_exceeded", param="messages")
     assert tokenized == []

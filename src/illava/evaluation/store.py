@@ -37,7 +37,8 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.folder = Path(folder)
         self._file: JsonLines | None = None
-        check_free(self.folder)
+        for path in (self.folder, self.folder / ANSWERS):
+            check_free(path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = self._known_settings()

@@ -85,7 +85,7 @@ def check_characters(messages: Sequence[Message], max_prompt_tokens: int, longes
     characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
     most = max_prompt_tokens * longest_token
     if characters > most:
-        raise _too_long(f"the messages have {characters} characters; this server takes {most}", "messages")
+        raise _too_long(f"the messages have {characters} characters; at most {most} are allowed", "messages")
 
 
 def check_length(prompt: Prompt, max_prompt_tokens: int, asked: int | None, most: int, context: int) -> int:

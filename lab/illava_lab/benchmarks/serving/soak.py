@@ -52,19 +52,21 @@ class Soak:
     target: Target
     outcomes: list[Outcome]
     events: list[dict[str, Any]]
+    began: float
+    """When the load began, on the clock of the outcomes."""
 
     def summary(self) -> dict[str, Any]:
         """All of it, JSON-ready."""
         length = 3600 * self.plan.hours / self.plan.windows
         windows = [
-            Slice(self.outcomes, number * length, (number + 1) * length)
+            Slice(self.outcomes, self.began + number * length, self.began + (number + 1) * length)
             for number in range(self.plan.windows)
         ]
         return {
             "plan": self.plan.__dict__,
             "windows": [
                 {
-                    "begin": one.begin,
+                    "begin": round(one.begin - self.began, 6),
                     "rate": rate([one]),
                     "ttft": describe(one.ttfts),
                     "latency": describe(one.latencies),
@@ -132,10 +134,10 @@ async def soak(target: Target, prompts: Prompts, plan: SoakPlan, every: float = 
         watching([target], client, every),
     ):
         event = asyncio.create_task(happen(client))
-        numbers = itertools.count()
+        numbers, began = itertools.count(), client.now
         if plan.arriving is None:
             outcomes = await closed(client, body, numbers, plan.clients, seconds)
         else:
             outcomes = await opened(client, body, numbers, plan.arriving, seconds, seed=0)
         await event
-    return Soak(plan, target, outcomes, events)
+    return Soak(plan, target, outcomes, events, began)
