@@ -43,19 +43,20 @@ SLOW_FAMILIES = frozenset(
 CORE = frozenset({"llava", "qwen2_vl", "qwen3_vl", "internvl", "gemma3", "qwen3_5"})
 """Families that between them have every mechanism: batched and packed encoders, projectors that join squares
 of tokens, tensors added in LLM layers, sliding windows, linear attention."""
-CORE_ONLY = frozenset(
+EVERY_FAMILY = frozenset(
     {
-        "test_calls.py",
-        "test_later_pictures.py",
-        "test_methods.py",
-        "test_outliving.py",
-        "test_predict.py",
-        "test_static.py",
-        "test_synchronisation.py",
-        "test_trace.py",
+        "test_battery.py",
+        "test_contract.py",
+        "test_coverage.py",
+        "test_families_one_entry.py",
+        "test_joining.py",
+        "test_published.py",
+        "test_reference.py",
+        "test_reference_more.py",
+        "test_refusals.py",
     }
 )
-"""Files whose tests of all other families are slow: the battery and the contract have every family."""
+"""Files that test every family but the slow ones; in others all families beyond the core are slow."""
 QUICK = (
     ("test_battery.py", "test_cell", "-sdpa-two-batch"),
     ("test_contract.py", "test_the_contract_holds_on_the_installed_release", ""),
@@ -76,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for value in getattr(getattr(item, "callspec", None), "params", {}).values()
             if isinstance(value, str)
         ]
-        seldom = SLOW_FAMILIES if item.path.name not in CORE_ONLY else others
+        seldom = SLOW_FAMILIES if item.path.name in EVERY_FAMILY else others
         slow = any(value in seldom for value in values) and not _is_quick(item)
         if slow or any(value in SLOW_VARIANTS for value in values):
             item.add_marker(pytest.mark.slow)

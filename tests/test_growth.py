@@ -72,6 +72,7 @@ def check_against_predictions(points):
             assert len(rows[name]["seconds"]["ttft"]) == len(rows[name]["processor_seconds"]) == 1
 
 
+@pytest.mark.slow
 def test_every_point_is_measured_once_and_never_again(tiny, tmp_path, capsys):
     first = start(tmp_path)
     points = first["points"]

@@ -15,6 +15,7 @@ CHOICE = {"encoder": [1], "llm": [2], "share": 0.5}
 LABELS = {"plain", "blank", *(row.label for row in [*main_rows(CHOICE), *control_rows(CHOICE)])}
 
 
+@pytest.mark.slow
 def test_a_whole_run_on_two_tasks(monkeypatch, tmp_path):
     """Choosing, testing and the contest, on few questions: files appear, agree, and go on where they were."""
     monkeypatch.setattr(measure, "RUNS", tmp_path / "runs")

@@ -82,6 +82,7 @@ class Timed:
         return SimpleNamespace(total=batch / 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["plain", "keep=1/3"])
 def test_a_batch_that_does_not_fit_ends_the_search_and_leaves_the_model_clean(
     label: str, context: Context, monkeypatch: pytest.MonkeyPatch
@@ -101,6 +102,7 @@ def test_a_batch_that_does_not_fit_ends_the_search_and_leaves_the_model_clean(
         batches.largest(context, label, -1)
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_one_that_answers_in_full(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,7 @@ time.sleep(300)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_suite_that_ignores_its_limit_is_ended_although_others_hold_its_output(
     apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
