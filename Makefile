@@ -20,8 +20,8 @@ demo: $(READY)  ## ask the shipped model three questions about two pictures, pla
 test: $(READY)  ## all tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not ray" $(PARALLEL)
 
-test-slow: $(READY)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m "slow and not gpu and not ray"
+test-slow: $(READY)  ## compiled forwards, long runs, and every family in every mechanism
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not gpu and not ray" $(PARALLEL)
 
 test-ray: $(READY)  ## replicas and workers under Ray, in .venv-ray
 	VENV=$(VENV) bash scripts/test_ray.sh
