@@ -46,7 +46,7 @@ test-gpu: $(READY)  ## what needs a graphics card: its kernels, bfloat16, severa
 	$(BIN)/python -m pytest -m gpu tests/gpu
 	$(BIN)/python -m pytest tests/kernels
 
-fuzz: $(READY)  ## 10,000 requests that a client should not send, against a server of a tiny model (10 minutes)
+fuzz: $(READY)  ## 10,000 requests that a client should not send, against a server of a tiny model
 	$(BIN)/python -m illava_lab.benchmarks.serving.fuzz --requests 10000 --seed 0
 
 serving-figures: $(READY)  ## load a server, plain and merged in turn, then for hours, and write docs/serving-figures.md

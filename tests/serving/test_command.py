@@ -131,7 +131,7 @@ def test_a_method_that_does_not_fit_the_model(folder, tmp_path):
 def test_without_the_extra(monkeypatch):
     missing = lambda name: None if name in ("fastapi", "uvicorn") else object()  # noqa: E731
     monkeypatch.setattr("importlib.util.find_spec", missing)
-    assert_error(invoke("serve", "zoo/S"), "the server needs fastapi, uvicorn: pip install 'illava[serve]'")
+    assert_error(invoke("serve", "zoo/S"), "this command needs fastapi, uvicorn: pip install 'illava[serve]'")
     assert set(command.PACKAGES) == {"fastapi", "uvicorn", "httpx", "prometheus_client"}
 
 

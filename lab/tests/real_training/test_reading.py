@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from illava_lab.real.data.pages import Character, Page
-from illava_lab.real.training import naming, reading, reading_run
+from illava_lab.real.training import encoder_leg, naming, reading, reading_run
 from illava_lab.real.training.encoder import Encoder
 from illava_lab.real.training.reading import CHARACTERS, NOTHING, Lessons, Reader, labels, lost
 from illava_lab.real.training.reading_run import STATE, ReadingRun
@@ -128,7 +128,7 @@ def test_photographs_keep_their_features(
 ) -> None:
     # What is learnt is to turn every feature to one direction, which tells against photographs.
     monkeypatch.setattr(Reader, "loss", lambda self, features, wanted: -features[..., 0].mean())
-    monkeypatch.setattr(reading_run, "RATE", 2e-2)
+    monkeypatch.setattr(encoder_leg, "RATE", 2e-2)
     moved = {}
     for keep in (0.0, 4.0):
         monkeypatch.setattr(reading_run, "KEEP", keep)

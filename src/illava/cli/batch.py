@@ -29,8 +29,10 @@ from .serving_options import (
     PromptTokensOption,
     ServedNameOption,
     TemperatureOption,
+    check_packages,
     check_ray,
     served_name,
+    source_of,
 )
 
 PACKAGES = ("pydantic", "prometheus_client")
@@ -85,21 +87,13 @@ def batch(
       illava batch questions.jsonl answers.jsonl --workers 4 --device cuda
     """
     with one_line_errors():
-        from importlib.util import find_spec
-
-        from ..errors import InputError
-
-        if missing := [package for package in PACKAGES if find_spec(package) is None]:
-            raise InputError(f"this command needs {', '.join(missing)}: pip install 'illava[serve]'")
+        check_packages(PACKAGES)
         check_ray("--workers", workers, address)
         share = None if keep is None else parse_keep(keep)
         hush()
         from ..batch.run import Batch, in_this_process
         from ..methods.presets import make_method
-        from ..models.families import family_of
-        from ..models.loading import absolute, read_config
         from ..serving.settings import Settings
-        from ..serving.source import Source
 
         if method is not None:
             make_method(method, share or 1.0)
@@ -116,14 +110,12 @@ def batch(
             max_megapixels=max_megapixels,
             max_batch=max_batch,
         )
-        # Before the rows are read, which takes time.
-        family_of(read_config(model, trust_remote_code))
+        source = source_of(model, device, dtype, trust_remote_code)
         answering = in_this_process
         if workers:
             from ..batch.on_ray import Workers
 
             answering = Workers(workers, address).answer
-        source = Source(absolute(model), device, dtype, trust_remote_code)
         with Batch(rows, out, source, settings) as work:
             with progress("checked", work.left) as advance:
                 planned = work.plan(advance)

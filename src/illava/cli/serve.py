@@ -27,8 +27,10 @@ from .serving_options import (
     PromptTokensOption,
     ServedNameOption,
     TemperatureOption,
+    check_packages,
     check_ray,
     served_name,
+    source_of,
 )
 
 PACKAGES = ("fastapi", "uvicorn", "httpx", "prometheus_client")
@@ -121,12 +123,7 @@ def serve(
       illava serve zoo/L --replicas 2
     """
     with one_line_errors():
-        from importlib.util import find_spec
-
-        from ..errors import InputError
-
-        if missing := [package for package in PACKAGES if find_spec(package) is None]:
-            raise InputError(f"the server needs {', '.join(missing)}: pip install 'illava[serve]'")
+        check_packages(PACKAGES)
         check_ray("--replicas", replicas, address)
         share = None if keep is None else parse_keep(keep)
         least = 0.0 if min_keep is None else parse_keep(min_keep, "--min-keep")
@@ -164,12 +161,7 @@ def serve(
         if replicas is None:
             run(model, settings, host, port, device, dtype, trust_remote_code)
             return
-        from ..models.families import family_of
-        from ..models.loading import absolute, read_config
         from ..serving import replicas as several
-        from ..serving.source import Source
 
-        # What is wrong with the model is said before Ray starts, which takes time.
-        family_of(read_config(model, trust_remote_code))
-        source = Source(absolute(model), device, dtype, trust_remote_code)
+        source = source_of(model, device, dtype, trust_remote_code)
         several.serve(source, settings, replicas, address, host, port)

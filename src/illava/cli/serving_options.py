@@ -1,11 +1,16 @@
-"""What ``illava serve`` and ``illava batch`` share: limits on prompts, the model's name, and Ray."""
+"""What ``illava serve`` and ``illava batch`` share: limits on prompts, the model, and installed packages."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..serving.source import Source
 
 ServedNameOption = Annotated[
     str | None,
@@ -60,6 +65,28 @@ def served_name(model: str) -> str:
     """The name of a model in requests: of a folder its last part, which tells nothing about this machine."""
     folder = os.path.expanduser(model)
     return os.path.basename(os.path.abspath(folder)) if os.path.isdir(folder) else model
+
+
+def check_packages(names: Sequence[str]) -> None:
+    """Raise InputError if one of these packages of ``illava[serve]`` is not installed."""
+    from ..errors import InputError
+
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise InputError(f"this command needs {', '.join(missing)}: pip install 'illava[serve]'")
+
+
+def source_of(model: str, device: str, dtype: str, trust_remote_code: bool) -> Source:
+    """The model for other processes, at a path that holds there too.
+
+    What is wrong with it is said here, before anything that takes time. Raises InputError and
+    UnsupportedError.
+    """
+    from ..models.families import family_of
+    from ..models.loading import absolute, read_config
+    from ..serving.source import Source
+
+    family_of(read_config(model, trust_remote_code))
+    return Source(absolute(model), device, dtype, trust_remote_code)
 
 
 def check_ray(option: str, count: int | None, address: str | None) -> None:

@@ -37,8 +37,8 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         self.folder = Path(folder)
         self._file: JsonLines | None = None
-        for path in (self.folder, self.folder / ANSWERS):
-            check_free(path)
+        check_free(self.folder)
+        check_free(self.folder / ANSWERS)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             known = self._known_settings()

@@ -135,7 +135,7 @@ def tiled_encoder(
     """Sizes of CLIP, SigLIP, DINOv2 and encoders whose configs use the same names."""
     patch = vision.patch_size if isinstance(vision.patch_size, int) else vision.patch_size[0]
     if hasattr(vision, "mlp_ratio"):
-        intermediate, mlp_matrices = _dinov2_mlp(vision)
+        intermediate, mlp_matrices = _mlp_of_ratio(vision)
     else:
         intermediate = vision.intermediate_size
     return EncoderDimensions(
@@ -148,7 +148,7 @@ def tiled_encoder(
     )
 
 
-def _dinov2_mlp(vision: Any) -> tuple[int, int]:
+def _mlp_of_ratio(vision: Any) -> tuple[int, int]:
     """Width and number of matrices of an MLP whose config states a ratio; it may be gated in DINOv2."""
     wide = int(vision.hidden_size * vision.mlp_ratio)
     if not getattr(vision, "use_swiglu_ffn", False):

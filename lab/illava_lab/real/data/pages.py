@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +53,7 @@ def sheet(rng: np.random.Generator, picture: Image.Image, split: str) -> list[Li
     left, top = (int(rng.uniform(0, 0.3) * side) for _ in range(2))
     right, bottom = (int(rng.uniform(0.75, 1) * side) for _ in range(2))
     dark = rng.random() < 0.3
-    ground = pick_panel(rng) if dark else rd.paper(rng)
+    ground = _panel(rng) if dark else rd.paper(rng)
     pen, name = rd.Pen(picture), rd.font(rng, split)
     pen.frame((left, top, right, bottom), ground, ground)
     ink = rd.contrasting(rng, picture.crop((left, top, right, bottom)))
@@ -100,7 +99,7 @@ def scattered(rng: np.random.Generator, picture: Image.Image, split: str) -> lis
         box = (x, y, x + wide, y + tall)
         taken.append(box)
         if rng.random() < 0.4 or rd.is_busy(picture.crop(box)):
-            plate = rd.paper(rng) if rng.random() < 0.5 else pick_panel(rng)
+            plate = rd.paper(rng) if rng.random() < 0.5 else _panel(rng)
             pen.frame(box, plate, plate)
         ink = rd.contrasting(rng, picture.crop(box))
         written = pen.write(text, (x + margin - left, y + margin - top), name, size, ink)
@@ -108,7 +107,7 @@ def scattered(rng: np.random.Generator, picture: Image.Image, split: str) -> lis
     return lines
 
 
-def pick_panel(rng: np.random.Generator) -> rd.Colour:
+def _panel(rng: np.random.Generator) -> rd.Colour:
     """The colour of a signpost, or a dark one."""
     return PANELS[int(rng.integers(len(PANELS)))] if rng.random() < 0.5 else rd.dark(rng)
 
@@ -143,15 +142,6 @@ def _letters(rng: np.random.Generator, split: str) -> str:
     return text.upper() if rng.random() < 0.5 else text
 
 
-def _listed(rng: np.random.Generator, split: str, names: tuple[tuple[str, ...], ...]) -> str:
-    return pick(rng, pick_list(rng, names))
-
-
-def pick_list(rng: np.random.Generator, lists: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
-    """One of several lists, all equally likely."""
-    return lists[int(rng.integers(len(lists)))]
-
-
 TEXTS: tuple[tuple[float, Callable[[np.random.Generator, str], str]], ...] = (
     (0.3, _word),
     (0.16, _number),
@@ -160,7 +150,7 @@ TEXTS: tuple[tuple[float, Callable[[np.random.Generator, str], str]], ...] = (
     (0.06, lambda rng, _: date(rng, (1940, 2027))),
     (0.05, vb.shop),
     (0.05, vb.person),
-    (0.1, partial(_listed, names=(vb.GOODS, vb.SIGHTS, vb.CITIES))),
+    (0.1, lambda rng, _: pick(rng, (*vb.GOODS, *vb.SIGHTS, *vb.CITIES))),
 )
 """How often a text is of each kind."""
 

@@ -101,7 +101,14 @@ def train(
                 dtype = fastest_dtype(torch.device(place))
                 with _errors():
                     first = encoder_run.EncoderRun(
-                        parts["encoder"], folder, found, dtype, place, seed, workers, typer.echo
+                        parts["encoder"],
+                        folder,
+                        found,
+                        dtype,
+                        seed,
+                        device=place,
+                        workers=workers,
+                        say=typer.echo,
                     )
                 if not first.go(budget):
                     typer.echo(

@@ -156,10 +156,16 @@ class Run(Stepping):
     def _learn_to_read(self, minutes: float) -> bool:
         """Train the encoder on text for ``minutes``; whether all is learnt, by the projector too."""
         adapters = self.model.encoder_adapters()
-        dtype = self.model.encoder.model.dtype
         leg = ReadingRun(
-            *(self.encoder, adapters, self.output, data_folder(self.data)),
-            *(dtype, str(self.device), self.seed, self.workers, self.say),
+            self.encoder,
+            adapters,
+            self.output,
+            data_folder(self.data),
+            self.model.encoder.model.dtype,
+            self.seed,
+            device=str(self.device),
+            workers=self.workers,
+            say=self.say,
         )
         if not leg.go(minutes):
             self.say(f"step {leg.step:,} of {leg.steps:,} of the encoder on text; the next call goes on")
