@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-harness test-ray test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-harness test-ray test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures zoo-r-choice performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -99,13 +99,20 @@ ablations: $(READY)  ## what each part of illava-best brings, on the validation 
 # The tasks that are asked about zoo/R, and how many questions of each: fixed before anything was measured.
 ZOO_R_TASKS := real-clothing real-grocery real-signs real-photo-exists real-photo-choice real-cards \
 	real-collage-place real-collage-where real-collage-exists real-collage-count real-board real-board-where \
-	real-board-exists real-nlvr-exact real-words real-receipts real-forms real-signposts
+	real-board-exists real-nlvr-exact real-large-words real-words-exists real-words real-receipts real-forms real-signposts
 zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (hours; goes on where it was stopped), and write it
 	$(BIN)/python -m illava_lab.real schedules out/schedules
 	$(BIN)/illava compare --model zoo/R-336 zoo/R-448 --method all out/schedules/* \
 		--tasks $(ZOO_R_TASKS) --limit 16 --time 6 --reference illava-best --output out/zoo-r
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r contest
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r page
+
+zoo-r-choice: $(READY)  ## compare candidates for the preset on zoo/R's validation questions (hours; goes on where it was stopped), and apply the rule
+	$(BIN)/python -m illava_lab.real candidates out/candidates
+	$(BIN)/illava compare --model zoo/R-448 --method illava-best out/candidates/* illava tome pool visionzip fastv \
+		--tasks $(ZOO_R_TASKS) --split val --limit 16 --time 3 --speedup 2 3 4 \
+		--reference illava-best --output out/zoo-r-choice
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r choose
 
 pretrained: $(READY)  ## merging inside a pretrained DINOv2 on photographs (half an hour; goes on where it was stopped); writes docs/pretrained.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m illava_lab.benchmarks.pretrained measure

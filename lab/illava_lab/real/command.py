@@ -78,11 +78,22 @@ app.command()(train)
 
 @app.command()
 def schedules(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
-    """Write the published schedule at zoo/R's depths and candidates, for illava compare --method."""
+    """Write the published schedule at zoo/R's depths and some candidates, for illava compare --method."""
     from .schedules import write
 
     with one_line_errors(), writing(folder):
         for path in write(folder):
+            typer.echo(path)
+
+
+@app.command("candidates")
+def all_candidates(folder: Annotated[Path, typer.Argument(metavar="DIR")]) -> None:
+    """Write all candidates for the preset, for illava compare --method."""
+    from .candidates import candidates
+    from .schedules import write
+
+    with one_line_errors(), writing(folder):
+        for path in write(folder, candidates()):
             typer.echo(path)
 
 

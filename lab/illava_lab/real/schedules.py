@@ -1,4 +1,4 @@
-"""Schedules for zoo/R that have no name in the library: the published one, and candidates for a new preset.
+"""The published schedule at zoo/R's depths.
 
 The schedule published for Qwen3-VL stands at the printed layers, and at layers in proportion. The authors'
 script merges in blocks 5 to 8 of the encoder's 27 and before layers 15, 17, 19 and 21 of the
@@ -8,13 +8,13 @@ LLM's 36. zoo/R has 9 blocks and 30 layers, so the same numbers are its encoder'
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from illava import Illava
 
 from . import BLOCKS as BLOCKS_OF_R
+from .candidates import candidates
 
 BLOCKS, DEPTH = (5, 6, 7, 8), 27
 LAYERS, LLM_DEPTH = (15, 17, 19, 21), 36
@@ -22,10 +22,8 @@ KEEP, LLM_KEEP = 0.9, 0.85
 """What one step keeps, of the encoder's and of the LLM's."""
 OWN = (BLOCKS_OF_R, 30)
 """Blocks and layers of zoo/R."""
-
-
-GENTLE, EARLY = (2, 4, 6), (1, 3, 5)
-"""The encoder blocks of candidates with three steps instead of one."""
+REPORTED = ("candidate-log", "candidate-gentle", "candidate-encoder", "candidate-early")
+"""Candidates that the tables on test questions include."""
 
 
 def in_proportion(layers: Sequence[int], depth: int, to_depth: int) -> tuple[int, ...]:
@@ -50,32 +48,18 @@ def schedules(keep: float = 1 / 9) -> dict[str, Illava]:
         where = {"encoder_layers": blocks, "llm_layers": layers}
         found[f"published-{name}"] = Illava(keep, encoder_share=share, **where)
         found[f"published-{name}-shares"] = Illava(encoder_keep=KEEP, llm_keep=LLM_KEEP, **where)
-    return found | candidates(keep)
+    return found
 
 
-def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
-    """``Illava.best`` with changes like those that kept more of a pretrained encoder (docs/pretrained.md).
+def write(folder: Path, methods: Mapping[str, Illava] | None = None) -> list[Path]:
+    """Write them for ``illava compare --method``, each into a folder of its name; returns those.
 
-    candidate-log: attention knows how many patches a token stands for. candidate-gentle: also three steps in
-    the encoder, which select by distance and size, not by attention. candidate-encoder: the same without the
-    LLM's step, so that the whole LLM has few tokens. candidate-early: one block earlier each.
+    Args:
+        methods: by name; None: the published schedules and the candidates of docs/zoo-r.md.
     """
-    best = Illava.best(keep)
-    by_size = {"proportional": "both", "encoder_score": "size"}
-    gentle = replace(best, encoder_layers=GENTLE, score="exact", experimental=by_size)
-    alone = replace(gentle, encoder_share=1.0, llm_layers=())
-    return {
-        "candidate-log": replace(best, experimental={"proportional": "both"}),
-        "candidate-gentle": gentle,
-        "candidate-encoder": alone,
-        "candidate-early": replace(alone, encoder_layers=EARLY),
-    }
-
-
-def write(folder: Path) -> list[Path]:
-    """Write them for ``illava compare --method``, each into a folder of its name; returns those."""
+    few = {name: method for name, method in candidates().items() if name in REPORTED}
     paths = []
-    for name, method in schedules().items():
+    for name, method in ({**schedules(), **few} if methods is None else methods).items():
         method.save_pretrained(folder / name)
         paths.append(folder / name)
     return paths

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from illava_lab.real.schedules import candidates, in_proportion, schedules, write
+from illava_lab.real.candidates import candidates
+from illava_lab.real.schedules import in_proportion, schedules, write
 
 from illava.evaluation.compared_methods import comparison_rows
 
@@ -39,7 +40,19 @@ def test_compare_reads_what_is_written(tmp_path: Path) -> None:
 def test_candidates_keep_the_budget_of_the_preset() -> None:
     for name, method in candidates(1 / 9).items():
         assert method.keep == 1 / 9
-        alone = name in ("candidate-encoder", "candidate-early")
-        assert (method.encoder_share, method.llm_layers) == ((1.0, ()) if alone else (0.5, None))
-        assert method.experimental["proportional"] == "both"
+        with_llm = {
+            "candidate-log": (0.5, None),
+            "candidate-gentle": (0.5, None),
+            "candidate-third": (0.75, (10,)),
+        }
+        assert (method.encoder_share, method.llm_layers) == with_llm.get(name, (1.0, ()))
+        assert method.experimental.get("proportional") == (None if name == "candidate-no-log" else "both")
     assert candidates()["candidate-gentle"].encoder_layers == (2, 4, 6)
+    assert len(set(candidates().values())) == len(candidates())
+
+
+def test_each_candidate_is_written_as_it_is(tmp_path: Path) -> None:
+    from illava import Illava
+
+    for path in write(tmp_path, candidates(1 / 6)):
+        assert Illava.from_pretrained(path) == candidates(1 / 6)[path.name]

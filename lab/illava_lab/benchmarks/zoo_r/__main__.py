@@ -1,4 +1,4 @@
-"""``python -m illava_lab.benchmarks.zoo_r contest|page``; ``make zoo-r-figures`` runs all of it."""
+"""``python -m illava_lab.benchmarks.zoo_r contest|page|choose``: for ``make zoo-r-figures``, ``zoo-r-choice``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from illava.errors import InputError
 from illava.evaluation.comparison_page import FIGURES, draw
 from illava.evaluation.store import write_json
 from illava.io.files import replacing
+from illava_lab.real.candidates import candidates
 
-from . import contest, page
+from . import choose, contest, page
 
+CHOICE, CHOICE_SOURCE = Path("docs/zoo-r-choice.md"), Path("out/zoo-r-choice/zoo-R-448")
+PRESET = "illava-best"
+"""It may be chosen again."""
 TASKS = ("real-clothing", "real-grocery", "real-signs", "real-collage-place", "real-collage-exists")
 
 
@@ -36,25 +40,39 @@ def publish(source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE) 
         partial.write_text(page.page(*page.read(folder), plots), encoding="utf-8")
 
 
+def publish_choice(source: Path, target: Path = CHOICE) -> None:
+    """Write the page of the choice from what ``illava compare --speedup`` wrote for one model.
+
+    Raises FileNotFoundError where there is nothing, ValueError where nothing can be chosen.
+    """
+    settings, lines = choose.read(source)
+    names = [PRESET, *candidates()]
+    found = choose.page_lines(choose.choose(settings, lines, names), names)
+    with replacing(target) as partial:
+        partial.write_text("\n".join([*choose.opening(settings), "", *found]) + "\n", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command, or say in one line what is missing."""
     parser = argparse.ArgumentParser(prog="python -m illava_lab.benchmarks.zoo_r")
-    parser.add_argument("what", choices=("contest", "page"))
+    parser.add_argument("what", choices=("contest", "page", "choose"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="for contest: tasks plain can do")
     parser.add_argument("--each", type=int, default=20, help="for contest: questions a task")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--source", type=Path, default=Path("out/zoo-r"), help="for page: what illava compare wrote"
-    )
+    parser.add_argument("--source", type=Path, help="for page and choose: what illava compare wrote")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
         if options.what == "contest":
             write_json(page.FOLDER / page.CONTEST, contest.run(options.tasks, options.each))
+        elif options.what == "choose":
+            publish_choice(options.source or CHOICE_SOURCE)
         else:
-            publish(options.source if options.source.exists() else page.FOLDER)
+            source = options.source or Path("out/zoo-r")
+            publish(source if source.exists() else page.FOLDER)
     except FileNotFoundError as error:
-        raise SystemExit(f"{error.filename} is missing: run make zoo-r-figures") from None
+        command = "zoo-r-choice" if options.what == "choose" else "zoo-r-figures"
+        raise SystemExit(f"{error.filename} is missing: run make {command}") from None
     except (InputError, ValueError) as error:
         raise SystemExit(str(error)) from None
 
