@@ -1,4 +1,4 @@
-"""``python -m illava_lab.benchmarks.zoo_r contest|page|choose``: for ``make zoo-r-figures``, ``zoo-r-choice``."""
+"""``python -m illava_lab.benchmarks.zoo_r contest|page|choose``, of ``make zoo-r-figures`` and the like."""
 
 from __future__ import annotations
 
