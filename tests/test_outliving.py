@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,24 +10,18 @@ import illava
 from illava.runtime.cached import Cached
 from illava.runtime.encoder.run import EncoderRun
 from tests.battery.test_battery import inputs_of, method_of
+from tests.memory import tensors_made
 from tests.tiny import ALL, WITH_VIDEO, tiny_model
-
-
-def tensors() -> list[Tensor]:
-    gc.collect()
-    return [found for found in gc.get_objects() if isinstance(found, Tensor)]
 
 
 def outliving(model: nn.Module, inputs: dict[str, Tensor], run: str) -> list[Tensor]:
     """The tensors that a pass made and that are still alive when its outputs are gone."""
-    before = tensors()
-    known = {id(found) for found in before}
-    with torch.no_grad():
+    with tensors_made() as alive, torch.no_grad():
         if run == "forward":
             model(**inputs, use_cache=True)
         else:
             model.generate(**inputs, max_new_tokens=2, do_sample=False)
-    return [found for found in tensors() if id(found) not in known]
+        return alive()
 
 
 def too_large(found: list[Tensor], inputs: dict[str, Tensor], tokens: int) -> list[tuple[object, ...]]:

@@ -59,10 +59,12 @@ def test_the_filters_are_the_user_s(folder, picture, monkeypatch):
 @pytest.mark.parametrize(
     "words",
     [
-        ("info", "{folder}"),
+        pytest.param(("info", "{folder}"), marks=pytest.mark.slow, id="info"),
         ("ask", "demo/word.png", "What?", "--model", "{folder}", "--keep", "1/3", *SMALL),
         ("look", "demo/word.png", "--model", "{folder}", "--output", "{out}", *SMALL),
-        ("plan", "{folder}", "--keep", "1/3", "--size", "96"),
+        pytest.param(
+            ("plan", "{folder}", "--keep", "1/3", "--size", "96"), marks=pytest.mark.slow, id="plan"
+        ),
     ],
     ids=lambda words: words[0],
 )

@@ -120,6 +120,7 @@ def test_killed_in_the_middle(tmp_path, dropping, monkeypatch):
     assert (cut / "zoo-S" / ANSWERS).read_bytes() == (whole / "zoo-S" / ANSWERS).read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_for_good(tmp_path, dropping):
     """SIGKILL: nothing can be put in order, and still nothing is lost or different."""
     out, whole = tmp_path / "out", tmp_path / "whole"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 import illava
 from tests.battery.test_battery import method_of
+from tests.memory import tensors_made
 from tests.test_exact import BOTH, TEXTS, single
 from tests.tiny import ALL, MIXED_WINDOWS, pictures, prompt, tiny_model
 
@@ -95,15 +95,12 @@ def test_nothing_of_a_pass_outlives_it(name):
     inputs = prompt(model, [(TEXTS[0], pictures(model, 2))])
     illava.accelerate(model, BOTH)
 
-    def alive():
-        gc.collect()
-        return {id(t): t for t in gc.get_objects() if isinstance(t, torch.Tensor)}
-
-    before = alive()
-    with torch.no_grad():
-        model.generate(**inputs, max_new_tokens=2, do_sample=False)
-    new = [t for key, t in alive().items() if key not in before and t.dim() > 1 and t.is_floating_point()]
-    new += [t for key, t in alive().items() if key not in before and t.dtype == torch.bool and t.dim() > 2]
+    with tensors_made() as alive:
+        with torch.no_grad():
+            model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        found = alive()
+    new = [t for t in found if t.dim() > 1 and t.is_floating_point()]
+    new += [t for t in found if t.dtype == torch.bool and t.dim() > 2]
     assert not [tuple(t.shape) for t in new]
 
 
