@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-harness test-ray test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures zoo-r-choice performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-harness test-ray test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-first zoo-r-figures zoo-r-choice performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -100,10 +100,19 @@ ablations: $(READY)  ## what each part of illava-best brings, on the validation 
 ZOO_R_TASKS := real-clothing real-grocery real-signs real-photo-exists real-photo-choice real-cards \
 	real-collage-place real-collage-where real-collage-exists real-collage-count real-board real-board-where \
 	real-board-exists real-nlvr-exact real-large-words real-words-exists real-words real-receipts real-forms real-signposts
+zoo-r-first: $(READY)  ## measure some methods on zoo/R at 1/9 of the tokens (half an hour; goes on where it was stopped), and write docs/zoo-r-figures.md
+	$(BIN)/python -m illava_lab.real schedules out/schedules
+	$(BIN)/illava compare --model zoo/R-448 --keep 1/9 --method illava-best illava out/schedules/candidate-gentle \
+		out/schedules/candidate-encoder out/schedules/candidate-early tome visionzip pool fastv --limit 20 --time 6 \
+		--tasks real-clothing real-grocery real-signs real-photo-exists real-photo-choice real-collage-exists \
+		real-collage-place real-collage-where real-board-where real-cards real-large-words real-words-exists \
+		--max-new-tokens 8 --reference illava-best --output out/zoo-r-first
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r page --first
+
 zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (hours; goes on where it was stopped), and write it
 	$(BIN)/python -m illava_lab.real schedules out/schedules
 	$(BIN)/illava compare --model zoo/R-336 zoo/R-448 --method all out/schedules/* \
-		--tasks $(ZOO_R_TASKS) --limit 16 --time 6 --reference illava-best --output out/zoo-r
+		--tasks $(ZOO_R_TASKS) --limit 16 --time 6 --reference illava-best --output out/zoo-r-figures
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r contest
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r page
 

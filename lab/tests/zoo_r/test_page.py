@@ -24,7 +24,7 @@ def row(
         "label": label,
         "method": label.split()[0],
         "keep": 1 / 9 if merged else None,
-        "budget": "1/9" if merged else None,
+        "budget": label.split()[-1] if merged else None,
         "options": {} if merged else None,
         "refused": None,
         "above_blank": {"value": above, "low": above - 5, "high": above + 5},
@@ -89,6 +89,14 @@ def test_what_plain_can_do_stands_beside_what_can_be_guessed(figures: dict[str, 
     assert "real-forms \\*" in said
 
 
+def test_every_task_has_a_column(figures: dict[str, Any]) -> None:
+    said = cells(page.by_task(figures))
+    assert said["accuracy, %"] == ["clothing", "words", "forms"]
+    # Those at the budget, the most above blank first.
+    assert list(said)[2:] == ["plain", "blank", "dart 1/9", "tome 1/9", "illava-best 1/9"]
+    assert said["tome 1/9"] == ["66", "74", "40"]
+
+
 def test_what_did_not_run_is_said(figures: dict[str, Any]) -> None:
     lines = page.methods(figures)
     assert lines[-1] == "Not run: refused 1/9 (it is not for this model)."
@@ -100,11 +108,12 @@ def test_published_figures_make_the_page(figures: dict[str, Any], tmp_path: Any)
     source.mkdir()
     found = {"reference": "illava-best", "models": {"zoo/R-448": figures}}
     (source / "comparison.json").write_text(json.dumps(found))
-    publish(source, tmp_path / "docs", tmp_path / "page.md")
+    publish(source, tmp_path / "docs", tmp_path / "page.md", "zoo-r-first")
     text = (tmp_path / "page.md").read_text()
     assert text == page.page(
         *page.read(tmp_path / "docs"), [path.name for path in (tmp_path / "docs").glob("*.png")]
     )
+    assert "`make zoo-r-first` measures" in text
     assert "zoo-r/zoo-R-448-ttft.png" in text
     assert (tmp_path / "docs" / "zoo-R-448-ttft.png").is_file()
 

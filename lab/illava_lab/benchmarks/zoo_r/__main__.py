@@ -22,8 +22,13 @@ PRESET = "illava-best"
 TASKS = ("real-clothing", "real-grocery", "real-signs", "real-collage-place", "real-collage-exists")
 
 
-def publish(source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE) -> None:
+def publish(
+    source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE, measures: str | None = None
+) -> None:
     """Copy the figures of ``illava compare`` in ``source``, draw the plots and write the page.
+
+    Args:
+        measures: the target of the Makefile that measures them; None: as noted in them.
 
     Raises FileNotFoundError where there are none, ValueError where plots cannot be drawn.
     """
@@ -31,6 +36,8 @@ def publish(source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE) 
     for figures in found["models"].values():
         # Every row has its options; here they stand once more.
         figures["settings"].pop("rows", None)
+    if measures is not None:
+        found["target"] = measures
     folder.mkdir(parents=True, exist_ok=True)
     plots, hint = draw(folder, found)
     if hint:
@@ -60,6 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--each", type=int, default=20, help="for contest: questions a task")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--source", type=Path, help="for page and choose: what illava compare wrote")
+    parser.add_argument("--first", action="store_true", help="for page: of make zoo-r-first, a first look")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
@@ -68,8 +76,12 @@ def main(argv: list[str] | None = None) -> None:
         elif options.what == "choose":
             publish_choice(options.source or CHOICE_SOURCE)
         else:
-            source = options.source or Path("out/zoo-r")
-            publish(source if source.exists() else page.FOLDER)
+            measures = "zoo-r-first" if options.first else "zoo-r-figures"
+            source = options.source or Path("out") / measures
+            if source.exists():
+                publish(source, measures=measures)
+            else:
+                publish(page.FOLDER)
     except FileNotFoundError as error:
         command = "zoo-r-choice" if options.what == "choose" else "zoo-r-figures"
         raise SystemExit(f"{error.filename} is missing: run make {command}") from None

@@ -1,4 +1,8 @@
-"""docs/zoo-r-figures.md, from what ``illava compare`` and the contest wrote into docs/zoo-r."""
+"""docs/zoo-r-figures.md, from what ``illava compare`` and the contest wrote into docs/zoo-r.
+
+``make zoo-r-first`` measures some methods at 1/9 in half an hour, ``make zoo-r-figures`` all of them at four
+budgets in hours; the page is of the one that ran last and says which.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def page(found: Figures, contest: Figures | None, plots: Sequence[str]) -> str:
         "# zoo/R: figures",
         "",
         "Written by `python -m illava_lab.benchmarks.zoo_r page` from the files in [`docs/zoo-r`](zoo-r), "
-        "which `make zoo-r-figures` measures. The model, its data and its limits: [zoo-r.md](zoo-r.md).",
+        f"which `make {found['target']}` measures. The model, its data and its limits: [zoo-r.md](zoo-r.md).",
     ]
     for model, figures in found["models"].items():
         lines += [
@@ -39,6 +43,7 @@ def page(found: Figures, contest: Figures | None, plots: Sequence[str]) -> str:
         ]
         lines += ["", f"## {model}: what it can do", "", *plain_tasks(figures)]
         lines += ["", f"## {model}: every method", "", *methods(figures)]
+        lines += ["", f"## {model}: every task, at 1/9 of the tokens", "", *by_task(figures)]
         for cost in COSTS:
             if plot_name(model, cost) in plots:
                 lines += ["", f"![{model}: {QUALITY}, against {AXES[cost]}](zoo-r/{plot_name(model, cost)})"]
@@ -129,6 +134,20 @@ def methods(figures: Figures) -> list[str]:
         f"{escape(row['label'])} ({escape(row['refused'])})" for row in figures["rows"] if row["refused"]
     ]
     return [*lines, "", f"Not run: {'; '.join(refused)}."] if refused else lines
+
+
+def by_task(figures: Figures, budget: str = "1/9") -> list[str]:
+    """Accuracy of every row at one budget by task, best first; then what the columns stand for."""
+    rows = [row for row in figures["rows"] if row["budget"] == budget and row["refused"] is None]
+    rows.sort(key=lambda row: -(row["above_blank"]["value"] or 0))
+    first = [_row(figures, label) for label in (PLAIN.label, BLANK.label)]
+    names = list(figures["tasks"])
+    cells = [
+        [escape(row["label"]), *(number(row["tasks"].get(name), ".0f") for name in names)]
+        for row in (*first, *rows)
+    ]
+    heads = [name.removeprefix("real-") for name in names]
+    return table(["accuracy, %", *heads], cells)
 
 
 def settings(figures: Figures) -> list[str]:
