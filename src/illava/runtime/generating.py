@@ -47,9 +47,9 @@ class Generating:
         def run(*args: Any, **kwargs: Any) -> Any:
             if self.active and picture_tensor(kwargs) is not None and self._is_contrastive(args, kwargs):
                 raise UnsupportedError(
-                    "contrastive search (penalty_alpha) compares the hidden states of all prompt tokens under "
-                    "the mask of the full prompt: not supported with pictures on an accelerated model; leave "
-                    "penalty_alpha unset, or call handle.remove() first"
+                    "contrastive search (penalty_alpha) applies the mask of the full prompt to hidden states: "
+                    "not supported with pictures on an accelerated model; leave penalty_alpha unset, or call "
+                    "handle.remove() first"
                 )
             return generate(*args, **kwargs)
 
