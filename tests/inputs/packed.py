@@ -91,7 +91,7 @@ class Awq(Packed):
 
 
 class Fp8(Packed):
-    """Floats of 8 bits with an inverse scale for each block of 8 x 8; parameters, and one named ``weight``."""
+    """Floats of 8 bits with an inverse scale for each block of 8 x 8; one is named ``weight``."""
 
     def pack(self, weight: Tensor) -> None:
         wide = nn.functional.pad(weight, (0, -weight.shape[1] % GROUP, 0, -len(weight) % GROUP))

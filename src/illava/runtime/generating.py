@@ -47,9 +47,9 @@ class Generating:
         def run(*args: Any, **kwargs: Any) -> Any:
             if self.active and picture_tensor(kwargs) is not None and self._is_contrastive(args, kwargs):
                 raise UnsupportedError(
-                    "contrastive search (penalty_alpha) applies the mask of the full prompt to hidden states: "
-                    "not supported with pictures on an accelerated model; leave penalty_alpha unset, or call "
-                    "handle.remove() first"
+                    "contrastive search (penalty_alpha) applies the mask of the full prompt to hidden "
+                    "states, so it is not supported with pictures on an accelerated model; leave it "
+                    "unset, or call handle.remove() first"
                 )
             return generate(*args, **kwargs)
 
