@@ -67,6 +67,33 @@ def test_constrained_decoding(name, options):
                 assert token in allowed(index // rows, found.sequences[index, : length + place])
 
 
+@pytest.mark.parametrize("make", [single, batch])
+def test_guidance(make):
+    """The prompt without its conditions runs in between, in the same model."""
+    model = tiny_model("llava")
+    inputs = make(model)
+    with torch.no_grad(), illava.accelerate(model, method_of("llava")):
+        found = model.generate(**inputs, **OPTIONS, guidance_scale=1.5)
+        anew = model.generate(**inputs, **OPTIONS, guidance_scale=1.5, use_cache=False)
+    assert torch.equal(found.sequences, anew.sequences)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(anew.logits), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+@pytest.mark.parametrize("main", [False, True], ids=["plain", "accelerated"])
+def test_an_accelerated_assistant(name, main):
+    """It proposes other tokens, and changes nothing that is written."""
+    model, assistant = tiny_model(name), tiny_model(name)
+    inputs = single(model)
+    with torch.no_grad(), illava.accelerate(model, method_of(name) if main else illava.Illava(keep=1.0)):
+        alone = model.generate(**inputs, **OPTIONS).sequences
+        with illava.accelerate(assistant, method_of(name)) as handle:
+            assert torch.equal(
+                model.generate(**inputs, **OPTIONS, assistant_model=assistant).sequences, alone
+            )
+            assert handle.report.final_tokens < handle.report.visual_tokens
+
+
 @pytest.mark.parametrize("how", ["argument", "config", "own loop"])
 def test_contrastive_search_is_refused_with_pictures(how):
     model = tiny_model("qwen2_vl")

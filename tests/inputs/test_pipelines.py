@@ -61,7 +61,7 @@ def test_lists_of_chats(loaded: Any, chats: Any, written: list[str], task: str, 
     model, processor = loaded
     pipe = pipeline(task, model=model, processor=processor)
     assert texts(pipe(text=chats, batch_size=batch_size, **OPTIONS)) == written
-    assert model._illava_handle.report.final_tokens < model._illava_handle.report.visual_tokens
+    assert model.model._illava_handle.report.final_tokens < model.model._illava_handle.report.visual_tokens
 
 
 def test_other_ways_to_ask(loaded: Any, chats: Any, written: list[str]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import AutoModelForImageTextToText
+from torch import Tensor, nn
+from transformers import AutoModelForImageTextToText, CompressedTensorsConfig
 
 import illava
 from illava.models.weights import activation_size, stored_bytes
@@ -79,42 +81,84 @@ def test_bytes_are_those_that_are_stored():
     assert stored_bytes(packed, 2) == 2 * 10 * 8 + 16 * 8 + 2 * (16 // GROUP) + 2 * 2 * 8 + 12
 
 
+def write(folder: Path, pack: Callable[[Tensor], tuple[dict[str, Tensor], Tensor]], config: Any) -> nn.Module:
+    """Save a tiny model with quantized MLPs in its LLM; returns the model with these weights in floats.
+
+    ``pack``: from weights, the tensors that are stored instead by suffix, and what these weights then are.
+    """
+    expected = tiny_model("qwen2_vl")
+    expected.save_pretrained(folder)
+    file, count = folder / "model.safetensors", 0
+    stored = load_file(file)
+    for name, module in expected.named_modules():
+        if type(module) is nn.Linear and ".layers." in name and "mlp" in name:
+            tail = name.partition("language_model.")[2]
+            (key,) = [key for key in stored if key.endswith(f"{tail}.weight")]
+            tensors, weight = pack(stored.pop(key))
+            stored |= {key.removesuffix("weight") + suffix: tensor for suffix, tensor in tensors.items()}
+            module.weight = nn.Parameter(weight)
+            count += 1
+    assert count > 10
+    save_file(stored, file, metadata={"format": "pt"})
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**written, "quantization_config": config}))
+    return expected
+
+
+def check_loaded(loaded: nn.Module, expected: nn.Module) -> None:
+    loaded.generation_config = copy.deepcopy(expected.generation_config)
+    inputs, found = inputs_of(expected, "one", "batch"), []
+    for model in (loaded.eval(), expected):
+        with illava.accelerate(model, method_of("qwen2_vl")) as handle:
+            found.append(logits_of_steps(model, inputs)[0])
+            assert handle.report.final_tokens < handle.report.visual_tokens
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_an_fp8_checkpoint_on_a_cpu(tmp_path: Path):
     """transformers makes bfloat16 weights of it, since its FP8 kernels need a graphics card."""
     if torch.cuda.is_available():
         pytest.skip("there the weights stay FP8")
-    expected = tiny_model("qwen2_vl")
-    expected.save_pretrained(tmp_path)
-    file = tmp_path / "model.safetensors"
-    stored, config = load_file(file), json.loads((tmp_path / "config.json").read_text())
-    count = 0
-    for name, module in expected.named_modules():
-        if type(module) is nn.Linear and ".layers." in name and "mlp" in name:
-            layer = Fp8(module)
-            (key,) = [key for key in stored if key.endswith(f"{name.partition('language_model.')[2]}.weight")]
-            stored[key] = layer.weight.data
-            stored[key.replace("weight", "weight_scale_inv")] = layer.weight_scale_inv.data
-            module.weight = nn.Parameter(layer.rows().bfloat16().float())
-            count += 1
-    assert count > 10
-    save_file(stored, file, metadata={"format": "pt"})
-    config["quantization_config"] = {
-        "quant_method": "fp8",
-        "weight_block_size": [GROUP, GROUP],
-        "activation_scheme": "dynamic",
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+
+    def pack(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        linear = nn.Linear(*weight.T.shape, bias=False)
+        linear.weight = nn.Parameter(weight)
+        layer = Fp8(linear)
+        return {"weight": layer.weight.data, "weight_scale_inv": layer.weight_scale_inv.data}, layer.rows()
+
+    config = {"quant_method": "fp8", "weight_block_size": [GROUP, GROUP], "activation_scheme": "dynamic"}
+    expected = write(tmp_path, pack, config)
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {weight.dtype for weight in loaded.parameters()} == {torch.bfloat16}
-    loaded = loaded.float()
-    loaded.generation_config = copy.deepcopy(expected.generation_config)
     for weight in expected.parameters():
         # Not the tables of rotary angles, which stay as they are.
         weight.data = weight.data.bfloat16().float()
-    inputs = inputs_of(expected, "one", "batch")
-    found = []
-    for model in (loaded, expected):
-        with illava.accelerate(model, method_of("qwen2_vl")):
-            found.append(logits_of_steps(model, inputs)[0])
-    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+    check_loaded(loaded.float(), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_a_checkpoint_of_compressed_tensors(tmp_path: Path, dequantize: bool):
+    """Int8 weights with a scale for each output."""
+    pytest.importorskip("compressed_tensors", reason="needs compressed-tensors")
+
+    def pack(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        scale = weight.abs().amax(1, keepdim=True) / 127
+        numbers = (weight / scale).round()
+        return {"weight": numbers.to(torch.int8), "weight_scale": scale}, numbers * scale
+
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"mlp": {"targets": ["re:.*layers.*mlp.*_proj"], "weights": weights}},
+        "ignore": ["lm_head"],
+    }
+    expected = write(tmp_path, pack, config)
+    options = CompressedTensorsConfig(config_groups=None, dequantize=dequantize)
+    loaded = AutoModelForImageTextToText.from_pretrained(
+        tmp_path, dtype=torch.float32, quantization_config=options
+    )
+    check_loaded(loaded, expected)
