@@ -146,12 +146,16 @@ def test_a_checkpoint_of_compressed_tensors(tmp_path: Path, dequantize: bool):
     def pack(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         scale = weight.abs().amax(1, keepdim=True) / 127
         numbers = (weight / scale).round()
-        return {"weight": numbers.to(torch.int8), "weight_scale": scale}, numbers * scale
+        # Four inputs in an int32, from the lowest bits.
+        four = (numbers + 128).long().view(len(weight), -1, 4)
+        words = sum(four[..., i] << (8 * i) for i in range(4)).to(torch.int32)
+        stored = {"weight_packed": words, "weight_scale": scale, "weight_shape": torch.tensor(weight.shape)}
+        return stored, numbers * scale
 
     weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
     config = {
         "quant_method": "compressed-tensors",
-        "format": "int-quantized",
+        "format": "pack-quantized",
         "quantization_status": "compressed",
         "config_groups": {"mlp": {"targets": ["re:.*layers.*mlp.*_proj"], "weights": weights}},
         "ignore": ["lm_head"],
