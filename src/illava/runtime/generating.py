@@ -35,7 +35,8 @@ class Generating:
             if hasattr(modules.model, name):
                 hooks.attribute(modules.model, name, partial(wrapper, getattr(modules.model, name)))
         if hasattr(modules.model, "generate"):
-            hooks.attribute(modules.model, "generate", self._checked(modules.model.generate))
+            generate: Any = modules.model.generate
+            hooks.attribute(modules.model, "generate", self._checked(generate))
             # generate() prefers a method of the model with this name.
             name = "create_masks_for_generate"
             make = getattr(modules.model, name, create_masks_for_generate)
