@@ -1,4 +1,4 @@
-"""Models as they are loaded: quantised by bitsandbytes, torchao and quanto, partly left on disk by accelerate."""
+"""Models as they are loaded: quantised by three libraries, partly left on disk by accelerate."""
 
 from __future__ import annotations
 
