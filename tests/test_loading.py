@@ -1,4 +1,4 @@
-"""Models as they are loaded: quantised by bitsandbytes and torchao, partly left on disk by accelerate."""
+"""Models as they are loaded: quantised by three libraries, partly left on disk by accelerate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, TorchAoConfig
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, QuantoConfig, TorchAoConfig
 
 import illava
 from tests.battery.test_battery import inputs_of, method_of
@@ -23,6 +23,11 @@ def _torchao() -> TorchAoConfig:
     return TorchAoConfig(quantisation.Int8WeightOnlyConfig())
 
 
+def _quanto() -> QuantoConfig:
+    pytest.importorskip("optimum.quanto", reason="needs quanto: pip install optimum-quanto")
+    return QuantoConfig(weights="int8")
+
+
 QUANTISED = {
     "bnb int8": lambda: BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0),
     "bnb nf4": lambda: BitsAndBytesConfig(
@@ -31,6 +36,7 @@ QUANTISED = {
         bnb_4bit_compute_dtype=torch.float32,
     ),
     "torchao int8": _torchao,
+    "quanto int8": _quanto,
 }
 
 

@@ -50,6 +50,11 @@ class Run:
     kept: list[list[list[Box]]] = field(default_factory=list)
     # Which of them are videos.
     videos: list[bool] = field(default_factory=list)
+    # Of each layer: which tokens live in it, what it gives, (heads) its weights of all tokens.
+    layers: list[tuple[list[bool], Tensor, list[Tensor]]] = field(default_factory=list)
+    # What enters the first one, and what the head gets.
+    entered: Tensor | None = None
+    left: Tensor | None = None
 
 
 @torch.no_grad()
@@ -86,6 +91,7 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
     rotary = rotations(language, hidden, places)
     visible = sights(model, len(ids), apart(visual))
     weights: list[Tensor] = []
+    layers, entered = [], hidden.clone()
     for number, layer in enumerate(language.layers):
         if number in plan.llm and seen:
             fixed = {i for i, (p, place) in source.items() if place < seen[p].fixed}
@@ -107,8 +113,9 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
                 ]
                 lists.append([box for box in boxes if box])
         hidden, weights = decode(layer, hidden, rotary[number], visible[number] & torch.tensor(alive)[None])
+        layers.append((list(alive), hidden.clone(), weights))
         for row, (picture, place) in source.items():
             if alive[row] and number < len(seen[picture].taps):
                 hidden[row] += seen[picture].taps[number][place]
-    logits = model.lm_head(language.norm(hidden))
-    return Run(logits, alive, steps, kept, [s.video for s in seen])
+    left = language.norm(hidden)
+    return Run(model.lm_head(left), alive, steps, kept, [s.video for s in seen], layers, entered, left)

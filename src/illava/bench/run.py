@@ -16,6 +16,7 @@ from ..io.pictures import InputError
 from ..methods import Method
 from ..models.dimensions import llm_dimensions
 from ..models.located import locate
+from ..models.weights import activation_size
 from ..planning import cost
 from ..planning.cost import Cost
 from ..report.report import Report
@@ -190,7 +191,7 @@ def fits(
     most = max(found, key=lambda part: part["batch"])
     modules, batch = locate(model), most["batch"]
     layers = sum(not recurrent for recurrent in modules.recurrent)
-    element = next(modules.llm.parameters()).element_size()
+    element = activation_size(modules.llm)
     answer = new_tokens * cost.kv_bytes(llm_dimensions(modules.config), [1] * layers, element)
     out: dict[str, int | None] = {}
     for label, row in ((PLAIN, most["plain"]), *((row["label"], row) for row in most["variants"])):

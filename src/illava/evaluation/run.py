@@ -15,6 +15,7 @@ from ..methods import Illava, Method
 from ..models.dimensions import llm_dimensions
 from ..models.located import locate
 from ..models.placeholders import visual_counts
+from ..models.weights import activation_size
 from ..planning import cost
 from .prompts import blank, by_form, inputs_of, without_pictures
 from .rows import BLANK, PLAIN, Row, Task, size
@@ -192,7 +193,7 @@ def text_cost(model: nn.Module, batch: int, length: int) -> tuple[int, int]:
         length: tokens of each prompt, including padding.
     """
     modules = locate(model)
-    shape, size = llm_dimensions(modules.config), next(modules.llm.parameters()).element_size()
+    shape, size = llm_dimensions(modules.config), activation_size(modules.llm)
     # A layer with a sliding window of w tokens caches the last w - 1.
     held = [
         0 if recurrent else length if w is None else min(length, w - 1)

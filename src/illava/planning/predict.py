@@ -15,6 +15,7 @@ from ..models.dimensions import llm_dimensions
 from ..models.families import family_of
 from ..models.layout import workload
 from ..models.located import LocatedModules, locate
+from ..models.weights import activation_size, stored_bytes
 from ..models.workload import Size, Workload
 from ..ops.grids import coarse_shape
 from .cost import Cost, cost_of
@@ -125,12 +126,12 @@ class Predictor:
 
     def __init__(self, modules: LocatedModules, work: Workload, element_size: int | None = None) -> None:
         self.modules, self.work = modules, work
-        self.size = element_size or next(modules.llm.parameters()).element_size()
+        self.size = element_size or activation_size(modules.llm)
         self.shape, self.llm = (
             modules.family.encoder_dimensions(modules.config),
             llm_dimensions(modules.config),
         )
-        self.weight_bytes = self.size * sum(weight.numel() for weight in set(modules.model.parameters()))
+        self.weight_bytes = stored_bytes(modules.model, self.size)
         self.plain, *_ = self._token_counts(Plan())
         self.plain_cost = self._cost(self.plain)
 

@@ -9,6 +9,7 @@ from ..methods import Method
 from ..methods.steps import Plan
 from ..models.dimensions import llm_dimensions
 from ..models.located import LocatedModules
+from ..models.weights import activation_size
 from ..models.workload import first
 from ..planning.cost import cost_of
 from ..planning.counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts
@@ -51,7 +52,7 @@ def make_report(modules: LocatedModules, method: Method, plan: Plan, completed: 
     known = in_pictures * repeats == visual
     merged, plain = token_counts = _token_counts(modules, runs, prefill, stages, plan)
     encoder, llm = modules.family.encoder_dimensions(modules.config), llm_dimensions(modules.config)
-    size = next(modules.llm.parameters()).element_size()
+    size = activation_size(modules.llm)
     return Report(
         family=modules.family.model_type,
         method=method.to_dict(),
@@ -65,6 +66,7 @@ def make_report(modules: LocatedModules, method: Method, plan: Plan, completed: 
         plain_cost=cost_of(encoder, llm, plain, size),
         token_counts=token_counts,
         pictures=_pictures(modules, plan, pictures, prefill, repeats) if known else (),
+        columns=tuple(stage.columns for stage in stages),
         tile_edge=_tile_edge(modules),
         traces=_traces(modules, plan, pictures, prefill, repeats) if known else (),
     )

@@ -53,6 +53,10 @@ class Report:
     """Token counts of the pass, and those of the plain model on the same prompt."""
     pictures: tuple[PictureReport, ...]
     """In the order of the batch: images, then videos. Empty if their geometry is unknown."""
+    columns: tuple[Tensor, ...] = ()
+    """For every LLM layer, (B, n) int64: the column in the prompt of each token that the layer processes, -1
+    for padding. Hidden states and attentions of the layer are of these tokens; the logits and the last hidden
+    state are of those of the last layer."""
     tile_edge: int | None = None
     """Side length of a tile in pixels if ``pictures`` are tiles (InternVL, Idefics3, SmolVLM), whose
     processors do not pass the tiling to the model. :func:`illava.report.tiles.untiled` joins the tiles."""

@@ -138,6 +138,9 @@ class Calls:
         for module in self._modules:
             self.hooks.pre(module, self._enter, prepend=True)
             self.hooks.post(module, self._leave, always=True)
+        # Exported alone, their hooks would fix the number of tokens, or be lost.
+        for module in (self.modules.encoder, self.modules.llm):
+            self.hooks.pre(module, _refuse_exporting, prepend=True)
 
     @property
     def generation(self) -> Generation | None:
@@ -151,11 +154,7 @@ class Calls:
         return torch.compiler.is_compiling() or self.lock.held
 
     def _enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        if _exporting():
-            raise UnsupportedError(
-                "an accelerated model cannot be traced or exported, since the tokens kept depend on the "
-                "picture; call handle.remove() first"
-            )
+        _refuse_exporting()
         if not any(module is known for known in self._modules):
             raise UnsupportedError(
                 "replicas of an accelerated model (torch.nn.DataParallel) are not supported: accelerate "
@@ -205,6 +204,14 @@ class Calls:
                     stack.pop().at_end()
 
         return generate_alone
+
+
+def _refuse_exporting(*_: Any) -> None:
+    if _exporting():
+        raise UnsupportedError(
+            "an accelerated model cannot be traced or exported, since the tokens kept depend on the "
+            "picture; call handle.remove() first"
+        )
 
 
 def _exporting() -> bool:

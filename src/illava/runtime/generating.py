@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from torch import Tensor
@@ -35,10 +35,37 @@ class Generating:
             if hasattr(modules.model, name):
                 hooks.attribute(modules.model, name, partial(wrapper, getattr(modules.model, name)))
         if hasattr(modules.model, "generate"):
+            generate: Any = modules.model.generate
+            hooks.attribute(modules.model, "generate", self._checked(generate))
             # generate() prefers a method of the model with this name.
             name = "create_masks_for_generate"
             make = getattr(modules.model, name, create_masks_for_generate)
             hooks.attribute(modules.model, name, partial(self._make_masks, make))
+
+    def _checked(self, generate: Callable[..., Any]) -> Callable[..., Any]:
+        # Pipelines read the signature.
+        @wraps(generate)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self.active and picture_tensor(kwargs) is not None and self._is_contrastive(args, kwargs):
+                raise UnsupportedError(
+                    "contrastive search (penalty_alpha) applies the mask of the full prompt to hidden "
+                    "states, so it is not supported with pictures on an accelerated model; leave it "
+                    "unset, or call handle.remove() first"
+                )
+            return generate(*args, **kwargs)
+
+        return run
+
+    def _is_contrastive(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        given = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
+        config = given or self.modules.model.generation_config
+
+        def value(name: str, default: Any) -> Any:
+            found = kwargs.get(name, getattr(config, name, None))
+            return default if found is None else found
+
+        alone = value("num_beams", 1) == 1 and not value("do_sample", False)
+        return alone and value("penalty_alpha", 0) > 0 and value("top_k", 50) > 1
 
     def _begin_assisted(self, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # The first pass of assisted decoding runs over the prompt and the candidates at once.

@@ -51,8 +51,9 @@ class PromptReader:
         options = self.passes.options = Options(given=self.features.runs_of(given.get("mm_encoder_outputs")))
         if given.get("labels") is not None:
             options.refusal = "labels (a loss of your own on the logits is fine)"
-        if isinstance(given.get("logits_to_keep"), Tensor):
-            options.refusal = "logits_to_keep as a tensor of positions"
+        # The plain model takes whatever indexes its hidden states: a tensor, a list, a slice.
+        if not isinstance(given.get("logits_to_keep") or 0, int):
+            options.refusal = "logits_to_keep other than a number of last tokens"
         router_logits = given.get("output_router_logits")
         if router_logits is None:
             router_logits = getattr(self.modules.llm.config, "output_router_logits", False)
