@@ -20,7 +20,7 @@ from .step import Plan, merge
 from .tiles import tiles
 from .vision import Box, onevision, qwen
 
-__all__ = ["Plan", "Run", "run"]
+__all__ = ["Plan", "Run", "run", "trained"]
 
 
 ENCODERS = {
@@ -55,7 +55,13 @@ class Run:
 @torch.no_grad()
 def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], plan: Plan, prompt: int) -> Run:
     """One row without padding; its first ``prompt`` ids are the prompt, the others were generated."""
-    model = copy.deepcopy(model).double()
+    return trained(copy.deepcopy(model).double(), ids, pictures, plan, prompt)
+
+
+def trained(
+    model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], plan: Plan, prompt: int
+) -> Run:
+    """The same of a model in float64, with gradients; but weights of recycled units are constants."""
     encode = ENCODERS.get(model.config.model_type)
     seen = [
         part

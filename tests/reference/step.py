@@ -86,5 +86,5 @@ def received(weights: list[Tensor], queries: list[int], token: int) -> float:
     total = 0.0
     for head in weights:
         for query in queries:
-            total += float(head[query, token])
+            total += float(head[query, token].detach())
     return total / (len(weights) * len(queries))
