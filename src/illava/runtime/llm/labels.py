@@ -1,7 +1,7 @@
 """Labels of a prompt whose tokens become fewer: the loss is over the tokens that are left.
 
-A model calls its language model before it reads its labels, so the model is given a copy of them, and when the
-language model returns, this copy is replaced in place by the labels of the remaining tokens. Any loss that the
+A model calls its language model before it reads its labels. So the model is given a copy of them, which is
+replaced in place by the labels of the remaining tokens when the language model returns. Any loss that the
 forward computes afterwards then has labels and logits of one length: transformers' own, or that of a forward
 which a trainer has put in its place.
 """
@@ -23,7 +23,7 @@ IGNORED = -100
 
 
 class Labels:
-    """The labels of one call of the outer model: a copy that the model reads, aligned when tokens are known."""
+    """The labels of one call of the outer model: the copy that it reads."""
 
     def __init__(self, given: Tensor) -> None:
         """``given``: (B, L) int64, which is never modified."""
@@ -81,8 +81,8 @@ def check_labels(labelled: Tensor, visual: Tensor, real: Tensor) -> None:
         count = int(wrong.sum())
         if count:
             raise UnsupportedError(
-                f"labels: {count} {kind} have a label, but dropped tokens and filler have no logits; give them "
-                f"the label -100: labels[{which}] = -100"
+                f"labels: {count} {kind} have a label, but dropped tokens and filler have no logits; set "
+                f"labels[{which}] = -100"
             )
 
 

@@ -185,9 +185,8 @@ class _OnHost:
     def read_labels(self, labels: Tensor) -> None:
         """Check (B, L) ``labels``, and find the last tokens of prompts that answers follow."""
         if labels.shape != self.visual.shape:
-            raise ValueError(
-                f"labels must have the shape of input_ids, {tuple(self.visual.shape)}, got {tuple(labels.shape)}"
-            )
+            shapes = f"{tuple(self.visual.shape)}, got {tuple(labels.shape)}"
+            raise ValueError(f"labels must have the shape of input_ids, {shapes}")
         labelled = (labels != IGNORED).cpu()
         check_labels(labelled, self.visual, self.real)
         self.last = prompt_ends(labelled, self.visual, self.last)
