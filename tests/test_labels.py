@@ -1,12 +1,13 @@
 """The loss of an accelerated model with labels, and its gradients, against references without any of it.
 
-Two independent ways: the reference at full length, in which no token ever leaves a tensor, and the model's own
-cache, to which the answer is given after the prompt, as in generation.
+Two independent ways: the reference at full length, in which no token ever leaves a tensor, and the model's
+own cache, to which the answer is given after the prompt, as in generation.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -16,18 +17,10 @@ from torch.nn.functional import cross_entropy, pad
 import illava
 
 from .reference import Plan, trained
-from .tiny import Picture, pictures, prompt, tiny_model, video, video_prompt
+from .tiny import IMAGE, Picture, pictures, prompt, tiny_model, video, video_prompt
 
-FAMILIES = (
-    "llava",
-    "llava_onevision",
-    "qwen2_vl",
-    "qwen2_5_vl",
-    "qwen3_vl",
-    "internvl",
-    "mistral3",
-    "gemma3",
-)
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = (*QWEN, "llava", "llava_onevision", "internvl", "mistral3", "gemma3")
 BOTH = dict(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=(2, 4), llm_keep=0.6)
 QUESTIONS, ANSWERS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16]], [[41, 42, 43], [44], [45, 46]]
 Row = tuple[list[int], list[Picture], list[int]]
@@ -78,6 +71,8 @@ def compare(found: dict[str, Tensor], expected: dict[str, Tensor], atol: float =
 
 def fed(model: nn.Module, inputs: dict[str, Tensor], answer: list[int]) -> Tensor:
     """The sum of an answer's losses, without labels: it is fed to the cache after the prompt."""
+    # Qwen's offset of positions, which its forward keeps of an earlier prompt with pictures.
+    model.model.rope_deltas = None
     filled = model(**inputs, use_cache=True)
     name = "cache" if "cache" in filled else "past_key_values"
     logits = [filled.logits[:, -1:]]
@@ -172,31 +167,28 @@ def test_every_text_token_may_have_a_label() -> None:
     model = tiny_model("qwen2_vl")
     rows, plan = rows_of(model), Plan(encoder={1: 0.7, 3: 0.7}, llm={2: 0.6, 4: 0.6})
     inputs = inputs_of(model, rows)
-    ids, image = inputs["input_ids"], model.config.image_token_id
-    inputs["labels"] = labels = ids.masked_fill((ids == image) | (inputs["attention_mask"] == 0), -100)
+    ids = inputs["input_ids"]
+    inputs["labels"] = labels = ids.masked_fill((ids == IMAGE) | (inputs["attention_mask"] == 0), -100)
     before, double, losses = labels.clone(), copy.deepcopy(model).double(), []
     for question, parts, answer in rows:
         own = prompt(model, [(question + answer, parts)])["input_ids"][0].tolist()
         whole = trained(double, own, [part.values for part in parts], plan, len(own))
         for token in range(1, len(own)):
             left = max(i for i in range(token) if whole.alive[i])
-            if own[token] != image:
+            if own[token] != IMAGE:
                 losses.append(cross_entropy(whole.logits[left], torch.tensor(own[token])))
     expected = torch.stack(losses).mean()
     with illava.accelerate(model, illava.Illava(**BOTH)):
         found = model(**inputs)
         assert found.logits.shape[1] < ids.shape[1]
-    assert inputs["labels"] is labels and torch.equal(labels, before), "the caller's own are as they were"
+    assert torch.equal(labels, before), "the caller's own are as they were"
     torch.testing.assert_close(found.loss.double(), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            lambda i: i["labels"].masked_fill_(i["input_ids"] == 98, 98),
-            "placeholders of pictures have a label",
-        ),
+        (lambda i: i["labels"].masked_fill_(i["input_ids"] == IMAGE, 7), "placeholders of pictures have"),
         (lambda i: i["labels"].masked_fill_(i["attention_mask"] == 0, 0), "padding have a label"),
         (lambda i: i.update(shift_labels=i["labels"]), "shift_labels"),
         (lambda i: i.update(labels=i["labels"][:, 1:]), "shape of input_ids"),
@@ -207,7 +199,6 @@ def test_every_text_token_may_have_a_label() -> None:
 def test_other_labels_are_refused(change, words: str) -> None:
     model = tiny_model("qwen2_vl")
     inputs = inputs_of(model, rows_of(model))
-    assert model.config.image_token_id == 98
     change(inputs)
     with (
         illava.accelerate(model, illava.Illava(**BOTH)),
@@ -220,8 +211,8 @@ def test_other_labels_are_refused(change, words: str) -> None:
 def test_labels_by_position() -> None:
     model = tiny_model("llava")
     inputs = inputs_of(model, rows_of(model))
-    labels = inputs.pop("labels")
+    names = [*inspect.signature(model.forward).parameters]
+    names = names[: names.index("labels") + 1]
     with illava.accelerate(model, illava.Illava(**BOTH)), torch.no_grad():
-        expected = model(**inputs, labels=labels).loss
-        ids, mask, pixels = (inputs[name] for name in ("input_ids", "attention_mask", "pixel_values"))
-        assert torch.equal(model(ids, pixels, mask, None, None, None, labels).loss, expected)
+        expected = model(**inputs).loss
+        assert torch.equal(model(*[inputs.get(name) for name in names]).loss, expected)

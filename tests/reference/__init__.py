@@ -98,7 +98,10 @@ def trained(
             before = sum(alive[i] for i in visual if i not in fixed)
             for segment in apart(visual):
                 living = [i for i in segment if alive[i] and i not in fixed]
-                scores = [sum(float(head[prompt - 1, i]) for head in weights) / len(weights) for i in living]
+                scores = [
+                    sum(float(head[prompt - 1, i].detach()) for head in weights) / len(weights)
+                    for i in living
+                ]
                 vectors = [hidden[i] for i in living]
                 stay = merge(vectors, scores, plan.llm[number], plan)
                 hidden = hidden.clone()  # the vectors above are views

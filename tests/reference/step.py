@@ -43,7 +43,7 @@ def merge(units: list[Tensor], scores: list[float], keep: float, plan: Plan) -> 
 
 
 def _recycled(recycler: Tensor, redundant: list[Tensor], neighbours: int) -> Tensor:
-    products = [float(recycler @ other) for other in redundant]
+    products = [float((recycler @ other).detach()) for other in redundant]
     nearest = sorted(range(len(redundant)), key=lambda i: -products[i])[:neighbours]
     scaled = [products[i] / math.sqrt(len(recycler)) for i in nearest]
     exponentials = [math.exp(s - max(scaled)) for s in scaled]
