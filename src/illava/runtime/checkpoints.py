@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..compat import checkpoints_need_grad
+from ..ops import kernels
 from .hooks import Hooks
 from .passes import Pass, Passes
 
@@ -85,13 +86,15 @@ class _RestoringPass:
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if not saved:
-                output = self.checkpoints.finish(forward(*args, **kwargs))
+                with kernels.switched_off():
+                    output = self.checkpoints.finish(forward(*args, **kwargs))
                 saved.append(passes.snapshot())
                 return output
             previous, passes.current = passes.current, saved[0]
             self.checkpoints.rerunning = True
             try:
-                return self.checkpoints.finish(forward(*args, **kwargs))
+                with kernels.switched_off():
+                    return self.checkpoints.finish(forward(*args, **kwargs))
             finally:
                 passes.current = previous
                 self.checkpoints.rerunning = False

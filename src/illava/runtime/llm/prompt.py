@@ -20,6 +20,7 @@ from ..generating import Generating, picture_tensor
 from ..hooks import Hooks
 from ..passes import Options, Passes
 from .labels import IGNORED, Labels, check_labels, prompt_ends, with_labels
+from .packed import check_packed
 from .prefill import Prompt
 
 _UNKNOWN = "inputs_embeds without input_ids: the positions of pictures are unknown"
@@ -109,6 +110,8 @@ class PromptReader:
                 f"{options.refusal}: not supported with pictures on an accelerated model, whose outputs are "
                 "shorter than input_ids; call handle.remove() first"
             )
+        if self.active and not filled:
+            check_packed(given)
         if options.labels is not None and self.active:
             host.read_labels(options.labels.passed)
         last = self._last(ids, host.last, start, given.get("use_cache"))
