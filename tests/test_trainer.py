@@ -1,4 +1,4 @@
-"""``transformers.Trainer`` on an accelerated model, against a step written by hand on answers fed to the cache."""
+"""``transformers.Trainer`` on an accelerated model, against a step by hand on answers fed to the cache."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_an_epoch(name: str, adapters: bool, checkpoints: bool, tmp_path: Path) 
         assert handle.report.final_tokens < handle.report.visual_tokens
     logged = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
     assert trainer.state.global_step == 1
-    assert abs(logged - float(expected)) < 1e-3  # Trainer rounds what it logs
+    assert abs(logged - expected.item()) < 1e-3  # Trainer rounds what it logs
     moved = 0
     for name, value in trained_parameters(by_hand).items():
         found: Tensor = trained_parameters(model)[name]
