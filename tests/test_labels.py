@@ -43,6 +43,9 @@ def inputs_of(model: nn.Module, rows: list[Row], side: str = "left") -> dict[str
     inputs["labels"] = torch.full_like(inputs["input_ids"], -100)
     for row, (_, _, answer) in enumerate(rows):
         inputs["labels"][row, -len(answer) :] = torch.tensor(answer)
+    if model.config.model_type == "paligemma":
+        # Its prompts attend bidirectionally, its answers causally.
+        inputs["token_type_ids"] = (inputs["labels"] != -100).long()
     if side == "right":
         for name, value in inputs.items():
             if value.shape == inputs["input_ids"].shape and name != "attention_mask":
@@ -76,8 +79,8 @@ def fed(model: nn.Module, inputs: dict[str, Tensor], answer: list[int]) -> Tenso
     filled = model(**inputs, use_cache=True)
     name = "cache" if "cache" in filled else "past_key_values"
     logits = [filled.logits[:, -1:]]
-    if len(answer) > 1:
-        more = {"input_ids": torch.tensor([answer[:-1]]), name: filled[name]}
+    for token in answer[:-1]:
+        more = {"input_ids": torch.tensor([[token]]), name: filled[name]}
         if "token_type_ids" in inputs:
             more["token_type_ids"] = torch.zeros_like(more["input_ids"])
         logits.append(model(**more, use_cache=True).logits)
@@ -113,7 +116,7 @@ def test_loss_and_gradients_are_those_of_the_reference_at_full_length(name: str,
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "gemma3", "internvl"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "gemma3", "internvl", "paligemma"])
 def test_loss_and_gradients_are_those_of_answers_fed_to_the_cache(name: str, side: str) -> None:
     """So the tokens kept in training are those kept in generation: the prompt's last token scores them."""
     model = tiny_model(name)
