@@ -31,8 +31,8 @@ class Checkpoints:
         after: Callable[[Pass], None] = lambda _: None,
         finish: Callable[[Any], Any] = lambda output: output,
     ) -> None:
-        """``after`` is called with the pass after each rerun of a layer, ``finish`` on each output inside the
-        checkpoint: what hooks on the layer would add after it, reentrant checkpoints have no gradients of."""
+        """``after`` is called with the pass after each rerun of a layer. ``finish`` is applied to each output
+        inside the checkpoint: reentrant ones have no gradients of what a hook on the layer adds later."""
         self.passes, self.layers, self.after, self.finish = passes, layers, after, finish
         self.rerunning = False
         """Whether a layer is currently being rerun."""
