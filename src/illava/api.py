@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import UnsupportedError, renamed
 from .methods import Illava, Method
@@ -18,6 +18,7 @@ from .runtime.calls import Calls
 from .runtime.contract import check_contract
 from .runtime.encoder.stage import EncoderStage
 from .runtime.hooks import Hooks
+from .runtime.llm.labels import aligned
 from .runtime.llm.masks import check_biases, check_masks
 from .runtime.llm.stage import LlmStage
 from .runtime.passes import Pass, Passes
@@ -29,7 +30,7 @@ _MARK = "_illava_handle"
 class Handle:
     """An accelerated model. Use it as a context manager, or call :meth:`remove` when done."""
 
-    def __init__(self, model: nn.Module, method: Method, *, trace: bool = False) -> None:
+    def __init__(self, model: nn.Module, method: Method, *, trace: bool = False, train: bool = False) -> None:
         self.model, self.method = model, method
         self.modules = locate(model)
         if getattr(self.modules.base, _MARK, None) is not None:
@@ -38,6 +39,12 @@ class Handle:
             check_backend(config)
         self.plan: Plan = method.plan(self.modules)
         """The merge steps on this model."""
+        if train and (place := self.plan.dropping) is not None:
+            raise UnsupportedError(
+                f"train=True: {method.name} drops tokens at {place} that no other absorbs, so they have no "
+                "gradient; use keep=, illava.Illava(reduce='fold') or leave out train=True, with which "
+                "only the tokens that are left have gradients"
+            )
         check_contract(self.modules, self.plan)
         check_feature_layer(self.modules, self.plan.encoder)
         if self.plan.encoder or self.plan.projector is not None:
@@ -75,6 +82,25 @@ class Handle:
             raise ValueError("there is no report yet: run the model on a prompt with a picture first")
         return make_report(self.modules, self.method, self.plan, self._last)
 
+    def align(self, values: Tensor, fill: float = -100) -> Tensor:
+        """Values for each token of the last prompt with pictures, for a loss of your own on its logits.
+
+        Args:
+            values: (B, L, ...), such as labels or a mask, in the order of ``input_ids``.
+            fill: the value of padding, and of tokens that stand in for it in the logits.
+
+        Returns (B, n, ...): the values of the n tokens that the logits have, of which the last are the last
+        of the prompt. As ever, the logits at index i predict the token at index i + 1. Raises ValueError
+        before the first prompt with pictures, and for values of another shape.
+        """
+        prefill = None if self._last is None else self._last.prefill
+        if prefill is None:
+            raise ValueError("there is nothing to align yet: run the model on a prompt with a picture first")
+        shape = tuple(prefill.prompt.runs.shape)
+        if tuple(values.shape[:2]) != shape:
+            raise ValueError(f"values must start with (B, L) = {shape}, got {tuple(values.shape)}")
+        return aligned(values, prefill.history[-1][1].columns, fill)
+
     def remove(self) -> None:
         """Remove all hooks: outputs are again bit-identical to the plain model's. Idempotent."""
         # Wait for calls of other threads.
@@ -102,7 +128,12 @@ class Handle:
 
 
 def accelerate(
-    model: nn.Module, method: Method | None = None, *, keep: float | None = None, trace: bool = False
+    model: nn.Module,
+    method: Method | None = None,
+    *,
+    keep: float | None = None,
+    trace: bool = False,
+    train: bool = False,
 ) -> Handle:
     """Make a loaded vision-language model faster by merging its redundant visual tokens.
 
@@ -126,15 +157,23 @@ def accelerate(
             speed-up or a cache size see :func:`illava.plan`.
         trace: record in ``report.traces``, step by step, which patches are kept, which are merged into
             others, and with what weight. This costs time and memory; without it there is no overhead.
+        train: require that every visual token has a gradient, its own or that of the token that absorbs it.
+            The default method is then ``illava.Illava(reduce="fold")``, the published schedule in which no
+            token is only dropped, and methods that drop tokens are refused. Without it, any method can be
+            trained with, and dropped tokens have no gradient of the layers after.
 
     Raises:
         UnsupportedError: the model's family or attention backend is not supported, or the installed
-            transformers lacks something that illava relies on; the message names it.
+            transformers lacks something that illava relies on; the message names it. With ``train``, the
+            method drops tokens.
         ValueError: the model is accelerated already, both ``method`` and ``keep`` are given, the method
             names a layer that the model does not have, or ``illava_config.json`` is not valid.
 
-    While accelerated, logits cover the remaining tokens, so they are shorter than ``input_ids``, and
-    ``labels`` are refused. Right padding is kept, so the last logits are at the same index from the end.
+    While accelerated, logits cover the remaining tokens, so they are shorter than ``input_ids``. With
+    ``labels``, the loss is that of the remaining tokens, and the token before the first label after the last
+    picture scores the visual tokens, as it does when the model answers. Labels of dropped placeholders go
+    with them; those of padding must be -100. Right padding is kept, so the last logits are at the same index
+    from the end.
     ``get_image_features``, and the ``image_outputs`` of a forward, keep a row for every placeholder, NaN
     where the encoder dropped a token, and can be passed in again. With ``keep=1.0``, or without images,
     logits are bit-identical to the plain model's. Calls from several threads run one after another.
@@ -151,8 +190,8 @@ def accelerate(
         shipped = shipped_with(model)
         if shipped is not None:
             try:
-                return Handle(model, shipped.method, trace=trace)
+                return Handle(model, shipped.method, trace=trace, train=train)
             except ValueError as error:
                 raise ValueError(f"{shipped.file}: {error}") from error
-        method = Illava()
-    return Handle(model, method, trace=trace)
+        method = Illava(reduce="fold") if train else Illava()
+    return Handle(model, method, trace=trace, train=train)

@@ -20,7 +20,7 @@ from .step import Plan, merge
 from .tiles import tiles
 from .vision import Box, onevision, qwen
 
-__all__ = ["Plan", "Run", "run"]
+__all__ = ["Plan", "Run", "run", "trained"]
 
 
 ENCODERS = {
@@ -60,7 +60,13 @@ class Run:
 @torch.no_grad()
 def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], plan: Plan, prompt: int) -> Run:
     """One row without padding; its first ``prompt`` ids are the prompt, the others were generated."""
-    model = copy.deepcopy(model).double()
+    return trained(copy.deepcopy(model).double(), ids, pictures, plan, prompt)
+
+
+def trained(
+    model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], plan: Plan, prompt: int
+) -> Run:
+    """The same of a model in float64, with gradients; but weights of recycled units are constants."""
     encode = ENCODERS.get(model.config.model_type)
     seen = [
         part
@@ -98,7 +104,10 @@ def run(model: nn.Module, ids: list[int], pictures: list[dict[str, Tensor]], pla
             before = sum(alive[i] for i in visual if i not in fixed)
             for segment in apart(visual):
                 living = [i for i in segment if alive[i] and i not in fixed]
-                scores = [sum(float(head[prompt - 1, i]) for head in weights) / len(weights) for i in living]
+                scores = [
+                    sum(float(head[prompt - 1, i].detach()) for head in weights) / len(weights)
+                    for i in living
+                ]
                 vectors = [hidden[i] for i in living]
                 stay = merge(vectors, scores, plan.llm[number], plan)
                 hidden = hidden.clone()  # the vectors above are views

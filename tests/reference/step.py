@@ -43,7 +43,7 @@ def merge(units: list[Tensor], scores: list[float], keep: float, plan: Plan) -> 
 
 
 def _recycled(recycler: Tensor, redundant: list[Tensor], neighbours: int) -> Tensor:
-    products = [float(recycler @ other) for other in redundant]
+    products = [float((recycler @ other).detach()) for other in redundant]
     nearest = sorted(range(len(redundant)), key=lambda i: -products[i])[:neighbours]
     scaled = [products[i] / math.sqrt(len(recycler)) for i in nearest]
     exponentials = [math.exp(s - max(scaled)) for s in scaled]
@@ -86,5 +86,5 @@ def received(weights: list[Tensor], queries: list[int], token: int) -> float:
     total = 0.0
     for head in weights:
         for query in queries:
-            total += float(head[query, token])
+            total += float(head[query, token].detach())
     return total / (len(weights) * len(queries))

@@ -67,6 +67,10 @@ class MergeStep(EncoderStep, LlmStep):
         return self.share >= 1
 
     @property
+    def absorbs_all(self) -> bool:
+        return self.reduction in ("fold", "weighted")
+
+    @property
     def observes(self) -> bool:  # type: ignore[override]
         return "attention" in self.encoder_score or self.encoder_score == "own_row"
 

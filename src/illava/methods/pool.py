@@ -69,6 +69,10 @@ class PoolStep(ProjectorStep):
     def keeps_all(self) -> bool:
         return self.keep >= 1
 
+    @property
+    def absorbs_all(self) -> bool:
+        return True
+
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         down, across = coarse_shape(*(grid or (1, n)), self.keep)
         return down * across

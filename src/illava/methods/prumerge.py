@@ -78,6 +78,10 @@ class PruMergePlusStep(BudgetStep):
     top: float
     neighbours: int
 
+    @property
+    def absorbs_all(self) -> bool:
+        return True
+
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
         """(B, n, 1 + C): score and key of each token."""
         wide = one_head(attention)

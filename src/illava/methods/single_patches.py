@@ -46,6 +46,11 @@ class PatchStep(MergeStep):
 
     groups: Groups = "restored"
 
+    @property
+    def absorbs_all(self) -> bool:
+        # Patches are merged into patches, but whole units are dropped with what they absorbed.
+        return False
+
     def reduce(self, units: Units) -> MergedSegments | None:
         if units.seen is None or units.seen.dim() == 1 or units.seen.shape[1] == 1:
             return self._whole(units)

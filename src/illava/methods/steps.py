@@ -64,6 +64,11 @@ class Step(ABC):
         """Whether this step keeps all units, and is omitted from the plan."""
         return False
 
+    @property
+    def absorbs_all(self) -> bool:
+        """Whether every dropped unit is merged into a survivor, so that gradients reach all units."""
+        return False
+
     def count(self, n: int, of: int, grid: tuple[int, int] | None = None) -> int:
         """Number of units left after this step, if ``n`` enter it, in a segment of originally ``of`` units.
 
@@ -162,6 +167,14 @@ class Plan:
             object.__setattr__(self, "llm_size_bias", False)
         if self.llm_size_bias and self.placement == "first" and self.before_llm:
             raise ValueError("placement='first' does not carry sizes to the LLM; use proportional='encoder'")
+
+    @property
+    def dropping(self) -> str | None:
+        """The first place where units are dropped that no survivor absorbs; None if there is none."""
+        places = [(f"encoder block {block}", step) for block, step in self.encoder.items()]
+        places += [] if self.projector is None else [("the projector", self.projector)]
+        places += [(f"LLM layer {layer}", step) for layer, step in self.llm.items()]
+        return next((place for place, step in places if not step.absorbs_all), None)
 
     @property
     def before_llm(self) -> bool:

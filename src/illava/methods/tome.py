@@ -92,6 +92,10 @@ class ToMeStep(EncoderStep):
     def proportional_attention(self) -> bool:
         return self.proportional
 
+    @property
+    def absorbs_all(self) -> bool:
+        return True
+
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
         """(B, n, h) fp32: keys averaged over heads."""
         return attention.key.float().mean(1)

@@ -76,6 +76,10 @@ class VisionZipStep(BudgetStep):
     contextual: float
     halve: bool
 
+    @property
+    def absorbs_all(self) -> bool:
+        return True
+
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
         """(B, n, 1 + h): score and key of each token."""
         return torch.cat([attention.by_class()[..., None], attention.key.float().mean(1)], dim=-1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..compat import checkpoints_need_grad
-from ..errors import UnsupportedError
+from ..ops import kernels
 from .hooks import Hooks
 from .passes import Pass, Passes
 
@@ -29,9 +29,11 @@ class Checkpoints:
         layers: Sequence[nn.Module],
         hooks: Hooks,
         after: Callable[[Pass], None] = lambda _: None,
+        finish: Callable[[Any], Any] = lambda output: output,
     ) -> None:
-        """``after`` is called with the pass after each rerun of a layer."""
-        self.passes, self.layers, self.after = passes, layers, after
+        """``after`` is called with the pass after each rerun of a layer. ``finish`` is applied to each output
+        inside the checkpoint: reentrant ones have no gradients of what a hook on the layer adds later."""
+        self.passes, self.layers, self.after, self.finish = passes, layers, after, finish
         self.rerunning = False
         """Whether a layer is currently being rerun."""
         # Read here, since compiled code cannot.
@@ -54,11 +56,8 @@ class Checkpoints:
             layer.training and getattr(layer, "gradient_checkpointing", False) for layer in self.layers
         )
 
-    def prepare(self, *, reentrant: bool = True) -> None:
-        """Called before each pass, since users can switch checkpointing on and off at any time.
-
-        Raises UnsupportedError for reentrant checkpoints unless ``reentrant`` allows them.
-        """
+    def prepare(self) -> None:
+        """Called before each pass, since users can switch checkpointing on and off at any time."""
         if not self.active:
             return
         for layer in self.layers:
@@ -66,11 +65,6 @@ class Checkpoints:
             if function is None:
                 continue
             inner = function.function if isinstance(function, _RestoringPass) else function
-            if not reentrant and getattr(inner, "keywords", {}).get("use_reentrant", True):
-                raise UnsupportedError(
-                    "reentrant gradient checkpointing is not supported by the encoder stage: enable it with "
-                    "gradient_checkpointing_kwargs={'use_reentrant': False}"
-                )
             layer.__dict__[_FUNCTION] = _RestoringPass(inner, self)
 
     def _restore(self) -> None:
@@ -92,13 +86,15 @@ class _RestoringPass:
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if not saved:
-                output = forward(*args, **kwargs)
+                with kernels.switched_off():
+                    output = self.checkpoints.finish(forward(*args, **kwargs))
                 saved.append(passes.snapshot())
                 return output
             previous, passes.current = passes.current, saved[0]
             self.checkpoints.rerunning = True
             try:
-                return forward(*args, **kwargs)
+                with kernels.switched_off():
+                    return self.checkpoints.finish(forward(*args, **kwargs))
             finally:
                 passes.current = previous
                 self.checkpoints.rerunning = False

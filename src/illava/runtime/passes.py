@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from .calls import Calls
 from .encoder.run import EncoderRun
 from .hooks import Hooks
+from .llm.labels import Labels
 from .llm.prefill import Prefill, Prompt
 
 Grid = tuple[tuple[int, int], tuple[float, float]]
@@ -51,6 +52,8 @@ class Options:
     given: tuple[list[EncoderRun], bool] | None = None
     """The encoder runs of the features passed to the outer model, and whether all of these are known; None if
     the base model was called directly."""
+    labels: Labels | None = None
+    """The labels of each token, if there are any and tokens may be dropped."""
 
 
 @dataclass

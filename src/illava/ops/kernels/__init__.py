@@ -17,7 +17,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -35,8 +36,25 @@ MAX_HEAD_WIDTH = 256
 OLDEST = (8, 0)
 """Compute capability of the oldest NVIDIA cards with enough shared memory."""
 _INSTALLED = importlib.util.find_spec("triton") is not None
+_off = 0
+"""Number of active blocks of :func:`switched_off`."""
 _refusals: dict[tuple[torch.device, torch.dtype], str | None] = {}
 """Devices and dtypes on which the kernels were tried, and why they are not used there; None if they are."""
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Use PyTorch operations inside of a ``with`` block, in every thread.
+
+    A reentrant checkpoint runs once without gradients and once with them. The rounding of kernels must not
+    make the first run select other units than the second.
+    """
+    global _off
+    _off += 1
+    try:
+        yield
+    finally:
+        _off -= 1
 
 
 def enabled(*tensors: Tensor) -> bool:
@@ -46,7 +64,7 @@ def enabled(*tensors: Tensor) -> bool:
     interpreter is on (``TRITON_INTERPRET=1``), as in tests. Before their first use on a device, all of them
     are run on a small input and compared with PyTorch operations (:mod:`illava.ops.kernels.trial`).
     """
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if _off or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return False
     return refusal(tensors[0].device, tensors[0].dtype) is None
 

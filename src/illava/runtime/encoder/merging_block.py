@@ -105,9 +105,15 @@ class MergingBlock:
         return y.new_zeros(()).expand(state.shape)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        state = self._state
-        if state is None or state.merged is None or state.output is None:
-            return None
-        result = state.merged + state.output
-        state.merged = state.output = None
-        return (result, *output[1:]) if isinstance(output, tuple) else result
+        return finished(self.passes, output)
+
+
+def finished(passes: Passes, output: Any) -> Any:
+    """The output of a block of the image encoder: x' + y' if it merged and has not returned them yet."""
+    run = passes.encoder_run
+    state = None if run is None else run.block
+    if state is None or state.merged is None or state.output is None:
+        return output
+    result = state.merged + state.output
+    state.merged = state.output = None
+    return (result, *output[1:]) if isinstance(output, tuple) else result

@@ -31,7 +31,7 @@ from .block_state import BlockState
 from .cues import PixelCues
 from .features import FeatureCalls
 from .halfway import keep_halfway
-from .merging_block import MergingBlock
+from .merging_block import MergingBlock, finished
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
 from .run import EncoderRun
@@ -49,7 +49,8 @@ class EncoderStage:
         self.first_places = plan.placement == "first" and plan.before_llm
         """Whether survivors take the first places of their segment among the features."""
         self.reads = self.merges or (plan.projector is not None and plan.projector.observes)
-        self.checkpoints = Checkpoints(passes, modules.blocks, hooks, self._forget)
+        finish = partial(finished, passes)
+        self.checkpoints = Checkpoints(passes, modules.blocks, hooks, self._forget, finish)
         self.features = FeatureCalls(modules.base, passes, hooks)
         self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
         self.cues = PixelCues(modules, steps.values()) if PixelCues.are_read(steps.values()) else None
@@ -111,7 +112,7 @@ class EncoderStage:
     def _start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         current = self.passes.for_encoder()
         current.encoder_run = None
-        self.checkpoints.prepare(reentrant=not self.merges)
+        self.checkpoints.prepare()
         if self.cues is not None:
             self.cues.enter(current, args, kwargs)
         if not self.modules.tower.packed:

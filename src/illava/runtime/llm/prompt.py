@@ -19,6 +19,8 @@ from ..encoder.run import EncoderRun
 from ..generating import Generating, picture_tensor
 from ..hooks import Hooks
 from ..passes import Options, Passes
+from .labels import IGNORED, Labels, check_labels, prompt_ends, with_labels
+from .packed import check_packed
 from .prefill import Prompt
 
 _UNKNOWN = "inputs_embeds without input_ids: the positions of pictures are unknown"
@@ -36,21 +38,28 @@ class PromptReader:
         self._types = "mm_token_type_ids" in argument_names(modules.base)
         self._warned = False
         Generating(modules, passes.calls, hooks, active=active)
-        hooks.pre(modules.model, self._read_options)
+        hooks.pre(modules.model, self._enter)
         hooks.pre(modules.base, self._read)
         hooks.post(modules.model, passes.leave, always=True)
 
-    def _read_options(
+    def _enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
-    ) -> None:
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if kwargs is None:
             # torch calls hooks without kwargs if they were removed while this thread waited.
-            return
+            return None
         given = named(module, args, kwargs)
         # Here, since the hooks of the accelerate library pass copies to the base model.
         options = self.passes.options = Options(given=self.features.runs_of(given.get("mm_encoder_outputs")))
-        if given.get("labels") is not None:
-            options.refusal = "labels (a loss of your own on the logits is fine)"
+        labels = given.get("labels")
+        if labels is not None and self.active:
+            if labels.dim() != 2:
+                options.refusal = f"labels of shape {tuple(labels.shape)} instead of one for each token"
+            else:
+                options.labels = Labels(labels)
+                args, kwargs = with_labels(module, args, kwargs, options.labels.passed)
+        if given.get("shift_labels") is not None:
+            options.refusal = "shift_labels (give labels, one for each token, which are shifted here)"
         # The plain model takes whatever indexes its hidden states: a tensor, a list, a slice.
         if not isinstance(given.get("logits_to_keep") or 0, int):
             options.refusal = "logits_to_keep other than a number of last tokens"
@@ -60,6 +69,7 @@ class PromptReader:
         if router_logits:
             # The auxiliary loss applies the mask of the full prompt to them.
             options.refusal = "output_router_logits"
+        return None if options.labels is None else (args, kwargs)
 
     def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
         if kwargs is None:
@@ -101,6 +111,10 @@ class PromptReader:
                 f"{options.refusal}: not supported with pictures on an accelerated model, whose outputs are "
                 "shorter than input_ids; call handle.remove() first"
             )
+        if self.active and not filled:
+            check_packed(given)
+        if options.labels is not None and self.active:
+            host.read_labels(options.labels.passed)
         last = self._last(ids, host.last, start, given.get("use_cache"))
         made, all_known = options.given or self.features.runs_of(given.get("mm_encoder_outputs"))
         padding = None if current.padding is None else current.padding[:, -length:]
@@ -171,6 +185,15 @@ class _OnHost:
         self.real = torch.ones_like(self.visual) if padding is None else given[:, -length:]
         columns = torch.arange(length, device=read.device)
         self.last = (self.real * columns).argmax(1)
+
+    def read_labels(self, labels: Tensor) -> None:
+        """Check (B, L) ``labels``, and find the last tokens of prompts that answers follow."""
+        if labels.shape != self.visual.shape:
+            shapes = f"{tuple(self.visual.shape)}, got {tuple(labels.shape)}"
+            raise ValueError(f"labels must have the shape of input_ids, {shapes}")
+        labelled = (labels != IGNORED).cpu()
+        check_labels(labelled, self.real)
+        self.last = prompt_ends(labelled, self.visual, self.last)
 
     def prompt(
         self, video: Tensor, last: Tensor, padding: Tensor | None, made: list[EncoderRun], unknown: bool

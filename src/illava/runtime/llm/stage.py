@@ -190,6 +190,8 @@ class LlmStage:
                 check_output(prefill, output, frozenset(at for at in self.steps if 0 < at < depth))
                 check_cache(prefill, output_cache(output), depth)
                 evict(prefill.cache_layers or ())
+                if self.passes.options.labels is not None:
+                    self.passes.options.labels.align(prefill.history[-1][1])
             current.forget()
             self.publish(current)
         # Keep only what the report needs. A backward pass that reruns layers needs the rest as well.
