@@ -30,13 +30,19 @@ SLOW_FAMILIES = frozenset(
         "aya_vision",
         "cohere2_vision",
         "cohere_compass",
+        "cosmos3_edge",
         "cosmos3_omni",
         "deepseek_vl",
+        "exaone4_5",
         "glm_ocr",
+        "hyperclovax_vision_v2",
         "janus",
         "lighton_ocr",
         "ovis2",
+        "paddleocr_vl",
         "qianfan_ocr",
+        "qwen2_5_omni_thinker",
+        "qwen3_omni_moe_thinker",
     }
 )
 """Families whose mechanisms others test too: all of their tests are slow but the ones below."""

@@ -22,8 +22,6 @@ from tests.renaming import cache_name, method_of, model_of, refused, renamed, wi
 from tests.tiny import ALL, pictures, prompt, tiny_model
 
 every_family = pytest.mark.parametrize("family", ALL)
-IN_ONE_SEQUENCE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v")
-IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v", "glm_ocr", "cosmos3_omni", "cohere_compass")
 
 
 # -- it holds --------------------------------------------------------------------------------------------
@@ -118,7 +116,8 @@ def arguments(family: str) -> list[tuple[nn.Module, str]]:
         next(x for x, no in zip(modules.layers, modules.recurrent, strict=True) if not no),
     )
     attention = layer.get_submodule(modules.family.llm_attention)
-    found = [(model, name) for name in ("input_ids", "attention_mask", "labels", "logits_to_keep")]
+    found = [(model, name) for name in ("input_ids", "attention_mask", "labels")]
+    found += [] if modules.family.all_logits else [(model, "logits_to_keep")]
     found += [(modules.base, name) for name in ("attention_mask", "inputs_embeds", "pixel_values")]
     found += [(modules.llm, name) for name in ("attention_mask", "position_ids", "inputs_embeds")]
     of_layer = ("hidden_states", "attention_mask", "position_ids", "position_embeddings")
@@ -130,12 +129,13 @@ def arguments(family: str) -> list[tuple[nn.Module, str]]:
         (module, cache_name(type(module).forward)) for module in (model, modules.base, modules.llm, layer)
     ]
     found += [(block, "hidden_states"), (block.get_submodule(modules.tower.attention), "hidden_states")]
-    if family in IN_ONE_SEQUENCE:
-        found += [(modules.encoder, "grid_thw"), (block, "cu_seqlens"), (block, "position_embeddings")]
+    if modules.tower.packed and not modules.tower.masked:
+        found += [(modules.encoder, "grid_thw"), (block, "cu_seqlens")]
+        found += [(block, "position_embeddings")] if modules.tower.rotary else []
         found += [
             (block.get_submodule(modules.tower.attention), name) for name in ("cu_seqlens", "max_seqlen")
         ]
-        found += [(modules.base, "pixel_values_videos")]
+        found += [(modules.base, "pixel_values_videos")] if modules.family.video else []
     elif modules.tower.packed:
         found += [(modules.encoder, "image_sizes"), (block, "attention_mask"), (block, "position_embeddings")]
     if modules.family.taps:

@@ -21,6 +21,7 @@ __all__ = [
     "END",
     "FAMILIES",
     "IMAGE",
+    "IN_ONE_RUN",
     "MIXED_WINDOWS",
     "PAD",
     "SIZES",
@@ -56,7 +57,16 @@ WITH_VIDEO = (
     "glm4v_moe",
     "glm46v",
     "glm_ocr",
+    "qwen2_5_omni_thinker",
+    "qwen3_omni_moe_thinker",
+    "exaone4_5",
+    "hyperclovax_vision_v2",
+    "cosmos3_edge",
 )
+
+IN_ONE_RUN = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
+IN_ONE_RUN += ("exaone4_5", "hyperclovax_vision_v2")
+"""Packed encoders' families whose processors write nothing between the frames of a video."""
 
 MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass")
 """Models whose LLMs have layers with sliding windows and layers without, and nothing else that is special."""
@@ -65,16 +75,18 @@ MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass")
 def video(model: nn.Module, frames: int, seed: int = 0) -> Picture:
     """A video of 24 x 24 pixels, or of frames of 2 x 3 units, as a picture; its ids may hold text too."""
     generator = torch.Generator().manual_seed(seed)
-    family = model.config.model_type
+    family, vision = model.config.model_type, model.config.vision_config
     if kind(model) == "anyres":
         pixels = torch.randn(1, frames, 3, 24, 24, generator=generator)
         # Pooled to 3 x 3; OneVision adds an end.
         tokens = frames * 9 + (family == "llava_onevision")
         return Picture({"pixel_values_videos": pixels}, [VIDEO] * tokens)
-    patch = 3 * 2 * model.config.vision_config.patch_size**2
+    patch = 3 * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2
     pixels = torch.randn(frames * 4 * 6, patch, generator=generator)
     values = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[frames, 4, 6]])}
-    if family in ("qwen2_vl", "qwen2_5_vl"):
+    if "omni" in family and "thinker" in family:
+        values["video_second_per_grid"] = torch.tensor([0.5])
+    if family in IN_ONE_RUN:
         return Picture(values, [VIDEO] * frames * 6)
     # Frames apart, each behind its time; GLM's stand for pictures between two marks.
     token = IMAGE if family.startswith("glm") else VIDEO

@@ -92,7 +92,7 @@ def test_videos_and_pictures_in_a_batch(name: str) -> None:
 def test_pictures_too_small_to_drop_anything_change_no_bit(name: str) -> None:
     model = model_of(name, "sdpa")
     # One unit, or where tiles are what they are a share that rounds to all of them.
-    units = kind(model) in ("grid", "lines")
+    units = kind(model) in ("grid", "patches", "lines")
     size = {"anyres": (24, 24)}.get(kind(model), (1, 1))
     keep, llm_keep = (0.3, 0.3) if units else (0.99, 0.995)
     if name in ("mistral3", "lighton_ocr"):

@@ -19,6 +19,8 @@ class EncoderDimensions:
     """Input values of the patch embedding, per patch."""
     projector: tuple[tuple[int, int], ...]
     """(in, out) features of each linear layer of the projector, applied once per visual token."""
+    kv_share: float = 1.0
+    """Key and value heads per query head."""
     taps: tuple[int, ...] = ()
     """Blocks after which another projector of the same size feeds the LLM (deepstack)."""
 

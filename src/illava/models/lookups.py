@@ -23,6 +23,7 @@ def module_paths(family: Family) -> tuple[str, ...]:
         family.llm,
         f"{family.llm}.{family.llm_layers}",
         family.taps,
+        family.row_wise,
         family.unfolds_after,
         family.unfolds_before,
         family.compacts_before,

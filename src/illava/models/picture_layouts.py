@@ -186,4 +186,4 @@ def _packed_grid(modules: LocatedModules, size: Size) -> Size:
 
 def _steps(modules: LocatedModules, size: Size, frames: int) -> tuple[int, Size]:
     grid = _packed_grid(modules, size)
-    return math.ceil(frames / modules.config.vision_config.temporal_patch_size), grid
+    return math.ceil(frames / getattr(modules.config.vision_config, "temporal_patch_size", 1)), grid

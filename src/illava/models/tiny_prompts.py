@@ -45,6 +45,7 @@ def kind(model: nn.Module) -> str:
 SIZES = {
     "square": ((1, 1),),
     "grid": ((5, 6), (3, 4), (4, 4)),
+    "patches": ((5, 6), (3, 4), (4, 4)),
     "lines": ((5, 6), (3, 4), (4, 4)),
     "anyres": ((40, 30), (20, 44), (24, 24)),
     "tiles": ((3, 1), (1, 1), (2, 1)),
@@ -54,6 +55,7 @@ SIZES = {
 
 - "square": one size for all;
 - "grid": patches of pictures of any size in one sequence (Qwen-VL);
+- "patches": the same, each patch with its rows and columns, in raster order (PaddleOCR-VL);
 - "lines": pictures of any size, a token after each line (Pixtral);
 - "anyres": tiles and their picture's size (LLaVA-NeXT); the sizes suit tiles of 24 pixels;
 - "tiles": tiles without anything else (InternVL);
@@ -110,7 +112,10 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             ids = [*([*[token] * columns, BREAK] * rows)[:-1], LAST]
             return build({"pixel_values": noise(1, 3, *sizes[0].tolist()), "image_sizes": sizes}, ids)
     merge = vision.spatial_merge_size
-    pixels = noise(rows * columns * merge**2, 3 * vision.temporal_patch_size * vision.patch_size**2)
+    each: tuple[int, ...] = (3 * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2,)
+    if kind(model) == "patches":
+        each = (3, vision.patch_size, vision.patch_size)
+    pixels = noise(rows * columns * merge**2, *each)
     grid = torch.tensor([[1, rows * merge, columns * merge]])
     return build({"pixel_values": pixels, "image_grid_thw": grid}, [token] * rows * columns)
 

@@ -27,6 +27,8 @@ class Tower:
     packed: bool = False
     """Whether all pictures are packed into one sequence (Qwen-VL), instead of a batch of equal tiles
     (LLaVA)."""
+    rotary: bool = True
+    """Whether the blocks of a packed encoder get rotary tables."""
     masked: bool = False
     """Whether a packed encoder separates its pictures by a mask, so that one attention matrix covers all."""
     spatial: bool = False

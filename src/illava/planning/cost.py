@@ -109,7 +109,7 @@ def encoder_block_flops(
     """
     tokens = sum(segments)
     mlp_tokens = tokens if mlp_tokens is None else mlp_tokens
-    projections = 2 * tokens * 4 * shape.hidden**2
+    projections = round(2 * tokens * 2 * (1 + shape.kv_share) * shape.hidden**2)
     attention = 4 * shape.hidden * sum(n * n for n in segments)
     mlp = 2 * mlp_tokens * shape.mlp_matrices * shape.hidden * shape.intermediate
     return projections + attention + mlp

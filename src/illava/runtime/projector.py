@@ -24,6 +24,7 @@ from ..ops.transfers import upload
 from .encoder.run import EncoderRun
 from .encoder.stage import EncoderStage
 from .hooks import Hooks
+from .rows import FoldedUnits, RowWise
 
 
 class ProjectorStage:
@@ -42,12 +43,15 @@ class ProjectorStage:
             hooks.pre(module(family.compacts_before), self._compact)
         if step is not None and not step.projected:
             hooks.pre(module(family.compacts_before or family.projector), self._reduce_input)
+        if family.folds_by_grid:
+            FoldedUnits(modules.projector, self.passes, hooks)
+        if family.row_wise is not None:
+            RowWise(module(family.row_wise), self.passes, hooks)
         hooks.post(modules.projector, self._expand)
         if encoder.resize is not None:
             hooks.post(modules.encoder, self._enlarge)
-        inside = family.projector.startswith(f"{family.encoder}.")
-        self.moves_features = encoder.first_places and not inside
-        if encoder.first_places and inside:
+        self.moves_features = encoder.first_places and not modules.projector_inside
+        if encoder.first_places and modules.projector_inside:
             # At its end, since features tapped earlier have rows of units that were dropped later.
             hooks.post(modules.encoder, self._move_outputs)
         for tap in modules.taps:
@@ -211,6 +215,9 @@ class ProjectorStage:
         run = self.passes.encoder_run
         if run is None:
             return None
+        if self.modules.family.folds_by_grid and run.kept is None and run.order is not None:
+            left = self._reduce(run, args[0][run.order.to(args[0].device).flatten()])
+            return None if run.kept is None else ((left, *args[1:]), kwargs)
         if args:
             return (self._reduce(run, args[0]), *args[1:]), kwargs
         name = next(iter(kwargs))

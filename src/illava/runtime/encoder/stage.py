@@ -208,7 +208,8 @@ class EncoderStage:
                     run.in_segments.add(index)
         if not after:
             return None
-        kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"], index)
+        if self.modules.tower.rotary:
+            kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"], index)
         for name in ("max_seqlen", "max_length_q", "max_length_k"):
             # For windows, the model's own value remains: an upper bound, which is what kernels need.
             if kwargs.get(name) is not None and not run.has_windows(index):

@@ -1,0 +1,64 @@
+"""Modules around the projector that take rows in an order, or with marks, that only the encoder stage knows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..ops.marks import marked, unmarked
+from .hooks import Hooks
+from .passes import Passes
+
+
+class FoldedUnits:
+    """For a projector that gets tokens in raster order, and joins those of each unit by the pictures' grids.
+
+    After a merge the survivors stand in the order of units, like pictures of one unit each, whose grids this
+    hands over.
+    """
+
+    def __init__(self, projector: nn.Module, passes: Passes, hooks: Hooks) -> None:
+        self.passes = passes
+        hooks.pre(projector, self._fold)
+
+    def _fold(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.passes.encoder_run
+        if run is None or run.kept is None:
+            return None
+        x, grid, *rest = args
+        side = math.isqrt(run.group)
+        return (x, grid.new_tensor([[sum(run.lengths), side, side]]), *rest), kwargs
+
+
+class RowWise:
+    """For a module after the projector that maps features row by row.
+
+    Its weights would get gradients of NaN from marked rows, since 0 * NaN is NaN. So these are zeros there.
+    """
+
+    def __init__(self, module: nn.Module, passes: Passes, hooks: Hooks) -> None:
+        self.passes = passes
+        self.dropped: Tensor | None = None
+        """(...) bool: the marked rows of the features in the module."""
+        hooks.pre(module, self._zero)
+        hooks.post(module, self._mark)
+
+    def _zero(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.passes.encoder_run
+        if run is None:
+            return None
+        (features,) = args
+        self.dropped = marked(features)
+        if run.kept is None:
+            return None
+        return (features.masked_fill(self.dropped[..., None], 0),), kwargs
+
+    def _mark(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
+    ) -> Any:
+        dropped, self.dropped = self.dropped, None
+        if dropped is None:
+            return None
+        return unmarked(features).masked_fill(dropped[..., None], float("nan"))
