@@ -19,9 +19,9 @@ from illava.models.located import locate
 from illava.runtime.contract import contract_faults
 from illava.runtime.contract.entries import FORWARDS
 from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments
-from tests.tiny import ALL, pictures, prompt, tiny_model
+from tests.tiny import EVERY, LLM_ONLY, pictures, prompt, tiny_model
 
-every_family = pytest.mark.parametrize("family", ALL)
+every_family = pytest.mark.parametrize("family", EVERY)
 
 
 # -- it holds --------------------------------------------------------------------------------------------
@@ -111,10 +111,7 @@ def arguments(family: str) -> list[tuple[nn.Module, str]]:
     """Every hooked or called forward of a model that has arguments to lose, and each of those."""
     model = model_of(family)
     modules = locate(model)
-    block, layer = (
-        modules.blocks[0],
-        next(x for x, no in zip(modules.layers, modules.recurrent, strict=True) if not no),
-    )
+    layer = next(x for x, no in zip(modules.layers, modules.recurrent, strict=True) if not no)
     attention = layer.get_submodule(modules.family.llm_attention)
     found = [(model, name) for name in ("input_ids", "attention_mask", "labels")]
     found += [] if modules.family.all_logits else [(model, "logits_to_keep")]
@@ -128,6 +125,9 @@ def arguments(family: str) -> list[tuple[nn.Module, str]]:
     found += [
         (module, cache_name(type(module).forward)) for module in (model, modules.base, modules.llm, layer)
     ]
+    if family in LLM_ONLY:
+        return found
+    block = modules.blocks[0]
     found += [(block, "hidden_states"), (block.get_submodule(modules.tower.attention), "hidden_states")]
     if modules.tower.packed and not modules.tower.masked:
         found += [(modules.encoder, "grid_thw"), (block, "cu_seqlens")]

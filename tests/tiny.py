@@ -8,22 +8,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from illava.models.tiny_models import ALL, BROKEN, tiny_model
+from illava.models.families import FAMILIES as ENTRIES
+from illava.models.tiny_models import ALL as EVERY
+from illava.models.tiny_models import BROKEN, tiny_model
 from illava.models.tiny_prompts import SIZES, Picture, join, kind, picture, pictures, prompt, row
 
 from .tiny_configs import END, IMAGE, PAD, START, TEXT, VIDEO, config
 
+LLM_ONLY = tuple(
+    name for of, family in ENTRIES.items() if family.encoder_refusal for name in family.tiny if name in EVERY
+)
+"""Models whose encoders illava does not read."""
+ALL = tuple(name for name in EVERY if name not in LLM_ONLY)
+"""Models that merge in the image encoder."""
+RECURRENT = tuple(
+    name for of, family in ENTRIES.items() if family.llm_refusal for name in family.tiny if name in EVERY
+)
+"""Models that merge there only."""
+EAGER_ONLY = ("paligemma-2", "got_ocr2")
+"""Models that transformers itself runs with eager attention only."""
 FAMILIES = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
 
 __all__ = [
     "ALL",
     "BROKEN",
+    "EAGER_ONLY",
     "END",
+    "EVERY",
     "FAMILIES",
     "IMAGE",
     "IN_ONE_RUN",
+    "LLM_ONLY",
     "MIXED_WINDOWS",
     "PAD",
+    "RECURRENT",
     "SIZES",
     "START",
     "TEXT",

@@ -14,7 +14,8 @@ from tests.tiny_configs import TILES
 
 PLAIN = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
 PROCESSORS = dict.fromkeys(("glm4v", "glm4v_moe", "glm46v", "glm_ocr"), transformers.Glm4vImageProcessor) | {
-    "paddleocr_vl": transformers.PaddleOCRVLImageProcessor
+    "cosmos3_edge": transformers.Cosmos3EdgeImageProcessor,
+    "paddleocr_vl": transformers.PaddleOCRVLImageProcessor,
 }
 """Of families of packed encoders, where it is not Qwen2-VL's."""
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -25,6 +25,10 @@ class EncoderDimensions:
     """Blocks after which another projector of the same size feeds the LLM (deepstack)."""
 
 
+NO_ENCODER = EncoderDimensions(0, 0, 0, 0, 0, ())
+"""Of a family whose encoder illava does not read: its cost is left out."""
+
+
 @dataclass(frozen=True)
 class RecurrentDimensions:
     """Sizes of gated delta-rule layers (Qwen3.5)."""

@@ -59,8 +59,8 @@ class Family:
     taps: str | None = None
     """A list of further projectors, whose inputs come from inside the encoder (deepstack)."""
     row_wise: str | None = None
-    """A module after the projector that maps features row by row. Marked rows reach it as zeros: they would make
-    the gradients of its weights NaN."""
+    """A module after the projector that maps features row by row. Marked rows reach it as zeros: they would
+    make the gradients of its weights NaN."""
     unfolds_after: str | None = None
     """If the tokens of a unit form a square of a grid: the module after which the grid is split into
     units."""
@@ -69,8 +69,8 @@ class Family:
     compacts_before: str | None = None
     """The first module after that split that acts row by row, so that it can skip dropped units."""
     folds_by_grid: bool = False
-    """Whether the projector gets the tokens in raster order with the grids of the pictures, and joins those of
-    each unit by these."""
+    """Whether the projector gets the tokens in raster order with the grids of the pictures, and joins those
+    of each unit by these."""
     pooler: str | None = None
     """A module before the projector that averages the rows of a video's frames."""
     outer_masks: bool = False
@@ -100,6 +100,11 @@ class Family:
     llm_attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Attributes of the LLM's config that are read, by ``model_type``, for LLMs that only this family
     uses."""
+    features: Callable[[Any], int] | None = None
+    """Model config to the features of a picture of fixed size, if they are not one per unit."""
+    encoder_refusal: str = ""
+    """Why nothing can merge before the LLM; "" if it can. ``projector`` then is the module that outputs one row
+    per placeholder, (tiles, n, d), and nothing else about the encoder is read."""
     llm_refusal: str = ""
     """Why tokens cannot merge in the LLM; "" if they can."""
     functions: Mapping[tuple[str, str], Call] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def locate(model: nn.Module) -> LocatedModules:
         base=base,
         config=config,
         encoder=encoder,
-        blocks=list(encoder.get_submodule(tower.blocks).children()),
+        blocks=[] if family.encoder_refusal else list(encoder.get_submodule(tower.blocks).children()),
         projector=base.get_submodule(family.projector),
         taps=[] if family.taps is None else list(base.get_submodule(family.taps).children()),
         llm=llm,
@@ -135,7 +135,7 @@ def feature_block(modules: LocatedModules) -> int:
 def check_projector(modules: LocatedModules) -> None:
     """Raise UnsupportedError if the encoder itself calls the projector, where another module is expected."""
     family = modules.family
-    if not modules.projector_inside and any(
+    if not modules.projector_inside and not family.encoder_refusal and any(
         module is modules.projector for module in modules.encoder.modules()
     ):
         raise UnsupportedError(

@@ -71,7 +71,7 @@ def lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) ->
     """The modules and config attributes of a family's entry that a model lacks."""
     for path in module_paths(family):
         yield from path_faults(base, path)
-    encoder = submodule(base, family.encoder)
+    encoder = None if family.encoder_refusal else submodule(base, family.encoder)
     if encoder is not None:
         yield from path_faults(encoder, tower.blocks)
     blocks = None if encoder is None else submodule(encoder, tower.blocks)

@@ -52,7 +52,9 @@ def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload
         rows, columns = height // patch, width // patch
         if not rows * columns:
             raise ValueError(f"a picture of {width} x {height}: each side must have at least {patch} pixels")
-    units, prefix = rows * columns // modules.group, modules.family.prefix_features(modules.config)
+    features = modules.family.features
+    units = rows * columns // modules.group if features is None else features(modules.config)
+    prefix = modules.family.prefix_features(modules.config)
     run = Run(((0, units),), prefix, prefix)
     return Workload((units,), (run,), 0, grids=((rows, columns),) if modules.tower.any_size else None)
 

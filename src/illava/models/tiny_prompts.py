@@ -95,7 +95,12 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             patch = first(vision.patch_size)
             tokens = (high // patch) * (wide // patch) // family.group(config)
             tokens += family.prefix_features(config)
-            return build({"pixel_values": noise(1, 3, high, wide)}, [token] * tokens)
+            if family.features is not None:
+                tokens = family.features(config)
+            values = {"pixel_values": noise(1, 3, high, wide)}
+            if (second := getattr(config, "high_res_vision_config", None)) is not None:
+                values["high_res_pixel_values"] = noise(1, 3, *[_side(second)] * 2)
+            return build(values, [token] * tokens)
         case "tiles":
             side, tiles = _side(vision), rows * columns
             return build(

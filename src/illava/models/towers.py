@@ -68,6 +68,8 @@ def _layer_scale(block: Any, output: Tensor) -> Tensor:
     return scaled
 
 
+UNREAD = Tower("", "", "", "", "")
+"""Of a family whose encoder illava does not read, since nothing can merge in it."""
 SIGLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", "layer_norm1")
 CLIP = replace(SIGLIP, prefix=lambda vision: 1)
 DINOV2 = Tower(

@@ -68,7 +68,7 @@ def cost_of(
     # Held during the prefill: pixels, the output of the encoder, and features at the width of the LLM.
     resident = sum(
         call.embedded * encoder.patch_values
-        + 2 * call.mlp_tokens[-1] * encoder.hidden
+        + 2 * (call.mlp_tokens[-1] if call.mlp_tokens else 0) * encoder.hidden
         + 2 * call.projected * llm.hidden
         for call in calls
     )

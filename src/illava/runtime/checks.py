@@ -9,11 +9,23 @@ from typing import Any
 
 from ..compat import installed
 from ..errors import UnsupportedError
+from ..methods.steps import Plan
+from ..models.located import LocatedModules
 from .cache.merged import MergedLayer
 from .encoder.run import EncoderRun
 from .llm.prefill import Prefill
 
 _COMPILED = " (torch.compile follows hooks where torch._dynamo.config.skip_nnmodule_hook_guards is False)"
+
+
+def check_before_llm(modules: LocatedModules, plan: Plan) -> None:
+    """Raise UnsupportedError for a plan with steps before the LLM, if the family has none."""
+    family = modules.family
+    if family.encoder_refusal and (plan.encoder or plan.projector is not None or plan.pixels is not None):
+        raise UnsupportedError(
+            f"steps before the LLM are not supported for {family.model_type}: {family.encoder_refusal}; use a "
+            "method of the LLM, such as Illava(encoder_layers=())"
+        )
 
 
 def check_source(marks: int) -> None:

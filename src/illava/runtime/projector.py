@@ -35,6 +35,8 @@ class ProjectorStage:
     ) -> None:
         self.modules, self.step, self.passes = modules, step, encoder.passes
         family, module = modules.family, modules.base.get_submodule
+        if family.encoder_refusal:
+            return
         if family.unfolds_after is not None:
             hooks.post(module(family.unfolds_after), self._unfold_after)
         if family.unfolds_before is not None:

@@ -1,4 +1,4 @@
-"""Modules around the projector that take rows in an order, or with marks, that only the encoder stage knows."""
+"""Modules at the projector that need rows in another order, or without marks."""
 
 from __future__ import annotations
 

@@ -82,6 +82,8 @@ def _tables(modules: LocatedModules) -> tuple[str, ...]:
 
 
 def _encoder_call(modules: LocatedModules) -> Call:
+    if modules.family.encoder_refusal:
+        return Call()
     if not modules.tower.packed:
         return Call(("pixel_values",) if modules.tower.any_size else ())
     if modules.tower.masked:
@@ -207,7 +209,7 @@ FORWARDS: tuple[Forward, ...] = (
     Forward(_base, _base_call),
     Forward(_base, _encoder_call, lambda modules: modules.family.encoder),
     Forward(
-        lambda modules: [modules.encoder],
+        lambda modules: [] if modules.family.encoder_refusal else [modules.encoder],
         _blocks_owner_call,
         lambda modules: modules.tower.blocks.rpartition(".")[0],
     ),
@@ -226,7 +228,10 @@ FORWARDS: tuple[Forward, ...] = (
         lambda modules: modules.tower.first_norm,
         lambda plan: any(step.reads_input or step.reads_halfway for step in plan.encoder.values()),
     ),
-    Forward(lambda modules: [modules.projector, *modules.taps], FIRST_FEATURES),
+    Forward(
+        lambda modules: [] if modules.family.encoder_refusal else [modules.projector, *modules.taps],
+        FIRST_FEATURES,
+    ),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.row_wise),
     Forward(_base, ONE_ARGUMENT, lambda modules: modules.family.unfolds_after),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.unfolds_before),

@@ -35,6 +35,7 @@ from .merging_block import MergingBlock
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
 from .run import EncoderRun
+from .whole import WholeFeatures
 
 
 class EncoderStage:
@@ -53,6 +54,9 @@ class EncoderStage:
         self.features = FeatureCalls(modules.base, passes, hooks)
         self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
         self.cues = PixelCues(modules, steps.values()) if PixelCues.are_read(steps.values()) else None
+        if modules.family.encoder_refusal:
+            WholeFeatures(modules, passes, hooks)
+            return
         hooks.pre(modules.encoder, self._start)
         first = min(steps, default=len(modules.blocks))
         observed = None
