@@ -27,14 +27,17 @@ SLOW_VARIANTS = frozenset(
 
 SLOW_FAMILIES = frozenset(
     {
+        "aria",
         "aya_vision",
         "cohere2_vision",
         "cohere_compass",
         "cosmos3_edge",
         "cosmos3_omni",
         "deepseek_vl",
+        "deepseek_vl_hybrid",
         "exaone4_5",
         "glm_ocr",
+        "got_ocr2",
         "hyperclovax_vision_v2",
         "janus",
         "lighton_ocr",

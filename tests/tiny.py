@@ -25,6 +25,10 @@ RECURRENT = tuple(
     name for of, family in ENTRIES.items() if family.llm_refusal for name in family.tiny if name in EVERY
 )
 """Models that merge there only."""
+RESAMPLED = tuple(
+    name for of, family in ENTRIES.items() if family.resampler for name in family.tiny if name in EVERY
+)
+"""Models whose LLM gets the outputs of queries."""
 EAGER_ONLY = ("paligemma-2", "got_ocr2")
 """Models that transformers itself runs with eager attention only."""
 FAMILIES = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
@@ -42,6 +46,7 @@ __all__ = [
     "MIXED_WINDOWS",
     "PAD",
     "RECURRENT",
+    "RESAMPLED",
     "SIZES",
     "START",
     "TEXT",

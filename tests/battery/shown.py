@@ -41,6 +41,9 @@ def canvases(model: nn.Module) -> list[Canvas]:
     match kind(model):
         case "anyres":
             return [Canvas(size, size, (6, 6), resampled=True) for size in ((40, 30), (20, 44))]
+        case _ if family == "idefics2":
+            # Its processor cuts pictures into four or none.
+            return [Canvas((1, 1), (24, 24), (6, 6))] * 2
         case "square":
             side = 3 if family in SQUARES else 6
             return [Canvas((1, 1), (24, 24), (side, side))] * 2
@@ -73,6 +76,8 @@ def processed(model: nn.Module, canvas: Canvas, image: Tensor) -> Picture:
     match kind(model):
         case "square":
             return replace(part, values={"pixel_values": image[None]})
+        case _ if family == "idefics2":
+            return replace(part, values={"pixel_values": image[None, None]})
         case "anyres" if family == "llava_onevision":
             processor = transformers.LlavaOnevisionImageProcessor(size=square, image_grid_pinpoints=TILES)
         case "anyres":

@@ -7,6 +7,20 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class ResamplerDimensions:
+    """Sizes of a resampler, whose queries read the patches of a picture by cross-attention."""
+
+    queries: int
+    """Of one picture."""
+    layers: tuple[tuple[int, int], ...]
+    """(in, out) features of each linear layer that is applied once per query."""
+    width: int
+    """Of the queries of all heads, summed over the layers of cross-attention."""
+    joined: bool = False
+    """Whether the queries are keys as well."""
+
+
+@dataclass(frozen=True)
 class EncoderDimensions:
     """Sizes of an image encoder and its projector."""
 
@@ -21,6 +35,8 @@ class EncoderDimensions:
     """(in, out) features of each linear layer of the projector, applied once per visual token."""
     kv_share: float = 1.0
     """Key and value heads per query head."""
+    resampler: ResamplerDimensions | None = None
+    """``projector`` then has the layers that are applied once per patch."""
     taps: tuple[int, ...] = ()
     """Blocks after which another projector of the same size feeds the LLM (deepstack)."""
 
@@ -94,7 +110,8 @@ def _recurrent(text: Any) -> RecurrentDimensions | None:
 
 
 def _router(text: Any) -> float:
-    experts = getattr(text, "num_experts", None) or getattr(text, "n_routed_experts", None) or 0
+    names = ("num_experts", "n_routed_experts", "moe_num_experts")
+    experts = next((count for name in names if (count := getattr(text, name, None))), 0)
     # Qwen3.5's shared expert has a gate of its own.
     gates = experts + int(bool(getattr(text, "shared_expert_intermediate_size", 0)))
     dense = getattr(text, "first_k_dense_replace", 0)
@@ -103,6 +120,8 @@ def _router(text: Any) -> float:
 
 def _intermediate(text: Any) -> int:
     """Width of a layer's MLP; for mixtures of experts the active width, averaged over the layers."""
+    if (active := getattr(text, "moe_topk", None)) is not None:
+        return int((active + text.moe_num_shared_experts) * text.intermediate_size)
     experts = getattr(text, "num_experts_per_tok", None)
     if not experts:
         return int(text.intermediate_size)

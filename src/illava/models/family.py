@@ -68,6 +68,9 @@ class Family:
     """The same, if the module itself splits its input into units."""
     compacts_before: str | None = None
     """The first module after that split that acts row by row, so that it can skip dropped units."""
+    resampler: str | None = None
+    """A module in which queries, fixed in number, read the patches by cross-attention. No feature is marked
+    then; :attr:`features` gives their number."""
     folds_by_grid: bool = False
     """Whether the projector gets the tokens in raster order with the grids of the pictures, and joins those
     of each unit by these."""

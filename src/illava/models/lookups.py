@@ -24,6 +24,7 @@ def module_paths(family: Family) -> tuple[str, ...]:
         f"{family.llm}.{family.llm_layers}",
         family.taps,
         family.row_wise,
+        family.resampler,
         family.unfolds_after,
         family.unfolds_before,
         family.compacts_before,

@@ -52,11 +52,14 @@ def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload
         rows, columns = height // patch, width // patch
         if not rows * columns:
             raise ValueError(f"a picture of {width} x {height}: each side must have at least {patch} pixels")
-    features = modules.family.features
-    units = rows * columns // modules.group if features is None else features(modules.config)
-    prefix = modules.family.prefix_features(modules.config)
-    run = Run(((0, units),), prefix, prefix)
-    return Workload((units,), (run,), 0, grids=((rows, columns),) if modules.tower.any_size else None)
+    family, units = modules.family, rows * columns // modules.group
+    grids = ((rows, columns),) if modules.tower.any_size else None
+    if family.resampler is not None and family.features is not None:
+        return Workload((units,), (Run((), family.features(modules.config)),), 0, grids=grids)
+    if family.features is not None:
+        units = family.features(modules.config)
+    prefix = family.prefix_features(modules.config)
+    return Workload((units,), (Run(((0, units),), prefix, prefix),), 0, grids=grids)
 
 
 def packed_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:

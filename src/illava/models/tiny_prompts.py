@@ -109,6 +109,7 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
         case "marked_tiles":
             side, tiles = _side(vision), rows * columns
             tokens = (side // vision.patch_size) ** 2 // family.group(config)
+            tokens = tokens if family.features is None else family.features(config)
             ids = [i for tile in range(tiles) for i in [BREAK - tile % 2, *[token] * tokens]]
             return build({"pixel_values": noise(1, tiles, 3, side, side)}, ids[1:])
         case "lines":

@@ -80,6 +80,8 @@ def _separate(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
         units = grid_boxes(1, *run.rows_and_columns) * torch.tensor([1.0, *run.covered, *run.covered])
         # The features of class tokens and registers come first.
         tokens = torch.cat([torch.full((prefix, 5), float("nan")), units])
+        if modules.family.resampler is not None:
+            tokens = torch.full((run.features // len(run.full_lengths), 5), float("nan"))
         out.append(Layout("image", first, units, tokens))
         first += n
     return out

@@ -28,6 +28,15 @@ def check_before_llm(modules: LocatedModules, plan: Plan) -> None:
         )
 
 
+def check_features(modules: LocatedModules, plan: Plan) -> None:
+    """Raise UnsupportedError for a step that selects features, if queries made them of all patches."""
+    if modules.family.resampler is not None and plan.projector is not None and plan.projector.projected:
+        raise UnsupportedError(
+            f"features of {modules.family.model_type} are outputs of queries, none of which shows a part of a "
+            "picture; use a method that selects patches before the projector, or one of the LLM"
+        )
+
+
 def check_source(marks: int) -> None:
     """Raise UnsupportedError if there are ``marks`` in features from an unknown source."""
     if marks:

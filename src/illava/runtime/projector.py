@@ -24,7 +24,7 @@ from ..ops.transfers import upload
 from .encoder.run import EncoderRun
 from .encoder.stage import EncoderStage
 from .hooks import Hooks
-from .rows import FoldedUnits, RowWise
+from .rows import FoldedUnits, Resampler, RowWise
 
 
 class ProjectorStage:
@@ -49,7 +49,10 @@ class ProjectorStage:
             FoldedUnits(modules.projector, self.passes, hooks)
         if family.row_wise is not None:
             RowWise(module(family.row_wise), self.passes, hooks)
-        hooks.post(modules.projector, self._expand)
+        if family.resampler is None:
+            hooks.post(modules.projector, self._expand)
+        else:
+            Resampler(module(family.resampler), modules.projector, self.passes, hooks)
         if encoder.resize is not None:
             hooks.post(modules.encoder, self._enlarge)
         self.moves_features = encoder.first_places and not modules.projector_inside

@@ -12,6 +12,41 @@ from .hooks import Hooks
 from .passes import Passes
 
 
+PATCH_MASKS = ("attention_mask", "attn_mask")
+"""Names of the mask of patches among the arguments of a resampler."""
+
+
+class Resampler:
+    """For a module in which queries, fixed in number, read the patches by cross-attention.
+
+    They read the survivors only, and all of their outputs reach the LLM.
+    """
+
+    def __init__(self, module: nn.Module, projector: nn.Module, passes: Passes, hooks: Hooks) -> None:
+        self.passes = passes
+        hooks.pre(module, self._shorten_mask)
+        hooks.post(projector, self._keep_all)
+
+    def _shorten_mask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        run = self.passes.encoder_run
+        if run is None or run.kept is None:
+            return None
+        left = run.prefix + sum(run.lengths) // len(run.lengths)
+        # The encoder stage takes whole pictures only, so that all columns of a mask are equal.
+        masks = {name: kwargs[name] for name in PATCH_MASKS if isinstance(kwargs.get(name), Tensor)}
+        return args, {**kwargs, **{name: mask[..., :left] for name, mask in masks.items()}}
+
+    def _keep_all(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
+    ) -> Any:
+        run = self.passes.encoder_run
+        if run is None:
+            return None
+        run.marked = 0
+        # NaN that the model itself computed is not a mark.
+        return unmarked(features)
+
+
 class FoldedUnits:
     """For a projector that gets tokens in raster order, and joins those of each unit by the pictures' grids.
 

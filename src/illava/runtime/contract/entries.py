@@ -16,23 +16,15 @@ from torch import nn
 from ...compat import CACHE_NAMES
 from ...compat.calls import Call
 from ...models.lookups import block_paths
+from ..rows import PATCH_MASKS
 
 if TYPE_CHECKING:
     from ...methods.steps import Plan
     from ...models.located import LocatedModules
 
 # Names of the first argument of a projector, pooler or connector.
-FEATURES = (
-    "image_features",
-    "hidden_states",
-    "hidden_state",
-    "vision_outputs",
-    "vision_encodings",
-    "image_hidden_states",
-    "hidden",
-    "x",
-    "input",
-)
+FEATURES = ("image_features", "hidden_states", "hidden_state", "vision_outputs", "vision_encodings")
+FEATURES += ("image_hidden_states", "key_value_states", "hidden", "x", "input")
 # How the attention of a modelling file looks up its implementation, which taps rely on.
 LOOKS_UP = ("config", "_attn_implementation", "ALL_ATTENTION_FUNCTIONS")
 # Arguments without values per token.
@@ -233,6 +225,7 @@ FORWARDS: tuple[Forward, ...] = (
         FIRST_FEATURES,
     ),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.row_wise),
+    Forward(_base, Call(names=(PATCH_MASKS,)), lambda modules: modules.family.resampler),
     Forward(_base, ONE_ARGUMENT, lambda modules: modules.family.unfolds_after),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.unfolds_before),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.compacts_before),
