@@ -19,9 +19,10 @@ from illava.models.located import locate
 from illava.runtime.contract import contract_faults
 from illava.runtime.contract.entries import FORWARDS
 from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments
-from tests.tiny import EVERY, LLM_ONLY, pictures, prompt, tiny_model
+from tests.tiny import ALL, EVERY, LLM_ONLY, pictures, prompt, tiny_model
 
 every_family = pytest.mark.parametrize("family", EVERY)
+every_encoder = pytest.mark.parametrize("family", ALL)
 
 
 # -- it holds --------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ def test_a_renamed_argument_of_any_forward_is_refused_by_name(family, monkeypatc
     illava.accelerate(model, method_of(family)).remove()
 
 
-@every_family
+@every_encoder
 def test_a_projector_that_takes_something_else_first_is_refused(family, monkeypatch):
     kind = type(locate(model_of(family)).projector)
     forward = with_arguments("self", "image_sizes", "image_features")
@@ -207,7 +208,7 @@ def test_arguments_are_read_through_hooks_of_accelerate_and_compilation(monkeypa
 
 
 @pytest.mark.parametrize("of", ["encoder", "llm"])
-@every_family
+@every_encoder
 def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkeypatch):
     modules = locate(model_of(family))
     index = modules.recurrent.index(False)
@@ -225,7 +226,7 @@ def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkey
     refused(model_of(family), family, f"{kind.__name__}.forward no longer uses")
 
 
-@every_family
+@every_encoder
 def test_an_eager_function_with_other_arguments_is_refused(family, monkeypatch):
     modules = locate(model_of(family))
     attention = modules.blocks[0].get_submodule(modules.tower.attention)
@@ -249,7 +250,8 @@ def test_a_renamed_module_is_refused_by_its_path(family):
         (modules.base, modules.family.projector),
         (modules.base, modules.family.llm),
     ]
-    places += [(modules.encoder, modules.tower.blocks), (modules.llm, modules.family.llm_layers)]
+    places += [(modules.llm, modules.family.llm_layers)]
+    places += [] if family in LLM_ONLY else [(modules.encoder, modules.tower.blocks)]
     places += [
         (modules.blocks[0], path)
         for path in (modules.tower.second_norm, modules.tower.mlp, modules.tower.attention)

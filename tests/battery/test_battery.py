@@ -117,6 +117,8 @@ def test_cell(name: str, attention: str, shown: str, rows: str) -> None:
         return
     if name in RESAMPLED:
         # Later steps drop queries' outputs, which show what these read.
-        assert all(len(picture.kept[1]) == len(own) for picture, own in zip(report.pictures, left, strict=True))
+        assert all(
+            len(picture.kept[1]) == len(own) for picture, own in zip(report.pictures, left, strict=True)
+        )
         return
     assert sum(map(len, left)) + fixed == report.final_tokens or kind(model) == "anyres"

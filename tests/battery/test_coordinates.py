@@ -65,7 +65,7 @@ def reactions(model: nn.Module, inputs: dict[str, Tensor], painted: dict[str, Te
             for segment, own in enumerate(all_units(model, inputs, lengths))
             for unit in own
         ]
-        if kind(model) != "lines"
+        if kind(model) not in ("lines", "patches")
         else _of_pictures(model, inputs, changed[0])
     )
     blank = blank_columns(model, inputs, tokens)

@@ -112,6 +112,8 @@ class Family:
     """Why tokens cannot merge in the LLM; "" if they can."""
     functions: Mapping[tuple[str, str], Call] = field(default_factory=dict)
     """(module, name) of the functions of transformers that the entry calls."""
+    requires: tuple[str, ...] = ()
+    """Packages beside transformers without which its models cannot be built."""
     broken_releases: tuple[str, ...] = ()
     """Releases of transformers ("5.19") whose own implementation of the family does not run."""
 

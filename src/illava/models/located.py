@@ -135,8 +135,10 @@ def feature_block(modules: LocatedModules) -> int:
 def check_projector(modules: LocatedModules) -> None:
     """Raise UnsupportedError if the encoder itself calls the projector, where another module is expected."""
     family = modules.family
-    if not modules.projector_inside and not family.encoder_refusal and any(
-        module is modules.projector for module in modules.encoder.modules()
+    if (
+        not modules.projector_inside
+        and not family.encoder_refusal
+        and any(module is modules.projector for module in modules.encoder.modules())
     ):
         raise UnsupportedError(
             f"{family.projector} is a module of {family.encoder} too, so that its two calls cannot be told "

@@ -46,6 +46,9 @@ def tile_units(modules: LocatedModules) -> int:
 def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
     """The processor resizes every picture to one size: that of the config, or ``size`` if the encoder takes
     pictures of any size."""
+    if modules.family.encoder_refusal and modules.family.features is not None:
+        features = modules.family.features(modules.config)
+        return Workload((features,), (Run(((0, features),)),), 0)
     rows = columns = tile_side(modules.config.vision_config)
     if modules.tower.any_size:
         patch, (width, height) = first(modules.config.vision_config.patch_size), size
@@ -56,8 +59,6 @@ def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload
     grids = ((rows, columns),) if modules.tower.any_size else None
     if family.resampler is not None and family.features is not None:
         return Workload((units,), (Run((), family.features(modules.config)),), 0, grids=grids)
-    if family.features is not None:
-        units = family.features(modules.config)
     prefix = family.prefix_features(modules.config)
     return Workload((units,), (Run(((0, units),), prefix, prefix),), 0, grids=grids)
 

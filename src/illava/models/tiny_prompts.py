@@ -18,6 +18,8 @@ from .processed import processed_size, takes_any_size
 from .tiny_configs import END, IMAGE, PAD, START
 from .workload import first
 
+TIMM_SIDE = 64
+"""Pixels per side where a config does not state them."""
 BREAK, LAST = 96, 97  # Pixtral's row breaks; any text tokens will do.
 
 
@@ -44,6 +46,7 @@ def kind(model: nn.Module) -> str:
 
 SIZES = {
     "square": ((1, 1),),
+    "tile": ((1, 1),),
     "grid": ((5, 6), (3, 4), (4, 4)),
     "patches": ((5, 6), (3, 4), (4, 4)),
     "lines": ((5, 6), (3, 4), (4, 4)),
@@ -54,6 +57,7 @@ SIZES = {
 """(rows, columns) as :func:`picture` takes them, by the format of pictures:
 
 - "square": one size for all;
+- "tile": the same, as a list of one tile (PerceptionLM);
 - "grid": patches of pictures of any size in one sequence (Qwen-VL);
 - "patches": the same, each patch with its rows and columns, in raster order (PaddleOCR-VL);
 - "lines": pictures of any size, a token after each line (Pixtral);
@@ -88,16 +92,18 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             with torch.no_grad():
                 features = model.model.get_image_features(**like(model, values)).pooler_output  # type: ignore[operator, union-attr]
             return build(values, [token] * sum(len(part) for part in features))
-        case "square":
+        case "square" | "tile":
             wide = high = _side(vision)
             if takes_any_size(family, config):
                 wide, high = processed_size(family, config)
-            patch = first(vision.patch_size)
-            tokens = (high // patch) * (wide // patch) // family.group(config)
-            tokens += family.prefix_features(config)
             if family.features is not None:
                 tokens = family.features(config)
-            values = {"pixel_values": noise(1, 3, high, wide)}
+            else:
+                patch = first(vision.patch_size)
+                tokens = (high // patch) * (wide // patch) // family.group(config)
+                tokens += family.prefix_features(config)
+            tiles = (1,) if kind(model) == "tile" else ()
+            values = {"pixel_values": noise(1, *tiles, 3, high, wide)}
             if (second := getattr(config, "high_res_vision_config", None)) is not None:
                 values["high_res_pixel_values"] = noise(1, 3, *[_side(second)] * 2)
             return build(values, [token] * tokens)
@@ -211,5 +217,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _side(vision: Any) -> int:
     """The side of a tile in pixels."""
-    size = vision.image_size
+    size = getattr(getattr(vision, "sam_config", vision), "image_size", None)
+    if size is None:
+        size = vision.model_args.get("img_size", TIMM_SIDE)
     return int(size if isinstance(size, int) else size[0])

@@ -11,7 +11,6 @@ from ..ops.marks import marked, unmarked
 from .hooks import Hooks
 from .passes import Passes
 
-
 PATCH_MASKS = ("attention_mask", "attn_mask")
 """Names of the mask of patches among the arguments of a resampler."""
 

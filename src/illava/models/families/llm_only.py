@@ -1,4 +1,4 @@
-"""GOT-OCR2, DeepSeek-VL with a second encoder, and Aria: tokens merge in the LLM only."""
+"""GOT-OCR2, DeepSeek-VL with a second encoder, DeepSeek-OCR 2, and encoders of timm: tokens merge in the LLM."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..dimensions import NO_ENCODER
 from ..family import ANY, Family
 from ..picture_layouts import tile_side
 from ..towers import UNREAD
+from ..workload import first
 from .llava import LIKE_ONEVISION
 
 SCHEDULE = replace(
@@ -35,6 +36,18 @@ _SAM: dict[str, Any] = dict(
     global_attn_indexes=[1],
     mlp_dim=24,
 )
+_TIMM = "its encoder is timm's, which does not use transformers' attention functions"
+
+
+def _ocr_features(config: Any) -> int:
+    """Queries for as many patches as one picture has, and a separator."""
+    sam = config.vision_config.sam_config
+    return (144 if (sam.image_size // sam.patch_size // 4) ** 2 <= 144 else 256) + 1
+
+
+def _perceived(config: Any) -> int:
+    size, patch = (first(config.vision_config.model_args[name]) for name in ("img_size", "patch_size"))
+    return int((size // patch // config.projector_pooling_ratio) ** 2)
 
 
 def _tiny_got() -> Any:
@@ -70,6 +83,66 @@ ENTRIES = (
                 high_res_vision_config={"model_type": "sam_vision_model", **_SAM, "num_pos_feats": 8},
                 text_config=tiny.LLAMA,
                 image_token_id=tiny.IMAGE,
+            )
+        },
+    ),
+    Family(
+        "deepseek_ocr2",
+        SCHEDULE,
+        **LLM_ONLY,
+        encoder_refusal="windowed blocks with relative positions on a grid and convolutions, then a second "
+        "encoder of fixed queries",
+        features=_ocr_features,
+        llm_attributes={"deepseek_ocr2_text": ("num_experts_per_tok", "n_routed_experts")},
+        tiny={
+            "deepseek_ocr2": lambda: transformers.DeepseekOcr2Config(
+                vision_config={
+                    "sam_config": {**_SAM, "image_size": 64, "downsample_channels": [12, 24]},
+                    "encoder_config": {**tiny.TEXT, "hidden_size": 24, "num_hidden_layers": 2}
+                    | {"num_attention_heads": 2, "num_key_value_heads": 2},
+                },
+                text_config={**tiny.TEXT, "moe_intermediate_size": 16, "n_routed_experts": 4}
+                | {"num_experts_per_tok": 2, "n_shared_experts": 1}
+                | {"mlp_layer_types": ["dense", *["sparse"] * 4]},
+                image_token_id=tiny.IMAGE,
+            )
+        },
+    ),
+    Family(
+        "fast_vlm",
+        SCHEDULE,
+        **LLM_ONLY,
+        encoder_refusal="its encoder is timm's, made of convolution stages that shrink the grid",
+        requires=("timm",),
+        features=lambda config: int(config.image_seq_length),
+        tiny={
+            "fast_vlm": lambda: transformers.FastVlmConfig(
+                vision_config={"architecture": "test_resnet", "hidden_size": 96, "model_args": {}},
+                text_config=tiny.QWEN2,
+                image_token_index=tiny.IMAGE,
+                image_seq_length=4,
+            )
+        },
+    ),
+    Family(
+        "perception_lm",
+        SCHEDULE,
+        **LLM_ONLY,
+        encoder_refusal=_TIMM,
+        requires=("timm",),
+        features=_perceived,
+        picture_format=lambda config: "tile",
+        tiny={
+            "perception_lm": lambda: transformers.PerceptionLMConfig(
+                vision_config={
+                    "architecture": "vit_pe_core_base_patch16_224",
+                    "model_args": {"embed_dim": 24, "depth": 1, "num_heads": 2, "img_size": [24, 24]}
+                    | {"patch_size": 4, "global_pool": ""},
+                },
+                text_config=tiny.LLAMA,
+                image_token_id=tiny.IMAGE,
+                video_token_id=tiny.VIDEO,
+                projector_pooling_ratio=2,
             )
         },
     ),
