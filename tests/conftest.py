@@ -43,12 +43,14 @@ SLOW_FAMILIES = frozenset(
         "hyperclovax_vision_v2",
         "janus",
         "lighton_ocr",
+        "muse_glimmer",
         "ovis2",
         "paddleocr_vl",
         "perception_lm",
         "qianfan_ocr",
         "qwen2_5_omni_thinker",
         "qwen3_omni_moe_thinker",
+        "video_llava",
     }
 )
 """Families whose mechanisms others test too: all of their tests are slow but the ones below."""

@@ -253,7 +253,8 @@ def test_a_renamed_module_is_refused_by_its_path(family):
     places += [(modules.llm, modules.family.llm_layers)]
     places += [] if family in LLM_ONLY else [(modules.encoder, modules.tower.blocks)]
     places += [
-        (modules.blocks[0], path)
+        (block, path)
+        for block in modules.blocks[:1]
         for path in (modules.tower.second_norm, modules.tower.mlp, modules.tower.attention)
     ]
     layer = modules.layers[modules.recurrent.index(False)]

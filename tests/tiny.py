@@ -43,6 +43,7 @@ __all__ = [
     "IMAGE",
     "IN_ONE_RUN",
     "LLM_ONLY",
+    "LLM_ONLY_WITH_VIDEO",
     "MIXED_WINDOWS",
     "PAD",
     "RECURRENT",
@@ -86,12 +87,13 @@ WITH_VIDEO = (
     "hyperclovax_vision_v2",
     "cosmos3_edge",
 )
+LLM_ONLY_WITH_VIDEO = ("video_llava",)
 
 IN_ONE_RUN = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
 IN_ONE_RUN += ("exaone4_5", "hyperclovax_vision_v2")
 """Packed encoders' families whose processors write nothing between the frames of a video."""
 
-MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass")
+MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass", "exaone4_5")
 """Models whose LLMs have layers with sliding windows and layers without, and nothing else that is special."""
 
 
@@ -104,6 +106,10 @@ def video(model: nn.Module, frames: int, seed: int = 0) -> Picture:
         # Pooled to 3 x 3; OneVision adds an end.
         tokens = frames * 9 + (family == "llava_onevision")
         return Picture({"pixel_values_videos": pixels}, [VIDEO] * tokens)
+    if kind(model) == "square":
+        pixels = torch.randn(1, frames, 3, 24, 24, generator=generator)
+        # Class tokens stay.
+        return Picture({"pixel_values_videos": pixels}, [VIDEO] * frames * 37)
     patch = 3 * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2
     pixels = torch.randn(frames * 4 * 6, patch, generator=generator)
     values = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[frames, 4, 6]])}

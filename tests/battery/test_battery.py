@@ -20,6 +20,7 @@ from tests.tiny import (
     EVERY,
     IMAGE,
     LLM_ONLY,
+    LLM_ONLY_WITH_VIDEO,
     RECURRENT,
     RESAMPLED,
     VIDEO,
@@ -45,7 +46,7 @@ cells = [
     for shown in SHOWN
     for rows in ("single", "batch")
     # A video comes on its own: the builders of batches know pictures.
-    if not (shown == "video" and (name not in WITH_VIDEO or rows == "batch"))
+    if not (shown == "video" and (name not in (*WITH_VIDEO, *LLM_ONLY_WITH_VIDEO) or rows == "batch"))
     if not (name in EAGER_ONLY and attention == "sdpa")
 ]
 

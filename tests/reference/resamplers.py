@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def read(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """(H, Q, h) queries over (K_H, n, h) keys and values to (Q, H * h); heads share keys if there are fewer."""
+    """(H, Q, h) queries over (K, n, h) keys and values to (Q, H * h); H is a multiple of K."""
     heads, count, size = query.shape
     shared = heads // key.shape[0]
     out = torch.zeros(count, heads, size)

@@ -106,8 +106,8 @@ class Family:
     features: Callable[[Any], int] | None = None
     """Model config to the features of a picture of fixed size, if they are not one per unit."""
     encoder_refusal: str = ""
-    """Why nothing can merge before the LLM; "" if it can. ``projector`` then is the module that outputs one row
-    per placeholder, (tiles, n, d), and nothing else about the encoder is read."""
+    """Why nothing can merge before the LLM; "" if it can. ``projector`` then is the module that outputs one
+    row per placeholder, (tiles, n, d), and nothing else about the encoder is read."""
     llm_refusal: str = ""
     """Why tokens cannot merge in the LLM; "" if they can."""
     functions: Mapping[tuple[str, str], Call] = field(default_factory=dict)

@@ -123,8 +123,9 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             sizes = torch.tensor([[rows * unit, columns * unit]])
             ids = [*([*[token] * columns, BREAK] * rows)[:-1], LAST]
             return build({"pixel_values": noise(1, 3, *sizes[0].tolist()), "image_sizes": sizes}, ids)
-    merge = vision.spatial_merge_size
-    each: tuple[int, ...] = (3 * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2,)
+    merge = math.isqrt(family.group(config))
+    frames = getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1))
+    each: tuple[int, ...] = (3 * frames * vision.patch_size**2,)
     if kind(model) == "patches":
         each = (3, vision.patch_size, vision.patch_size)
     pixels = noise(rows * columns * merge**2, *each)

@@ -23,8 +23,8 @@ def check_before_llm(modules: LocatedModules, plan: Plan) -> None:
     family = modules.family
     if family.encoder_refusal and (plan.encoder or plan.projector is not None or plan.pixels is not None):
         raise UnsupportedError(
-            f"steps before the LLM are not supported for {family.model_type}: {family.encoder_refusal}; use a "
-            "method of the LLM, such as Illava(encoder_layers=())"
+            f"steps before the LLM are not supported for {family.model_type}: {family.encoder_refusal}; use "
+            "a method of the LLM, such as Illava(encoder_layers=())"
         )
 
 
@@ -32,8 +32,8 @@ def check_features(modules: LocatedModules, plan: Plan) -> None:
     """Raise UnsupportedError for a step that selects features, if queries made them of all patches."""
     if modules.family.resampler is not None and plan.projector is not None and plan.projector.projected:
         raise UnsupportedError(
-            f"features of {modules.family.model_type} are outputs of queries, none of which shows a part of a "
-            "picture; use a method that selects patches before the projector, or one of the LLM"
+            f"features of {modules.family.model_type} are outputs of queries, none of which shows a part of "
+            "a picture; use a method that selects patches before the projector, or one of the LLM"
         )
 
 

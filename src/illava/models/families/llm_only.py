@@ -1,19 +1,22 @@
-"""GOT-OCR2, DeepSeek-VL with a second encoder, DeepSeek-OCR 2, and encoders of timm: tokens merge in the LLM."""
+"""Families whose image encoder illava does not read: their tokens merge in the LLM only."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 
 from .. import tiny_configs as tiny
 from ..dimensions import NO_ENCODER
 from ..family import ANY, Family
-from ..picture_layouts import tile_side
+from ..picture_layouts import packed_picture, tile_side
 from ..towers import UNREAD
-from ..workload import first
-from .llava import LIKE_ONEVISION
+from ..workload import Run, Size, Workload, first
+from .llava import LIKE_ONEVISION, tiny_llava
+
+if TYPE_CHECKING:
+    from ..located import LocatedModules
 
 SCHEDULE = replace(
     LIKE_ONEVISION,
@@ -50,6 +53,12 @@ def _perceived(config: Any) -> int:
     return int((size // patch // config.projector_pooling_ratio) ** 2)
 
 
+def _video(modules: LocatedModules, size: Size, frames: int) -> Workload:
+    """Frames keep their class token."""
+    tokens = tile_side(modules.config.vision_config) ** 2 + 1
+    return Workload((tokens,) * frames, (Run(tuple((t, tokens) for t in range(frames))),), 0, video=True)
+
+
 def _tiny_got() -> Any:
     config = transformers.GotOcr2Config(
         vision_config={**_SAM, "image_size": 64}, text_config=tiny.QWEN2, image_token_index=tiny.IMAGE
@@ -75,8 +84,8 @@ ENTRIES = (
         **LLM_ONLY,
         encoder="vision_model",
         projector="aligner",
-        encoder_refusal="each feature joins the tokens of two encoders at one place, one of them windowed on a "
-        "grid, and both would have to drop the same",
+        encoder_refusal="each feature joins the tokens of two encoders at one place, one of them windowed on "
+        "a grid, and both would have to drop the same",
         tiny={
             "deepseek_vl_hybrid": lambda: transformers.DeepseekVLHybridConfig(
                 vision_config=tiny.SIGLIP,
@@ -143,6 +152,45 @@ ENTRIES = (
                 image_token_id=tiny.IMAGE,
                 video_token_id=tiny.VIDEO,
                 projector_pooling_ratio=2,
+            )
+        },
+    ),
+    Family(
+        "muse_glimmer",
+        SCHEDULE,
+        **LLM_ONLY,
+        projector="perception_emb_norm",
+        encoder_refusal="windows cut across the squares of patches that become one feature, and their order is "
+        "undone inside the encoder",
+        group=lambda config: int(config.vision_config.merge_size**2),
+        picture=packed_picture,
+        picture_format=lambda config: "grid",
+        config_attributes=("vision_config.merge_size", "vision_config.patch_size"),
+        llm_attributes={"muse_glimmer_text": ("sliding_window", "layer_types")},
+        tiny={
+            "muse_glimmer": lambda: transformers.MuseGlimmerConfig(
+                vision_config={**tiny.VISION, "patch_size": 4, "pos_emb_height": 4, "pos_emb_width": 4}
+                | {"num_hidden_layers": 2},
+                text_config={**tiny.TEXT, "head_dim": 8, "sliding_window": 24}
+                | {"layer_types": [*["sliding_attention", "full_attention"] * 2, "full_attention"]},
+                out_hidden_size=96,
+                projector_hidden_size=40,
+                image_token_id=tiny.IMAGE,
+                video_token_id=tiny.VIDEO,
+            )
+        },
+    ),
+    Family(
+        "video_llava",
+        SCHEDULE,
+        **LLM_ONLY,
+        encoder="image_tower",
+        encoder_refusal="an encoder for pictures and another for videos, of which illava could follow only one",
+        video=_video,
+        config_attributes=("vision_config.image_size", "vision_config.patch_size", "video_token_id"),
+        tiny={
+            "video_llava": lambda: tiny_llava(
+                transformers.VideoLlavaConfig, tiny.CLIP, tiny.LLAMA, video_token_index=tiny.VIDEO
             )
         },
     ),

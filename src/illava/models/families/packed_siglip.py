@@ -1,4 +1,4 @@
-"""Cosmos3 Edge and PaddleOCR-VL: SigLIP's blocks on pictures packed into one sequence, the projector outside."""
+"""Cosmos3 Edge and PaddleOCR-VL: SigLIP's blocks on packed pictures, with the projector outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thinkers of Qwen2.5-Omni and Qwen3-Omni: encoders and LLMs like Qwen-VL's, and audio beside pictures."""
+"""The thinkers of Qwen2.5-Omni and Qwen3-Omni: encoders and LLMs like Qwen-VL's, with audio too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Idefics2 and Aria: a fixed number of queries read the patches of a picture, and the LLM gets their outputs."""
+"""Idefics2 and Aria: queries, fixed in number, read the patches, and the LLM gets their outputs."""
 
 from __future__ import annotations
 

@@ -28,6 +28,9 @@ class WholeFeatures:
         count = features.numel() // features.shape[-1] // tiles
         run = EncoderRun(1, (count,) * tiles, video=current.video, videos=current.videos)
         run.marked = 0
+        if features.dim() < 3:
+            # Of pictures of any size, in one sequence: a square would not be their shape.
+            run.shape = 0, 0
         current.encoder_run = run
         current.encoder_runs.append(run)
         # NaN that the model itself computed is not a mark.
