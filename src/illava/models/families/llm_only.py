@@ -160,7 +160,7 @@ ENTRIES = (
         SCHEDULE,
         **LLM_ONLY,
         projector="perception_emb_norm",
-        encoder_refusal="windows cut across the squares of patches that become one feature, and their order is "
+        encoder_refusal="windows of patches, not of the squares that become one feature, and their order is "
         "undone inside the encoder",
         group=lambda config: int(config.vision_config.merge_size**2),
         picture=packed_picture,
@@ -185,7 +185,7 @@ ENTRIES = (
         SCHEDULE,
         **LLM_ONLY,
         encoder="image_tower",
-        encoder_refusal="an encoder for pictures and another for videos, of which illava could follow only one",
+        encoder_refusal="one encoder is for pictures and another for videos, and illava reads only one",
         video=_video,
         config_attributes=("vision_config.image_size", "vision_config.patch_size", "video_token_id"),
         tiny={
