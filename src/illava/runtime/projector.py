@@ -24,7 +24,7 @@ from ..ops.transfers import upload
 from .encoder.run import EncoderRun
 from .encoder.stage import EncoderStage
 from .hooks import Hooks
-from .rows import FoldedUnits, Resampler, RowWise
+from .rows import FoldedUnits, Resampler, RowWise, first_in_segments
 
 
 class ProjectorStage:
@@ -168,7 +168,7 @@ class ProjectorStage:
         if run.kept is None:
             return features
         rows = self._rows_in_place(run, features)
-        return self._moved(run, rows, rows) if self.moves_features else rows
+        return first_in_segments(run, rows, rows) if self.moves_features else rows
 
     def _move_outputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -178,22 +178,12 @@ class ProjectorStage:
         if run is None or run.kept is None:
             return None
         rows = output.pooler_output
-        output.pooler_output = self._moved(run, rows, rows)
+        output.pooler_output = first_in_segments(run, rows, rows)
         if getattr(output, "deepstack_features", None) is not None:
-            output.deepstack_features = [self._moved(run, part, rows) for part in output.deepstack_features]
+            output.deepstack_features = [
+                first_in_segments(run, part, rows) for part in output.deepstack_features
+            ]
         return output
-
-    @staticmethod
-    def _moved(run: EncoderRun, features: Tensor, final: Tensor) -> Tensor:
-        """(..., U, d) features with the rows that are not marked in ``final`` first in each segment."""
-        dropped = marked(final)
-        if run.grid is None:
-            order = dropped.int().argsort(dim=-1, stable=True)
-            return features.gather(-2, order[..., None].expand_as(features))
-        segment = torch.repeat_interleave(torch.tensor(run.full_lengths), output_size=dropped.numel())
-        segment = upload(segment, features.device).view_as(dropped)
-        order = (2 * segment + dropped).flatten().argsort(stable=True)
-        return features.flatten(0, -2)[order].view_as(features)
 
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Expand the features of resized pictures, which are in raster order for every encoder."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..ops.marks import marked, unmarked
+from ..ops.transfers import upload
+from .encoder.run import EncoderRun
 from .hooks import Hooks
 from .passes import Passes
 
@@ -96,3 +99,15 @@ class RowWise:
         if dropped is None:
             return None
         return unmarked(features).masked_fill(dropped[..., None], float("nan"))
+
+
+def first_in_segments(run: EncoderRun, features: Tensor, final: Tensor) -> Tensor:
+    """(..., U, d) features with the rows that are not marked in ``final`` first in each segment."""
+    dropped = marked(final)
+    if run.grid is None:
+        order = dropped.int().argsort(dim=-1, stable=True)
+        return features.gather(-2, order[..., None].expand_as(features))
+    segment = torch.repeat_interleave(torch.tensor(run.full_lengths), output_size=dropped.numel())
+    segment = upload(segment, features.device).view_as(dropped)
+    order = (2 * segment + dropped).flatten().argsort(stable=True)
+    return features.flatten(0, -2)[order].view_as(features)

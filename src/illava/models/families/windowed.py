@@ -12,6 +12,8 @@ from ..dimensions import EncoderDimensions, packed_encoder
 from ..family import Family
 from .qwen2_vl import LIKE_QWEN2_5_VL, WINDOWED, WINDOWED_VISION
 
+# They have processors of their own, and no ids of special tokens around a picture in their configs.
+_OWN: dict[str, Any] = {"token_types": lambda kinds: {}, "resize": None, "noise": None}
 _TOKENS: dict[str, Any] = dict(image_token_id=tiny.IMAGE, video_token_id=tiny.VIDEO)
 
 
@@ -36,7 +38,7 @@ ENTRIES = (
     Family(
         "exaone4_5",
         LIKE_QWEN2_5_VL,
-        **{**WINDOWED, "encoder_dimensions": _exaone_dimensions, "token_types": lambda kinds: {}},
+        **{**WINDOWED, **_OWN, "encoder_dimensions": _exaone_dimensions},
         llm_norm=None,
         llm_attributes={"exaone4": ("sliding_window", "layer_types")},
         tiny={
@@ -57,10 +59,10 @@ ENTRIES = (
         LIKE_QWEN2_5_VL,
         **{
             **WINDOWED,
+            **_OWN,
             "encoder": "vision_model",
             "projector": "vision_model.merger",
             "encoder_dimensions": _hyperclovax_dimensions,
-            "token_types": lambda kinds: {},
         },
         row_wise="projector",
         llm_attributes={"hyperclovax": ()},
