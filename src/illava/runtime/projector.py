@@ -20,7 +20,6 @@ from ..errors import UnsupportedError
 from ..methods.steps import ProjectorStep, Units, reduced
 from ..models.located import LocatedModules
 from ..ops.marks import any_marked, count_marked, mark_through, marked, unmarked
-from ..ops.transfers import upload
 from .encoder.run import EncoderRun
 from .encoder.stage import EncoderStage
 from .hooks import Hooks
