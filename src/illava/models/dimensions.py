@@ -114,8 +114,14 @@ def _router(text: Any) -> float:
     experts = next((count for name in names if (count := getattr(text, name, None))), 0)
     # Qwen3.5's shared expert has a gate of its own.
     gates = experts + int(bool(getattr(text, "shared_expert_intermediate_size", 0)))
-    dense = getattr(text, "first_k_dense_replace", 0)
+    dense = _dense_layers(text)
     return float(gates * (text.num_hidden_layers - dense) / text.num_hidden_layers)
+
+
+def _dense_layers(text: Any) -> int:
+    """Layers of a mixture of experts that have one MLP."""
+    types = list(getattr(text, "mlp_layer_types", None) or ())
+    return int(getattr(text, "first_k_dense_replace", None) or types.count("dense"))
 
 
 def _intermediate(text: Any) -> int:
@@ -128,7 +134,7 @@ def _intermediate(text: Any) -> int:
     width = experts * text.moe_intermediate_size
     width += getattr(text, "shared_expert_intermediate_size", 0)
     width += getattr(text, "n_shared_experts", 0) * text.moe_intermediate_size
-    dense = getattr(text, "first_k_dense_replace", 0)
+    dense = _dense_layers(text)
     if not dense:
         return int(width)
     total = dense * text.intermediate_size + (text.num_hidden_layers - dense) * width

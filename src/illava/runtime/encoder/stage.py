@@ -55,7 +55,7 @@ class EncoderStage:
         self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
         self.cues = PixelCues(modules, steps.values()) if PixelCues.are_read(steps.values()) else None
         if modules.family.encoder_refusal:
-            WholeFeatures(modules, passes, hooks)
+            WholeFeatures(modules, passes, hooks, trace=trace)
             return
         hooks.pre(modules.encoder, self._start)
         first = min(steps, default=len(modules.blocks))

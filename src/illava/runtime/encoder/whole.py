@@ -16,8 +16,8 @@ from .run import EncoderRun
 class WholeFeatures:
     """Records each call of the projector as an encoder run that keeps one unit per feature."""
 
-    def __init__(self, modules: LocatedModules, passes: Passes, hooks: Hooks) -> None:
-        self.passes = passes
+    def __init__(self, modules: LocatedModules, passes: Passes, hooks: Hooks, *, trace: bool = False) -> None:
+        self.passes, self.trace = passes, trace
         hooks.post(modules.projector, self._record)
 
     def _record(
@@ -27,7 +27,7 @@ class WholeFeatures:
         tiles = features.shape[0] if features.dim() > 2 else 1
         count = features.numel() // features.shape[-1] // tiles
         run = EncoderRun(1, (count,) * tiles, video=current.video, videos=current.videos)
-        run.marked = 0
+        run.marked, run.traces = 0, {} if self.trace else None
         if features.dim() < 3:
             # Of pictures of any size, in one sequence: a square would not be their shape.
             run.shape = 0, 0
