@@ -102,8 +102,8 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
                 patch = first(vision.patch_size)
                 tokens = (high // patch) * (wide // patch) // family.group(config)
                 tokens += family.prefix_features(config)
-            tiles = (1,) if kind(model) == "tile" else ()
-            values = {"pixel_values": noise(1, *tiles, 3, high, wide)}
+            pixels = noise(1, 3, high, wide)
+            values = {"pixel_values": pixels[None] if kind(model) == "tile" else pixels}
             if (second := getattr(config, "high_res_vision_config", None)) is not None:
                 values["high_res_pixel_values"] = noise(1, 3, *[_side(second)] * 2)
             return build(values, [token] * tokens)

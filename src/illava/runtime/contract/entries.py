@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from ...models.located import LocatedModules
 
 # Names of the first argument of a projector, pooler or connector.
-FEATURES = ("image_features", "hidden_states", "hidden_state", "vision_outputs", "vision_encodings")
+FEATURES: tuple[str, ...] = (
+    "image_features",
+    "hidden_states",
+    "hidden_state",
+    "vision_outputs",
+    "vision_encodings",
+)
 FEATURES += ("image_hidden_states", "key_value_states", "hidden", "x", "input")
 # How the attention of a modelling file looks up its implementation, which taps rely on.
 LOOKS_UP = ("config", "_attn_implementation", "ALL_ATTENTION_FUNCTIONS")
