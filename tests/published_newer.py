@@ -22,9 +22,7 @@ SAM = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, image_
 TIMM: Json = dict(architecture="fastvit_mci3", hidden_size=3072, model_args={"inference_mode": True})
 SEEN: Json = dict(
     architecture="vit_pe_core_large_patch14_336",
-    model_args=dict(
-        embed_dim=1024, depth=23, img_size=[448, 448], patch_size=14, global_pool="", num_classes=0
-    ),
+    model_args=dict(embed_dim=1024, depth=23, img_size=[448, 448], patch_size=14, global_pool=""),
 )
 
 CONFIGS: dict[str, Json] = {
