@@ -27,16 +27,30 @@ SLOW_VARIANTS = frozenset(
 
 SLOW_FAMILIES = frozenset(
     {
+        "aria",
         "aya_vision",
         "cohere2_vision",
         "cohere_compass",
+        "cosmos3_edge",
         "cosmos3_omni",
+        "deepseek_ocr2",
         "deepseek_vl",
+        "deepseek_vl_hybrid",
+        "exaone4_5",
+        "fast_vlm",
         "glm_ocr",
+        "got_ocr2",
+        "hyperclovax_vision_v2",
         "janus",
         "lighton_ocr",
+        "muse_glimmer",
         "ovis2",
+        "paddleocr_vl",
+        "perception_lm",
         "qianfan_ocr",
+        "qwen2_5_omni_thinker",
+        "qwen3_omni_moe_thinker",
+        "video_llava",
     }
 )
 """Families whose mechanisms others test too: all of their tests are slow but the ones below."""

@@ -26,6 +26,7 @@ from illava.bench.published import (
     sizes,
     vit,
 )
+from tests import published_newer
 
 # -- LLaVA and what is built like it -------------------------------------------------------------------
 
@@ -246,4 +247,4 @@ NAMED = {
     )
 }
 
-CONFIGS: dict[str, Json] = {**NAMED, **LLAVA, **QWEN, **GLM, **OTHERS, **NEWER}
+CONFIGS: dict[str, Json] = {**NAMED, **LLAVA, **QWEN, **GLM, **OTHERS, **NEWER, **published_newer.CONFIGS}

@@ -13,7 +13,7 @@ from torch import nn
 
 import illava
 from illava.compat import TESTED, versions
-from tests.tiny import tiny_model
+from tests.tiny import LLM_ONLY, RECURRENT, tiny_model
 
 CACHE_NAMES = ("cache", "past_key_values")
 
@@ -52,8 +52,9 @@ def model_of(family: str) -> nn.Module:
 
 def method_of(family: str) -> illava.Illava:
     """A method that acts in the encoder and, where it can, in the LLM."""
-    llm = {} if family.startswith("qwen3_5") else {"llm_layers": (3,), "llm_keep": 0.7}
-    return illava.Illava(encoder_layers=(1, 3), encoder_keep=0.7, **{"llm_layers": (), **llm})
+    llm = {} if family in RECURRENT else {"llm_layers": (3,), "llm_keep": 0.7}
+    encoder = () if family in LLM_ONLY else (1, 3)
+    return illava.Illava(encoder_layers=encoder, encoder_keep=0.7, **{"llm_layers": (), **llm})
 
 
 def refused(model: nn.Module, family: str, *words: str) -> str:

@@ -19,11 +19,10 @@ from illava.models.located import locate
 from illava.runtime.contract import contract_faults
 from illava.runtime.contract.entries import FORWARDS
 from tests.renaming import cache_name, method_of, model_of, refused, renamed, with_arguments
-from tests.tiny import ALL, pictures, prompt, tiny_model
+from tests.tiny import ALL, EVERY, LLM_ONLY, pictures, prompt, tiny_model
 
-every_family = pytest.mark.parametrize("family", ALL)
-IN_ONE_SEQUENCE = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v")
-IN_ONE_SEQUENCE += ("glm4v_moe", "glm46v", "glm_ocr", "cosmos3_omni", "cohere_compass")
+every_family = pytest.mark.parametrize("family", EVERY)
+every_encoder = pytest.mark.parametrize("family", ALL)
 
 
 # -- it holds --------------------------------------------------------------------------------------------
@@ -113,12 +112,10 @@ def arguments(family: str) -> list[tuple[nn.Module, str]]:
     """Every hooked or called forward of a model that has arguments to lose, and each of those."""
     model = model_of(family)
     modules = locate(model)
-    block, layer = (
-        modules.blocks[0],
-        next(x for x, no in zip(modules.layers, modules.recurrent, strict=True) if not no),
-    )
+    layer = next(x for x, no in zip(modules.layers, modules.recurrent, strict=True) if not no)
     attention = layer.get_submodule(modules.family.llm_attention)
-    found = [(model, name) for name in ("input_ids", "attention_mask", "labels", "logits_to_keep")]
+    found = [(model, name) for name in ("input_ids", "attention_mask", "labels")]
+    found += [] if modules.family.all_logits else [(model, "logits_to_keep")]
     found += [(modules.base, name) for name in ("attention_mask", "inputs_embeds", "pixel_values")]
     found += [(modules.llm, name) for name in ("attention_mask", "position_ids", "inputs_embeds")]
     of_layer = ("hidden_states", "attention_mask", "position_ids", "position_embeddings")
@@ -129,13 +126,17 @@ def arguments(family: str) -> list[tuple[nn.Module, str]]:
     found += [
         (module, cache_name(type(module).forward)) for module in (model, modules.base, modules.llm, layer)
     ]
+    if family in LLM_ONLY:
+        return found
+    block = modules.blocks[0]
     found += [(block, "hidden_states"), (block.get_submodule(modules.tower.attention), "hidden_states")]
-    if family in IN_ONE_SEQUENCE:
-        found += [(modules.encoder, "grid_thw"), (block, "cu_seqlens"), (block, "position_embeddings")]
+    if modules.tower.packed and not modules.tower.masked:
+        found += [(modules.encoder, "grid_thw"), (block, "cu_seqlens")]
+        found += [(block, "position_embeddings")] if modules.tower.rotary else []
         found += [
             (block.get_submodule(modules.tower.attention), name) for name in ("cu_seqlens", "max_seqlen")
         ]
-        found += [(modules.base, "pixel_values_videos")]
+        found += [(modules.base, "pixel_values_videos")] if modules.family.video else []
     elif modules.tower.packed:
         found += [(modules.encoder, "image_sizes"), (block, "attention_mask"), (block, "position_embeddings")]
     if modules.family.taps:
@@ -158,7 +159,7 @@ def test_a_renamed_argument_of_any_forward_is_refused_by_name(family, monkeypatc
     illava.accelerate(model, method_of(family)).remove()
 
 
-@every_family
+@every_encoder
 def test_a_projector_that_takes_something_else_first_is_refused(family, monkeypatch):
     kind = type(locate(model_of(family)).projector)
     forward = with_arguments("self", "image_sizes", "image_features")
@@ -207,7 +208,7 @@ def test_arguments_are_read_through_hooks_of_accelerate_and_compilation(monkeypa
 
 
 @pytest.mark.parametrize("of", ["encoder", "llm"])
-@every_family
+@every_encoder
 def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkeypatch):
     modules = locate(model_of(family))
     index = modules.recurrent.index(False)
@@ -225,7 +226,7 @@ def test_attention_that_looks_up_no_implementation_is_refused(family, of, monkey
     refused(model_of(family), family, f"{kind.__name__}.forward no longer uses")
 
 
-@every_family
+@every_encoder
 def test_an_eager_function_with_other_arguments_is_refused(family, monkeypatch):
     modules = locate(model_of(family))
     attention = modules.blocks[0].get_submodule(modules.tower.attention)
@@ -249,9 +250,11 @@ def test_a_renamed_module_is_refused_by_its_path(family):
         (modules.base, modules.family.projector),
         (modules.base, modules.family.llm),
     ]
-    places += [(modules.encoder, modules.tower.blocks), (modules.llm, modules.family.llm_layers)]
+    places += [(modules.llm, modules.family.llm_layers)]
+    places += [] if family in LLM_ONLY else [(modules.encoder, modules.tower.blocks)]
     places += [
-        (modules.blocks[0], path)
+        (block, path)
+        for block in modules.blocks[:1]
         for path in (modules.tower.second_norm, modules.tower.mlp, modules.tower.attention)
     ]
     layer = modules.layers[modules.recurrent.index(False)]

@@ -52,7 +52,7 @@ METHODS = {
 # Which rows of a padded picture stay, how a window empties, and which line of a picture a unit was on depends
 # on the picture: there costs are near, not equal.
 UNEVEN = ("llava_onevision", "llava_next", "llava_next_video", "qwen2_5_vl", "mistral3", "llava-pixtral")
-UNEVEN += ("lighton_ocr",)
+UNEVEN += ("lighton_ocr", "qwen2_5_omni_thinker", "exaone4_5", "hyperclovax_vision_v2")
 # What a sliding window still holds is counted in columns of the full prompt.
 UNEVEN += ("paligemma-2",)
 IN_THE_LLM = ("pyramiddrop", "sparsevlm", "dart", "fastv", "compose")

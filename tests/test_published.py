@@ -14,6 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 import illava
+from illava.models.families import FAMILIES
+from tests import published_newer
 from tests.published import CONFIGS
 from tests.test_exact import single
 from tests.test_handle import state_of
@@ -91,6 +93,7 @@ SCHEDULES = {
     "cosmos3_omni of 8B": (27, 36, 4, 0, (5, 6, 7, 8), QWEN3, (19, 21, 23, 25), FOUR_TIMES),
     # 40 layers: 21.1 23.3 25.6 27.8, of which the second and the third are nearest to 24.
     "cohere_compass of 32B": (27, 40, 4, 0, (5, 6, 7, 8), QWEN3, (20, 24, 28), (0.9, 0.81, 0.9)),
+    **published_newer.SCHEDULES,
 }
 
 
@@ -118,6 +121,8 @@ def test_every_family_has_a_published_size():
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_published_size_merges_where_its_familys_schedule_says(name, tmp_path):
     blocks, layers, group, prefix, at_blocks, encoder_keep, at_layers, llm_keep = SCHEDULES[name]
+    for package in FAMILIES[CONFIGS[name]["model_type"]].requires:
+        pytest.importorskip(package)
     model = empty(name, tmp_path)
     assert all(parameter.is_meta for parameter in model.parameters())
     before = state_of(model)

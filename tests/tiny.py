@@ -8,21 +8,46 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from illava.models.tiny_models import ALL, BROKEN, tiny_model
+from illava.models.families import FAMILIES as ENTRIES
+from illava.models.tiny_models import ALL as EVERY
+from illava.models.tiny_models import BROKEN, tiny_model
 from illava.models.tiny_prompts import SIZES, Picture, join, kind, picture, pictures, prompt, row
 
 from .tiny_configs import END, IMAGE, PAD, START, TEXT, VIDEO, config
 
+LLM_ONLY = tuple(
+    name for of, family in ENTRIES.items() if family.encoder_refusal for name in family.tiny if name in EVERY
+)
+"""Models whose encoders illava does not read."""
+ALL = tuple(name for name in EVERY if name not in LLM_ONLY)
+"""Models that merge in the image encoder."""
+RECURRENT = tuple(
+    name for of, family in ENTRIES.items() if family.llm_refusal for name in family.tiny if name in EVERY
+)
+"""Models that merge there only."""
+RESAMPLED = tuple(
+    name for of, family in ENTRIES.items() if family.resampler for name in family.tiny if name in EVERY
+)
+"""Models whose LLM gets the outputs of queries."""
+EAGER_ONLY = ("paligemma-2", "got_ocr2")
+"""Models that transformers itself runs with eager attention only."""
 FAMILIES = ("llava_onevision", "qwen2_vl", "qwen2_5_vl")
 
 __all__ = [
     "ALL",
     "BROKEN",
+    "EAGER_ONLY",
     "END",
+    "EVERY",
     "FAMILIES",
     "IMAGE",
+    "IN_ONE_RUN",
+    "LLM_ONLY",
+    "LLM_ONLY_WITH_VIDEO",
     "MIXED_WINDOWS",
     "PAD",
+    "RECURRENT",
+    "RESAMPLED",
     "SIZES",
     "START",
     "TEXT",
@@ -56,25 +81,41 @@ WITH_VIDEO = (
     "glm4v_moe",
     "glm46v",
     "glm_ocr",
+    "qwen2_5_omni_thinker",
+    "qwen3_omni_moe_thinker",
+    "exaone4_5",
+    "hyperclovax_vision_v2",
+    "cosmos3_edge",
 )
+LLM_ONLY_WITH_VIDEO = ("video_llava",)
 
-MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass")
+IN_ONE_RUN = ("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
+IN_ONE_RUN += ("exaone4_5", "hyperclovax_vision_v2")
+"""Packed encoders' families whose processors write nothing between the frames of a video."""
+
+MIXED_WINDOWS = ("aya_vision", "cohere2_vision", "cohere_compass", "exaone4_5")
 """Models whose LLMs have layers with sliding windows and layers without, and nothing else that is special."""
 
 
 def video(model: nn.Module, frames: int, seed: int = 0) -> Picture:
     """A video of 24 x 24 pixels, or of frames of 2 x 3 units, as a picture; its ids may hold text too."""
     generator = torch.Generator().manual_seed(seed)
-    family = model.config.model_type
+    family, vision = model.config.model_type, model.config.vision_config
     if kind(model) == "anyres":
         pixels = torch.randn(1, frames, 3, 24, 24, generator=generator)
         # Pooled to 3 x 3; OneVision adds an end.
         tokens = frames * 9 + (family == "llava_onevision")
         return Picture({"pixel_values_videos": pixels}, [VIDEO] * tokens)
-    patch = 3 * 2 * model.config.vision_config.patch_size**2
+    if kind(model) == "square":
+        pixels = torch.randn(1, frames, 3, 24, 24, generator=generator)
+        # Class tokens stay.
+        return Picture({"pixel_values_videos": pixels}, [VIDEO] * frames * 37)
+    patch = 3 * getattr(vision, "temporal_patch_size", 1) * vision.patch_size**2
     pixels = torch.randn(frames * 4 * 6, patch, generator=generator)
     values = {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[frames, 4, 6]])}
-    if family in ("qwen2_vl", "qwen2_5_vl"):
+    if "omni" in family and "thinker" in family:
+        values["video_second_per_grid"] = torch.tensor([0.5])
+    if family in IN_ONE_RUN:
         return Picture(values, [VIDEO] * frames * 6)
     # Frames apart, each behind its time; GLM's stand for pictures between two marks.
     token = IMAGE if family.startswith("glm") else VIDEO

@@ -15,6 +15,7 @@ from .report.building import make_report
 from .report.report import Report
 from .runtime.attention_tap import check_backend
 from .runtime.calls import Calls
+from .runtime.checks import check_before_llm, check_features
 from .runtime.contract import check_contract
 from .runtime.encoder.stage import EncoderStage
 from .runtime.hooks import Hooks
@@ -45,6 +46,8 @@ class Handle:
                 "gradient; use keep=, illava.Illava(reduce='fold') or leave out train=True, with which "
                 "only the tokens that are left have gradients"
             )
+        check_before_llm(self.modules, self.plan)
+        check_features(self.modules, self.plan)
         check_contract(self.modules, self.plan)
         check_feature_layer(self.modules, self.plan.encoder)
         if self.plan.encoder or self.plan.projector is not None:

@@ -26,6 +26,7 @@ SQUARES = dict.fromkeys(
         "cohere2_vision",
         "lighton_ocr",
         "ovis2",
+        "paddleocr_vl",
         "qianfan_ocr",
     ),
     2,
@@ -150,6 +151,9 @@ def all_units(model: nn.Module, inputs: dict[str, Tensor], lengths: list[int]) -
     """The tokens of every unit of each segment, given their tokens; class tokens are in none."""
     if kind(model) == "grid":
         return [unit_tokens(model, n, 0) for n in lengths]
+    if kind(model) == "patches":
+        sizes = inputs["image_grid_thw"].tolist()
+        return [unit_tokens(model, rows * columns, columns) for _, rows, columns in sizes]
     if kind(model) == "lines":
         sizes = (inputs["image_sizes"] // model.config.vision_config.patch_size).tolist()
         return [unit_tokens(model, rows * columns, columns) for rows, columns in sizes]

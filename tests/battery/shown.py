@@ -13,6 +13,11 @@ from tests.tiny import Picture, kind, picture
 from tests.tiny_configs import TILES
 
 PLAIN = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+PROCESSORS = dict.fromkeys(("glm4v", "glm4v_moe", "glm46v", "glm_ocr"), transformers.Glm4vImageProcessor) | {
+    "cosmos3_edge": transformers.Cosmos3EdgeImageProcessor,
+    "paddleocr_vl": transformers.PaddleOCRVLImageProcessor,
+}
+"""Of families of packed encoders, where it is not Qwen2-VL's."""
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -36,10 +41,13 @@ def canvases(model: nn.Module) -> list[Canvas]:
     match kind(model):
         case "anyres":
             return [Canvas(size, size, (6, 6), resampled=True) for size in ((40, 30), (20, 44))]
+        case _ if family == "idefics2":
+            # Its processor cuts pictures into four or none.
+            return [Canvas((1, 1), (24, 24), (6, 6))] * 2
         case "square":
             side = 3 if family in SQUARES else 6
             return [Canvas((1, 1), (24, 24), (side, side))] * 2
-        case "grid" | "lines":
+        case "grid" | "patches" | "lines":
             unit = vision.patch_size * (1 if family == "llava" else 2)
             sizes = ((5, 6), (4, 3))
             return [Canvas(s, (s[0] * unit, s[1] * unit), s) for s in sizes]
@@ -68,6 +76,8 @@ def processed(model: nn.Module, canvas: Canvas, image: Tensor) -> Picture:
     match kind(model):
         case "square":
             return replace(part, values={"pixel_values": image[None]})
+        case _ if family == "idefics2":
+            return replace(part, values={"pixel_values": image[None, None]})
         case "anyres" if family == "llava_onevision":
             processor = transformers.LlavaOnevisionImageProcessor(size=square, image_grid_pinpoints=TILES)
         case "anyres":
@@ -87,8 +97,7 @@ def processed(model: nn.Module, canvas: Canvas, image: Tensor) -> Picture:
                 size={"longest_edge": max(canvas.pixels)}, max_image_size={"longest_edge": 24}
             )
         case _:
-            made = transformers.Glm4vImageProcessor if family.startswith("glm") else None
-            made = made or transformers.Qwen2VLImageProcessor
+            made = PROCESSORS.get(family, transformers.Qwen2VLImageProcessor)
             processor = made(patch_size=patch, merge_size=2, size=any_size)
     out = processor(images=[image], **PLAIN, **options)
     values = {name: torch.as_tensor(out[name]) for name in part.values}

@@ -28,7 +28,7 @@ from tests.battery.naive import (
 )
 from tests.battery.shown import WHOLE, canvases, processed
 from tests.battery.test_battery import RECURRENT, model_of
-from tests.tiny import ALL, WITH_VIDEO, kind, prompt, video, video_prompt
+from tests.tiny import ALL, RESAMPLED, WITH_VIDEO, kind, prompt, video, video_prompt
 
 # Keeps all units and tokens there are here.
 METHOD = {"encoder_layers": (1,), "encoder_keep": 0.9999, "llm_layers": (2,), "llm_keep": 0.9999}
@@ -65,7 +65,7 @@ def reactions(model: nn.Module, inputs: dict[str, Tensor], painted: dict[str, Te
             for segment, own in enumerate(all_units(model, inputs, lengths))
             for unit in own
         ]
-        if kind(model) != "lines"
+        if kind(model) not in ("lines", "patches")
         else _of_pictures(model, inputs, changed[0])
     )
     blank = blank_columns(model, inputs, tokens)
@@ -142,7 +142,7 @@ def test_boxes_lie_over_what_they_show(name: str) -> None:
         painted = prompt(model, [([5, 6, 7], parts)])
         for reacted, those in zip(reactions(model, inputs, painted), regions, strict=True):
             if sum(map(len, those)) != len(reacted):
-                assert name in RECURRENT
+                assert name in (*RECURRENT, *RESAMPLED)
                 continue
             assert len(those) == len(tiles)
             split = reacted.split([len(own) for own in those])
@@ -189,4 +189,4 @@ def test_boxes_of_a_video_lie_over_what_they_show(name: str) -> None:
             if len(own) == len(reacted):
                 check(reacted, own, mark, 0.0)
             else:
-                assert name in RECURRENT
+                assert name in (*RECURRENT, *RESAMPLED)

@@ -85,9 +85,10 @@ def examine(family: str, tiny: str | None = None) -> Diagnosis:
 
 
 def _method(model: Any) -> Illava:
-    """iLLaVA with two steps in the encoder and, unless the LLM has recurrent layers, two in the LLM."""
-    llm = () if any(locate(model).recurrent) else (2, 4)
-    return Illava(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=llm, llm_keep=0.7)
+    """iLLaVA with two steps in each stage that the family has."""
+    family = locate(model).family
+    encoder, llm = () if family.encoder_refusal else (1, 3), () if family.llm_refusal else (2, 4)
+    return Illava(encoder_layers=encoder, encoder_keep=0.7, llm_layers=llm, llm_keep=0.7)
 
 
 @dataclass(frozen=True)

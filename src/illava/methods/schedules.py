@@ -46,12 +46,13 @@ def middle(modules: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> t
     blocks = modules.tower.full_attention_blocks(modules.config.vision_config) or tuple(range(depth))
     seen = feature_blocks(modules)[0]
     blocks = tuple(block for block in blocks if block <= seen) or blocks[:1]
-    block = min(blocks, key=lambda b: (abs(b - last), b))
+    block = min(blocks, key=lambda b: (abs(b - last), b), default=0)
+    encoder_steps = {block: 0.5} if blocks else {}
     first = modules.family.first_llm_layer(modules.config)
     after = [k for k in _after_full_layers(modules) or range(1, layers) if k >= first]
     if any(modules.recurrent) or not after:
-        return {block: 0.5}, {}
-    return {block: 0.5}, {min(after, key=lambda k: (abs(k - at), k)): 0.5}
+        return encoder_steps, {}
+    return encoder_steps, {min(after, key=lambda k: (abs(k - at), k)): 0.5}
 
 
 def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | None) -> list[float]:

@@ -61,8 +61,8 @@ def stages_of(model_type: str) -> Stages:
 
 def stages_of_family(family: Family) -> Stages:
     """The stages of a supported family."""
-    refused = family.llm_refusal
-    return Stages(Stage("yes"), Stage("no", refused) if refused else Stage("yes"))
+    reasons = family.encoder_refusal, family.llm_refusal
+    return Stages(*(Stage("no", reason) if reason else Stage("yes") for reason in reasons))
 
 
 def model_classes() -> dict[str, str]:

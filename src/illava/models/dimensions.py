@@ -7,6 +7,20 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class ResamplerDimensions:
+    """Sizes of a resampler, whose queries read the patches of a picture by cross-attention."""
+
+    queries: int
+    """Of one picture."""
+    layers: tuple[tuple[int, int], ...]
+    """(in, out) features of each linear layer that is applied once per query."""
+    width: int
+    """Of the queries of all heads, summed over the layers of cross-attention."""
+    joined: bool = False
+    """Whether the queries are keys as well."""
+
+
+@dataclass(frozen=True)
 class EncoderDimensions:
     """Sizes of an image encoder and its projector."""
 
@@ -19,8 +33,16 @@ class EncoderDimensions:
     """Input values of the patch embedding, per patch."""
     projector: tuple[tuple[int, int], ...]
     """(in, out) features of each linear layer of the projector, applied once per visual token."""
+    kv_share: float = 1.0
+    """Key and value heads per query head."""
+    resampler: ResamplerDimensions | None = None
+    """``projector`` then has the layers that are applied once per patch."""
     taps: tuple[int, ...] = ()
     """Blocks after which another projector of the same size feeds the LLM (deepstack)."""
+
+
+NO_ENCODER = EncoderDimensions(0, 0, 0, 0, 0, ())
+"""Of a family whose encoder illava does not read: its cost is left out."""
 
 
 @dataclass(frozen=True)
@@ -88,22 +110,31 @@ def _recurrent(text: Any) -> RecurrentDimensions | None:
 
 
 def _router(text: Any) -> float:
-    experts = getattr(text, "num_experts", None) or getattr(text, "n_routed_experts", None) or 0
+    names = ("num_experts", "n_routed_experts", "moe_num_experts")
+    experts = next((count for name in names if (count := getattr(text, name, None))), 0)
     # Qwen3.5's shared expert has a gate of its own.
     gates = experts + int(bool(getattr(text, "shared_expert_intermediate_size", 0)))
-    dense = getattr(text, "first_k_dense_replace", 0)
+    dense = _dense_layers(text)
     return float(gates * (text.num_hidden_layers - dense) / text.num_hidden_layers)
+
+
+def _dense_layers(text: Any) -> int:
+    """Layers of a mixture of experts that have one MLP."""
+    types = list(getattr(text, "mlp_layer_types", None) or ())
+    return int(getattr(text, "first_k_dense_replace", None) or types.count("dense"))
 
 
 def _intermediate(text: Any) -> int:
     """Width of a layer's MLP; for mixtures of experts the active width, averaged over the layers."""
+    if (active := getattr(text, "moe_topk", None)) is not None:
+        return int((active + text.moe_num_shared_experts) * text.intermediate_size)
     experts = getattr(text, "num_experts_per_tok", None)
     if not experts:
         return int(text.intermediate_size)
     width = experts * text.moe_intermediate_size
     width += getattr(text, "shared_expert_intermediate_size", 0)
     width += getattr(text, "n_shared_experts", 0) * text.moe_intermediate_size
-    dense = getattr(text, "first_k_dense_replace", 0)
+    dense = _dense_layers(text)
     if not dense:
         return int(width)
     total = dense * text.intermediate_size + (text.num_hidden_layers - dense) * width

@@ -58,6 +58,9 @@ class Family:
     """Methods of the base model between projector and LLM that may average feature rows."""
     taps: str | None = None
     """A list of further projectors, whose inputs come from inside the encoder (deepstack)."""
+    row_wise: str | None = None
+    """A module after the projector that maps features row by row. Marked rows reach it as zeros: they would
+    make the gradients of its weights NaN."""
     unfolds_after: str | None = None
     """If the tokens of a unit form a square of a grid: the module after which the grid is split into
     units."""
@@ -65,6 +68,12 @@ class Family:
     """The same, if the module itself splits its input into units."""
     compacts_before: str | None = None
     """The first module after that split that acts row by row, so that it can skip dropped units."""
+    resampler: str | None = None
+    """A module in which queries, fixed in number, read the patches by cross-attention. No feature is marked
+    then; :attr:`features` gives their number."""
+    folds_by_grid: bool = False
+    """Whether the projector gets the tokens in raster order with the grids of the pictures, and joins those
+    of each unit by these."""
     pooler: str | None = None
     """A module before the projector that averages the rows of a video's frames."""
     outer_masks: bool = False
@@ -73,7 +82,11 @@ class Family:
     llm: str = "language_model"
     llm_layers: str = "layers"
     llm_attention: str = "self_attn"
-    llm_norm: str = "input_layernorm"
+    llm_norm: str | None = "input_layernorm"
+    """The norm before a layer's attention; None if the attention gets the layer's own input."""
+
+    all_logits: bool = False
+    """Whether the model with a head computes the logits of all tokens, without ``logits_to_keep``."""
 
     # -- config ---------------------------------------------------------------------------------------------
     encoder_dimensions: Callable[[Any], EncoderDimensions] = field(kw_only=True)
@@ -90,10 +103,17 @@ class Family:
     llm_attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Attributes of the LLM's config that are read, by ``model_type``, for LLMs that only this family
     uses."""
+    features: Callable[[Any], int] | None = None
+    """Model config to the features of a picture of fixed size, if they are not one per unit."""
+    encoder_refusal: str = ""
+    """Why nothing can merge before the LLM; "" if it can. ``projector`` then is the module that outputs one
+    row per placeholder, (tiles, n, d), and nothing else about the encoder is read."""
     llm_refusal: str = ""
     """Why tokens cannot merge in the LLM; "" if they can."""
     functions: Mapping[tuple[str, str], Call] = field(default_factory=dict)
     """(module, name) of the functions of transformers that the entry calls."""
+    requires: tuple[str, ...] = ()
+    """Packages beside transformers without which its models cannot be built."""
     broken_releases: tuple[str, ...] = ()
     """Releases of transformers ("5.19") whose own implementation of the family does not run."""
 

@@ -39,6 +39,11 @@ class LocatedModules:
         return self.tower.prefix(self.config.vision_config)
 
     @property
+    def projector_inside(self) -> bool:
+        """Whether the image encoder itself calls the projector."""
+        return self.family.projector.startswith(f"{self.family.encoder}.")
+
+    @property
     def windows(self) -> list[int | None]:
         """The sliding window of each LLM layer, None for layers without one."""
         text = self.llm.config
@@ -105,7 +110,7 @@ def locate(model: nn.Module) -> LocatedModules:
         base=base,
         config=config,
         encoder=encoder,
-        blocks=list(encoder.get_submodule(tower.blocks).children()),
+        blocks=[] if family.encoder_refusal else list(encoder.get_submodule(tower.blocks).children()),
         projector=base.get_submodule(family.projector),
         taps=[] if family.taps is None else list(base.get_submodule(family.taps).children()),
         llm=llm,
@@ -130,8 +135,11 @@ def feature_block(modules: LocatedModules) -> int:
 def check_projector(modules: LocatedModules) -> None:
     """Raise UnsupportedError if the encoder itself calls the projector, where another module is expected."""
     family = modules.family
-    inside = family.projector.startswith(f"{family.encoder}.")
-    if not inside and any(module is modules.projector for module in modules.encoder.modules()):
+    if (
+        not modules.projector_inside
+        and not family.encoder_refusal
+        and any(module is modules.projector for module in modules.encoder.modules())
+    ):
         raise UnsupportedError(
             f"{family.projector} is a module of {family.encoder} too, so that its two calls cannot be told "
             "apart: give each its own copy (copy.deepcopy), or use a method of the LLM"

@@ -23,6 +23,8 @@ def module_paths(family: Family) -> tuple[str, ...]:
         family.llm,
         f"{family.llm}.{family.llm_layers}",
         family.taps,
+        family.row_wise,
+        family.resampler,
         family.unfolds_after,
         family.unfolds_before,
         family.compacts_before,
@@ -70,7 +72,7 @@ def lookup_faults(family: Family, tower: Tower, base: nn.Module, config: Any) ->
     """The modules and config attributes of a family's entry that a model lacks."""
     for path in module_paths(family):
         yield from path_faults(base, path)
-    encoder = submodule(base, family.encoder)
+    encoder = None if family.encoder_refusal else submodule(base, family.encoder)
     if encoder is not None:
         yield from path_faults(encoder, tower.blocks)
     blocks = None if encoder is None else submodule(encoder, tower.blocks)

@@ -46,15 +46,21 @@ def tile_units(modules: LocatedModules) -> int:
 def whole_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
     """The processor resizes every picture to one size: that of the config, or ``size`` if the encoder takes
     pictures of any size."""
+    if modules.family.encoder_refusal and modules.family.features is not None:
+        features = modules.family.features(modules.config)
+        return Workload((features,), (Run(((0, features),)),), 0)
     rows = columns = tile_side(modules.config.vision_config)
     if modules.tower.any_size:
         patch, (width, height) = first(modules.config.vision_config.patch_size), size
         rows, columns = height // patch, width // patch
         if not rows * columns:
             raise ValueError(f"a picture of {width} x {height}: each side must have at least {patch} pixels")
-    units, prefix = rows * columns // modules.group, modules.family.prefix_features(modules.config)
-    run = Run(((0, units),), prefix, prefix)
-    return Workload((units,), (run,), 0, grids=((rows, columns),) if modules.tower.any_size else None)
+    family, units = modules.family, rows * columns // modules.group
+    grids = ((rows, columns),) if modules.tower.any_size else None
+    if family.resampler is not None and family.features is not None:
+        return Workload((units,), (Run((), family.features(modules.config)),), 0, grids=grids)
+    prefix = family.prefix_features(modules.config)
+    return Workload((units,), (Run(((0, units),), prefix, prefix),), 0, grids=grids)
 
 
 def packed_picture(modules: LocatedModules, size: Size, single: bool) -> Workload:
@@ -186,4 +192,4 @@ def _packed_grid(modules: LocatedModules, size: Size) -> Size:
 
 def _steps(modules: LocatedModules, size: Size, frames: int) -> tuple[int, Size]:
     grid = _packed_grid(modules, size)
-    return math.ceil(frames / modules.config.vision_config.temporal_patch_size), grid
+    return math.ceil(frames / getattr(modules.config.vision_config, "temporal_patch_size", 1)), grid

@@ -6,6 +6,7 @@ selections are unambiguous.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -22,8 +23,9 @@ BROKEN = tuple(
     name
     for name, family in FAMILIES.items()
     if any(transformers.__version__.startswith(f"{release}.") for release in family.broken_releases)
+    or any(find_spec(package) is None for package in family.requires)
 )
-"""Families whose implementation in the installed transformers does not run."""
+"""Families whose implementation in the installed transformers does not run, or lacks a package."""
 ALL = tuple(name for of, family in FAMILIES.items() if of not in BROKEN for name in family.tiny)
 
 

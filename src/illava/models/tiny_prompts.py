@@ -18,6 +18,8 @@ from .processed import processed_size, takes_any_size
 from .tiny_configs import END, IMAGE, PAD, START
 from .workload import first
 
+TIMM_SIDE = 64
+"""Pixels per side where a config does not state them."""
 BREAK, LAST = 96, 97  # Pixtral's row breaks; any text tokens will do.
 
 
@@ -44,7 +46,9 @@ def kind(model: nn.Module) -> str:
 
 SIZES = {
     "square": ((1, 1),),
+    "tile": ((1, 1),),
     "grid": ((5, 6), (3, 4), (4, 4)),
+    "patches": ((5, 6), (3, 4), (4, 4)),
     "lines": ((5, 6), (3, 4), (4, 4)),
     "anyres": ((40, 30), (20, 44), (24, 24)),
     "tiles": ((3, 1), (1, 1), (2, 1)),
@@ -53,7 +57,9 @@ SIZES = {
 """(rows, columns) as :func:`picture` takes them, by the format of pictures:
 
 - "square": one size for all;
+- "tile": the same, as a list of one tile (PerceptionLM);
 - "grid": patches of pictures of any size in one sequence (Qwen-VL);
+- "patches": the same, each patch with its rows and columns, in raster order (PaddleOCR-VL);
 - "lines": pictures of any size, a token after each line (Pixtral);
 - "anyres": tiles and their picture's size (LLaVA-NeXT); the sizes suit tiles of 24 pixels;
 - "tiles": tiles without anything else (InternVL);
@@ -86,14 +92,21 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             with torch.no_grad():
                 features = model.model.get_image_features(**like(model, values)).pooler_output  # type: ignore[operator, union-attr]
             return build(values, [token] * sum(len(part) for part in features))
-        case "square":
+        case "square" | "tile":
             wide = high = _side(vision)
             if takes_any_size(family, config):
                 wide, high = processed_size(family, config)
-            patch = first(vision.patch_size)
-            tokens = (high // patch) * (wide // patch) // family.group(config)
-            tokens += family.prefix_features(config)
-            return build({"pixel_values": noise(1, 3, high, wide)}, [token] * tokens)
+            if family.features is not None:
+                tokens = family.features(config)
+            else:
+                patch = first(vision.patch_size)
+                tokens = (high // patch) * (wide // patch) // family.group(config)
+                tokens += family.prefix_features(config)
+            pixels = noise(1, 3, high, wide)
+            values = {"pixel_values": pixels[None] if kind(model) == "tile" else pixels}
+            if (second := getattr(config, "high_res_vision_config", None)) is not None:
+                values["high_res_pixel_values"] = noise(1, 3, *[_side(second)] * 2)
+            return build(values, [token] * tokens)
         case "tiles":
             side, tiles = _side(vision), rows * columns
             return build(
@@ -102,6 +115,7 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
         case "marked_tiles":
             side, tiles = _side(vision), rows * columns
             tokens = (side // vision.patch_size) ** 2 // family.group(config)
+            tokens = tokens if family.features is None else family.features(config)
             ids = [i for tile in range(tiles) for i in [BREAK - tile % 2, *[token] * tokens]]
             return build({"pixel_values": noise(1, tiles, 3, side, side)}, ids[1:])
         case "lines":
@@ -109,8 +123,12 @@ def picture(model: nn.Module, size: tuple[int, int], seed: int = 0) -> Picture:
             sizes = torch.tensor([[rows * unit, columns * unit]])
             ids = [*([*[token] * columns, BREAK] * rows)[:-1], LAST]
             return build({"pixel_values": noise(1, 3, *sizes[0].tolist()), "image_sizes": sizes}, ids)
-    merge = vision.spatial_merge_size
-    pixels = noise(rows * columns * merge**2, 3 * vision.temporal_patch_size * vision.patch_size**2)
+    merge = math.isqrt(family.group(config))
+    frames = getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1))
+    each: tuple[int, ...] = (3 * frames * vision.patch_size**2,)
+    if kind(model) == "patches":
+        each = (3, vision.patch_size, vision.patch_size)
+    pixels = noise(rows * columns * merge**2, *each)
     grid = torch.tensor([[1, rows * merge, columns * merge]])
     return build({"pixel_values": pixels, "image_grid_thw": grid}, [token] * rows * columns)
 
@@ -200,5 +218,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 def _side(vision: Any) -> int:
     """The side of a tile in pixels."""
-    size = vision.image_size
+    size = getattr(getattr(vision, "sam_config", vision), "image_size", None)
+    if size is None:
+        size = vision.model_args.get("img_size", TIMM_SIDE)
     return int(size if isinstance(size, int) else size[0])

@@ -27,6 +27,8 @@ class Tower:
     packed: bool = False
     """Whether all pictures are packed into one sequence (Qwen-VL), instead of a batch of equal tiles
     (LLaVA)."""
+    rotary: bool = True
+    """Whether the blocks of a packed encoder get rotary tables."""
     masked: bool = False
     """Whether a packed encoder separates its pictures by a mask, so that one attention matrix covers all."""
     spatial: bool = False
@@ -66,6 +68,8 @@ def _layer_scale(block: Any, output: Tensor) -> Tensor:
     return scaled
 
 
+UNREAD = Tower("", "", "", "", "")
+"""Of a family whose encoder illava does not read, since nothing can merge in it."""
 SIGLIP = Tower("encoder.layers", "self_attn", "layer_norm2", "mlp", "layer_norm1")
 CLIP = replace(SIGLIP, prefix=lambda vision: 1)
 DINOV2 = Tower(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..models.dimensions import EncoderDimensions, LlmDimensions
+from ..models.dimensions import EncoderDimensions, LlmDimensions, ResamplerDimensions
 from .counts import TokenCounts
 
 
@@ -61,6 +61,8 @@ def cost_of(
         embedding += patch_embedding_flops(encoder, call.embedded)
         projector += projector_flops(encoder, call.projected)
         projector += sum(projector_flops(encoder, units) for units in call.tapped)
+        if encoder.resampler is not None:
+            projector += resampler_flops(encoder.resampler, call.projected, len(call.sequences[0]))
         pixels = call.embedded * encoder.patch_values
         for block, (segments, mlp_tokens) in enumerate(zip(call.sequences, call.mlp_tokens, strict=True)):
             blocks[block] += encoder_block_flops(encoder, segments, mlp_tokens)
@@ -68,7 +70,7 @@ def cost_of(
     # Held during the prefill: pixels, the output of the encoder, and features at the width of the LLM.
     resident = sum(
         call.embedded * encoder.patch_values
-        + 2 * call.mlp_tokens[-1] * encoder.hidden
+        + 2 * (call.mlp_tokens[-1] if call.mlp_tokens else 0) * encoder.hidden
         + 2 * call.projected * llm.hidden
         for call in calls
     )
@@ -109,7 +111,7 @@ def encoder_block_flops(
     """
     tokens = sum(segments)
     mlp_tokens = tokens if mlp_tokens is None else mlp_tokens
-    projections = 2 * tokens * 4 * shape.hidden**2
+    projections = round(2 * tokens * 2 * (1 + shape.kv_share) * shape.hidden**2)
     attention = 4 * shape.hidden * sum(n * n for n in segments)
     mlp = 2 * mlp_tokens * shape.mlp_matrices * shape.hidden * shape.intermediate
     return projections + attention + mlp
@@ -123,6 +125,13 @@ def patch_embedding_flops(shape: EncoderDimensions, tokens: int) -> int:
 def projector_flops(shape: EncoderDimensions, features: int) -> int:
     """FLOPs of projecting ``features`` encoder units to the width of the LLM."""
     return 2 * features * sum(a * b for a, b in shape.projector)
+
+
+def resampler_flops(shape: ResamplerDimensions, patches: int, pictures: int) -> int:
+    """FLOPs of the queries of ``pictures`` that read ``patches`` in all, without projecting these."""
+    queries = pictures * shape.queries
+    keys = patches + (queries if shape.joined else 0)
+    return 2 * queries * sum(a * b for a, b in shape.layers) + 4 * shape.queries * keys * shape.width
 
 
 def encoder_block_elements(shape: EncoderDimensions, tokens: int, mlp_tokens: int) -> int:

@@ -105,7 +105,7 @@ def _count(name: str, dtype: torch.dtype) -> KernelCounts:
         ) from error
     blocks, recurrent = range(len(modules.blocks)), modules.recurrent
     # A window attention block has several sequences a picture; the other blocks have one.
-    fewest = min(blocks, key=lambda block: one["block", block])
+    fewest = min(blocks, key=lambda block: one["block", block], default=0)
     layers = {kind: [one["layer", k] for k, is_ in enumerate(recurrent) if is_ == kind] for kind in (0, 1)}
     return KernelCounts(
         encoder=one["encoder", 0],

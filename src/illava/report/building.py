@@ -173,6 +173,7 @@ def _pictures(
     prefill: Prefill,
     repeats: int,
 ) -> tuple[PictureReport, ...]:
+    resampler = modules.family.resampler
     alive = {layer: _alive_tokens(prefill, prefill.at(layer), repeats) for layer in plan.llm}
     out = []
     start = {"image": 0, "video": 0}
@@ -185,7 +186,9 @@ def _pictures(
         start[layout.kind] += len(layout.tokens)
         for layer in plan.llm:
             rows = layout.tokens[alive[layer][layout.kind][first : first + len(layout.tokens)]]
-            kept.append(rows[~rows[:, 0].isnan()])
+            placed = rows[~rows[:, 0].isnan()]
+            # Outputs of queries have no place of their own: they show the patches that these read.
+            kept.append(placed if resampler is None or not kept else kept[-1])
         frames = int(layout.units[:, 0].max()) + 1
         out.append(PictureReport(layout.kind, frames, layout.units, tuple(kept)))
     return tuple(out)

@@ -72,11 +72,16 @@ def _packed(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
 def _separate(modules: LocatedModules, run: EncoderRun) -> list[Layout]:
     """Tiles that the model treats as separate pictures."""
     out, first = [], 0
-    prefix = prefix_features(modules, run)
+    prefix, (rows, columns) = prefix_features(modules, run), run.rows_and_columns
+    if rows * columns != run.full_lengths[0]:
+        # Outputs of queries, which have no place.
+        return []
     for n in run.full_lengths:
         units = grid_boxes(1, *run.rows_and_columns) * torch.tensor([1.0, *run.covered, *run.covered])
         # The features of class tokens and registers come first.
         tokens = torch.cat([torch.full((prefix, 5), float("nan")), units])
+        if modules.family.resampler is not None:
+            tokens = torch.full((run.features // len(run.full_lengths), 5), float("nan"))
         out.append(Layout("image", first, units, tokens))
         first += n
     return out

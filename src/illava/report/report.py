@@ -75,7 +75,8 @@ class Report:
         lines = [
             f"{self.final_tokens} of {self.visual_tokens} visual tokens left at the end, "
             f"{self.average_tokens:.1f} on average over {len(self.llm_tokens)} LLM layers",
-            f"{self.plain_cost.total / self.cost.total:.2f}x fewer FLOPs to the first token, "
+            f"{self.plain_cost.total / self.cost.total:.2f}x fewer FLOPs "
+            f"{'to the first token' if self.cost.blocks else 'of the prefill'}, "
             f"{self.plain_cost.kv_bytes / self.cost.kv_bytes:.2f}x fewer KV cache bytes",
         ]
         lines += [f"{step.place}: {step.before} -> {step.after}" for step in self.steps]

@@ -9,11 +9,32 @@ from typing import Any
 
 from ..compat import installed
 from ..errors import UnsupportedError
+from ..methods.steps import Plan
+from ..models.located import LocatedModules
 from .cache.merged import MergedLayer
 from .encoder.run import EncoderRun
 from .llm.prefill import Prefill
 
 _COMPILED = " (torch.compile follows hooks where torch._dynamo.config.skip_nnmodule_hook_guards is False)"
+
+
+def check_before_llm(modules: LocatedModules, plan: Plan) -> None:
+    """Raise UnsupportedError for a plan with steps before the LLM, if the family has none."""
+    family = modules.family
+    if family.encoder_refusal and (plan.encoder or plan.projector is not None or plan.pixels is not None):
+        raise UnsupportedError(
+            f"steps before the LLM are not supported for {family.model_type}: {family.encoder_refusal}; use "
+            "a method of the LLM, such as Illava(encoder_layers=())"
+        )
+
+
+def check_features(modules: LocatedModules, plan: Plan) -> None:
+    """Raise UnsupportedError for a step that selects features, if queries made them of all patches."""
+    if modules.family.resampler is not None and plan.projector is not None and plan.projector.projected:
+        raise UnsupportedError(
+            f"features of {modules.family.model_type} are outputs of queries, none of which shows a part of "
+            "a picture; use a method that selects patches before the projector, or one of the LLM"
+        )
 
 
 def check_source(marks: int) -> None:

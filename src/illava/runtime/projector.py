@@ -20,10 +20,10 @@ from ..errors import UnsupportedError
 from ..methods.steps import ProjectorStep, Units, reduced
 from ..models.located import LocatedModules
 from ..ops.marks import any_marked, count_marked, mark_through, marked, unmarked
-from ..ops.transfers import upload
 from .encoder.run import EncoderRun
 from .encoder.stage import EncoderStage
 from .hooks import Hooks
+from .rows import FoldedUnits, Resampler, RowWise, first_in_segments
 
 
 class ProjectorStage:
@@ -34,6 +34,8 @@ class ProjectorStage:
     ) -> None:
         self.modules, self.step, self.passes = modules, step, encoder.passes
         family, module = modules.family, modules.base.get_submodule
+        if family.encoder_refusal:
+            return
         if family.unfolds_after is not None:
             hooks.post(module(family.unfolds_after), self._unfold_after)
         if family.unfolds_before is not None:
@@ -42,12 +44,18 @@ class ProjectorStage:
             hooks.pre(module(family.compacts_before), self._compact)
         if step is not None and not step.projected:
             hooks.pre(module(family.compacts_before or family.projector), self._reduce_input)
-        hooks.post(modules.projector, self._expand)
+        if family.folds_by_grid:
+            FoldedUnits(modules.projector, self.passes, hooks)
+        if family.row_wise is not None:
+            RowWise(module(family.row_wise), self.passes, hooks)
+        if family.resampler is None:
+            hooks.post(modules.projector, self._expand)
+        else:
+            Resampler(module(family.resampler), modules.projector, self.passes, hooks)
         if encoder.resize is not None:
             hooks.post(modules.encoder, self._enlarge)
-        inside = family.projector.startswith(f"{family.encoder}.")
-        self.moves_features = encoder.first_places and not inside
-        if encoder.first_places and inside:
+        self.moves_features = encoder.first_places and not modules.projector_inside
+        if encoder.first_places and modules.projector_inside:
             # At its end, since features tapped earlier have rows of units that were dropped later.
             hooks.post(modules.encoder, self._move_outputs)
         for tap in modules.taps:
@@ -159,7 +167,7 @@ class ProjectorStage:
         if run.kept is None:
             return features
         rows = self._rows_in_place(run, features)
-        return self._moved(run, rows, rows) if self.moves_features else rows
+        return first_in_segments(run, rows, rows) if self.moves_features else rows
 
     def _move_outputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -169,22 +177,12 @@ class ProjectorStage:
         if run is None or run.kept is None:
             return None
         rows = output.pooler_output
-        output.pooler_output = self._moved(run, rows, rows)
+        output.pooler_output = first_in_segments(run, rows, rows)
         if getattr(output, "deepstack_features", None) is not None:
-            output.deepstack_features = [self._moved(run, part, rows) for part in output.deepstack_features]
+            output.deepstack_features = [
+                first_in_segments(run, part, rows) for part in output.deepstack_features
+            ]
         return output
-
-    @staticmethod
-    def _moved(run: EncoderRun, features: Tensor, final: Tensor) -> Tensor:
-        """(..., U, d) features with the rows that are not marked in ``final`` first in each segment."""
-        dropped = marked(final)
-        if run.grid is None:
-            order = dropped.int().argsort(dim=-1, stable=True)
-            return features.gather(-2, order[..., None].expand_as(features))
-        segment = torch.repeat_interleave(torch.tensor(run.full_lengths), output_size=dropped.numel())
-        segment = upload(segment, features.device).view_as(dropped)
-        order = (2 * segment + dropped).flatten().argsort(stable=True)
-        return features.flatten(0, -2)[order].view_as(features)
 
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Expand the features of resized pictures, which are in raster order for every encoder."""
@@ -211,6 +209,9 @@ class ProjectorStage:
         run = self.passes.encoder_run
         if run is None:
             return None
+        if self.modules.family.folds_by_grid and run.kept is None and run.order is not None:
+            left = self._reduce(run, args[0][run.order.to(args[0].device).flatten()])
+            return None if run.kept is None else ((left, *args[1:]), kwargs)
         if args:
             return (self._reduce(run, args[0]), *args[1:]), kwargs
         name = next(iter(kwargs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -102,13 +103,33 @@ QWEN2_5_TOWER = Tower(
     windows=_window_lengths,
     unit_order=_window_order,
 )
-_SLIDING = ("sliding_window", "layer_types")
-_PAIRS: dict[str, Any] = {
+SLIDING = ("sliding_window", "layer_types")
+PAIRS: dict[str, Any] = {
     **QWEN,
     "video": packed_video,
     "resize": partial(resize_to_units, units=UNITS),
     "noise": partial(qwen_noise, units=UNITS),
 }
+
+# No schedule was published for this family. This is Qwen2-VL's, with the encoder steps moved to the two
+# full-attention blocks around the same depth.
+_SCHEDULE_2_5 = Schedule(
+    32, (7, 15), (0.84**2,) * 2, 28, (6, 7, 8), (0.9,) * 3, "Qwen2-VL's, at full-attention blocks"
+)
+LIKE_QWEN2_5_VL = replace(_SCHEDULE_2_5, source="Qwen2.5-VL's, none was published for it")
+WINDOWED: dict[str, Any] = {
+    **PAIRS,
+    "towers": {ANY: QWEN2_5_TOWER},
+    "encoder_dimensions": _dimensions_2_5,
+    "functions": {
+        ("transformers.vision_utils", "get_vision_window_index"): Call(
+            ("grid_thw", "spatial_merge_size"), ("window_size", "patch_size"), optional=True
+        ),
+    },
+    "config_attributes": (*PATCHES, "vision_config.window_size", "vision_config.fullatt_block_indexes"),
+}
+"""Of the families that have Qwen2.5-VL's encoder."""
+WINDOWED_VISION = {**tiny.QWEN_VISION, "window_size": 16, "fullatt_block_indexes": [1, 3]}
 
 ENTRIES = (
     Family(
@@ -117,9 +138,9 @@ ENTRIES = (
         towers={ANY: QWEN_VL},
         encoder_dimensions=_dimensions_2,
         mixed_patches=True,
-        **_PAIRS,
+        **PAIRS,
         config_attributes=PATCHES,
-        llm_attributes={"qwen2_vl_text": _SLIDING},
+        llm_attributes={"qwen2_vl_text": SLIDING},
         tiny={
             "qwen2_vl": lambda: transformers.Qwen2VLConfig(
                 text_config={**tiny.TEXT, **tiny.rope(1, 1, 2)},
@@ -132,28 +153,12 @@ ENTRIES = (
     ),
     Family(
         "qwen2_5_vl",
-        # No schedule was published for this family. This is Qwen2-VL's, with the encoder steps moved to
-        # the two full-attention blocks around the same depth.
-        Schedule(
-            32, (7, 15), (0.84**2,) * 2, 28, (6, 7, 8), (0.9,) * 3, "Qwen2-VL's, at full-attention blocks"
-        ),
-        towers={ANY: QWEN2_5_TOWER},
-        encoder_dimensions=_dimensions_2_5,
-        **{
-            **_PAIRS,
-            "functions": {
-                ("transformers.vision_utils", "get_vision_window_index"): Call(
-                    ("grid_thw", "spatial_merge_size"), ("window_size", "patch_size"), optional=True
-                ),
-            },
-        },
-        config_attributes=(*PATCHES, "vision_config.window_size", "vision_config.fullatt_block_indexes"),
-        llm_attributes={"qwen2_5_vl_text": _SLIDING},
+        _SCHEDULE_2_5,
+        **WINDOWED,
+        llm_attributes={"qwen2_5_vl_text": SLIDING},
         tiny={
             "qwen2_5_vl": lambda: transformers.Qwen2_5_VLConfig(
-                text_config={**tiny.TEXT, **tiny.rope(1, 1, 2)},
-                vision_config={**tiny.QWEN_VISION, "window_size": 16, "fullatt_block_indexes": [1, 3]},
-                **tiny.TOKENS,
+                text_config={**tiny.TEXT, **tiny.rope(1, 1, 2)}, vision_config=WINDOWED_VISION, **tiny.TOKENS
             )
         },
     ),

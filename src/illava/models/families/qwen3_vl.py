@@ -41,7 +41,7 @@ _QWEN3: dict[str, Any] = {
     "encoder_dimensions": _dimensions,
     "video": timed_video,
 }
-_DEEPSTACK: dict[str, Any] = {
+DEEPSTACK: dict[str, Any] = {
     **_QWEN3,
     "taps": "visual.deepstack_merger_list",
     # Tapped features are added to the outputs of the first layers, at the columns of the full prompt.
@@ -49,14 +49,14 @@ _DEEPSTACK: dict[str, Any] = {
     "config_attributes": (*PATCHES, "vision_config.deepstack_visual_indexes"),
 }
 
-_TEXT = {**tiny.TEXT, "head_dim": 8, **tiny.rope(2, 1, 1)}
+TEXT = {**tiny.TEXT, "head_dim": 8, **tiny.rope(2, 1, 1)}
 # Layers with full attention have no positions.
 _COMPASS = {
     **tiny.TEXT,
     "layer_types": [*["sliding_attention", "full_attention"] * 2, "sliding_attention"],
     "rope_parameters": {"sliding_attention": tiny.rope(2, 1, 1)["rope_parameters"], "full_attention": None},
 }
-_EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
+EXPERTS = dict(moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2)
 # Full attention at layers 3 and 7.
 _HYBRID = {
     **tiny.TEXT,
@@ -70,10 +70,10 @@ _HYBRID = {
     **tiny.rope(2, 1, 1, partial_rotary_factor=0.25),
 }
 _HYBRID_VISION = {**tiny.QWEN_VISION, "num_position_embeddings": 36}
-_TAPPED_VISION = {**_HYBRID_VISION, "deepstack_visual_indexes": [1, 3]}
+TAPPED_VISION = {**_HYBRID_VISION, "deepstack_visual_indexes": [1, 3]}
 
 _PUBLISHED: dict[str, Any] = {
-    **_DEEPSTACK,
+    **DEEPSTACK,
     "llm_attributes": {"qwen3_vl_text": ()},
     "resize": partial(resize_to_units, units=UNITS),
     "noise": partial(qwen_noise, units=UNITS, timed=True),
@@ -86,7 +86,7 @@ ENTRIES = (
         **_PUBLISHED,
         tiny={
             "qwen3_vl": lambda: transformers.Qwen3VLConfig(
-                text_config=_TEXT, vision_config=_TAPPED_VISION, **tiny.TOKENS
+                text_config=TEXT, vision_config=TAPPED_VISION, **tiny.TOKENS
             )
         },
     ),
@@ -96,29 +96,29 @@ ENTRIES = (
         **_PUBLISHED,
         tiny={
             "cosmos3_omni": lambda: transformers.Cosmos3OmniConfig(
-                text_config=_TEXT, vision_config=_TAPPED_VISION, **tiny.TOKENS
+                text_config=TEXT, vision_config=TAPPED_VISION, **tiny.TOKENS
             )
         },
     ),
     Family(
         "cohere_compass",
         LIKE_QWEN3_VL,
-        **_DEEPSTACK,
+        **DEEPSTACK,
         llm_attributes={"cohere_compass_text": ("sliding_window", "layer_types")},
         tiny={
             "cohere_compass": lambda: transformers.CohereCompassConfig(
-                text_config=_COMPASS, vision_config=_TAPPED_VISION, **tiny.TOKENS
+                text_config=_COMPASS, vision_config=TAPPED_VISION, **tiny.TOKENS
             )
         },
     ),
     Family(
         "qwen3_vl_moe",
         LIKE_QWEN3_VL,
-        **_DEEPSTACK,
+        **DEEPSTACK,
         llm_attributes={"qwen3_vl_moe_text": ("output_router_logits",)},
         tiny={
             "qwen3_vl_moe": lambda: transformers.Qwen3VLMoeConfig(
-                text_config={**_TEXT, **_EXPERTS}, vision_config=_TAPPED_VISION, **tiny.TOKENS
+                text_config={**TEXT, **EXPERTS}, vision_config=TAPPED_VISION, **tiny.TOKENS
             )
         },
     ),
@@ -146,7 +146,7 @@ ENTRIES = (
             "qwen3_5_moe": lambda: transformers.Qwen3_5MoeConfig(
                 text_config={
                     **{name: value for name, value in _HYBRID.items() if name != "intermediate_size"},
-                    **_EXPERTS,
+                    **EXPERTS,
                     "shared_expert_intermediate_size": 16,
                 },
                 vision_config=_HYBRID_VISION,

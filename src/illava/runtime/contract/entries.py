@@ -16,22 +16,21 @@ from torch import nn
 from ...compat import CACHE_NAMES
 from ...compat.calls import Call
 from ...models.lookups import block_paths
+from ..rows import PATCH_MASKS
 
 if TYPE_CHECKING:
     from ...methods.steps import Plan
     from ...models.located import LocatedModules
 
 # Names of the first argument of a projector, pooler or connector.
-FEATURES = (
+FEATURES: tuple[str, ...] = (
     "image_features",
     "hidden_states",
     "hidden_state",
     "vision_outputs",
     "vision_encodings",
-    "image_hidden_states",
-    "x",
-    "input",
 )
+FEATURES += ("image_hidden_states", "key_value_states", "hidden", "x", "input")
 # How the attention of a modelling file looks up its implementation, which taps rely on.
 LOOKS_UP = ("config", "_attn_implementation", "ALL_ATTENTION_FUNCTIONS")
 # Arguments without values per token.
@@ -72,25 +71,37 @@ def _block_call(modules: LocatedModules) -> Call:
         return Call(("hidden_states",), known=("attention_mask", *FLAGS), uses=uses)
     if tower.masked:
         return Call(("hidden_states", "attention_mask"), ("position_embeddings",), FLAGS, uses=uses)
-    return Call(("hidden_states",), ("cu_seqlens", "position_embeddings"), ("max_seqlen", *FLAGS), uses=uses)
+    given = ("cu_seqlens", *_tables(modules))
+    return Call(("hidden_states",), given, ("max_seqlen", *FLAGS), uses=uses)
+
+
+def _tables(modules: LocatedModules) -> tuple[str, ...]:
+    return ("position_embeddings",) if modules.tower.rotary else ()
 
 
 def _encoder_call(modules: LocatedModules) -> Call:
+    if modules.family.encoder_refusal:
+        return Call()
     if not modules.tower.packed:
         return Call(("pixel_values",) if modules.tower.any_size else ())
     if modules.tower.masked:
         return Call(("pixel_values", "image_sizes"))
     taps = () if modules.family.taps is None else ("deepstack_features",)
-    return Call(("hidden_states", "grid_thw"), uses=("pooler_output", *taps))
+    outputs = ("pooler_output",) if modules.projector_inside else ()
+    return Call((("hidden_states", "pixel_values"), "grid_thw"), uses=(*outputs, *taps))
 
 
 def _blocks_owner_call(modules: LocatedModules) -> Call:
-    given = ("position_embeddings",) if modules.tower.masked else ("cu_seqlens", "position_embeddings")
+    given = (*(() if modules.tower.masked else ("cu_seqlens",)), *_tables(modules))
     return Call(uses=(modules.tower.blocks.rpartition(".")[2], *(given if modules.tower.packed else ())))
 
 
+def _takes_videos(modules: LocatedModules) -> bool:
+    return modules.family.video is not None and hasattr(modules.config, "video_token_id")
+
+
 def _base_call(modules: LocatedModules) -> Call:
-    videos = ("pixel_values_videos",) if hasattr(modules.config, "video_token_id") else ()
+    videos = ("pixel_values_videos",) if _takes_videos(modules) else ()
     given = (
         "inputs_embeds",
         "attention_mask",
@@ -133,6 +144,20 @@ def _headed(modules: LocatedModules) -> list[nn.Module]:
     return [modules.model] if modules.model is not modules.base and hasattr(modules.model, "lm_head") else []
 
 
+def _headed_call(modules: LocatedModules) -> Call:
+    sliced = () if modules.family.all_logits else ("logits_to_keep",)
+    return Call(
+        ("input_ids",),
+        (
+            *("attention_mask", CACHE_NAMES, "inputs_embeds", "pixel_values", "labels", "mm_encoder_outputs"),
+            *sliced,
+        ),
+        # Training kernels replace the forward of transformers by one without these arguments.
+        foreign=("mm_encoder_outputs", *sliced),
+        uses=("inputs_embeds", "attention_mask", CACHE_NAMES, "pixel_values"),
+    )
+
+
 def observing(plan: Plan) -> bool:
     """Whether a plan reads attention of the LLM, or adds to it."""
     return plan.llm_size_bias or any(
@@ -151,37 +176,30 @@ def encoder_steps(plan: Plan) -> bool:
 
 ONE_ARGUMENT = Call(single=True)
 FIRST_FEATURES = Call((FEATURES,))
-HEADED = Call(
-    ("input_ids",),
-    (
-        "attention_mask",
-        CACHE_NAMES,
-        "inputs_embeds",
-        "pixel_values",
-        "labels",
-        "logits_to_keep",
-        "mm_encoder_outputs",
-    ),
-    # Training kernels replace the forward of transformers by one without these arguments.
-    foreign=("logits_to_keep", "mm_encoder_outputs"),
-    uses=("inputs_embeds", "attention_mask", CACHE_NAMES, "pixel_values"),
-)
 VISION_ATTENTION = Call(("hidden_states",), uses=LOOKS_UP)
 PACKED_ATTENTION = Call(
     ("hidden_states",), ("cu_seqlens", "position_embeddings", "max_seqlen"), uses=LOOKS_UP
 )
+NO_TABLES = Call(("hidden_states",), ("cu_seqlens", "max_seqlen"), uses=LOOKS_UP)
 LLM_ATTENTION = Call(
     names=("hidden_states", "position_embeddings", "attention_mask"),
     optional=True,
     uses=(*LOOKS_UP, "update"),
 )
 
+
+def _attention_call(modules: LocatedModules) -> Call:
+    if not modules.tower.packed or modules.tower.masked:
+        return VISION_ATTENTION
+    return PACKED_ATTENTION if modules.tower.rotary else NO_TABLES
+
+
 LAYER = Call(
     ("hidden_states",), ("attention_mask", CACHE_NAMES, "position_embeddings"), ("position_ids", *FLAGS)
 )
 
 FORWARDS: tuple[Forward, ...] = (
-    Forward(_headed, HEADED),
+    Forward(_headed, _headed_call),
     Forward(
         lambda modules: _headed(modules) if modules.family.experts else [],
         Call(names=("output_router_logits",)),
@@ -189,16 +207,14 @@ FORWARDS: tuple[Forward, ...] = (
     Forward(_base, _base_call),
     Forward(_base, _encoder_call, lambda modules: modules.family.encoder),
     Forward(
-        lambda modules: [modules.encoder],
+        lambda modules: [] if modules.family.encoder_refusal else [modules.encoder],
         _blocks_owner_call,
         lambda modules: modules.tower.blocks.rpartition(".")[0],
     ),
     Forward(_blocks, _block_call),
     Forward(
         _blocks,
-        lambda modules: (
-            PACKED_ATTENTION if modules.tower.packed and not modules.tower.masked else VISION_ATTENTION
-        ),
+        _attention_call,
         lambda modules: modules.tower.attention,
         encoder_steps,
     ),
@@ -210,7 +226,12 @@ FORWARDS: tuple[Forward, ...] = (
         lambda modules: modules.tower.first_norm,
         lambda plan: any(step.reads_input or step.reads_halfway for step in plan.encoder.values()),
     ),
-    Forward(lambda modules: [modules.projector, *modules.taps], FIRST_FEATURES),
+    Forward(
+        lambda modules: [] if modules.family.encoder_refusal else [modules.projector, *modules.taps],
+        FIRST_FEATURES,
+    ),
+    Forward(_base, FIRST_FEATURES, lambda modules: modules.family.row_wise),
+    Forward(_base, Call(names=(PATCH_MASKS,)), lambda modules: modules.family.resampler),
     Forward(_base, ONE_ARGUMENT, lambda modules: modules.family.unfolds_after),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.unfolds_before),
     Forward(_base, FIRST_FEATURES, lambda modules: modules.family.compacts_before),
@@ -246,7 +267,7 @@ def features_calls(modules: LocatedModules) -> dict[str, Call]:
     mixers.append(("pooler_output", "get_image_features"))
     grid = modules.tower.packed and not modules.tower.masked
     calls = {"get_image_features": ("pixel_values", "image_grid_thw")[: 1 + grid]}
-    if hasattr(modules.config, "video_token_id"):
+    if _takes_videos(modules):
         calls["get_video_features"] = ("pixel_values_videos", "video_grid_thw")[: 1 + grid]
     return {
         name: Call(leading, uses=tuple(mixer for mixer, caller in mixers if caller == name))

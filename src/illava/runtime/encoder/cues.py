@@ -30,7 +30,9 @@ def patches_of(modules: LocatedModules, pixels: Tensor) -> Tensor:
     vision = modules.config.vision_config
     patch = first(vision.patch_size)
     if modules.tower.packed:
-        return pixels.view(len(pixels), -1, vision.temporal_patch_size, patch, patch)
+        channels = getattr(vision, "in_channels", None) or vision.num_channels
+        frames = getattr(vision, "temporal_patch_size", 1)
+        return pixels.reshape(-1, channels, frames, patch, patch)
     return patches_of_tiles(pixels, patch)
 
 

@@ -35,7 +35,7 @@ class ResizeStage:
     """Resizes the pictures in the arguments of a packed encoder."""
 
     def __init__(self, modules: LocatedModules, keep: float) -> None:
-        if not modules.tower.packed or not modules.family.projector.startswith(f"{modules.family.encoder}."):
+        if not modules.tower.packed or not modules.projector_inside:
             raise UnsupportedError(
                 f"pictures of {modules.family.model_type} cannot be resized inside the model, which has a "
                 "fixed picture size or merges patches outside its encoder; give smaller pictures"

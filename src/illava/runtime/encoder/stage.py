@@ -35,6 +35,7 @@ from .merging_block import MergingBlock, finished
 from .observer import AttentionObserver, SizeBias
 from .resize import ResizeStage
 from .run import EncoderRun
+from .whole import WholeFeatures
 
 
 class EncoderStage:
@@ -54,6 +55,9 @@ class EncoderStage:
         self.features = FeatureCalls(modules.base, passes, hooks)
         self.resize = None if plan.pixels is None else ResizeStage(modules, plan.pixels)
         self.cues = PixelCues(modules, steps.values()) if PixelCues.are_read(steps.values()) else None
+        if modules.family.encoder_refusal:
+            WholeFeatures(modules, passes, hooks, trace=trace)
+            return
         hooks.pre(modules.encoder, self._start)
         first = min(steps, default=len(modules.blocks))
         observed = None
@@ -209,7 +213,8 @@ class EncoderStage:
                     run.in_segments.add(index)
         if not after:
             return None
-        kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"], index)
+        if self.modules.tower.rotary:
+            kwargs["position_embeddings"] = run.rotary(kwargs["position_embeddings"], index)
         for name in ("max_seqlen", "max_length_q", "max_length_k"):
             # For windows, the model's own value remains: an upper bound, which is what kernels need.
             if kwargs.get(name) is not None and not run.has_windows(index):

@@ -63,9 +63,10 @@ class LlmObserver:
     ) -> Tensor:
         """The observations of the step before ``index`` in that layer's recomputed attention."""
         layer, step, found = self.modules.layers[index], self.steps[index], list[Tensor]()
-        norm, input_device = layer.get_submodule(self.modules.family.llm_norm), hidden.device
+        path, input_device = self.modules.family.llm_norm, hidden.device
+        norm = None if path is None else layer.get_submodule(path)
         # Inputs are moved to the device of a layer only when it is called.
-        device = _device_of(norm, layer)
+        device = _device_of(norm or layer.get_submodule(self.modules.family.llm_attention), layer)
         hidden = hidden.to(device)
         tables = None if tables is None else tuple(table.to(device) for table in tables)
         sequence = prefill.at(index - 1)
@@ -85,7 +86,7 @@ class LlmObserver:
         with torch.no_grad():
             self.recomputing[index](
                 observe,
-                hidden_states=norm(hidden),
+                hidden_states=hidden if norm is None else norm(hidden),
                 position_embeddings=tables,
                 attention_mask=None,
             )
