@@ -68,6 +68,7 @@ EVERY_FAMILY = frozenset(
         "test_reference.py",
         "test_reference_more.py",
         "test_refusals.py",
+        "test_resamplers.py",
     }
 )
 """Files that test every family but the slow ones; in others all families beyond the core are slow."""
