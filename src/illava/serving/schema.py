@@ -172,7 +172,7 @@ def parse(body: bytes) -> ChatRequest:
 def read_object(text: bytes, what: str) -> dict[str, Any]:
     """A JSON object. ``what`` is its name in errors. Raises ApiError."""
     try:
-        # json.loads(bytes) takes UTF-16 and UTF-32 too, and surrogates that are encoded as if they were UTF-8.
+        # json.loads(bytes) takes UTF-16 and UTF-32 too, and surrogates encoded as if they were characters.
         fields = json.loads(text.decode("utf-8-sig"))
         if SURROGATE.search(text):
             # Pairs are whole characters. Lone ones have no UTF-8, which tokenizers and responses need.
