@@ -68,7 +68,8 @@ def read_lines(path: Path) -> Iterator[tuple[Line, bytes]]:
 
 def digest_of(text: bytes) -> str:
     """The ``digest`` of a line with this content."""
-    return _digest(text.strip()).hexdigest()
+    digest: str = _digest(text.strip()).hexdigest()
+    return digest
 
 
 def _digest(text: bytes) -> Any:
