@@ -49,8 +49,8 @@ class Retriable:
             await self.app(scope, receive, send)
             return
         begun, text = False, bytearray()
+        # The beginning of a response that is replaced.
         held: Any = None
-        """The beginning of a response that is replaced."""
 
         async def watched(message: Any) -> None:
             nonlocal begun, held
