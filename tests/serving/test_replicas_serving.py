@@ -173,3 +173,13 @@ def test_the_reason_of_a_replica_is_said(serve):
     replica.message = "Traceback\n  in x\nMemoryError: too much"
     with pytest.raises(InputError, match="the replicas do not start: Traceback in x MemoryError: too much"):
         run()
+
+
+def test_replicas_of_one_machine_listen_on_loopback_or_not_at_all(serve, monkeypatch):
+    private = SimpleNamespace(add_port_to_grpc_server=lambda server, address: (server, address))
+    monkeypatch.setitem(sys.modules, "ray.serve._private", SimpleNamespace(replica=private))
+    replicas._listen_on_loopback()
+    assert private.add_port_to_grpc_server("it", "[::]:0") == ("it", "127.0.0.1:0")
+    del private.add_port_to_grpc_server
+    with pytest.raises(InputError, match="cannot keep the replicas of this release of Ray on loopback"):
+        replicas._listen_on_loopback()

@@ -188,14 +188,21 @@ class Replica:
 
 
 def _listen_on_loopback() -> None:
-    """Keep the port through which Ray Serve reaches this replica on loopback; there is no option for that."""
+    """Keep the port through which Ray Serve reaches this replica on loopback; there is no option for that.
+
+    Raises InputError if this release of Ray Serve opens it in another way: it would be open to everyone.
+    """
     from ray.serve._private import replica
 
     bind = getattr(replica, "add_port_to_grpc_server", None)
-    if bind is not None:
-        replica.add_port_to_grpc_server = lambda server, address: bind(
-            server, address.replace("[::]", "127.0.0.1")
+    if bind is None:
+        raise InputError(
+            "illava cannot keep the replicas of this release of Ray on loopback; install ray 2.60, or start "
+            "a cluster and give --address"
         )
+    replica.add_port_to_grpc_server = lambda server, address: bind(
+        server, address.replace("[::]", "127.0.0.1")
+    )
 
 
 def _application() -> Any:
