@@ -11,7 +11,6 @@ from illava.batch import files
 from illava.batch.files import read_lines
 from illava.batch.order import chunks, sized
 from illava.batch.rows import read_row
-from illava.errors import InputError
 from illava.serving.cluster import share_of_cores
 
 
@@ -77,12 +76,16 @@ def test_chunks_are_all_rows_once_and_of_four_batches():
 
 @pytest.mark.parametrize(
     ("cores", "count", "share"),
-    [([2], 2, 1), ([8], 3, 2), ([8], 1, 8), ([2], 3, 1 / 2), ([4, 4], 2, 4), ([4, 4], 3, 2), ([8, 2], 2, 4)],
+    [
+        *(([2], 2, 1), ([8], 3, 2), ([8], 1, 8), ([2], 3, 1 / 2), ([4, 4], 2, 4), ([4, 4], 3, 2)),
+        ([8, 2], 2, 4),
+        # Steps of 1/10000, never more than a core together.
+        *(([1], 3, 0.3333), ([1], 7, 0.1428)),
+    ],
 )
 def test_cores_are_shared_within_machines(cores, count, share):
     assert share_of_cores(cores, count) == share
 
 
 def test_no_cores():
-    with pytest.raises(InputError, match="1 processes are too many for 0 cores"):
-        share_of_cores([0], 1)
+    assert share_of_cores([0], 1) is None

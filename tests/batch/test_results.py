@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -142,6 +143,24 @@ def test_one_run_at_a_time(rows):
     pytest.importorskip("fcntl")
     with opened(rows), pytest.raises(InputError, match="another run writes to it"):
         opened(rows)
+    opened(rows).close()
+
+
+def test_a_file_that_another_run_replaced_before_it_was_locked(rows, monkeypatch):
+    """What is written to the old one would be lost."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, out = fcntl.flock, rows[1]
+
+    def late(file, how):
+        # As the other run does at its end, when all lines are put into the order of IN.
+        out.with_suffix(".new").write_text("")
+        os.replace(out.with_suffix(".new"), out)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(InputError, match="another run writes to it"):
+        opened(rows)
+    monkeypatch.undo()
     opened(rows).close()
 
 

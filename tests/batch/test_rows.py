@@ -113,7 +113,18 @@ def test_a_bad_row_is_named_as_far_as_it_can_be_read():
     with pytest.raises(BadRow) as error:
         parsed({"id": "a", "picture": 3, "question": HEART})
     assert error.value.to_dict() == {"row": 7, "id": "a", "error": "picture must be a path or a data URL"}
-    for line in (b"{oops", b'{"id": "a", "question": "\\ud83d"}', b"\xff"):
+    for line in (
+        b"{oops",
+        b'{"id": "a", "question": "\\ud83d"}',
+        b"\xff",
+        b'{"id": "a", "question": "\xed\xa0\xbd"}',
+    ):
         with pytest.raises(BadRow) as error:
             read_row(7, line, "toy")
         assert error.value.name is None
+
+
+def test_a_byte_order_mark_is_no_fault():
+    """Editors on Windows write one at the beginning of a file."""
+    row = read_row(1, b'\xef\xbb\xbf{"id": "a", "question": "What?"}', "toy")
+    assert row.name == "a"

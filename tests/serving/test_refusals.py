@@ -92,6 +92,9 @@ def test_bodies_that_are_no_requests(server):
         b"\xff\xfe",
         b"[" * 100000,
         b'{"model": 1' + b"1" * 10000 + b"}",
+        # Half an emoji as bytes, which is no UTF-8, and an encoding that JSON does not have.
+        json.dumps(body(server, "HALF")).encode().replace(b"HALF", b"\xed\xa0\xbd"),
+        json.dumps(body(server, "What?")).encode("utf-16"),
     ):
         refused(server.post(content=content, headers=kind), 400)
     good = json.dumps(body(server, "What?")).encode()

@@ -68,6 +68,8 @@ def test_a_card_each_or_a_share_of_the_cores(ray):
     assert cluster.resources(32, "cpu", "--replicas") == {"num_cpus": 1 / 2, "num_gpus": 0}
     with pytest.raises(InputError, match="--workers 5: each needs a graphics card, Ray has 4; give fewer"):
         cluster.resources(5, "auto", "--workers")
+    with pytest.raises(InputError, match="--replicas 99999: too many for 16 cores; give fewer"):
+        cluster.resources(99999, "cpu", "--replicas")
     with pytest.raises(InputError, match="--device cuda:1: with --replicas give auto, cpu or cuda"):
         cluster.resources(1, "cuda:1", "--replicas")
 

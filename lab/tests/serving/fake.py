@@ -17,7 +17,8 @@ class Fake(ThreadingHTTPServer):
     """Calls ``script`` with the number of each attempt and its body, which says what is done.
 
     None answers; a number refuses with this status; "break" ends the stream in its middle; "drop" closes the
-    connection without a response; "error" ends the stream with an error.
+    connection without a response; "error" ends the stream with an error; "cut" ends it in the middle of an
+    event.
     """
 
     daemon_threads = True
@@ -78,6 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
         for piece in PIECES[:1] if what == "break" else PIECES:
             self._event({"choices": [{"delta": {"content": piece}}]})
         if what == "break":
+            return
+        if what == "cut":
+            self.wfile.write(b'data: {"choices": [{"del')
             return
         if what == "error":
             self._event({"error": {"message": "it broke"}})

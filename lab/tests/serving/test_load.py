@@ -52,6 +52,7 @@ def test_an_answer():
         ("break", "the stream broke off"),
         ("drop", "RemoteProtocolError"),
         ("error", "error in the stream: it broke"),
+        ("cut", "a broken event in the stream"),
     ],
 )
 def test_what_can_be_retried_is(trouble, said):
@@ -60,7 +61,7 @@ def test_what_can_be_retried_is(trouble, said):
     assert outcome.troubles == [said, said]
     outcome, attempts = ask(lambda *_: trouble, patience=0.0)
     assert (outcome.kind, attempts) == ("lost", 1)
-    assert outcome.accepted == (trouble in ("break", "error"))
+    assert outcome.accepted == (trouble in ("break", "error", "cut"))
     assert outcome.ttft is outcome.latency is None
     assert outcome.record()["troubles"] == [said]
 

@@ -15,6 +15,7 @@ from illava_lab.benchmarks.serving import client as sending
 from illava_lab.benchmarks.serving import page
 from illava_lab.benchmarks.serving.measure import Plan, measure
 from illava_lab.benchmarks.serving.prompts import Prompts
+from illava_lab.benchmarks.serving.servers import Server
 from illava_lab.benchmarks.serving.soak import SoakPlan, soak
 from illava_lab.benchmarks.serving.targets import Target
 
@@ -143,7 +144,6 @@ def test_a_real_server_that_is_killed_loses_nothing(tmp_path):
     """The event kills ``illava serve``; another process takes its port, as a supervisor would make it."""
     pytest.importorskip("fastapi")
     from illava_lab.benchmarks.serving.fuzz.__main__ import make_model
-    from illava_lab.benchmarks.serving.servers import Server
 
     model = str(make_model(tmp_path / "micro"))
     with Server(model, threads=1) as server:
@@ -178,6 +178,29 @@ def test_a_real_server_that_is_killed_loses_nothing(tmp_path):
     assert [event["status"] for event in result["events"]] == [0]
 
 
+@pytest.mark.parametrize(
+    ("said", "name", "url"),
+    [
+        ("zoo/S on http://127.0.0.1:81/v1; press Ctrl-C to stop.", "zoo/S", "http://127.0.0.1:81"),
+        ("a model on http://[::1]:81/v1, 2 replicas; press Ctrl-C", "a model", "http://[::1]:81"),
+    ],
+)
+def test_what_a_server_says_when_it_listens(said, name, url):
+    server = Server("model")
+    server.words = [sys.executable, "-c", f"print('Serving {said}', flush=True); input()"]
+    with server:
+        assert (server.name, server.url) == (name, url)
+    assert server.process.poll() is not None
+
+
+def test_a_server_that_does_not_start():
+    server = Server("model")
+    server.words = [sys.executable, "-c", "import sys; sys.exit('no model')"]
+    with pytest.raises(RuntimeError, match="the server did not start: no model"):
+        server.__enter__()
+    assert server.process.stdout.closed
+
+
 def test_a_page_of_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="measure first"):
         page.write(tmp_path, tmp_path / "page.md")
@@ -190,6 +213,24 @@ def test_options_are_those_of_the_plans():
     words = ["soak", "--hours", "0.5", "--event", "kill 1", "--arriving", "2.5"]
     plan = command._plan(SoakPlan, command.parser().parse_args(words))
     assert plan == SoakPlan(hours=0.5, event="kill 1", arriving=2.5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("soak --url here", "--url here: give NAME=URL"),
+        ("soak --url a=http://x --url b=http://x", "--url: a soak takes one server, not 2"),
+        ("page", "there is no measure*.json and no soak*.json; measure first"),
+        ("soak --url a=http://127.0.0.1:1 --pid a=me", "--pid a=me: give NAME=PID"),
+        ("soak --url a=http://127.0.0.1:1", "onnect"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        command.main(words.split())
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_soak_of_a_server_that_runs_already(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -54,7 +55,7 @@ def read_lines(path: Path) -> Iterator[tuple[Line, bytes]]:
         number = offset = 0
         while piece := file.readline(MAX_LINE + 1):
             number, size, text = number + 1, len(piece), piece.strip()
-            digest = hashlib.blake2b(text, digest_size=DIGEST_BYTES)
+            digest = _digest(text)
             if size > MAX_LINE:
                 text = b""
                 while not piece.endswith(b"\n") and (piece := file.readline(MAX_LINE)):
@@ -63,6 +64,16 @@ def read_lines(path: Path) -> Iterator[tuple[Line, bytes]]:
             if text or size > MAX_LINE:
                 yield Line(number, offset, size, digest.hexdigest()), text
             offset += size
+
+
+def digest_of(text: bytes) -> str:
+    """The ``digest`` of a line with this content."""
+    digest: str = _digest(text.strip()).hexdigest()
+    return digest
+
+
+def _digest(text: bytes) -> Any:
+    return hashlib.blake2b(text, digest_size=DIGEST_BYTES)
 
 
 def picture_sizes(request: ChatRequest, folder: Path, settings: Settings) -> list[tuple[int, int]]:

@@ -49,7 +49,7 @@ class Workers:
             items = [
                 json.dumps([number, [asdict(line) for line in lines]]) for number, lines in enumerate(planned)
             ]
-            tries = ray.remote(num_cpus=0)(_tries()).remote()
+            tries = ray.remote(num_cpus=0, scheduling_strategy=_here())(_tries()).remote()
             found = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 _Actor,
                 fn_constructor_args=(source, settings, path, tries),
@@ -63,6 +63,14 @@ class Workers:
                         yield _outcome(str(text))
             except ray.exceptions.RayError as error:
                 raise InputError(f"the workers failed: {' '.join(str(error).split())[-500:]}") from error
+
+
+def _here() -> Any:
+    """Where this process runs: the run ends with this machine, and must not end with another one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _tries() -> Any:

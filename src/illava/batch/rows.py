@@ -36,16 +36,25 @@ class BadRow(Exception):
     Args:
         number: the number of its line, from 1.
         name: its id, as far as it could be read.
-        reason: one line that says what is wrong.
+        reason: what is wrong; it is made one line.
     """
 
     def __init__(self, number: int, name: str | int | None, reason: str) -> None:
-        super().__init__(reason)
-        self.number, self.name, self.reason = number, name, reason
+        # Names of files, and messages of libraries, may have several.
+        self.number, self.name, self.reason = number, name, " ".join(reason.split())
+        super().__init__(self.reason)
 
     def to_dict(self) -> dict[str, Any]:
         """The line of the side file."""
         return {"row": self.number, "id": self.name, "error": self.reason}
+
+
+def changed(number: int) -> BadRow:
+    """The error for a line that is not the one whose digest was taken at the beginning of the run.
+
+    IN was edited meanwhile, or is another file on the machine of a worker.
+    """
+    return BadRow(number, None, "its line is not the one that the command has read; run the command again")
 
 
 @dataclass(frozen=True)

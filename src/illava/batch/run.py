@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..serving.source import Source
 from .files import Line, picture_sizes, read_lines
 from .order import Sized, chunks, sized
 from .results import Results, beside
-from .rows import BadRow, read_row
+from .rows import BadRow, changed, read_row
 from .worker import Outcome, Worker
 
 Chunks = list[list[Line]]
@@ -56,14 +56,12 @@ class Batch:
         protect(path)
         for file in (out, beside(out, ".bad.jsonl"), beside(out, ".run.json")):
             check_free(file)
-        try:
+        with reading(path):
             if not path.is_file():
                 raise InputError(
                     f"{path}: {'not a file' if path.exists() else 'no such file'}; give the rows"
                 )
             self.lines = [line for line, _ in read_lines(path)]
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
         if not self.lines:
             raise InputError(f"{path}: it is empty; give one JSON object a line")
         self.results = Results(out, identity(source, settings), self.lines)
@@ -83,19 +81,27 @@ class Batch:
     def plan(self, advance: Callable[[int], None]) -> Chunks:
         """Check the rows that are not answered, note the bad ones, and cut the others into chunks.
 
+        Lines that were appended to IN since it was read are left to the next run.
+
         Args:
             advance: called with the number of rows checked.
+
+        Raises InputError if IN cannot be read.
         """
         rows: list[Sized] = []
         bad: list[dict[str, Any]] = []
-        for line, text in read_lines(self.path):
-            if line.number in self.results.done:
-                continue
-            try:
-                rows.append(self._check(line, text))
-            except BadRow as found:
-                bad.append(found.to_dict())
-            advance(1)
+        left = {line.number: line.digest for line in self.lines if line.number not in self.results.done}
+        with reading(self.path):
+            for line, text in read_lines(self.path):
+                if line.number not in left:
+                    continue
+                try:
+                    if line.digest != left[line.number]:
+                        raise changed(line.number)
+                    rows.append(self._check(line, text))
+                except BadRow as found:
+                    bad.append(found.to_dict())
+                advance(1)
         self._append(Outcome(bad=bad))
         return chunks(rows, self.settings.max_batch)
 
@@ -132,12 +138,23 @@ class Batch:
             raise BadRow(row.number, row.name, error.message) from error
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an OSError into an InputError that names IN."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
 def in_this_process(source: Source, settings: Settings, path: Path, planned: Chunks) -> Outcomes:
-    """Answer chunks one after the other, without Ray."""
+    """Answer chunks one after the other, without Ray. Raises InputError if IN cannot be read."""
     worker = Worker(source, settings, path)
     try:
         for lines in planned:
-            yield worker.answer(lines)
+            with reading(path):
+                outcome = worker.answer(lines)
+            yield outcome
     finally:
         worker.close()
 

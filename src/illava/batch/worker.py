@@ -21,8 +21,8 @@ from ..serving.sampling import Sampling
 from ..serving.schema import ChatRequest
 from ..serving.settings import Settings
 from ..serving.source import Source
-from .files import Line, open_pictures
-from .rows import BadRow, Row, read_row
+from .files import Line, digest_of, open_pictures
+from .rows import BadRow, Row, changed, read_row
 
 T = TypeVar("T")
 
@@ -83,8 +83,11 @@ class Worker:
         with self.path.open("rb") as file:
             for line in lines:
                 file.seek(line.offset)
+                text = file.read(line.size)
                 try:
-                    yield read_row(line.number, file.read(line.size), self.settings.name)
+                    if digest_of(text) != line.digest:
+                        raise changed(line.number)
+                    yield read_row(line.number, text, self.settings.name)
                 except BadRow as bad:
                     outcome.bad.append(bad.to_dict())
 
@@ -108,6 +111,9 @@ class Worker:
             )
         except ApiError as error:
             raise BadRow(row.number, row.name, error.message) from error
+        except Exception as error:
+            # One row must not end the run: it would end every run that continues it, too.
+            raise BadRow(row.number, row.name, f"{type(error).__name__}: {error}") from error
         sampling = Sampling(
             settings.temperature if wanted.temperature is None else wanted.temperature,
             1.0 if wanted.top_p is None else wanted.top_p,
@@ -179,7 +185,7 @@ class Task:
         error, cause = self.end.error, self.end.cause
         reason = str(error)
         if self.worth_repeating and cause is not None:
-            reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+            reason = f"{type(cause).__name__}: {cause}"
         outcome.bad.append(BadRow(row.number, row.name, reason).to_dict())
 
 

@@ -89,3 +89,6 @@ class JsonLines:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(busy) from None
+        # Another process may have put a new file in its place since it was opened, and then ended.
+        if not os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+            raise InputError(busy)

@@ -18,6 +18,8 @@ INSTALL = "pip install 'illava[ray]'"
 CLIENT = "ray://"
 STARTS = 5
 """How often Ray is started. Its first processes have 15 seconds, which is not enough on a busy machine."""
+STEPS = 10_000
+"""Of Ray's counts of cores, in a core."""
 START_SECONDS = 300
 """What further processes of Ray may take to start."""
 
@@ -118,7 +120,7 @@ def resources(count: int, device: str, option: str) -> dict[str, float]:
     Args:
         option: the option that gives the count, for errors.
 
-    Raises InputError if there are too few cards, and for other devices.
+    Raises InputError if there are too few cards or cores, and for other devices.
     """
     import ray
 
@@ -132,18 +134,23 @@ def resources(count: int, device: str, option: str) -> dict[str, float]:
                 f"{option} {count}: each needs a graphics card, Ray has {cards}; give fewer, or --device cpu"
             )
         return {"num_cpus": 1, "num_gpus": 1}
-    return {"num_cpus": share_of_cores([node.get("CPU", 0) for node in nodes], count), "num_gpus": 0}
+    cores = [node.get("CPU", 0) for node in nodes]
+    share = share_of_cores(cores, count)
+    if share is None:
+        raise InputError(f"{option} {count}: too many for {sum(cores):g} cores; give fewer")
+    return {"num_cpus": share, "num_gpus": 0}
 
 
-def share_of_cores(cores: list[float], count: int) -> float:
+def share_of_cores(cores: list[float], count: int) -> float | None:
     """The most cores that each of ``count`` processes can have, on machines with so many cores each.
 
-    A whole number, or a part of one core if there are more processes than cores.
+    A whole number, or a part of one core if there are more processes than cores; None if they are too many.
     """
     for share in range(int(max(cores, default=0)), 0, -1):
         if sum(int(have // share) for have in cores) >= count:
             return float(share)
     for parts in range(2, 1000):
         if sum(int(have * parts) for have in cores) >= count:
-            return 1 / parts
-    raise InputError(f"{count} processes are too many for {sum(cores):g} cores")
+            # Ray counts in steps of 1/10000, and all parts together must not be more than a core.
+            return int(STEPS / parts) / STEPS
+    return None

@@ -167,7 +167,11 @@ class Engine:
                 self._batch = []
                 self._batch_seconds += 0.25 * (time.monotonic() - began - self._batch_seconds)
         finally:
-            self._release()
+            # If this thread ends by a fault, those who wait must not wait for ever.
+            try:
+                _dismiss([*self._waiting.close(), *self._batch])
+            finally:
+                self._release()
 
     def answer(self, batch: list[Job]) -> None:
         """Answer prompts of one method and one form together; their listeners hear of everything.

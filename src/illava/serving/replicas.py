@@ -7,10 +7,12 @@ import re
 import signal
 import sys
 import threading
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from ..errors import InputError
+from . import proxying
 from .app import create_app
 from .cluster import connected, resources, without_bars
 from .engine import Engine
@@ -42,25 +44,24 @@ def serve(
 
     Raises InputError if the port is in use, if there is no cluster, and for what the replicas refuse.
     """
-    port = check_free_port(host, port)
+    if address is None:
+        port = check_free_port(host, port)
+    proxying.install()
     out = sys.stdout
     # Ray prints there what it has to say.
-    with redirect_stdout(sys.stderr), connected(address, forward_output=True):
+    with redirect_stdout(sys.stderr), connected(address, forward_output=True), _one_line():
         from ray import serve as ray_serve
 
         each = resources(replicas, source.device, "--replicas")
         if others := _others():
             raise InputError(f"--address {address}: Ray Serve runs {', '.join(others)} on this cluster")
-        if ray_serve.status().proxies and not ray_serve.status().applications:
-            # It still listens for an application that has ended, maybe at another port.
-            ray_serve.shutdown()
+        if address is not None:
+            port = _port(host, port)
         # Not by its level, which Ray Serve sets when it starts.
         logging.getLogger("ray.serve").addFilter(lambda record: record.levelno >= logging.ERROR)
-        ray_serve.start(
-            http_options={"host": host, "port": port, "location": "EveryNode"},
-            logging_config=LOGGING,
-        )
         try:
+            options = {"host": host, "port": port}
+            ray_serve.start("EveryNode", http_options=options, logging_config=LOGGING)
             deploy(source, settings, replicas, each, on_loopback=address is None)
             where = address_of(host, port)
             said = f"Serving {settings.name} on {where}, {replicas} replicas; press Ctrl-C to stop."
@@ -108,9 +109,58 @@ def deploy(
         deployments = application.deployments if application else {}
         said = deployments[name].message if name in deployments else str(error)
         refusals = REFUSAL.findall(said)
-        if not refusals:
-            raise
-        raise InputError(refusals[-1]) from error
+        raise InputError(refusals[-1] if refusals else f"the replicas do not start: {_end(said)}") from error
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn errors of Ray into InputErrors."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        yield
+    except (RayError, RayServeException, TimeoutError) as error:
+        raise InputError(f"Ray Serve failed: {_end(str(error))}") from error
+
+
+def _end(said: str) -> str:
+    """The end of an error of Ray, which holds the traceback of another process, in one line."""
+    return " ".join(said.split())[-500:]
+
+
+def _port(host: str, port: int) -> int:
+    """The port on a cluster: a free one, or that of an earlier command, whose replicas still run.
+
+    Raises InputError if it is in use, and if the replicas are reached elsewhere, which cannot be changed.
+    """
+    from ray import serve as ray_serve
+
+    status = ray_serve.status()
+    if APPLICATION in status.applications:
+        if not _listens(host, port):
+            raise InputError(
+                f"--host {host} --port {port}: Ray Serve runs {APPLICATION} here already, and is not "
+                "reached there; give the host and port of the command that started it, on its machine"
+            )
+        return port
+    if status.proxies:
+        # It still listens for an application that has ended, maybe at this port.
+        ray_serve.shutdown()
+        return port or check_free_port(host, port)
+    return check_free_port(host, port)
+
+
+def _listens(host: str, port: int) -> bool:
+    """Whether Ray Serve answers there with our application."""
+    import httpx
+
+    url = address_of(host, port).removesuffix("v1")
+    try:
+        routes = httpx.get(f"{url}-/routes", timeout=10, trust_env=False).json()
+    except (httpx.HTTPError, ValueError):
+        return False
+    return isinstance(routes, dict) and APPLICATION in routes.values()
 
 
 class Replica:
@@ -138,14 +188,21 @@ class Replica:
 
 
 def _listen_on_loopback() -> None:
-    """Keep the port through which Ray Serve reaches this replica on loopback; there is no option for that."""
+    """Keep the port through which Ray Serve reaches this replica on loopback; there is no option for that.
+
+    Raises InputError if this release of Ray Serve opens it in another way: it would be open to everyone.
+    """
     from ray.serve._private import replica
 
     bind = getattr(replica, "add_port_to_grpc_server", None)
-    if bind is not None:
-        replica.add_port_to_grpc_server = lambda server, address: bind(
-            server, address.replace("[::]", "127.0.0.1")
+    if bind is None:
+        raise InputError(
+            "illava cannot keep the replicas of this release of Ray on loopback; install ray 2.60, or start "
+            "a cluster and give --address"
         )
+    replica.add_port_to_grpc_server = lambda server, address: bind(
+        server, address.replace("[::]", "127.0.0.1")
+    )
 
 
 def _application() -> Any:

@@ -172,12 +172,15 @@ def parse(body: bytes) -> ChatRequest:
 def read_object(text: bytes, what: str) -> dict[str, Any]:
     """A JSON object. ``what`` is its name in errors. Raises ApiError."""
     try:
-        fields = json.loads(text)
+        # json.loads(bytes) takes UTF-16 and UTF-32 too, and surrogates encoded as if they were characters.
+        fields = json.loads(text.decode("utf-8-sig"))
         if SURROGATE.search(text):
             # Pairs are whole characters. Lone ones have no UTF-8, which tokenizers and responses need.
             json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise bad_request(f"the {what} holds half an emoji, which is no whole character") from None
+    except UnicodeDecodeError:
+        raise bad_request(f"the {what} is not UTF-8") from None
     except (ValueError, RecursionError):
         raise bad_request(f"the {what} is not valid JSON") from None
     if not isinstance(fields, dict):

@@ -78,10 +78,16 @@ def _plan(kind: type[Any], options: argparse.Namespace) -> Any:
 
 @contextmanager
 def targets(options: argparse.Namespace, keeps: dict[str, str]) -> Iterator[list[Target]]:
-    """The servers: those that are named, and otherwise one of its own for each of ``keeps``."""
-    pids = {name: int(pid) for name, pid in (one.split("=", 1) for one in options.pid)}
-    if options.url:
-        named = [one.split("=", 1) for one in options.url]
+    """The servers: those that are named, and otherwise one of its own for each of ``keeps``.
+
+    Raises ValueError for what is named wrongly, and RuntimeError and httpx.HTTPError for servers that do not
+    answer.
+    """
+    named = [_pair("--url", one) for one in options.url]
+    if options.command == "soak" and len(named) > 1:
+        raise ValueError(f"--url: a soak takes one server, not {len(named)}")
+    pids = {name: int(pid) for name, pid in (_pair("--pid", one) for one in options.pid)}
+    if named:
         yield [Target(name, url, _served(url), pids.get(name)) for name, url in named]
         return
     with ExitStack() as stack:
@@ -91,6 +97,13 @@ def targets(options: argparse.Namespace, keeps: dict[str, str]) -> Iterator[list
             server = stack.enter_context(Server(options.model, words, options.threads))
             started.append(Target(name, server.url, server.name, server.pid))
         yield started
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value) or (option == "--pid" and not value.isdecimal()):
+        raise ValueError(f"{option} {text}: give {'NAME=PID' if option == '--pid' else 'NAME=URL'}")
+    return name, value
 
 
 def _served(url: str) -> str:
@@ -119,7 +132,14 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+    try:
+        run(parser().parse_args(arguments))
+    except (ValueError, RuntimeError, FileNotFoundError, httpx.HTTPError) as error:
+        raise SystemExit(str(error)) from error
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a command. Raises ValueError, RuntimeError, FileNotFoundError and httpx.HTTPError."""
     if options.command == "page":
         write()
         return

@@ -141,6 +141,9 @@ class Client:
                     raise Trouble("the stream broke off", retried=True)
         except httpx.HTTPError as error:
             raise Trouble(type(error).__name__, retried=True) from error
+        except (ValueError, KeyError, TypeError) as error:
+            # A connection that ends in the middle of an event. It must not end a run of hours.
+            raise Trouble("a broken event in the stream", retried=True) from error
         outcome.end = self.now
 
     async def _read(self, response: httpx.Response, outcome: Outcome) -> bool:

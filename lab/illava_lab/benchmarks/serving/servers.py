@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import IO
 
 STOP_SECONDS = 60.0
 MB = 2**20
+SERVING = re.compile(r"Serving (.+) on (http://\S+)/v1[;,] ")
+"""What the command prints when it listens: the model's name, which may have spaces, and the address."""
 
 
 class Server:
@@ -46,13 +49,14 @@ class Server:
             self.words, stdout=subprocess.PIPE, stderr=self._errors, text=True, env=self.environment
         )
         assert self.process.stdout is not None
-        # "Serving NAME on http://127.0.0.1:PORT/v1; press Ctrl-C to stop."
-        said = self.process.stdout.readline().split()
-        if said[:1] != ["Serving"]:
+        said = SERVING.match(self.process.stdout.readline())
+        if said is None:
             self.process.kill()
             self.process.wait()
-            raise RuntimeError(f"the server did not start: {self.log().strip()[-2000:]}")
-        self.name, self.url = said[1], said[3].removesuffix("/v1;")
+            log = self.log().strip()[-2000:]
+            self.__exit__(None, None, None)
+            raise RuntimeError(f"the server did not start: {log}")
+        self.name, self.url = said[1], said[2]
         return self
 
     def __exit__(

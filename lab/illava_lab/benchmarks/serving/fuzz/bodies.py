@@ -92,7 +92,7 @@ def encoded(body: Any) -> bytes:
 def broken_json(rng: random.Random, model: str) -> bytes:
     """JSON with faults, or no JSON."""
     data = encoded(good(rng, model))
-    kind = rng.randrange(6)
+    kind = rng.randrange(7)
     if kind == 0:
         return data[: rng.randrange(len(data))]
     if kind == 1:
@@ -108,6 +108,9 @@ def broken_json(rng: random.Random, model: str) -> bytes:
         )
     if kind == 4:
         return data[:-1] + b', "messages": ' + rng.choice((b"[]", b"{}", b"7")) + b"}"
+    if kind == 5:
+        # No UTF-8: half an emoji as if it were a character, zero in two bytes, a lone byte.
+        return data.replace(b'"text": "', b'"text": "' + rng.choice((b"\xed\xa0\xbd", b"\xc0\x80", b"\xff")))
     return pictures.mutated(rng, data)
 
 
