@@ -87,7 +87,9 @@ def _qwen2_5_vl(ids: dict[str, int]) -> Any:
 
 def _qwen3_vl(ids: dict[str, int]) -> Any:
     vision = {**VISION, **_WIDTHS, "num_position_embeddings": 36, "deepstack_visual_indexes": [1, 3]}
-    return transformers.Qwen3VLConfig(text_config={**TEXT, "head_dim": 32}, vision_config=vision, **ids)
+    rope = {**TEXT["rope_parameters"], "mrope_section": [6, 5, 5], "mrope_interleaved": True}
+    text = {**TEXT, "head_dim": 32, "rope_parameters": rope}
+    return transformers.Qwen3VLConfig(text_config=text, vision_config=vision, **ids)
 
 
 FAMILIES: dict[str, tuple[Callable[[dict[str, int]], Any], str, str]] = {
