@@ -43,7 +43,11 @@ def tokenizer() -> Qwen2Tokenizer:
     """Bytes and the special tokens."""
     alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     made = Qwen2Tokenizer(
-        vocab=alphabet, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+        vocab=alphabet,
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token="<|endoftext|>",
     )
     made.add_special_tokens({"additional_special_tokens": list(SPECIAL)})
     return made
@@ -64,7 +68,9 @@ def _ids(text: Qwen2Tokenizer) -> dict[str, int]:
 
 
 def _processor(kind: Any, video: Any, text: Qwen2Tokenizer) -> Any:
-    common = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2}
+    # Of pictures and videos alike: vLLM normalizes both with the values of the former.
+    colours = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    common = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2, **colours}
     limits = {"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
     many = {"shortest_edge": 16 * 16, "longest_edge": 8 * 96 * 96}
     return kind(

@@ -1,4 +1,4 @@
-"""Engines of vLLM in this process, one after the other, and what the Hugging Face model says to the same prompts."""
+"""Engines of vLLM in this process, one after the other, and what the Hugging Face model says."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ PROMPTS = {
         f"A{IMAGE}and {IMAGE}. Same?", (checkpoints.picture(56, 72, 2), checkpoints.picture(96, 40, 3))
     ),
     "video": Prompt(f"See {VIDEO}now", (), (checkpoints.video(6, 48, 64, 4),)),
-    "both": Prompt(f"{VIDEO}or{IMAGE}", (checkpoints.picture(72, 72, 5),), (checkpoints.video(4, 64, 40, 6),)),
+    "both": Prompt(
+        f"{VIDEO}or{IMAGE}", (checkpoints.picture(72, 72, 5),), (checkpoints.video(4, 64, 40, 6),)
+    ),
     "text": Prompt("No picture at all?"),
 }
 
@@ -112,11 +114,15 @@ class Engine:
 def _answer(output: Any) -> Answer:
     (only,) = output.outputs
     logprobs = tuple({token: one.logprob for token, one in step.items()} for step in only.logprobs)
-    return Answer(len(output.prompt_token_ids), tuple(only.token_ids), logprobs, output.num_cached_tokens or 0)
+    return Answer(
+        len(output.prompt_token_ids), tuple(only.token_ids), logprobs, output.num_cached_tokens or 0
+    )
 
 
 @contextmanager
-def engine(family: str, folder: Path, settings: dict[str, Any] | None = None, **options: Any) -> Iterator[Engine]:
+def engine(
+    family: str, folder: Path, settings: dict[str, Any] | None = None, **options: Any
+) -> Iterator[Engine]:
     """An engine that ends with the context. ``settings``: those of illava."""
     more = {} if settings is None else {"additional_config": {"illava": settings}}
     made = Engine(family, folder, **more, **options)

@@ -1,6 +1,7 @@
 """Plugin for vLLM: Qwen2-VL, Qwen2.5-VL and Qwen3-VL whose image encoders merge visual tokens.
 
-vLLM calls :func:`register` in each of its processes. With nothing set, or ``keep=1``, the models are upstream's.
+vLLM calls :func:`register` in each of its processes. Without settings, or with ``keep=1``, the models are
+upstream's.
 """
 
 from __future__ import annotations

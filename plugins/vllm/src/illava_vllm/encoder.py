@@ -127,9 +127,7 @@ def _observed(step: MergeStep, query: Tensor, key: Tensor, ends: Tensor, scaling
     for length, group in groupby(ends.diff().tolist()):
         count = len(list(group))
         stop = start + count * length
-        q, k = (
-            heads[0, start:stop].unflatten(0, (count, length)).transpose(1, 2) for heads in (query, key)
-        )
+        q, k = (heads[0, start:stop].unflatten(0, (count, length)).transpose(1, 2) for heads in (query, key))
         out.append(step.observe_encoder(EncoderAttention(q, k, scaling, 0)).flatten(0, 1))
         start = stop
     return torch.cat(out)

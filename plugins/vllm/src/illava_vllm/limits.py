@@ -15,12 +15,12 @@ from .schedule import make_schedule
 def check_model(vllm_config: Any, method: Illava) -> bool:
     """Whether the method drops anything on this model. Raises UnsupportedError for other models."""
     model = vllm_config.model_config
-    architectures = getattr(model.hf_config, "architectures", None) or []
+    architectures = getattr(model.hf_config, "architectures", None) or ["unknown"]
     if not any(name in MODELS for name in architectures):
         if method.keep == 1:
             return False
         raise UnsupportedError(
-            f"illava-vllm merges in {', '.join(MODELS)}; this model is {', '.join(architectures) or 'unknown'}"
+            f"illava-vllm merges in {', '.join(MODELS)}; this model is {', '.join(architectures)}"
         )
     return make_schedule(model.hf_config, method) is not None
 
@@ -49,7 +49,11 @@ def _faults(vllm_config: Any) -> Iterator[str]:
         yield "precomputed embeddings of pictures (--enable-mm-embeds) are not supported"
     if vllm_config.lora_config is not None and vllm_config.lora_config.enable_tower_connector_lora:
         yield "adapters of the image encoder are not supported; leave out --enable-tower-connector-lora"
-    if getattr(vllm_config.compilation_config, "compile_mm_encoder", False):
+    compilation = vllm_config.compilation_config
+    if getattr(compilation, "compile_mm_encoder", False):
         yield "a compiled image encoder (compile_mm_encoder) is not supported"
-    if getattr(vllm_config.compilation_config, "cudagraph_mm_encoder", False):
+    if getattr(compilation, "cudagraph_mm_encoder", False):
         yield "CUDA graphs of the image encoder (cudagraph_mm_encoder) are not supported"
+    graphs = compilation.cudagraph_mode
+    if graphs is not None and graphs.mixed_mode().name == "FULL":
+        yield "whole prompts in one CUDA graph are not supported; give cudagraph_mode FULL_AND_PIECEWISE"

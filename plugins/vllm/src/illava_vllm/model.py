@@ -30,7 +30,7 @@ class Merging:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.schedule = schedule
         self._arrived: tuple[Tensor, Tensor] | None = None
-        """Which tokens of this step are visual, and their places, between ``embed_input_ids`` and ``forward``."""
+        """From ``embed_input_ids`` to ``forward``: which tokens of a step are visual, and their places."""
         if schedule is None:
             return
         # Upstream's own pruning of videos stays off.
@@ -85,7 +85,9 @@ class Merging:
 
     # -- positions ------------------------------------------------------------------------------------------
 
-    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: list[Any]) -> tuple[Tensor, int]:
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: list[Any]
+    ) -> tuple[Tensor, int]:
         if self.schedule is None:
             return super().get_mrope_input_positions(input_tokens, mm_features)
         return beginnings(len(input_tokens), self._runs(mm_features))

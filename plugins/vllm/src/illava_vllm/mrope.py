@@ -1,9 +1,9 @@
 """Positions (M-RoPE) of a prompt whose pictures lost some of their tokens.
 
 Every token keeps the position that it has in the full prompt. For text these follow from the sizes of the
-pictures, so they are known before anything is encoded. For visual tokens they depend on which ones survive: vLLM
-gets the position at which the picture begins, for all of its tokens, and the model adds where each one lies in
-the picture when it gets its features.
+pictures, so they are known before anything is encoded. For visual tokens they depend on which ones survive.
+Until their features arrive, all tokens of a picture have the position at which it begins. Then the model adds
+where in the picture each one lies.
 """
 
 from __future__ import annotations
@@ -70,7 +70,11 @@ def places_of(raster: Tensor, grid: Sequence[int], side: int, per_frame: float |
     rows, columns = grid[1] // side, grid[2] // side
     frame, place = raster // (rows * columns), raster % (rows * columns)
     # As vLLM and transformers do, in double precision and rounded down.
-    time = torch.zeros_like(frame) if per_frame is None else (frame.to(torch.float64) * per_frame).to(torch.int64)
+    time = (
+        torch.zeros_like(frame)
+        if per_frame is None
+        else (frame.to(torch.float64) * per_frame).to(torch.int64)
+    )
     return torch.stack([time, place // columns, place % columns], dim=1)
 
 

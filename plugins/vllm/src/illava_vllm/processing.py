@@ -32,7 +32,12 @@ class ShortPrompts:
             replace(
                 update,
                 replacement=partial(
-                    _short, update.replacement, out_mm_kwargs, update.modality, tokens[update.modality], schedule
+                    _short,
+                    update.replacement,
+                    out_mm_kwargs,
+                    update.modality,
+                    tokens[update.modality],
+                    schedule,
                 ),
             )
             for update in updates

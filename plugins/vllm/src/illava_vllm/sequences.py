@@ -21,7 +21,9 @@ class Sequences:
             self.ends["window"] = metadata["cu_window_seqlens"]
         self.full_blocks = getattr(visual, "fullatt_block_indexes", None)
         # Blocks of Qwen2-VL do not take them. No backend that is supported reads them.
-        self.more = {} if not any("sequence_lengths" in name for name in metadata) else {"sequence_lengths": None}
+        self.more = (
+            {} if not any("sequence_lengths" in name for name in metadata) else {"sequence_lengths": None}
+        )
         self._left: dict[str, Any] = {}
         self.keep(None)
 

@@ -1,7 +1,7 @@
 """Where the settings come from, and the method that they name.
 
-vLLM gives its plugins' settings to the engine only. Prompts are prepared elsewhere, with the model's config, so
-the method travels in there: as the attribute :data:`ATTRIBUTE`.
+vLLM gives the settings of plugins to the engine only. Prompts are prepared elsewhere, with the model's
+config. So the method travels in there, as the attribute :data:`ATTRIBUTE`.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def method_of(settings: Any) -> Illava:
     """The method that settings name, without its LLM stage.
 
     Args:
-        settings: a mapping with ``keep``, the share of visual tokens left, a number or a text such as "1/3", and
-            optionally ``method``, the name of a preset or method; or with ``config``, a method with all its
-            fields as in an ``illava_config.json``.
+        settings: a mapping with ``keep``, the share of visual tokens left, a number or a text such as "1/3",
+            and optionally ``method``, the name of a preset or method; or with ``config``, a method with all
+            its fields as in an ``illava_config.json``.
 
     Raises InputError for anything else, and for methods that merge elsewhere than in the encoder's blocks.
     """
@@ -96,7 +96,7 @@ def read_with_engine_args() -> None:
     from vllm.engine.arg_utils import EngineArgs
 
     original = EngineArgs.create_engine_config
-    if hasattr(original, "__wrapped__") and getattr(original, KEY, False):
+    if getattr(original, KEY, False):
         return
 
     @functools.wraps(original)

@@ -1,0 +1,104 @@
+"""What the settings mean, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from illava_vllm.schedule import schedule_of
+from illava_vllm.settings import given, method_of
+from vllm.engine.arg_utils import EngineArgs
+
+from illava.errors import InputError, UnsupportedError
+from illava.methods import Illava
+
+
+@pytest.mark.parametrize(
+    ("settings", "method"),
+    [
+        ({"keep": 0.33}, Illava.best(0.33)),
+        ({"keep": "1/3"}, Illava.best(1 / 3)),
+        ({"keep": 0.5, "method": "illava"}, Illava(keep=0.5)),
+        (
+            {
+                "config": {
+                    "method": "illava",
+                    "version": 2,
+                    "encoder_layers": [2, 3],
+                    "encoder_keep": [0.5, 0.8],
+                }
+            },
+            Illava(encoder_layers=(2, 3), encoder_keep=(0.5, 0.8)),
+        ),
+    ],
+)
+def test_methods(settings: dict[str, Any], method: Illava) -> None:
+    assert method_of(settings) == replace(method, llm_layers=())
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "give keep"),
+        ("0.5", "give keep"),
+        ({"share": 0.5}, "give keep"),
+        ({"method": "illava"}, "give keep"),
+        ({"keep": 0}, r"must lie in \(0, 1\]"),
+        ({"keep": True}, r"must lie in \(0, 1\]"),
+        ({"keep": "half"}, r"must lie in \(0, 1\]"),
+        ({"keep": 0.5, "method": "fastest"}, "unknown method"),
+        ({"keep": 0.5, "method": "fastv"}, "does not merge inside the encoder"),
+        ({"keep": 0.5, "method": 3}, "name of a method"),
+        ({"keep": 0.5, "method": "illava-authors-code"}, "experimental"),
+        ({"keep": 0.5, "config": {}}, "leave out"),
+        ({"config": {"method": "illava", "version": 2, "llm_layers": [2], "llm_keep": 0.5}}, "llm_layers=[]"),
+        ({"config": {"method": "illava", "version": 2, "depth": 2}}, "no field"),
+    ],
+)
+def test_refused_settings(settings: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words.replace("[]", r"\[\]")) as error:
+        method_of(settings)
+    assert "\n" not in str(error.value)
+
+
+def test_the_environment_comes_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert given({}) is None
+    monkeypatch.setenv("ILLAVA_KEEP", "1/4")
+    assert given({"other": 1}) == method_of({"keep": 0.25})
+    monkeypatch.setenv("ILLAVA_METHOD", "illava")
+    assert given({}) == method_of({"keep": 0.25, "method": "illava"})
+    assert given({"illava": {"keep": 0.5}}) == method_of({"keep": 0.5})
+
+
+def test_the_method_travels_with_the_config(checkpoint: Callable[[str], Path]) -> None:
+    def config(**options: Any) -> Any:
+        folder = str(checkpoint("qwen2_vl"))
+        return EngineArgs(folder, enforce_eager=True, max_model_len=512, **options).create_engine_config()
+
+    made = config(additional_config={"illava": {"keep": 0.5}})
+    schedule = schedule_of(made.model_config.hf_config)
+    assert schedule is not None
+    # The middle of six blocks; 48 units of each of two frames.
+    assert list(schedule.steps) == [2]
+    assert schedule.left([2, 12, 16]) == [24, 24]
+    for settings in ({}, {"illava": {"keep": 1}}):
+        assert schedule_of(config(additional_config=settings).model_config.hf_config) is None
+    # Settings of the checkpoint itself are none.
+    own = {"illava_method": "{}"}
+    assert schedule_of(config(hf_overrides=own).model_config.hf_config) is None
+
+    merged = {"illava": {"keep": 0.5}}
+    for options, words in (
+        ({"tensor_parallel_size": 2}, "several devices"),
+        ({"video_pruning_rate": 0.5}, "video-pruning-rate"),
+        ({"enable_mm_embeds": True}, "enable-mm-embeds"),
+        ({"language_model_only": True}, "without pictures"),
+        ({"compilation_config": {"compile_mm_encoder": True}}, "compile_mm_encoder"),
+        ({"compilation_config": {"cudagraph_mm_encoder": True}}, "cudagraph_mm_encoder"),
+    ):
+        with pytest.raises(UnsupportedError, match=words):
+            config(additional_config=merged, **options)
+        config(additional_config={"illava": {"keep": 1}}, **options)
