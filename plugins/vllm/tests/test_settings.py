@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import picture
 from illava_vllm.schedule import schedule_of
 from illava_vllm.settings import given, method_of
 from vllm.engine.arg_utils import EngineArgs
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.processing import ProcessorInputs
 
 from illava.errors import InputError, UnsupportedError
 from illava.methods import Illava
@@ -102,3 +105,21 @@ def test_the_method_travels_with_the_config(checkpoint: Callable[[str], Path]) -
         with pytest.raises(UnsupportedError, match=words):
             config(additional_config=merged, **options)
         config(additional_config={"illava": {"keep": 1}}, **options)
+
+
+def test_hashes_differ_with_the_setting(checkpoint: Callable[[str], Path]) -> None:
+    """Of the same picture, whether vLLM or the client names it."""
+    folder, found = str(checkpoint("qwen2_vl")), set()
+    for settings in (None, {"keep": 0.5}, {"keep": 0.4}, {"keep": 0.5, "method": "illava"}, {"keep": 1}):
+        more = {} if settings is None else {"additional_config": {"illava": settings}}
+        made = EngineArgs(folder, enforce_eager=True, max_model_len=512, **more).create_engine_config()
+        processor = MULTIMODAL_REGISTRY.create_processor(made.model_config)
+        items = processor.info.parse_mm_data({"image": picture(64, 48, 1)})
+        prompt = processor.info.get_tokenizer().encode("<|image_pad|>")
+        for uuids in (None, {"image": ["name"]}):
+            got = processor.apply(ProcessorInputs(prompt, items, uuids))
+            found.add((got["mm_hashes"]["image"][0], len(got["prompt_token_ids"])))
+    lengths = sorted(length for _, length in found)
+    # The plain model twice, under one hash.
+    assert lengths == [19, 19, 24, 24, 24, 24, 48, 48]
+    assert len({one for one, _ in found}) == 8

@@ -53,7 +53,8 @@ def encode(visual: Any, pixels: Tensor, grid: Sequence[int], schedule: Schedule)
         x = x.unflatten(0, (-1, g))[windows].flatten(0, 1)
     x = x[:, None]
     state, sequences = _State(grid[0], len(x) // g // grid[0]), Sequences(visual, metadata, g)
-    taps, tapped = list(getattr(visual, "deepstack_visual_indexes", ())), []
+    taps = dict(zip(getattr(visual, "deepstack_visual_indexes", ()), _mergers(visual), strict=True))
+    tapped = []
     for index, block in enumerate(visual.blocks):
         arguments = sequences.arguments(index)
         if index in schedule.steps:
@@ -62,10 +63,10 @@ def encode(visual: Any, pixels: Tensor, grid: Sequence[int], schedule: Schedule)
         else:
             x = block(x, **arguments)
         if index in taps:
-            tapped.append((x, state.kept))
+            tapped.append((taps[index], x, state.kept))
     features = [visual.merger(_finite(x))]
     kept = torch.arange(len(x) // g, device=x.device) if state.kept is None else state.kept
-    for merger, (then, kept_then) in zip(_mergers(visual), tapped, strict=True):
+    for merger, then, kept_then in tapped:
         # The mergers act on units one by one: only the survivors need them.
         at = kept if kept_then is None else torch.searchsorted(kept_then, kept)
         features.append(merger(then.unflatten(0, (-1, g))[at].flatten(0, 1)))
