@@ -53,7 +53,8 @@ def tokenizer() -> Qwen2Tokenizer:
     return made
 
 
-def _ids(text: Qwen2Tokenizer) -> dict[str, int]:
+def special_ids(text: Qwen2Tokenizer) -> dict[str, int]:
+    """Fields of a config."""
     return {
         f"{field}_token_id": text.convert_tokens_to_ids(token)
         for field, token in (
@@ -67,16 +68,20 @@ def _ids(text: Qwen2Tokenizer) -> dict[str, int]:
     }
 
 
-def _processor(kind: Any, video: Any, text: Qwen2Tokenizer) -> Any:
+def processor(
+    family: str, text: Qwen2Tokenizer, patch: int = PATCH, limits: dict[str, int] | None = None
+) -> Any:
+    """A family's processor. ``limits``: smallest and largest area of a picture, in pixels."""
+    _, name, video = FAMILIES[family]
+    limits = limits or {"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
     # Of pictures and videos alike: vLLM normalizes both with the values of the former.
     colours = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    common = {"patch_size": PATCH, "merge_size": 2, "temporal_patch_size": 2, **colours}
-    limits = {"shortest_edge": 16 * 16, "longest_edge": 96 * 96}
-    many = {"shortest_edge": 16 * 16, "longest_edge": 8 * 96 * 96}
-    return kind(
+    common = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": 2, **colours}
+    many = {**limits, "longest_edge": 8 * limits["longest_edge"]}
+    return getattr(transformers, name)(
         image_processor=Qwen2VLImageProcessor(size=limits, **common),
         tokenizer=text,
-        video_processor=video(size=many, do_sample_frames=False, **common),
+        video_processor=getattr(transformers, video)(size=many, do_sample_frames=False, **common),
         chat_template="{{ messages[0]['content'] }}",
     )
 
@@ -99,6 +104,7 @@ def _qwen3_vl(ids: dict[str, int]) -> Any:
 
 
 FAMILIES: dict[str, tuple[Callable[[dict[str, int]], Any], str, str]] = {
+    # Config, processor, video processor.
     "qwen2_vl": (_qwen2_vl, "Qwen2VLProcessor", "Qwen2VLVideoProcessor"),
     "qwen2_5_vl": (_qwen2_5_vl, "Qwen2_5_VLProcessor", "Qwen2VLVideoProcessor"),
     "qwen3_vl": (_qwen3_vl, "Qwen3VLProcessor", "Qwen3VLVideoProcessor"),
@@ -107,9 +113,8 @@ FAMILIES: dict[str, tuple[Callable[[dict[str, int]], Any], str, str]] = {
 
 def write(family: str, folder: Path) -> Path:
     """Write a checkpoint in fp32. Weights have a standard deviation of 1 / sqrt(fan_in)."""
-    make, processor, video = FAMILIES[family]
-    text = tokenizer()
-    config = make(_ids(text))
+    make, text = FAMILIES[family][0], tokenizer()
+    config = make(special_ids(text))
     torch.manual_seed(0)
     model = transformers.AutoModelForImageTextToText.from_config(config, attn_implementation="sdpa").float()
     generator = torch.Generator().manual_seed(0)
@@ -121,7 +126,7 @@ def write(family: str, folder: Path) -> Path:
             else:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     model.save_pretrained(folder)
-    _processor(getattr(transformers, processor), getattr(transformers, video), text).save_pretrained(folder)
+    processor(family, text).save_pretrained(folder)
     return folder
 
 

@@ -11,6 +11,9 @@ import illava_vllm
 import pytest
 from engines import PROMPTS, Answer, Reference, difference, encoder_stage, engine
 from vllm import ModelRegistry
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 
 from illava.methods import Illava
 from illava.methods.base import method_from_dict
@@ -18,13 +21,11 @@ from illava.methods.base import method_from_dict
 CLOSE = 1e-3
 NAMES = tuple(PROMPTS)
 PICTURES = tuple(name for name in NAMES if name != "text")
-UPSTREAM = {
-    "Qwen2VLForConditionalGeneration": "vllm.model_executor.models.qwen2_vl:Qwen2VLForConditionalGeneration",
-    "Qwen2_5_VLForConditionalGeneration": (
-        "vllm.model_executor.models.qwen2_5_vl:Qwen2_5_VLForConditionalGeneration"
-    ),
-    "Qwen3VLForConditionalGeneration": "vllm.model_executor.models.qwen3_vl:Qwen3VLForConditionalGeneration",
-}
+UPSTREAM = (
+    Qwen2VLForConditionalGeneration,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLForConditionalGeneration,
+)
 families = pytest.mark.parametrize("family", checkpoints.FAMILIES)
 
 
@@ -51,9 +52,8 @@ def test_keeping_all_is_upstream(family: str, checkpoint: Callable[[str], Path])
     folder = checkpoint(family)
     illava_vllm.register()
     with_plugin = ask(family, folder, {"keep": 1})
-    # The plugin registers its models again for the next engine that reads its settings.
-    for architecture, path in UPSTREAM.items():
-        ModelRegistry.register_model(architecture, path)
+    for model in UPSTREAM:
+        ModelRegistry.register_model(model.__name__, model)
     try:
         without = ask(family, folder, None)
     finally:

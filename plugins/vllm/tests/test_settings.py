@@ -13,7 +13,6 @@ from illava_vllm.schedule import schedule_of
 from illava_vllm.settings import given, method_of
 from vllm.engine.arg_utils import EngineArgs
 from vllm.multimodal import MULTIMODAL_REGISTRY
-from vllm.multimodal.processing import ProcessorInputs
 
 from illava.errors import InputError, UnsupportedError
 from illava.methods import Illava
@@ -117,7 +116,7 @@ def test_hashes_differ_with_the_setting(checkpoint: Callable[[str], Path]) -> No
         items = processor.info.parse_mm_data({"image": picture(64, 48, 1)})
         prompt = processor.info.get_tokenizer().encode("<|image_pad|>")
         for uuids in (None, {"image": ["name"]}):
-            got = processor.apply(ProcessorInputs(prompt, items, uuids))
+            got = processor(prompt, items, uuids)
             found.add((got["mm_hashes"]["image"][0], len(got["prompt_token_ids"])))
     lengths = sorted(length for _, length in found)
     # The plain model twice, under one hash.
