@@ -2,8 +2,8 @@
 
     python plugins/vllm/bench.py --keep 0.33 --rounds 3
 
-Weights are random, of Qwen2.5-VL's shape with fewer and narrower layers. Each engine runs in a process of its own,
-the two in alternating order; both get the same drawn pictures, none of them twice.
+Weights are random, of Qwen2.5-VL's shape with fewer and narrower layers. Each engine runs in a process of its
+own, the two in alternating order. Both get the same drawn pictures, none of them twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
 
 def write(folder: Path) -> None:
-    """A checkpoint of Qwen2.5-VL with random weights: patches of 14 pixels, windows of 112, 16 blocks of 640."""
+    """A checkpoint of Qwen2.5-VL with random weights: published patches and windows, 16 narrower blocks."""
     import checkpoints
 
     text = checkpoints.tokenizer()

@@ -19,6 +19,8 @@ from illava.methods import Illava
 from illava.methods.base import method_from_dict
 
 CLOSE = 1e-3
+BLOCK = 32
+"""Tokens in a block of the KV cache; the prefix cache has whole ones."""
 NAMES = tuple(PROMPTS)
 PICTURES = tuple(name for name in NAMES if name != "text")
 UPSTREAM = (
@@ -96,13 +98,13 @@ def test_merged_is_transformers(family: str, checkpoint: Callable[[str], Path]) 
 def test_chunks_and_prefix_cache(family: str, checkpoint: Callable[[str], Path]) -> None:
     """Chunks of 8 tokens end within pictures and just after their start; cached prefixes too."""
     folder = checkpoint(family)
-    options = {"max_num_batched_tokens": 8, "enable_prefix_caching": True, "block_size": 16}
+    options = {"max_num_batched_tokens": 8, "enable_prefix_caching": True, "block_size": BLOCK}
     with engine(family, folder, {"keep": 0.4}, **options) as made:
         first = dict(zip(NAMES, made.ask(list(PROMPTS.values())), strict=True))
         again = dict(zip(NAMES, made.ask(list(PROMPTS.values())), strict=True))
     for name in PICTURES:
         assert first[name].cached == 0
-        assert again[name].cached >= 16
+        assert (again[name].cached > 0) == (first[name].prompt > BLOCK)
         assert again[name].tokens == first[name].tokens
     check(family, folder, first, encoder_stage(0.4))
     check(family, folder, again, encoder_stage(0.4))
