@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from checkpoints import picture
+from illava_vllm.limits import check_server, without_whole_graphs
 from illava_vllm.schedule import schedule_of
 from illava_vllm.settings import given, method_of
+from vllm.config import CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
@@ -92,18 +95,30 @@ def test_the_method_travels_with_the_config(checkpoint: Callable[[str], Path]) -
     own = {"illava_method": "{}"}
     assert schedule_of(config(hf_overrides=own).model_config.hf_config) is None
 
-    merged = {"illava": {"keep": 0.5}}
-    for options, words in (
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
         ({"tensor_parallel_size": 2}, "several devices"),
         ({"video_pruning_rate": 0.5}, "video-pruning-rate"),
         ({"enable_mm_embeds": True}, "enable-mm-embeds"),
         ({"language_model_only": True}, "without pictures"),
         ({"compilation_config": {"compile_mm_encoder": True}}, "compile_mm_encoder"),
         ({"compilation_config": {"cudagraph_mm_encoder": True}}, "cudagraph_mm_encoder"),
-    ):
-        with pytest.raises(UnsupportedError, match=words):
-            config(additional_config=merged, **options)
-        config(additional_config={"illava": {"keep": 1}}, **options)
+    ],
+)
+def test_refused_options(options: dict[str, Any], words: str, checkpoint: Callable[[str], Path]) -> None:
+    def config(keep: float) -> Any:
+        arguments = {"enforce_eager": True, "max_model_len": 512, **options}
+        settings = {"illava": {"keep": keep}}
+        return EngineArgs(
+            str(checkpoint("qwen2_vl")), additional_config=settings, **arguments
+        ).create_engine_config()
+
+    config(1)
+    with pytest.raises(UnsupportedError, match=words) as error:
+        config(0.5)
+    assert "\n" not in str(error.value)
 
 
 def test_hashes_differ_with_the_setting(checkpoint: Callable[[str], Path]) -> None:
@@ -122,3 +137,30 @@ def test_hashes_differ_with_the_setting(checkpoint: Callable[[str], Path]) -> No
     # The plain model twice, under one hash.
     assert lengths == [19, 19, 24, 24, 24, 24, 48, 48]
     assert len({one for one, _ in found}) == 8
+
+
+def test_steps_in_two_batches_are_refused(checkpoint: Callable[[str], Path]) -> None:
+    """Which a CPU never makes, so after its config."""
+    made = EngineArgs(
+        str(checkpoint("qwen2_vl")), enforce_eager=True, max_model_len=512
+    ).create_engine_config()
+    check_server(made)
+    made.parallel_config.enable_dbo = True
+    with pytest.raises(UnsupportedError, match="enable-dbo"):
+        check_server(made)
+
+
+@pytest.mark.parametrize(
+    ("given_mode", "left"),
+    [
+        ("NONE", "NONE"),
+        ("PIECEWISE", "PIECEWISE"),
+        ("FULL_AND_PIECEWISE", "PIECEWISE"),
+        ("FULL_DECODE_ONLY", "NONE"),
+    ],
+)
+def test_graphs_of_the_whole_model(given_mode: str, left: str) -> None:
+    """Modes that a CPU never has, so without an engine's config."""
+    compilation = SimpleNamespace(cudagraph_mode=CUDAGraphMode[given_mode])
+    without_whole_graphs(SimpleNamespace(compilation_config=compilation))
+    assert compilation.cudagraph_mode == CUDAGraphMode[left]

@@ -31,16 +31,29 @@ def check_server(vllm_config: Any) -> None:
         raise UnsupportedError(f"illava-vllm: {fault}")
 
 
+def without_whole_graphs(vllm_config: Any) -> None:
+    """Let every step run the model's ``forward``, which adds to the positions.
+
+    vLLM replays a graph of the whole model for steps of one token a request, and this can be a visual token
+    where a chunk of a prompt ends. Graphs of pieces stay.
+    """
+    compilation = vllm_config.compilation_config
+    if compilation.cudagraph_mode is not None:
+        compilation.cudagraph_mode = compilation.cudagraph_mode.mixed_mode()
+
+
 def _faults(vllm_config: Any) -> Iterator[str]:
     parallel, model = vllm_config.parallel_config, vllm_config.model_config
     vision = model.multimodal_config
     if parallel.tensor_parallel_size > 1 or parallel.pipeline_parallel_size > 1:
         yield "a model split over several devices is not supported; run replicas (--data-parallel-size)"
+    if getattr(parallel, "use_ubatching", False):
+        yield "steps in two batches (--enable-dbo) are not supported"
     if vllm_config.speculative_config is not None:
         yield "speculative decoding is not supported, whose drafts would need the positions of survivors"
     if getattr(vllm_config, "ec_transfer_config", None) is not None:
         yield "an encoder in a process of its own (--ec-transfer-config) is not supported"
-    if vision is None:
+    if vision is None or getattr(vision, "language_model_only", False):
         yield "this model runs without pictures; leave out the settings of illava"
         return
     if vision.is_multimodal_pruning_enabled():
@@ -56,4 +69,4 @@ def _faults(vllm_config: Any) -> Iterator[str]:
         yield "CUDA graphs of the image encoder (cudagraph_mm_encoder) are not supported"
     graphs = compilation.cudagraph_mode
     if graphs is not None and graphs.mixed_mode().name == "FULL":
-        yield "whole prompts in one CUDA graph are not supported; give cudagraph_mode FULL_AND_PIECEWISE"
+        yield "prompts in one CUDA graph are not supported; give cudagraph_mode PIECEWISE"

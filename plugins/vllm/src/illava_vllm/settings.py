@@ -101,7 +101,7 @@ def read_with_engine_args() -> None:
 
     @functools.wraps(original)
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        from .limits import check_model, check_server
+        from .limits import check_model, check_server, without_whole_graphs
 
         method = given(self.additional_config)
         made = original(self, *args, **kwargs)
@@ -110,6 +110,7 @@ def read_with_engine_args() -> None:
         setattr(config, ATTRIBUTE, None)
         if method is not None and check_model(made, method):
             check_server(made)
+            without_whole_graphs(made)
             setattr(config, ATTRIBUTE, json.dumps(method.to_dict(), sort_keys=True))
         return made
 
