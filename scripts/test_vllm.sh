@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # The tests of the plugin for vLLM, in an environment of their own: vLLM wants other releases than the main one has.
+# It needs a build of torch for CPUs, which lies in an index of its own: set PIP_EXTRA_INDEX_URL to that of PyTorch if
+# pip does not find it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 plugin=plugins/vllm
