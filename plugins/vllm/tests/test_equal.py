@@ -112,7 +112,7 @@ def test_chunks_and_prefix_cache(family: str, checkpoint: Callable[[str], Path])
 
 STEPS = {
     "qwen2_vl": {"encoder_layers": [1, 3], "reduce": "fold", "select": "diverse", "similarity": "cosine"},
-    # The first in windows. Later ones would leave ties to rounding: a unit alone in its window has the score 1.
+    # The first in windows. Later, ties would be left to rounding: a unit alone in its window has the score 1.
     "qwen2_5_vl": {"encoder_layers": [0, 2, 4]},
     # Before, between and after the layers whose features the LLM gets.
     "qwen3_vl": {"encoder_layers": [0, 2, 4], "reduce": "weighted"},
