@@ -106,7 +106,10 @@ class Engine:
         )
 
     def ask(self, prompts: Sequence[Prompt]) -> list[Answer]:
-        sampling = SamplingParams(temperature=0, max_tokens=NEW, logprobs=TOP, ignore_eos=True)
+        # No placeholders, which would need pictures. Log-probabilities are those before tokens are ruled out.
+        sampling = SamplingParams(
+            temperature=0, max_tokens=NEW, logprobs=TOP, ignore_eos=True, allowed_token_ids=list(range(256))
+        )
         given = [prompt.for_vllm(self.family) for prompt in prompts]
         return [_answer(one) for one in self.llm.generate(given, sampling, use_tqdm=False)]
 
