@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-harness test-training test-ray test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-first zoo-r-figures zoo-r-choice performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-harness test-training test-ray test-vllm test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-first zoo-r-figures zoo-r-choice performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -25,6 +25,9 @@ test-slow: $(READY)  ## compiled forwards, long runs, and every family in every 
 
 test-ray: $(READY)  ## replicas and workers under Ray, in .venv-ray
 	VENV=$(VENV) bash scripts/test_ray.sh
+
+test-vllm:  ## the plugin for vLLM, against vLLM on the CPU, in .venv-vllm
+	PYTHON=$(PYTHON) OMP_NUM_THREADS=1 bash scripts/test_vllm.sh
 
 test-lowest: $(READY)  ## the same tests on the lowest transformers release that is claimed
 	VENV=$(VENV) OMP_NUM_THREADS=1 bash scripts/test_lowest.sh $(PARALLEL)
@@ -148,3 +151,4 @@ $(READY): pyproject.toml lab/pyproject.toml
 
 clean:
 	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-training .venv-ray out
+	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-ray .venv-vllm out

@@ -57,11 +57,11 @@ def test_an_unsupported_attention_backend_is_refused():
 
 
 @every_family
-def test_labels_are_refused(family):
+def test_labels_that_are_shifted_already_are_refused(family):
     model = tiny_model(family)
     inputs = single(model)
-    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError, match="labels"):
-        model(**inputs, labels=inputs["input_ids"])
+    with illava.accelerate(model, BOTH), pytest.raises(illava.UnsupportedError, match="shift_labels"):
+        model(**inputs, labels=inputs["input_ids"], shift_labels=inputs["input_ids"])
 
 
 def sliding_cache(model):
