@@ -150,5 +150,4 @@ $(READY): pyproject.toml lab/pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-training .venv-ray out
-	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-ray .venv-vllm out
+	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-training .venv-ray .venv-vllm out
