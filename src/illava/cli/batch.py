@@ -124,4 +124,5 @@ def batch(
         before = f", {done.before:,} before" if done.before else ""
         typer.echo(f"{out}: {done.answered:,} rows answered{before}")
         if done.bad:
-            typer.echo(f"illava: {done.side}: {done.bad:,} rows without an answer; {done.first}", err=True)
+            rows = f"{done.bad:,} row{'s' if done.bad > 1 else ''}"
+            typer.echo(f"illava: {done.side}: {rows} without an answer; {done.first}", err=True)

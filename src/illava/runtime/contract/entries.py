@@ -112,7 +112,10 @@ def _base_call(modules: LocatedModules) -> Call:
     )
     return Call(
         ("input_ids",),
-        ("attention_mask", CACHE_NAMES, "inputs_embeds", "pixel_values", *videos, "mm_encoder_outputs"),
+        (
+            *("attention_mask", "position_ids", CACHE_NAMES, "inputs_embeds", "pixel_values"),
+            *(*videos, "mm_encoder_outputs"),
+        ),
         uses=(*given, "image", *(("get_video_features", "video") if videos else ())),
     )
 
