@@ -108,8 +108,8 @@ ZOO_R_TASKS := real-clothing real-grocery real-signs real-photo-exists real-phot
 	real-board-exists real-nlvr-exact real-large-words real-words-exists real-words real-receipts real-forms real-signposts
 zoo-r-first: $(READY)  ## measure some methods on zoo/R at 1/9 of the tokens (half an hour; goes on where it was stopped), and write docs/zoo-r-figures.md
 	$(BIN)/python -m illava_lab.real schedules out/schedules
-	$(BIN)/illava compare --model zoo/R-448 --keep 1/9 --method illava-best illava out/schedules/candidate-gentle \
-		out/schedules/candidate-encoder out/schedules/candidate-early tome visionzip pool fastv --limit 20 --time 6 \
+	$(BIN)/illava compare --model zoo/R-448 --keep 1/9 --method illava-best illava out/schedules/candidate-encoder \
+		tome visionzip pool --limit 16 --time 6 \
 		--tasks real-clothing real-grocery real-signs real-photo-exists real-photo-choice real-collage-exists \
 		real-collage-place real-collage-where real-board-where real-cards real-large-words real-words-exists \
 		--max-new-tokens 8 --reference illava-best --output out/zoo-r-first
