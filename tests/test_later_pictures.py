@@ -20,7 +20,8 @@ __all__ = ["kernels", "uncompiled"]
 
 # These want to be told where later pictures stand: transformers works positions out for whole chats alone.
 POSITIONS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "glm4v", "glm4v_moe", "glm46v")
-POSITIONS += ("cosmos3_omni", "cohere_compass", "glm_ocr")
+POSITIONS += ("cosmos3_omni", "cosmos3_edge", "cohere_compass", "glm_ocr", "paddleocr_vl")
+POSITIONS += ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")
 REFUSED = ("gemma3", "paligemma", "paligemma-2", "qwen3_5", "qwen3_5_moe")
 NAMES = tuple(name for name in ALL if name not in REFUSED)
 ENCODER = illava.Illava(encoder_layers=(1, 3), encoder_keep=0.7, llm_layers=())

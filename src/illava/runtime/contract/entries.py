@@ -102,21 +102,14 @@ def _takes_videos(modules: LocatedModules) -> bool:
 
 def _base_call(modules: LocatedModules) -> Call:
     videos = ("pixel_values_videos",) if _takes_videos(modules) else ()
-    given = (
-        "inputs_embeds",
-        "attention_mask",
-        "position_ids",
-        CACHE_NAMES,
-        "get_image_features",
-        "pooler_output",
-    )
+    names = ("attention_mask", "position_ids", CACHE_NAMES, "inputs_embeds")
     return Call(
         ("input_ids",),
-        (
-            *("attention_mask", "position_ids", CACHE_NAMES, "inputs_embeds", "pixel_values"),
-            *(*videos, "mm_encoder_outputs"),
+        (*names, "pixel_values", *videos, "mm_encoder_outputs"),
+        uses=(
+            *(*names, "get_image_features", "pooler_output", "image"),
+            *(("get_video_features", "video") if videos else ()),
         ),
-        uses=(*given, "image", *(("get_video_features", "video") if videos else ())),
     )
 
 
