@@ -47,7 +47,12 @@ def test_every_type():
 def test_every_type_as_json():
     found = json.loads(invoke("info", "--all", "--json").stdout)
     assert [one["model_type"] for one in found["model_types"]] == [one.model_type for one in coverage()]
-    yes = [one["model_type"] for one in found["model_types"] if one["image_encoder"]["state"] == "yes"]
+    stages = ("image_encoder", "llm")
+    yes = [
+        one["model_type"]
+        for one in found["model_types"]
+        if any(one[stage]["state"] == "yes" for stage in stages)
+    ]
     assert yes == [name for name in illava.supported_families() if name in BY_NAME]
     number = found["counts"]
     assert number["both"] + number["one"] == len(yes)

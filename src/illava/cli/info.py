@@ -14,7 +14,8 @@ from ..errors import InputError, UnsupportedError
 from ..io.pictures import demo_names
 from ..methods import Illava, Method
 from ..methods.shipped import shipped_with_config
-from ..models.families import FAMILIES, Schedule, family_of
+from ..models.families import FAMILIES, family_of
+from ..models.family import Family
 from ..models.layout import workload
 from ..models.loading import read_config
 from ..models.located import LocatedModules
@@ -37,7 +38,7 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
     facts = _facts()
     facts.add_row("family", config.model_type)
     try:
-        schedule = family_of(config).schedule
+        family = family_of(config)
         modules = skeleton(config)
     except UnsupportedError as error:
         facts.add_row("supported", f"no: {error}")
@@ -52,7 +53,7 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
         width, height = processed_size(modules.family, modules.config)
         tokens = workload(modules, (width, height)).visual_tokens
         facts.add_row("a square image", f"{tokens} visual tokens, at {width} x {height} pixels")
-    facts.add_row("published schedule", _schedule(schedule))
+    facts.add_row("published schedule", _schedule(family))
     try:
         shipped = shipped_with_config(config)
     except ValueError as error:
@@ -73,10 +74,10 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
 def overview() -> Iterator[Titled]:
     """The supported families with their published schedules, and the shipped models and images."""
     families = Table(box=SIMPLE_HEAD)
-    families.add_column("family", no_wrap=True)
-    families.add_column("merging layers: share of tokens each keeps", no_wrap=True)
+    families.add_column("family", no_wrap=True, min_width=max(map(len, FAMILIES)))
+    families.add_column("merging layers: share of tokens each keeps", overflow="fold")
     for name, family in sorted(FAMILIES.items()):
-        families.add_row(name, _schedule(family.schedule))
+        families.add_row(name, _schedule(family))
     yield "Supported families and their published schedules", families
     shipped = _facts()
     shipped.add_row("models", ", ".join(zoo.names()) or f"none; {INSTALL_LAB}")
@@ -116,10 +117,12 @@ def _steps(modules: LocatedModules, method: Method) -> Table:
     return table
 
 
-def _schedule(schedule: Schedule) -> str:
-    """One line per stage, such as "LLM 6 7 8 of 28: 90.0% each", and one for the source."""
-    lines = []
+def _schedule(family: Family) -> str:
+    """A line for each stage of the family, such as "LLM 6 7 8 of 28: 90.0% each", and one for the source."""
+    schedule, lines = family.schedule, []
     for stage, name in (("encoder", "encoder"), ("llm", "LLM")):
+        if getattr(family, f"{stage}_refusal"):
+            continue
         layers, shares = getattr(schedule, f"{stage}_layers"), getattr(schedule, f"{stage}_keep")
         kept = [f"{share:.1%}" for share in shares]
         if len(kept) > 1 and len(set(kept)) == 1:

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from ..ops.marks import marked, unmarked
 from ..ops.transfers import upload
+from .contract.entries import PATCH_MASKS
 from .encoder.run import EncoderRun
 from .hooks import Hooks
 from .passes import Passes
-
-PATCH_MASKS = ("attention_mask", "attn_mask")
-"""Names of the mask of patches among the arguments of a resampler."""
 
 
 class Resampler:

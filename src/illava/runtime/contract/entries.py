@@ -16,7 +16,6 @@ from torch import nn
 from ...compat import CACHE_NAMES
 from ...compat.calls import Call
 from ...models.lookups import block_paths
-from ..rows import PATCH_MASKS
 
 if TYPE_CHECKING:
     from ...methods.steps import Plan
@@ -31,6 +30,8 @@ FEATURES: tuple[str, ...] = (
     "vision_encodings",
 )
 FEATURES += ("image_hidden_states", "key_value_states", "hidden", "x", "input")
+PATCH_MASKS = ("attention_mask", "attn_mask")
+"""Names of the mask of patches among the arguments of a resampler."""
 # How the attention of a modelling file looks up its implementation, which taps rely on.
 LOOKS_UP = ("config", "_attn_implementation", "ALL_ATTENTION_FUNCTIONS")
 # Arguments without values per token.
