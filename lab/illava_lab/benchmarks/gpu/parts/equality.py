@@ -33,7 +33,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def rows(context: Context) -> Iterable[Row]:
-    """Operations first, then slices of published shapes, then one tiny model of each family."""
+    """Operations first, then slices of published shapes, then a tiny model of each family with an encoder stage."""
     settings = context.settings
     for units in settings.units:
         for kind in ("random", "ties"):
@@ -43,9 +43,10 @@ def rows(context: Context) -> Iterable[Row]:
                 yield Row(key, 1 + units / 1000, measure, "operations")
     for shape in settings.slices:
         yield Row(f"logits, {shape}, 2 layers", 8, partial(slice_of, context, shape), "slice")
-    for name in [next((n for n in family.tiny if n in ALL), None) for family in FAMILIES.values()]:
-        if name is None:
-            # The installed transformers cannot run this family.
+    for family in FAMILIES.values():
+        # None where the installed transformers cannot run the family.
+        name = next((variant for variant in family.tiny if variant in ALL), None)
+        if name is None or family.encoder_refusal:
             continue
         yield Row(f"logits, tiny {name}", 2, partial(tiny, context, name), "tiny")
 
