@@ -33,7 +33,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def rows(context: Context) -> Iterable[Row]:
-    """Operations first, then slices of published shapes, then a tiny model of each family with an encoder stage."""
+    """Operations, slices of published shapes, then a tiny model of each family that has an encoder stage."""
     settings = context.settings
     for units in settings.units:
         for kind in ("random", "ties"):
