@@ -64,6 +64,7 @@ EVERY_FAMILY = frozenset(
         "test_coverage.py",
         "test_families_one_entry.py",
         "test_joining.py",
+        "test_learnt_positions.py",
         "test_published.py",
         "test_reference.py",
         "test_reference_more.py",
@@ -71,7 +72,7 @@ EVERY_FAMILY = frozenset(
         "test_resamplers.py",
     }
 )
-"""Files that test every family but the slow ones; in others all families beyond the core are slow."""
+"""Files that test every family but the slow ones; in others all tiny models beyond the core are slow."""
 QUICK = (
     ("test_battery.py", "test_cell", "-sdpa-two-batch"),
     ("test_contract.py", "test_the_contract_holds_on_the_installed_release", ""),
@@ -85,7 +86,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test of a slow variant, most tests of a slow family, and what the core families test."""
     from illava.models.families import FAMILIES
 
-    others = frozenset(FAMILIES) - CORE
+    variants = (name for family in FAMILIES.values() for name in family.tiny)
+    others = frozenset((*FAMILIES, *variants)) - CORE
     for item in items:
         values = [
             value
