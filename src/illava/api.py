@@ -15,7 +15,7 @@ from .report.building import make_report
 from .report.report import Report
 from .runtime.attention_tap import check_backend
 from .runtime.calls import Calls
-from .runtime.checks import check_before_llm, check_features
+from .runtime.checks import check_before_llm, check_features, check_gradients
 from .runtime.contract import check_contract
 from .runtime.encoder.stage import EncoderStage
 from .runtime.hooks import Hooks
@@ -40,12 +40,8 @@ class Handle:
             check_backend(config)
         self.plan: Plan = method.plan(self.modules)
         """The merge steps on this model."""
-        if train and (place := self.plan.dropping) is not None:
-            raise UnsupportedError(
-                f"train=True: {method.name} drops tokens at {place} that no other absorbs, so they have no "
-                "gradient; use keep=, illava.Illava(reduce='fold') or leave out train=True, with which "
-                "only the tokens that are left have gradients"
-            )
+        if train:
+            check_gradients(self.plan, method.name)
         check_before_llm(self.modules, self.plan)
         check_features(self.modules, self.plan)
         check_contract(self.modules, self.plan)

@@ -28,6 +28,16 @@ def check_before_llm(modules: LocatedModules, plan: Plan) -> None:
         )
 
 
+def check_gradients(plan: Plan, method: str) -> None:
+    """Raise UnsupportedError for a plan that drops tokens which no other absorbs."""
+    if (place := plan.dropping) is not None:
+        raise UnsupportedError(
+            f"train=True: {method} drops tokens at {place} that no other absorbs, so they have no gradient; "
+            "use keep=, illava.Illava(reduce='fold') or leave out train=True, with which only the tokens "
+            "that are left have gradients"
+        )
+
+
 def check_features(modules: LocatedModules, plan: Plan) -> None:
     """Raise UnsupportedError for a step that selects features, if queries made them of all patches."""
     if modules.family.resampler is not None and plan.projector is not None and plan.projector.projected:

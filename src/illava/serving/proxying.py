@@ -56,7 +56,7 @@ class Retriable:
             nonlocal begun, held
             if message["type"] == "http.response.start":
                 begun = True
-                held = message if _is_rays(message) else None
+                held = message if _is_of_ray(message) else None
             if held is None:
                 await send(message)
             else:
@@ -73,7 +73,7 @@ class Retriable:
             await JSONResponse(error.body, error.status, headers)(scope, receive, send)
 
 
-def _is_rays(message: Any) -> bool:
+def _is_of_ray(message: Any) -> bool:
     """Whether a response is Ray Serve's own. Errors of the application are JSON."""
     kind = next((value for name, value in message.get("headers", ()) if bytes(name) == b"content-type"), b"")
     return message["status"] in RETRIED and bytes(kind).startswith(b"text/plain")

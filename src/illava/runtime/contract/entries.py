@@ -22,14 +22,10 @@ if TYPE_CHECKING:
     from ...models.located import LocatedModules
 
 # Names of the first argument of a projector, pooler or connector.
-FEATURES: tuple[str, ...] = (
-    "image_features",
-    "hidden_states",
-    "hidden_state",
-    "vision_outputs",
-    "vision_encodings",
+FEATURES = (
+    *("image_features", "hidden_states", "hidden_state", "vision_outputs", "vision_encodings"),
+    *("image_hidden_states", "key_value_states", "hidden", "x", "input"),
 )
-FEATURES += ("image_hidden_states", "key_value_states", "hidden", "x", "input")
 PATCH_MASKS = ("attention_mask", "attn_mask")
 """Names of the mask of patches among the arguments of a resampler."""
 # How the attention of a modelling file looks up its implementation, which taps rely on.
