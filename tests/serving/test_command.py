@@ -147,8 +147,13 @@ def test_help_imports_no_server():
         assert result.stdout.endswith("imported: []\n")
 
 
-def test_the_application_knows_neither_uvicorn_nor_the_command_line():
-    code = "import sys, illava.serving.app as _; print({'uvicorn', 'illava.cli'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("module", "unknown"),
+    [("app", ("uvicorn", "illava.cli")), ("proxying", ("torch", "transformers"))],
+)
+def test_what_a_part_does_not_import(module, unknown):
+    """The application may run under another server, and Ray's proxies do without models."""
+    code = f"import sys, illava.serving.{module}; print(set({unknown}) & set(sys.modules))"
     paths = [str(SRC), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     result = subprocess.run(

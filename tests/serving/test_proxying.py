@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from importlib import import_module
 
 import httpx
 import pytest
 
 from illava.serving import proxying
-from tests.cli.conftest import SRC
 
 RAYS = [[b"content-type", b"text/plain; charset=utf-8"]]
 JSON = [[b"content-type", b"application/json"]]
@@ -101,13 +98,3 @@ def test_ray_finds_it_by_its_name_unless_the_user_has_another(monkeypatch):
     proxying.install()
     module, _, name = os.environ[proxying.VARIABLE].partition(":")
     assert getattr(import_module(module), name) is proxying.middlewares
-
-
-def test_a_proxy_needs_no_torch():
-    code = "import sys, illava.serving.proxying as _; print({'torch', 'transformers'} & set(sys.modules))"
-    paths = [str(SRC), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300
-    )
-    assert result.stdout == "set()\n", result.stderr
