@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-harness test-training test-ray test-vllm test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-first zoo-r-figures zoo-r-choice performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-harness test-training test-quantized test-ray test-vllm test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-first zoo-r-figures zoo-r-choice performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -37,6 +37,9 @@ test-newest:  ## the same tests on the newest published transformers, torch, gra
 
 test-harness: $(READY)  ## the models for lmms-eval and lm-eval, run by these on local tasks, in .venv-harness
 	VENV=$(VENV) OMP_NUM_THREADS=1 bash scripts/test_harness.sh
+
+test-quantized: $(READY)  ## quantized checkpoints with the libraries that read them, in .venv-quantized
+	VENV=$(VENV) bash scripts/test_quantized.sh
 
 test-training: $(READY)  ## TRL's trainers on an accelerated model, in .venv-training
 	VENV=$(VENV) OMP_NUM_THREADS=1 bash scripts/test_training.sh
@@ -150,4 +153,4 @@ $(READY): pyproject.toml lab/pyproject.toml
 	@touch $(READY)
 
 clean:
-	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-training .venv-ray .venv-vllm out
+	rm -rf .venv .venv-lowest .venv-newest .venv-harness .venv-training .venv-quantized .venv-ray .venv-vllm out
