@@ -55,7 +55,9 @@ def test_every_variant_works(name):
     assert int(left) < int(shown)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, pytest.param(torch.float64, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", ["qwen2_vl", "llava_onevision", "gemma3"])
 def test_other_dtypes_work(name, dtype):
     found = illava.verify(tiny_model(name).to(dtype), method=BOTH)

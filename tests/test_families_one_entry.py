@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ WORDS = frozenset({"git", "aria"})
 """Model types that are also words of source code."""
 
 
+@cache
 def model_types() -> set[str]:
     """``model_type`` of all families, of their image encoders and of their LLMs."""
     out = {*FAMILIES, *unsupported(), *LLM_BY_TYPE} - WORDS

@@ -89,8 +89,8 @@ class Handle:
             fill: the value of padding, and of tokens that stand in for it in the logits.
 
         Returns (B, n, ...): the values of the n tokens that the logits have, of which the last are the last
-        of the prompt. As ever, the logits at index i predict the token at index i + 1. Raises ValueError
-        before the first prompt with pictures, and for values of another shape.
+        of the prompt. As in any causal LM, the logits at index i predict the token at index i + 1. Raises
+        ValueError before the first prompt with pictures, and for values of another shape.
         """
         prefill = None if self._last is None else self._last.prefill
         if prefill is None:
@@ -170,12 +170,20 @@ def accelerate(
 
     While accelerated, logits cover the remaining tokens, so they are shorter than ``input_ids``. With
     ``labels``, the loss is that of the remaining tokens, and the token before the first label after the last
-    picture scores the visual tokens, as it does when the model answers. Labels of dropped placeholders go
-    with them; those of padding must be -100. Right padding is kept, so the last logits are at the same index
-    from the end.
+    picture scores the visual tokens, as it does when the model answers. Labels of dropped placeholders are
+    dropped too; those of padding must be -100. Right padding is kept, so the last logits are at the same
+    index from the end.
     ``get_image_features``, and the ``image_outputs`` of a forward, keep a row for every placeholder, NaN
     where the encoder dropped a token, and can be passed in again. With ``keep=1.0``, or without images,
-    logits are bit-identical to the plain model's. Calls from several threads run one after another.
+    logits are bit-identical to the plain model's. Calls from several threads run one after another. A call
+    raises UnsupportedError for inputs that cannot be merged, and RuntimeError if a merged prefill turns out
+    inconsistent.
+
+    Example::
+
+        with illava.accelerate(model, keep=1 / 3) as handle:
+            model.generate(**inputs, max_new_tokens=32)
+        print(handle.report)
     """
     if method is not None and not isinstance(method, Method):
         raise ValueError(

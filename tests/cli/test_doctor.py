@@ -95,7 +95,11 @@ def test_a_contract_that_cannot_be_checked_is_named(monkeypatch):
     ("before", "fault"),
     [
         # As where a new transformers has moved a module, or dropped a class.
-        ("import sys; sys.modules['transformers.vision_utils'] = None", "vision_utils lost its function"),
+        pytest.param(
+            "import sys; sys.modules['transformers.vision_utils'] = None",
+            "vision_utils lost its function",
+            marks=pytest.mark.slow,
+        ),
         ("import transformers.cache_utils as caches; del caches.StaticLayer", "StaticLayer"),
     ],
 )

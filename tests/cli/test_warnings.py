@@ -61,7 +61,11 @@ def test_the_filters_are_the_user_s(folder, picture, monkeypatch):
     [
         pytest.param(("info", "{folder}"), marks=pytest.mark.slow, id="info"),
         ("ask", "demo/word.png", "What?", "--model", "{folder}", "--keep", "1/3", *SMALL),
-        ("look", "demo/word.png", "--model", "{folder}", "--output", "{out}", *SMALL),
+        pytest.param(
+            ("look", "demo/word.png", "--model", "{folder}", "--output", "{out}", *SMALL),
+            marks=pytest.mark.slow,
+            id="look",
+        ),
         pytest.param(
             ("plan", "{folder}", "--keep", "1/3", "--size", "96"), marks=pytest.mark.slow, id="plan"
         ),

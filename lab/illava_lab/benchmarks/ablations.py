@@ -87,9 +87,8 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 NOT_TRIED = (
-    "Not tried: spending the budget by a picture's complexity (it would break budgets that are exact picture by "
-    "picture), discounts for attention sinks and for position, softmax temperatures of recycling, sizes as a bias "
-    "of the LLM's attention."
+    "Not in these ablations, though there are options: `complexity`, `sinks`, and sizes as a bias of the LLM's "
+    "attention (`proportional`). Not tried: discounts for position, softmax temperatures of recycling."
 )
 
 

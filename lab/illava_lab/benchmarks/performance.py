@@ -77,7 +77,8 @@ def head(found: Found) -> Iterator[str]:
     yield (
         "Written by `python -m illava_lab.benchmarks.performance` from the files in [`docs/performance`](performance). Random "
         f"weights of published sizes, float32 unless stated, on {machines(found)}; brackets: lowest and highest "
-        "round. Ratios transfer to other machines, seconds do not."
+        "round. Such ratios hold where FLOPs decide. On an accelerator kernel launches may decide: there `illava plan "
+        "--device-rates` predicts less speed-up, or none ([Planning](planning.md#on-an-accelerator))."
     )
     yield ""
     if found["versus_openvino"]:

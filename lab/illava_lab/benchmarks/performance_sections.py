@@ -41,7 +41,8 @@ def speed(runs: Sequence[Found]) -> Iterator[str]:
         "Median of the rounds, then the ratio of FLOPs. *tuned*: with `illava.tune(model)`; *rates*: by the "
         "speed on one layer. *0.85 x4, then 0.9 x4*: 0.85 at each of encoder blocks 5 to 8, then 0.9 at each of four "
         "LLM layers, with sampled scores; *to 1/3* and *to 1/9*: so much is left after the same four blocks. The "
-        "schedules published for the two families (`illava info`) are others and were not timed."
+        "schedules published for the two families (`illava info`) are others and were not timed. The accuracy of the rows "
+        "with *0.9 x4*, which merge as published, was not measured."
     )
     yield ""
     accuracy: list[Sequence[str]] = []

@@ -54,6 +54,8 @@ def pack(encoder: Path, gguf: Path, data: Path, folder: Path, most: int) -> list
     work = folder / ".packing"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
+    # Inside a repository, what is packed must neither be committed nor travel with every call.
+    (folder / ".gitignore").write_text("*\n", encoding="utf-8")
     try:
         pieces = _Pieces(work, most - MANIFEST_BYTES)
         target: Any = pieces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +75,37 @@ def get(
 
 
 app.command()(train)
+
+
+@app.command("assemble")
+def assemble_own(
+    weights: Annotated[Path, typer.Argument(metavar="FILE", help="trained.safetensors of a training run.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+) -> None:
+    """Assemble models of your own trained weights: DIR/R-224, DIR/R-336 and DIR/R-448.
+
+    Their paths are what --model takes. The parts must be there, as train needs them.
+    """
+    with one_line_errors():
+        held = folders(cache.root())
+        if missing := [name for name in held if not held[name].is_dir()]:
+            raise InputError(f"{held[missing[0]]}: not there; run python -m illava_lab.real get --only-parts")
+        if target.exists():
+            raise InputError(f"{target} exists already; give a new folder")
+        hush()
+        from .assemble import assemble
+        from .trained import read
+
+        partial = target.with_name(target.name + ".partial")
+        try:
+            with writing(target.parent), _step("assembling", None):
+                shutil.rmtree(partial, ignore_errors=True)
+                assemble(held, read(weights), partial)
+                partial.rename(target)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 @app.command()

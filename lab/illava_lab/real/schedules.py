@@ -22,7 +22,7 @@ KEEP, LLM_KEEP = 0.9, 0.85
 """What one step keeps, of the encoder's and of the LLM's."""
 OWN = (BLOCKS_OF_R, 30)
 """Blocks and layers of zoo/R."""
-REPORTED = ("candidate-log", "candidate-gentle", "candidate-encoder", "candidate-early")
+REPORTED = ("candidate-encoder",)
 """Candidates that the tables on test questions include."""
 
 

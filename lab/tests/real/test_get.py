@@ -122,6 +122,22 @@ def test_from_nothing_to_models_by_name(machine, request):
     assert all((after[file] == before[file]) == (file.suffix == ".whl") for file in before)
 
 
+def test_a_run_s_own_weights_become_models_by_path(stocked, tmp_path):
+    """And a broken file leaves nothing."""
+    own = ["assemble", str(tmp_path / "own.safetensors"), str(tmp_path / "own")]
+    assert "run python -m illava_lab.real get --only-parts" in CliRunner().invoke(command.app, own).stderr
+    assert get("--only-parts").exit_code == 0
+    (tmp_path / "own.safetensors").write_bytes(b"no weights")
+    result = CliRunner().invoke(command.app, own)
+    assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
+    write_trained(tmp_path / "own.safetensors")
+    assert CliRunner().invoke(command.app, own).exit_code == 0
+    assert sorted(path.name for path in tmp_path.glob("own*")) == ["own", "own.safetensors"]
+    assert (tmp_path / "own" / "R-448" / "config.json").is_file()
+    result = CliRunner().invoke(command.app, own)
+    assert (result.exit_code, "exists already; give a new folder" in result.stderr) == (2, True)
+
+
 def test_other_trained_weights_need_a_new_model(stocked):
     get()
     parts_before = files(stocked / "parts")

@@ -52,7 +52,11 @@ def plan(
     keep: Annotated[str | None, typer.Option(metavar="SHARE", help=f"Target: {KEEP_HELP.lower()}.")] = None,
     speedup: Annotated[
         float | None,
-        typer.Option(metavar="TIMES", help="Target: at least this speed-up of the time to first token."),
+        typer.Option(
+            metavar="TIMES",
+            help="Target: at least this reduction of the FLOPs to the first token; of its time with "
+            "--measure or --device-rates.",
+        ),
     ] = None,
     kv_bytes: Annotated[
         str | None,

@@ -79,7 +79,7 @@ class Verification:
 def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
     """Check that acceleration is exact on a loaded model, with small images of noise.
 
-    Five properties are checked:
+    The checks of ``illava doctor`` (docs/new-transformers.md), of which the main ones are:
 
     - transformers has everything that illava relies on;
     - with ``keep=1``, logits are bit-identical to the plain model's;

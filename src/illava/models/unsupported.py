@@ -17,7 +17,7 @@ class Stage:
     state: Literal["yes", "no", "open"]
     """"open": an entry could support it, but there is none."""
     reason: str = ""
-    """What stands against merging ("no"), or what an entry would have to handle ("open")."""
+    """Why merging is not possible ("no"), or what an entry would have to handle ("open")."""
 
     def __str__(self) -> str:
         return f"{self.state}: {self.reason}" if self.reason else self.state

@@ -82,8 +82,11 @@ def bigger(found: Results) -> Claim:
 def ninth(found: Results) -> Iterator[Claim]:
     """What stays of the accuracy at 1/9 of the tokens, and at 1/3."""
     for budget, target in reversed(TARGETS.items()):
-        kept = {size: found[f"test-{size}"]["mean"][f"both {budget}"]["above_blank"] for size in SIZES}
+        means = {size: found[f"test-{size}"]["mean"][f"both {budget}"] for size in SIZES}
+        kept = {size: mean["above_blank"] for size, mean in means.items()}
         measured = ", ".join(f"zoo/{size} {interval(figure)} %" for size, figure in kept.items())
+        whole = ", ".join(f"{number(mean['retained']['value'], '.1f')} %" for mean in means.values())
+        measured = f"above blank: {measured}; of the accuracy as it is: {whole}"
         told = [reached(figure, target) for figure in kept.values()]
         values = [figure["value"] for figure in kept.values()]
         holds = None if None in values else min(values) >= target

@@ -1,4 +1,4 @@
-"""``python -m illava_lab.benchmarks.zoo_r contest|page|choose``, of ``make zoo-r-figures`` and the like."""
+"""``python -m illava_lab.benchmarks.zoo_r WHAT``, the parts of ``make zoo-r-figures`` and the like."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from illava.evaluation.store import write_json
 from illava.io.files import replacing
 from illava_lab.real.candidates import candidates
 
-from . import choose, contest, page
+from . import alone, choose, contest, page, times
 
 CHOICE, CHOICE_SOURCE = Path("docs/zoo-r-choice.md"), Path("out/zoo-r-choice/zoo-R-448")
+SOURCE = Path("out/zoo-r-figures")
 PRESET = "illava-best"
 """It may be chosen again."""
 TASKS = ("real-clothing", "real-grocery", "real-signs", "real-collage-place", "real-collage-exists")
 
 
-def publish(
-    source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE, measures: str | None = None
-) -> None:
+def publish(source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE) -> None:
     """Copy the figures of ``illava compare`` in ``source``, draw the plots and write the page.
-
-    Args:
-        measures: the target of the Makefile that measures them; None: as noted in them.
 
     Raises FileNotFoundError where there are none, ValueError where plots cannot be drawn.
     """
@@ -36,15 +32,27 @@ def publish(
     for figures in found["models"].values():
         # Every row has its options; here they stand once more.
         figures["settings"].pop("rows", None)
-    if measures is not None:
-        found["target"] = measures
+    found.setdefault("trained", alone.trained())
     folder.mkdir(parents=True, exist_ok=True)
     plots, hint = draw(folder, found)
     if hint:
         raise ValueError(hint)
     write_json(folder / page.COMPARISON, found)
     with replacing(target) as partial:
-        partial.write_text(page.page(*page.read(folder), plots), encoding="utf-8")
+        partial.write_text(page.page(page.read(folder), plots), encoding="utf-8")
+
+
+def time_again(source: Path, count: int) -> None:
+    """Time the rows of the comparison in ``source`` in float32, all models in turn, into page.FOLDER.
+
+    Raises FileNotFoundError where there is none.
+    """
+    found = json.loads((source / FIGURES).read_text(encoding="utf-8"))["models"]
+    measured = {
+        name: times.measure(name, figures, source / "float32" / Path(name).name, count)
+        for name, figures in found.items()
+    }
+    write_json(page.FOLDER / page.TIMES, measured)
 
 
 def publish_choice(source: Path, target: Path = CHOICE) -> None:
@@ -62,26 +70,27 @@ def publish_choice(source: Path, target: Path = CHOICE) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command, or say in one line what is missing."""
     parser = argparse.ArgumentParser(prog="python -m illava_lab.benchmarks.zoo_r")
-    parser.add_argument("what", choices=("contest", "page", "choose"))
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="for contest: tasks plain can do")
-    parser.add_argument("--each", type=int, default=20, help="for contest: questions a task")
+    parser.add_argument("what", choices=("plain", "times", "contest", "page", "choose"))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="for plain and contest")
+    parser.add_argument("--each", type=int, default=20, help="for plain and contest: questions a task")
+    parser.add_argument("--time", type=int, default=6, help="for times: prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--source", type=Path, help="for page and choose: what illava compare wrote")
-    parser.add_argument("--first", action="store_true", help="for page: of make zoo-r-first, a first look")
+    parser.add_argument("--source", type=Path, help="what illava compare wrote")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
         if options.what == "contest":
             write_json(page.FOLDER / page.CONTEST, contest.run(options.tasks, options.each))
+        elif options.what == "plain":
+            folder = Path("out/zoo-r-plain")
+            write_json(page.FOLDER / page.ALONE, alone.measure(options.tasks, options.each, folder))
+        elif options.what == "times":
+            time_again(options.source or SOURCE, options.time)
         elif options.what == "choose":
             publish_choice(options.source or CHOICE_SOURCE)
         else:
-            measures = "zoo-r-first" if options.first else "zoo-r-figures"
-            source = options.source or Path("out") / measures
-            if source.exists():
-                publish(source, measures=measures)
-            else:
-                publish(page.FOLDER)
+            source = options.source or SOURCE
+            publish(source if source.exists() else page.FOLDER)
     except FileNotFoundError as error:
         command = "zoo-r-choice" if options.what == "choose" else "zoo-r-figures"
         raise SystemExit(f"{error.filename} is missing: run make {command}") from None

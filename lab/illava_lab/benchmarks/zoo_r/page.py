@@ -1,13 +1,10 @@
-"""docs/zoo-r-figures.md, from what ``illava compare`` and the contest wrote into docs/zoo-r.
-
-``make zoo-r-first`` measures some methods at 1/9 in half an hour, ``make zoo-r-figures`` all of them at four
-budgets in hours; the page is of the one that ran last and says which.
-"""
+"""docs/zoo-r-figures.md, from what ``make zoo-r-figures`` measures and keeps in docs/zoo-r."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,68 +15,114 @@ from illava.evaluation.metrics import LEAST_PLAIN
 from illava.evaluation.rows import BLANK, PLAIN, TEXT_ONLY
 from illava.evaluation.summary import escape, interval, number, table
 from illava.evaluation.verdict import AXES
+from illava_lab.benchmarks.evidence.claims import factor
 
 FOLDER, PAGE = Path("docs/zoo-r"), Path("docs/zoo-r-figures.md")
-COMPARISON, CONTEST = "comparison.json", "contest.json"
+COMPARISON, CONTEST, ALONE, TIMES = "comparison.json", "contest.json", "plain.json", "float32.json"
 WISHES = (2, 3, 4)
 """Speed-ups of the first token, measured, for which the best method is named."""
 Figures = dict[str, Any]
 
 
-def page(found: Figures, contest: Figures | None, plots: Sequence[str]) -> str:
-    """The whole page."""
+@dataclass(frozen=True)
+class Found:
+    """What was measured. None: not yet."""
+
+    comparison: Figures
+    """Of ``illava compare``."""
+    plain: Figures | None = None
+    """Of :mod:`.alone`."""
+    times: Figures | None = None
+    """Of :mod:`.times`, by model."""
+    contest: Figures | None = None
+    """Of :mod:`.contest`."""
+
+
+def page(found: Found, plots: Sequence[str]) -> str:
+    """The whole page. Raises ValueError if its parts were measured with other trained weights."""
+    times = {name: part["trained"] for name, part in (found.times or {}).items()}
+    trained = {COMPARISON: found.comparison["trained"], **times}
+    trained |= {
+        name: part["trained"]
+        for name, part in ((ALONE, found.plain), (CONTEST, found.contest))
+        if part is not None
+    }
+    if len({*trained.values()}) > 1:
+        raise ValueError(f"figures of different trained weights: {trained}; measure all again")
     lines = [
         "# zoo/R: figures",
         "",
         "Written by `python -m illava_lab.benchmarks.zoo_r page` from the files in [`docs/zoo-r`](zoo-r), "
-        f"which `make {found['target']}` measures. The model, its data and its limits: [zoo-r.md](zoo-r.md).",
+        "which `make zoo-r-figures` measures. The model, its data and its limits: [zoo-r.md](zoo-r.md).",
     ]
-    for model, figures in found["models"].items():
-        lines += [
-            "",
-            f"## {model}: the best of those at least as fast",
-            "",
-            *fastest(figures, found["reference"]),
-        ]
+    if found.plain is not None:
+        lines += ["", "## What it can do without merging", "", *alone(found.plain)]
+    for model, figures in found.comparison["models"].items():
+        again = (found.times or {}).get(model)
+        best = fastest(figures, found.comparison["reference"])
+        lines += ["", f"## {model}: at least as fast", "", *best]
         lines += ["", f"## {model}: what it can do", "", *plain_tasks(figures)]
-        lines += ["", f"## {model}: every method", "", *methods(figures)]
+        lines += ["", f"## {model}: every method", "", *methods(figures, again)]
         lines += ["", f"## {model}: every task, at 1/9 of the tokens", "", *by_task(figures)]
         for cost in COSTS:
             if plot_name(model, cost) in plots:
                 lines += ["", f"![{model}: {QUALITY}, against {AXES[cost]}](zoo-r/{plot_name(model, cost)})"]
-        lines += ["", *settings(figures)]
-    if contest is not None:
-        lines += ["", "## The larger merged against the smaller plain", "", *larger(contest)]
+        lines += ["", *settings(figures, again)]
+    if found.contest is not None:
+        lines += ["", "## The larger merged against the smaller plain", "", *larger(found.contest)]
     return "\n".join(lines) + "\n"
 
 
-def fastest(figures: Figures, reference: str) -> list[str]:
-    """For each speed-up the row that retains most of those at least as fast, and the reference's best row.
+def alone(plain: Figures) -> list[str]:
+    """Accuracy of the plain model by task, with pictures and with grey ones, and what sets them apart."""
+    tasks, options = plain["tasks"], plain["settings"]
+    cells = [
+        [
+            name + (" \\*\\*" if task["learnt"] else ""),
+            str(task["questions"]),
+            *(interval(task[part]) for part in (PLAIN.label, BLANK.label, "above")),
+            number(task["guess"], ".0f"),
+        ]
+        for name, task in tasks.items()
+    ]
+    head = ["accuracy, %", "questions", PLAIN.label, BLANK.label, "plain - blank", "guessed"]
+    learnt = sum(task["learnt"] for task in tasks.values())
+    note = (
+        f"\\*\\*: plain reaches {100 * LEAST_PLAIN:g} % and is above blank beyond the 95 % interval of their "
+        f"difference: {learnt} of {len(tasks)} tasks. *guessed*: by always giving the likeliest answer to "
+        "each kind of question, where questions are drawn. Where all answers are right, or all are wrong, the "
+        "interval of resampled questions has no width; 30 of 30 right are compatible with 88 % and more. "
+        f"{options['model']}, {options['dtype']}, split {options['split']}."
+    )
+    return [*table(head, cells), "", note]
 
-    Once over all tasks and once over each group of them.
+
+def fastest(figures: Figures, reference: str) -> list[str]:
+    """For each speed-up the row with the highest figure of those at least as fast, and the reference's.
+
+    Once over all tasks and once over each group of them that has an interval.
     """
     lines = []
+    ran = [row for row in figures["rows"] if row["options"] is not None and row["refused"] is None]
     for group in (None, *figures["groups"]):
         title = "all tasks" if group is None else heading(group)
+        if not any(_retained(row, group) for row in ran):
+            continue
         for wish in WISHES:
-            rows = [row for row in figures["rows"] if row["options"] is not None and _at_least(row, wish)]
-            kept = {row["label"]: _retained(row, group) for row in rows}
-            known = [row for row in rows if kept[row["label"]] is not None]
-            if not known:
-                lines.append([f"{title}, {wish}x", "none is that fast", ""])
-                continue
-            best = max(known, key=lambda row: kept[row["label"]])
+            known = [row for row in ran if _at_least(row, wish) and _retained(row, group)]
             own = [row for row in known if row["method"] == reference]
-            ours = max(own, key=lambda row: kept[row["label"]], default=None)
-            cells = [_cell(row, kept) if row else "not that fast" for row in (best, ours)]
+            cells = [_highest(rows, group) for rows in (known, own)]
             lines.append([f"{title}, {wish}x", *cells])
-    return table(
-        ["at least", "best method: retained above blank, speed-up", f"best of {reference}"], lines, 3
-    )
+    head = ["at least", "highest: retained above blank, speed-up", f"highest of {reference}"]
+    note = "Of rows whose intervals overlap the highest need not be the best: the questions are few."
+    return [*table(head, lines, 3), "", note]
 
 
-def _cell(row: Figures, kept: dict[str, float | None]) -> str:
-    return f"{escape(row['label'])}: {kept[row['label']]:.1f} %, {1 / row['ttft']['value']:.2f}x"
+def _highest(rows: Sequence[Figures], group: str | None) -> str:
+    if not rows:
+        return "none is that fast"
+    row = max(rows, key=lambda row: _retained(row, group)["value"])  # type: ignore[index]
+    return f"{escape(row['label'])}: {interval(_retained(row, group))} %, {_faster(row['ttft'])}x"  # type: ignore[arg-type]
 
 
 def _at_least(row: Figures, wish: float) -> bool:
@@ -87,10 +130,13 @@ def _at_least(row: Figures, wish: float) -> bool:
     return share is not None and share <= 1 / wish
 
 
-def _retained(row: Figures, group: str | None) -> float | None:
-    """Accuracy above blank of a row, in % of plain's, over the tasks (of a group) that plain has learnt."""
+def _retained(row: Figures, group: str | None) -> Figures | None:
+    """Accuracy above blank of a row, in % of plain's, over the tasks (of a group) that plain has learnt.
+
+    None where it has no interval, because plain is hardly above blank.
+    """
     found = row["above_blank"] if group is None else row["groups"].get(group)
-    return None if found is None else found["value"]
+    return None if found is None or found["low"] is None else found
 
 
 def _row(figures: Figures, label: str) -> Figures:
@@ -115,29 +161,37 @@ def plain_tasks(figures: Figures) -> list[str]:
     return [*table(head, lines), "", note]
 
 
-def methods(figures: Figures) -> list[str]:
-    """Every row that ran, the fastest first."""
+def methods(figures: Figures, again: Figures | None = None) -> list[str]:
+    """Every row that ran, the fastest first; ``again``: its times in another dtype."""
     rows = [row for row in figures["rows"] if row["options"] is not None and row["refused"] is None]
     rows.sort(key=lambda row: row["ttft"]["value"] or 1.0)
     cells = [
         [
             escape(row["label"]),
             interval(row["above_blank"]),
-            "-" if row["ttft"]["value"] is None else f"{1 / row['ttft']['value']:.2f}",
+            _faster(row["ttft"]),
+            *([_faster(again["ttft"].get(row["label"]))] if again else []),
             number(row["flops"], ".3f"),
             number(row["final_tokens"], ".0f"),
         ]
         for row in rows
     ]
-    lines = table(["row", "above blank, %", "speed-up, first token", "FLOPs / plain", "tokens"], cells)
+    more = [f"in {again['dtype']}"] if again else []
+    head = ["row", "above blank, %", "speed-up, first token", *more, "FLOPs / plain", "tokens"]
+    lines = table(head, cells)
     refused = [
         f"{escape(row['label'])} ({escape(row['refused'])})" for row in figures["rows"] if row["refused"]
     ]
     return [*lines, "", f"Not run: {'; '.join(refused)}."] if refused else lines
 
 
+def _faster(share: Figures | None) -> str:
+    """A time as a share of plain's, as a speed-up."""
+    return "-" if share is None or share["value"] is None else f"{1 / share['value']:.2f}"
+
+
 def by_task(figures: Figures, budget: str = "1/9") -> list[str]:
-    """Accuracy of every row at one budget by task, best first; then what the columns stand for."""
+    """Accuracy of every row at one budget by task, best first."""
     rows = [row for row in figures["rows"] if row["budget"] == budget and row["refused"] is None]
     rows.sort(key=lambda row: -(row["above_blank"]["value"] or 0))
     first = [_row(figures, label) for label in (PLAIN.label, BLANK.label)]
@@ -150,7 +204,7 @@ def by_task(figures: Figures, budget: str = "1/9") -> list[str]:
     return table(["accuracy, %", *heads], cells)
 
 
-def settings(figures: Figures) -> list[str]:
+def settings(figures: Figures, again: Figures | None = None) -> list[str]:
     """How and where it was measured."""
     options, timing = figures["settings"], figures["timing"]
     text = (
@@ -164,6 +218,11 @@ def settings(figures: Figures) -> list[str]:
             f"{timing['threads']}, {place['cpu']}, torch {place['torch']}, "
             f"transformers {place['transformers']}."
         )
+    if again is not None:
+        text += (
+            f" In {again['dtype']}: the first token of plain takes {again['plain']:.2f} s, threads: "
+            f"{again['threads']}, {len(again['prompts'])} prompts, {again['machine']['cpu']}."
+        )
     return [text]
 
 
@@ -175,7 +234,7 @@ def larger(contest: Figures) -> list[str]:
             interval(row["accuracy"]),
             interval(row["points"]),
             f"{row['milliseconds']:,.0f}",
-            interval(row["times_faster"], ".2f"),
+            factor(row["times_faster"]),
             row["wins"],
         ]
         for label, row in contest["contestants"].items()
@@ -196,8 +255,12 @@ def larger(contest: Figures) -> list[str]:
     return [*table(head, cells), "", note]
 
 
-def read(folder: Path) -> tuple[Figures, Figures | None]:
+def read(folder: Path) -> Found:
     """The figures in a folder. Raises FileNotFoundError without a comparison."""
-    contest = folder / CONTEST
-    found = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
-    return found, json.loads(contest.read_text(encoding="utf-8")) if contest.exists() else None
+
+    def held(name: str) -> Figures | None:
+        path = folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    comparison = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    return Found(comparison, held(ALONE), held(TIMES), held(CONTEST))

@@ -38,7 +38,7 @@ def draw(split: str, folder: Path) -> Draw:
         wrong = ph.unlike(photo.label, labels)
         if wrong:
             turns += [_exists(rng, photo, wrong), _either(rng, photo, wrong)]
-        return Drawing(picture, tuple(turns))
+        return Drawing(picture, tuple(turns), f"{photo.set}-{photo.path.stem}")
 
     return drawing
 

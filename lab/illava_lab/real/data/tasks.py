@@ -80,7 +80,7 @@ class SetTask:
 class StreamTask:
     """Generated questions, one a picture, each in the first of its wordings; kinds take turns.
 
-    Pictures of cards and nlvr can occur more than once, which the samples' ``cluster`` tells.
+    Pictures of a set can occur more than once, which the samples' ``cluster`` tells.
     """
 
     def __init__(self, name: str, spec: OfStream, split: str, seed: int, folder: Path):

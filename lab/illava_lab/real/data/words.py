@@ -38,10 +38,12 @@ def draw(split: str, folder: Path, big: bool = False) -> Draw:
     """
 
     def drawing(rng: np.random.Generator) -> Drawing:
-        picture = rd.backdrop(rng, split, folder, (SIDE, SIDE), sharp=True)
-        texts = write(rng, picture, split, big)
-        turns = [read(rng, texts), exists(rng, texts), where(rng, texts), order(rng, texts)]
-        return Drawing(picture, tuple(turn for turn in turns if turn))
+        while True:
+            picture = rd.backdrop(rng, split, folder, (SIDE, SIDE), sharp=True)
+            texts = write(rng, picture, split, big)
+            turns = [read(rng, texts), exists(rng, texts), where(rng, texts), order(rng, texts)]
+            if any(turns):  # several numbers side by side may allow none
+                return Drawing(picture, tuple(turn for turn in turns if turn))
 
     return drawing
 

@@ -76,6 +76,8 @@ def train(
             if missing:
                 how = f"run `python -m illava_lab.real get --only-parts`, or give --{name}"
                 raise InputError(f"{folder}: no {missing[0]} there; {how}")
+        if fresh and start is not None:
+            raise InputError("give --fresh, which begins without trained weights, or --start, not both")
         if start is not None and not start.is_file():
             raise InputError(f"--start {start}: no such file")
         import torch
@@ -91,7 +93,7 @@ def train(
         folder = output or where / "training" / recipe
         encoder_first = (folder / encoder_run.STATE).exists() and not (folder / STATE).exists()
         if (start is not None and encoder_first) or ((folder / STATE).exists() and (fresh or start)):
-            option = "--fresh" if fresh else "--start"
+            option = "--fresh" if start is None else "--start"
             raise InputError(f"{option}: {folder} holds a run, which would go on; give another --output")
         anew = fresh or encoder_first or (start is None and not TRAINED.exists())
         found, place = data_folder(data), str(parse_device(device))
