@@ -88,7 +88,7 @@ def alone(plain: Figures) -> list[str]:
     head = ["accuracy, %", "questions", PLAIN.label, BLANK.label, "plain - blank", "guessed"]
     learnt = sum(task["learnt"] for task in tasks.values())
     note = (
-        f"\\*\\*: plain reaches {100 * LEAST_PLAIN:g} % and is above blank beyond the 95 % interval of their "
+        f"\\*\\*: plain reaches {100 * LEAST_PLAIN:g} % and is above blank beyond the 95 % interval of the "
         f"difference: {learnt} of {len(tasks)} tasks. *guessed*: by always giving the likeliest answer to "
         "each kind of question, where questions are drawn. Where all answers are right, or all are wrong, the "
         "interval of resampled questions has no width; 30 of 30 right are compatible with 88 % and more. "
