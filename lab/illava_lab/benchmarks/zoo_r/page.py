@@ -88,9 +88,9 @@ def alone(plain: Figures) -> list[str]:
     head = ["accuracy, %", "questions", PLAIN.label, BLANK.label, "plain - blank", "guessed"]
     learnt = sum(task["learnt"] for task in tasks.values())
     note = (
-        f"\\*\\*: plain reaches {100 * LEAST_PLAIN:g} % and is above blank beyond the 95 % interval of the "
+        f"\\*\\*: plain reaches {100 * LEAST_PLAIN:g} % and is above blank beyond the 95 % interval of their "
         f"difference: {learnt} of {len(tasks)} tasks. *guessed*: by always giving the likeliest answer to "
-        "each kind of question, where questions are drawn. Where all answers are right, or all are wrong, the "
+        "each kind of question, where they are drawn. Where all answers are right, or all are wrong, the "
         "interval of resampled questions has no width; 30 of 30 right are compatible with 88 % and more. "
         f"{options['model']}, {options['dtype']}, split {options['split']}."
     )
@@ -121,8 +121,8 @@ def fastest(figures: Figures, reference: str) -> list[str]:
 def _highest(rows: Sequence[Figures], group: str | None) -> str:
     if not rows:
         return "none is that fast"
-    row = max(rows, key=lambda row: _retained(row, group)["value"])  # type: ignore[index]
-    return f"{escape(row['label'])}: {interval(_retained(row, group))} %, {_faster(row['ttft'])}x"  # type: ignore[arg-type]
+    row = max(rows, key=lambda row: _retained(row, group)["value"])
+    return f"{escape(row['label'])}: {interval(_retained(row, group))} %, {_faster(row['ttft'])}x"
 
 
 def _at_least(row: Figures, wish: float) -> bool:
