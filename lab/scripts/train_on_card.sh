@@ -18,7 +18,7 @@ timeout --signal=INT "$((minutes * 60 + 60))" python3 -m illava_lab.real train \
   --budget "$minutes" --recipe card --workers 12 --device cuda --every 1000 --scenes 12 \
   --encoder "$kit/parts/encoder" --llm "$kit/parts/llm" --data "$kit/parts/data" --output "$kit/run" "$@" ||
   status=$?
-for file in encoder.pt trained.safetensors log.jsonl; do
+for file in encoder.pt reading.pt trained.safetensors log.jsonl; do
   test ! -f "$kit/run/$file" || cp "$kit/run/$file" "$out/"
 done
 exit "$status"

@@ -11,7 +11,7 @@ from illava.errors import InputError
 
 from . import cache, packages
 
-VERSION = 2
+VERSION = 3
 """Raise it when the assembled files change."""
 BLOCKS = 9
 """The blocks of DINOv2-small that zoo/R uses, of 12. The package's file is the backbone of a saliency model,
