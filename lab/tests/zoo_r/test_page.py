@@ -156,16 +156,18 @@ def test_what_did_not_run_is_said(figures: dict[str, Any]) -> None:
 
 
 def test_published_figures_make_the_page(figures: dict[str, Any], tmp_path: Any) -> None:
-    source = tmp_path / "out"
-    source.mkdir()
-    found = {"reference": "illava-best", "models": {"zoo/R-448": figures}}
-    (source / "comparison.json").write_text(json.dumps(found))
-    publish(source, tmp_path / "docs", tmp_path / "page.md")
+    sources = [tmp_path / "one", tmp_path / "other"]
+    for source, name in zip(sources, ("zoo/R-448", "zoo/R-336"), strict=True):
+        source.mkdir()
+        found = {"reference": "illava-best", "models": {name: figures}}
+        (source / "comparison.json").write_text(json.dumps(found))
+    publish(sources, tmp_path / "docs", tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text()
     assert text == page.page(
         page.read(tmp_path / "docs"), [path.name for path in (tmp_path / "docs").glob("*.png")]
     )
     assert "zoo-r/zoo-R-448-ttft.png" in text
+    assert "## zoo/R-336: every method" in text
     assert (tmp_path / "docs" / "zoo-R-448-ttft.png").is_file()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,18 +18,18 @@ from illava_lab.real.candidates import candidates
 from . import alone, choose, contest, page, times
 
 CHOICE, CHOICE_SOURCE = Path("docs/zoo-r-choice.md"), Path("out/zoo-r-choice/zoo-R-448")
-SOURCE = Path("out/zoo-r-figures")
+SOURCES = (Path("out/zoo-r-figures"), Path("out/zoo-r-figures-336"))
 PRESET = "illava-best"
 """It may be chosen again."""
 TASKS = ("real-clothing", "real-grocery", "real-signs", "real-collage-place", "real-collage-exists")
 
 
-def publish(source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE) -> None:
-    """Copy the figures of ``illava compare`` in ``source``, draw the plots and write the page.
+def publish(sources: Sequence[Path], folder: Path = page.FOLDER, target: Path = page.PAGE) -> None:
+    """Copy the figures of ``illava compare`` in ``sources``, draw the plots and write the page.
 
     Raises FileNotFoundError where there are none, ValueError where plots cannot be drawn.
     """
-    found = json.loads((source / FIGURES).read_text(encoding="utf-8"))
+    found = _compared(sources)
     for figures in found["models"].values():
         # Every row has its options; here they stand once more.
         figures["settings"].pop("rows", None)
@@ -42,15 +43,20 @@ def publish(source: Path, folder: Path = page.FOLDER, target: Path = page.PAGE) 
         partial.write_text(page.page(page.read(folder), plots), encoding="utf-8")
 
 
-def time_again(source: Path, count: int) -> None:
-    """Time the rows of the comparison in ``source`` in float32, all models in turn, into page.FOLDER.
+def _compared(sources: Sequence[Path]) -> page.Figures:
+    """The comparisons in several folders, each of other models, as one."""
+    parts = [json.loads((source / FIGURES).read_text(encoding="utf-8")) for source in sources]
+    return {**parts[0], "models": {name: found for part in parts for name, found in part["models"].items()}}
 
-    Raises FileNotFoundError where there is none.
+
+def time_again(sources: Sequence[Path], count: int) -> None:
+    """Time the compared rows in float32, all models in turn, into page.FOLDER.
+
+    Raises FileNotFoundError where there are none.
     """
-    found = json.loads((source / FIGURES).read_text(encoding="utf-8"))["models"]
     measured = {
-        name: times.measure(name, figures, source / "float32" / Path(name).name, count)
-        for name, figures in found.items()
+        name: times.measure(name, figures, sources[0] / "float32" / Path(name).name, count)
+        for name, figures in _compared(sources)["models"].items()
     }
     write_json(page.FOLDER / page.TIMES, measured)
 
@@ -73,9 +79,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("what", choices=("plain", "times", "contest", "page", "choose"))
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="for plain and contest")
     parser.add_argument("--each", type=int, default=20, help="for plain and contest: questions a task")
-    parser.add_argument("--time", type=int, default=6, help="for times: prompts")
+    parser.add_argument("--time", type=int, default=3, help="for times: prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--source", type=Path, help="what illava compare wrote")
+    parser.add_argument("--source", type=Path, nargs="+", help="what illava compare wrote")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     try:
@@ -85,12 +91,12 @@ def main(argv: list[str] | None = None) -> None:
             folder = Path("out/zoo-r-plain")
             write_json(page.FOLDER / page.ALONE, alone.measure(options.tasks, options.each, folder))
         elif options.what == "times":
-            time_again(options.source or SOURCE, options.time)
+            time_again(options.source or SOURCES, options.time)
         elif options.what == "choose":
-            publish_choice(options.source or CHOICE_SOURCE)
+            publish_choice(options.source[0] if options.source else CHOICE_SOURCE)
         else:
-            source = options.source or SOURCE
-            publish(source if source.exists() else page.FOLDER)
+            sources = options.source or SOURCES
+            publish(sources if sources[0].exists() else [page.FOLDER])
     except FileNotFoundError as error:
         command = "zoo-r-choice" if options.what == "choose" else "zoo-r-figures"
         raise SystemExit(f"{error.filename} is missing: run make {command}") from None
