@@ -62,6 +62,8 @@ def refused(modules, name):
     """Whether docs/support.md lists the pair as not supported."""
     kind = modules.family.model_type
     if name == "downsample":
+        if modules.tower.any_size:
+            return False
         return not modules.tower.packed or kind in ("llava", "mistral3", "lighton_ocr")
     if kind == "gemma3":
         return name in ("pyramiddrop", "pool")
@@ -102,6 +104,7 @@ MECHANISMS = (
 )
 PAIRS = [(family, name) for family in MECHANISMS for name in METHODS]
 PAIRS += [(family, name) for family in ALL if family not in MECHANISMS for name in ("1/3", "best", "compose")]
+PAIRS += [("llava-dinov2", "downsample")]
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)

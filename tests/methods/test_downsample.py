@@ -87,6 +87,47 @@ def test_it_is_the_plain_model_on_a_smaller_picture(family, attention):
         assert report.cost.total == small_cost.total
 
 
+def smaller_whole(part: Picture, patch: int, rows: int, columns: int) -> Picture:
+    """The same for an encoder of whole pictures, (1, 3, height, width)."""
+    pixels = torch.nn.functional.interpolate(
+        part.values["pixel_values"], (rows * patch, columns * patch), mode="bicubic", antialias=True
+    )
+    return Picture({"pixel_values": pixels}, [part.ids[0]] * (rows * columns + part.ids.count(IMAGE) - 36))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["llava-dinov2", "llava-dinov2-full", "llava-dinov2-registers"])
+def test_encoders_of_whole_pictures_get_smaller_ones(family, attention):
+    """Class tokens and registers that the LLM sees stay."""
+    model = tiny_model(family, attention)
+    patch = model.config.vision_config.patch_size
+    whole = [picture(model, (6, 6)), picture(model, (6, 6), seed=1)]
+    extra = len(whole[0].ids) - 36
+    small = [smaller_whole(part, patch, 3, 3) for part in whole]
+    rows = [([5, 6, 7], [0, 1]), ([8, 9, 5, 6], [1])]
+    given, wanted = (
+        prompt(model, [(text, [parts[i] for i in shown]) for text, shown in rows]) for parts in (whole, small)
+    )
+    plain = model.generate(**wanted, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
+    with illava.accelerate(model, Downsample(keep=0.25)) as handle:
+        made = model.generate(**given, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
+        report = handle.report
+    torch.testing.assert_close(torch.stack(made.logits), torch.stack(plain.logits), rtol=0, atol=1e-4)
+    assert (report.visual_tokens, report.final_tokens) == (3 * (36 + extra), 3 * (9 + extra))
+    with illava.accelerate(model, illava.Illava(encoder_layers=(), llm_layers=())) as handle:
+        model(**wanted)
+        small_cost = handle.report.plain_cost
+    assert (report.cost.encoder, report.cost.total) == (small_cost.encoder, small_cost.total)
+    predicted = illava.predict(
+        model, Downsample(keep=0.25), prompt_tokens=7, picture_size=(6 * patch, 6 * patch)
+    )
+    assert predicted.llm_tokens[0] == 9 + extra
+    unmerged = model(**given).logits
+    with illava.accelerate(model, Downsample(keep=1.0)):
+        assert torch.equal(model(**given).logits, unmerged)
+
+
 @torch.no_grad()
 def test_boxes_of_what_is_left_are_spread_evenly():
     model = tiny_model("qwen2_5_vl")

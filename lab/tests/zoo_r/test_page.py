@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from illava_lab.benchmarks.zoo_r import alone, page, times
+from illava_lab.benchmarks.zoo_r import alone, claims, page, times
 from illava_lab.benchmarks.zoo_r.__main__ import publish
 from illava_lab.benchmarks.zoo_r.contest import SMALLER, entered
 
@@ -118,6 +118,19 @@ def test_figures_of_other_weights_are_refused(figures: dict[str, Any]) -> None:
     contest = {"trained": "def", "contestants": {}}
     with pytest.raises(ValueError, match="different trained weights"):
         page.page(page.Found(found, contest=contest), [])
+
+
+def test_claims_are_held_against_both_times_and_the_interval(figures: dict[str, Any]) -> None:
+    figures["rows"] += [
+        row("illava 1/9", 40, 0.24, (40, 20, 40)),
+        row("candidate-encoder 1/9", 101, 0.3, (90, 80, 40)),
+    ]
+    again = {"dtype": "float32", "ttft": {"candidate-encoder 1/9": {"value": 0.2}}}
+    said = cells(claims.lines(figures, again))
+    assert said["illava 1/9"] == ["4.17", "-", "yes", "40.0 (35.0-45.0)", "no"]
+    assert said["illava-best 1/9"][2:] == ["no", "70.0 (65.0-75.0)", "no"]
+    assert said["candidate-encoder 1/9"] == ["3.33", "5.00", "yes", "101.0 (96.0-106.0)", "yes"]
+    assert claims.held({"value": 94, "low": 90, "high": 98}) == "perhaps"
 
 
 def test_the_contest_is_told_whoever_wins() -> None:

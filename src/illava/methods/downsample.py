@@ -17,10 +17,11 @@ class Downsample(Method):
 
     A grid of H x W units becomes h x w with h = max(1, round(H * sqrt(keep))), and w likewise. The number of
     tokens left, h * w, is in the report; it is close to the budget but seldom equal to it. Position ids in
-    the LLM are those of the small grid. The processed patches are resized bicubically with antialiasing.
+    the LLM are those of the small grid. The processed pixels are resized bicubically with antialiasing.
 
-    Only for models that encode pictures of any size as one sequence of patches (Qwen-VL, GLM-4V). For others
-    it raises UnsupportedError: give their processor smaller pictures or fewer tiles.
+    Only for models that encode pictures of any size, as one sequence of patches (Qwen-VL, GLM-4V) or whole
+    (DINOv2 in LLaVA). For others it raises UnsupportedError: give their processor smaller pictures or fewer
+    tiles.
 
     Args:
         keep: approximate share of visual tokens left at the end. None: 1/4, half the width and height.

@@ -74,6 +74,9 @@ class Pass:
     blocks that read them. Reruns of gradient checkpointing find it in the copies of the pass."""
     grid: Grid | None = None
     """Of the pictures of the current call of a batched encoder, if they need not be squares."""
+    places: Tensor | None = None
+    """(P,) int64, of the current call of a batched encoder: the units that its resized pictures stand for, in
+    each picture."""
     encoder_run: EncoderRun | None = None
     """The last call of the image encoder."""
     encoder_runs: list[EncoderRun] = field(default_factory=list)

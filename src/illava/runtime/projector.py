@@ -153,7 +153,7 @@ class ProjectorStage:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
     ) -> Any:
         run = self.passes.encoder_run
-        if run is None or run.resized is not None:
+        if run is None or (run.resized is not None and run.grid is not None):
             return None
         if self.step is not None and self.step.projected and module is self.modules.projector:
             features = self._reduce(run, features)
@@ -187,7 +187,7 @@ class ProjectorStage:
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Expand the features of resized pictures, which are in raster order for every encoder."""
         run = self.passes.encoder_run
-        if run is None or run.resized is None:
+        if run is None or run.resized is None or run.grid is None:
             return None
         output.pooler_output = self._at_places(run, unmarked(output.pooler_output))
         run.marked = sum(run.full_lengths) - len(run.resized)

@@ -17,6 +17,9 @@ from illava.evaluation.summary import escape, interval, number, table
 from illava.evaluation.verdict import AXES
 from illava_lab.benchmarks.evidence.claims import factor
 
+from . import claims
+from .claims import faster
+
 FOLDER, PAGE = Path("docs/zoo-r"), Path("docs/zoo-r-figures.md")
 COMPARISON, CONTEST, ALONE, TIMES = "comparison.json", "contest.json", "plain.json", "float32.json"
 WISHES = (2, 3, 4)
@@ -61,6 +64,7 @@ def page(found: Found, plots: Sequence[str]) -> str:
         again = (found.times or {}).get(model)
         best = fastest(figures, found.comparison["reference"])
         lines += ["", f"## {model}: at least as fast", "", *best]
+        lines += ["", f"## {model}: the paper's claims", "", *claims.lines(figures, again)]
         lines += ["", f"## {model}: what it can do", "", *plain_tasks(figures)]
         lines += ["", f"## {model}: every method", "", *methods(figures, again)]
         lines += ["", f"## {model}: every task, at 1/9 of the tokens", "", *by_task(figures)]
@@ -122,7 +126,7 @@ def _highest(rows: Sequence[Figures], group: str | None) -> str:
     if not rows:
         return "none is that fast"
     row = max(rows, key=lambda row: _retained(row, group)["value"])
-    return f"{escape(row['label'])}: {interval(_retained(row, group))} %, {_faster(row['ttft'])}x"
+    return f"{escape(row['label'])}: {interval(_retained(row, group))} %, {faster(row['ttft'])}x"
 
 
 def _at_least(row: Figures, wish: float) -> bool:
@@ -169,8 +173,8 @@ def methods(figures: Figures, again: Figures | None = None) -> list[str]:
         [
             escape(row["label"]),
             interval(row["above_blank"]),
-            _faster(row["ttft"]),
-            *([_faster(again["ttft"].get(row["label"]))] if again else []),
+            faster(row["ttft"]),
+            *([faster(again["ttft"].get(row["label"]))] if again else []),
             number(row["flops"], ".3f"),
             number(row["final_tokens"], ".0f"),
         ]
@@ -183,11 +187,6 @@ def methods(figures: Figures, again: Figures | None = None) -> list[str]:
         f"{escape(row['label'])} ({escape(row['refused'])})" for row in figures["rows"] if row["refused"]
     ]
     return [*lines, "", f"Not run: {'; '.join(refused)}."] if refused else lines
-
-
-def _faster(share: Figures | None) -> str:
-    """A time as a share of plain's, as a speed-up."""
-    return "-" if share is None or share["value"] is None else f"{1 / share['value']:.2f}"
 
 
 def by_task(figures: Figures, budget: str = "1/9") -> list[str]:

@@ -1,9 +1,10 @@
 """Smaller pictures for the image encoder, while the rest of the model uses the full size.
 
 The input of packed encoders is a sequence of patches. The patches are reassembled to a picture, the picture
-is resized, and its patches are encoded instead of the original ones. Each feature of the small picture takes
-the index of the full-size unit nearest to the centre of the area that it shows; the other indices are marked
-as dropped.
+is resized, and its patches are encoded instead of the original ones. Encoders that take whole pictures of any
+size (DINOv2) get smaller ones, for which they interpolate their position embeddings. Each feature of the
+small picture takes the index of the full-size unit nearest to the centre of the area that it shows; the other
+indices are marked as dropped.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedError
 from ...models.located import LocatedModules
+from ...models.processed import takes_any_size
+from ...models.workload import first
 from ...ops.grids import coarse_places, coarse_shape
 from ...ops.transfers import upload
 
@@ -32,10 +35,12 @@ class Resized:
 
 
 class ResizeStage:
-    """Resizes the pictures in the arguments of a packed encoder."""
+    """Resizes the pictures in the arguments of an encoder that takes any size."""
 
     def __init__(self, modules: LocatedModules, keep: float) -> None:
-        if not modules.tower.packed or not modules.projector_inside:
+        packed = modules.tower.packed and modules.projector_inside
+        whole = takes_any_size(modules.family, modules.config) and modules.group == 1
+        if not packed and (not whole or modules.family.resampler is not None):
             raise UnsupportedError(
                 f"pictures of {modules.family.model_type} cannot be resized inside the model, which has a "
                 "fixed picture size or merges patches outside its encoder; give smaller pictures"
@@ -71,6 +76,32 @@ class ResizeStage:
         if "grid_thw" in kwargs:
             return args, {**kwargs, "grid_thw": shrunk}, resized
         return (args[0], shrunk, *args[2:]), kwargs, resized
+
+    def shrink_whole(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, int]
+    ) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]:
+        """The same for an encoder of whole pictures, (B, channels, height, width).
+
+        Args:
+            shape: rows and columns of their patches.
+
+        The third value has, for each unit of one small picture, the index of a unit of the full one: (P,)
+        int64, in raster order.
+        """
+        (rows, columns), patch = shape, first(self.modules.config.vision_config.patch_size)
+        down, across = coarse_shape(rows, columns, self.keep)
+        if (down, across) == shape:
+            return args, kwargs, None
+        pixels = args[0] if args else kwargs["pixel_values"]
+        # What is less than a patch at the end is not encoded.
+        whole = pixels[..., : rows * patch, : columns * patch].float()
+        small = nn.functional.interpolate(
+            whole, (down * patch, across * patch), mode="bicubic", antialias=True
+        ).to(pixels.dtype)
+        places = coarse_places(rows, columns, down, across)
+        if args:
+            return (small, *args[1:]), kwargs, places
+        return args, {**kwargs, "pixel_values": small}, places
 
 
 def resize_patches(

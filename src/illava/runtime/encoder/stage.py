@@ -121,7 +121,11 @@ class EncoderStage:
             self.cues.enter(current, args, kwargs)
         if not self.modules.tower.packed:
             current.grid = _grid(self.modules, args, kwargs)
-            return None
+            if self.resize is None:
+                return None
+            assert current.grid is not None
+            args, kwargs, current.places = self.resize.shrink_whole(args, kwargs, current.grid[0])
+            return args, kwargs
         tower, vision, resized = self.modules.tower, self.modules.config.vision_config, None
         if self.resize is not None:
             args, kwargs, resized = self.resize.shrink(args, kwargs)
@@ -190,9 +194,18 @@ class EncoderStage:
                 "'text_config': 'flex_attention'}, or use encoder_layers=()"
             )
         current = self.passes.current or self.passes.for_encoder()
-        run = self._begin_run(current, x.device, (x.shape[1],) * x.shape[0])
+        places, current.places = current.places, None
+        count, length = x.shape[:2]
+        if places is not None:
+            (rows, columns), _ = current.grid or ((0, 0), None)
+            length = self.modules.prefix + rows * columns
+        run = self._begin_run(current, x.device, (length,) * count)
         if current.grid is not None:
             run.shape, run.covered = current.grid
+        if places is not None:
+            each = (length - self.modules.prefix) * torch.arange(count)
+            kept = (each[:, None] + places).flatten()
+            run.shrink(kept, (len(places),) * count, kept)
 
     def _enter_block(
         self, index: int, merged: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
