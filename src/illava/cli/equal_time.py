@@ -122,6 +122,7 @@ class EqualTime:
         modules = locate(model)
         if self.clock is not None:
             shape = self.shape()
+            assert shape.rates is not None
             return Clock(shape.modules, [shape.prompt], shape.rates, planned_on=modules)
         prompts = [workload_of(model, processor, sample) for sample in samples]
         if budgets.rates is None:
