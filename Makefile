@@ -126,11 +126,15 @@ zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (two ho
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r contest
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r page
 
+# For the choice of a preset also those of small text and documents: that the model hardly reads them does not matter
+# to the divergence of its first token.
+ZOO_R_CHOICE := $(ZOO_R_COMPARED) real-words real-receipts real-forms real-signposts real-sroie real-cards-place
+
 zoo-r-choice: $(READY)  ## compare candidates for the preset on zoo/R's validation questions (hours; goes on where it was stopped), and apply the rule
 	rm -rf out/candidates
 	$(BIN)/python -m illava_lab.real candidates out/candidates
 	$(BIN)/illava compare --model zoo/R-448 --method illava-best out/candidates/* illava tome pool visionzip fastv \
-		--tasks $(ZOO_R_COMPARED) --split val --dtype bfloat16 --limit 16 --max-new-tokens 8 --time 3 --speedup 2 3 4 \
+		--tasks $(ZOO_R_CHOICE) --split val --dtype bfloat16 --limit 48 --max-new-tokens 8 --time 3 --speedup 2 3 4 \
 		--reference illava-best --output out/zoo-r-choice
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r choose
 

@@ -18,7 +18,7 @@ from illava.evaluation.run import Batch, text_cost
 from illava.io.pictures import InputError
 from illava.methods import Illava, Random, base
 from illava.methods.base import Method
-from illava.methods.steps import LlmStep, Plan, Units
+from illava.methods.steps import EncoderStep, LlmStep, Plan, Units
 from illava.models.located import LocatedModules, locate
 
 from .conftest import ROWS, Squares
@@ -188,6 +188,45 @@ def test_what_a_model_does_not_allow(loaded, registry):
     with accelerate(model, keep=0.5):
         pass
     assert compared_methods.known()["never"].make(0.5) == Never(keep=0.5)
+
+
+def test_what_a_model_does_not_allow_in_batches(loaded, registry):
+    """Pictures that a method refuses to encode together are known before a batch is asked."""
+
+    @dataclass(frozen=True)
+    class AloneStep(EncoderStep):
+        keep: float = 1.0
+        observes: ClassVar[bool] = False
+
+        def reduce(self, units: Units):
+            if len(units.lengths) > 1:
+                raise UnsupportedError(f"{len(units.lengths)} pictures")
+
+    @dataclass(frozen=True)
+    class Alone(Method):
+        name: ClassVar[str] = "alone"
+        keep: float | None = None
+
+        def plan(self, modules: LocatedModules) -> Plan:
+            return Plan(encoder={1: AloneStep()})
+
+    class Same(Squares):
+        def __getitem__(self, number: int):
+            return super().__getitem__(0)
+
+    class Singles(Squares):
+        def __getitem__(self, number: int):
+            return super().__getitem__(3 * number)
+
+    model, processor = loaded
+    rows = [merged_row(Alone(), 1 / 3)]
+    # The second of "squares" has two pictures; runs ask about both at once.
+    assert refusals(model, processor, rows, [Squares()]) == {"alone 1/3": "3 pictures"}
+    assert refusals(model, processor, rows, [Same(), Singles()]) == {"alone 1/3": "2 pictures"}
+    assert refusals(model, processor, rows, [Same()], batch=9) == {}
+    # One at a time, or only one there is.
+    assert refusals(model, processor, rows, [Singles()], batch=1) == {}
+    assert refusals(model, processor, rows, [Squares("short", 1)], batch=9) == {}
 
 
 # -- times -----------------------------------------------------------------------------------------

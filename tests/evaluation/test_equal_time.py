@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from torch import nn
 
 from illava import UnsupportedError
 from illava.bench.timing import Timing
 from illava.evaluation import equal_time
 from illava.evaluation.compared_methods import ComparedMethod
-from illava.evaluation.equal_time import FILE_NAME, Budgets, rows_at, stopwatch, workload_of
+from illava.evaluation.equal_time import FILE_NAME, Budgets, identity, rows_at, stopwatch, workload_of
 from illava.evaluation.prompts import build_batch
 from illava.io.pictures import InputError
 from illava.methods import Illava, Method
@@ -137,6 +138,30 @@ def test_files_that_do_not_fit(text, parts, tmp_path):
         Budgets(tmp_path, IDENTITY)
     assert all(part in str(caught.value) for part in parts)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        ({"version": "9.9"}, "illava 9.9 there, "),
+        ({"prompts": 6}, "prompts 6 there, 3 here"),
+        ({"weights": "def"}, "weights def there, abc here"),
+        ({"measured": False}, "budgets predicted there, measured here"),
+    ],
+)
+def test_budgets_of_another_version_or_of_other_prompts(changed, part, tmp_path, monkeypatch):
+    def known(weights="abc", prompts=3, measured=True, version=None):
+        with monkeypatch.context() as patched:
+            if version is not None:
+                patched.setattr(equal_time, "__version__", version)
+            return identity(nn.Linear(1, 1), weights, "the model", prompts, measured=measured)
+
+    Budgets(tmp_path, known(**changed)).save_rates({})
+    Budgets(tmp_path, known(**changed))
+    with pytest.raises(InputError) as caught:
+        Budgets(tmp_path, known())
+    assert part in str(caught.value)
+    assert str(caught.value).endswith("; give another --output")
 
 
 # -- the model -------------------------------------------------------------------------------------

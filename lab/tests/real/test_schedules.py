@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from illava_lab.real import BLOCKS
 from illava_lab.real.candidates import candidates
 from illava_lab.real.schedules import in_proportion, schedules, write
 
+from illava import Illava
 from illava.evaluation.compared_methods import comparison_rows
+
+WITH_MILD_STEP = ("candidate-distance-246-llm", "candidate-distance-468-llm")
 
 
 def test_layers_in_proportion_are_distinct_and_near_their_share_of_the_depth() -> None:
@@ -38,21 +42,49 @@ def test_compare_reads_what_is_written(tmp_path: Path) -> None:
 
 
 def test_candidates_keep_the_budget_of_the_preset() -> None:
-    for name, method in candidates(1 / 9).items():
+    found = candidates(1 / 9)
+    assert len(found) <= 12
+    for name, method in found.items():
         assert method.keep == 1 / 9
-        with_llm = {
-            "candidate-log": (0.5, None),
-            "candidate-gentle": (0.5, None),
-            "candidate-third": (0.75, (10,)),
-        }
+        with_llm = {"candidate-log": (0.5, None), **dict.fromkeys(WITH_MILD_STEP, (0.75, (10,)))}
         assert (method.encoder_share, method.llm_layers) == with_llm.get(name, (1.0, ()))
-        assert method.experimental.get("proportional") == (None if name == "candidate-no-log" else "both")
-    assert candidates()["candidate-gentle"].encoder_layers == (2, 4, 6)
-    assert len(set(candidates().values())) == len(candidates())
+        proportional = None if name == "candidate-no-log-468" else "both"
+        assert method.experimental.get("proportional") == proportional
+    assert len(set(found.values())) == len(found)
+
+
+def test_candidates_merge_where_they_say_and_do_not_pay_for_exact_scores() -> None:
+    found = candidates()
+    for name, method in found.items():
+        if blocks := "".join(part for part in name.split("-") if part.isdigit()):
+            assert method.encoder_layers == tuple(int(block) for block in blocks)
+            assert set(method.encoder_layers) <= set(range(BLOCKS))
+        if "distance" in name:
+            assert method.experimental["encoder_score"] == "none"
+            assert method.select == "diverse"
+        if method.experimental.get("encoder_score", "attention").startswith("attention"):
+            assert method.score == "sampled"
+    steps = {found[name].encoder_layers for name in found if name.startswith("candidate-distance")}
+    assert steps == {(2, 4, 6), (4, 6, 8), (5, 7, 8), (8,)}
+    assert found["candidate-coverage-468"].select == "coverage"
+    assert found["candidate-coverage-468"].experimental["encoder_score"] == "none"
+
+
+def test_the_candidate_of_the_figures_is_what_it_was() -> None:
+    assert candidates(1 / 9)["candidate-encoder"] == Illava(
+        keep=1 / 9,
+        encoder_layers=(2, 4, 6),
+        llm_layers=(),
+        reduce="fold",
+        score="exact",
+        select="diverse",
+        similarity="cosine",
+        where="middle",
+        encoder_share=1.0,
+        experimental={"encoder_score": "size", "proportional": "both"},
+    )
 
 
 def test_each_candidate_is_written_as_it_is(tmp_path: Path) -> None:
-    from illava import Illava
-
     for path in write(tmp_path, candidates(1 / 6)):
         assert Illava.from_pretrained(path) == candidates(1 / 6)[path.name]

@@ -172,13 +172,14 @@ def measure(
     tasks = make_tasks(names, options["split"], options["seed"], options["limit"], skip_bad)
     model, processor = load(name, device, dtype, trust_remote_code)
     check_folders(tasks, processor, options["limit"])
+    batch = min(options["limit"], options["batch_size"])
     clock, targets, turns = None, list[float](), 1
     if isinstance(wanted, EqualTime):
         targets, turns = wanted.targets, TURNS
-        rows, refused = wanted.rows(name, model, processor, tasks, options["limit"], folder)
+        rows, refused = wanted.rows(name, model, processor, tasks, options["limit"], batch, folder)
         clock = wanted.clock
     else:
-        rows, refused = wanted, refusals(model, processor, wanted, tasks)
+        rows, refused = wanted, refusals(model, processor, wanted, tasks, batch)
     for label, reason in refused.items():
         typer.echo(f"{name}: skipping {label}: {reason}", err=True)
     runnable = [row for row in rows if row.label not in refused]

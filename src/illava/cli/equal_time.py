@@ -56,9 +56,20 @@ class EqualTime:
     """That shape, measured when it is first needed."""
 
     def rows(
-        self, name: str, model: nn.Module, processor: Any, tasks: list[Task], limit: int, folder: Path
+        self,
+        name: str,
+        model: nn.Module,
+        processor: Any,
+        tasks: list[Task],
+        limit: int,
+        batch: int,
+        folder: Path,
     ) -> tuple[list[Row], dict[str, str]]:
-        """The rows of one model, and the reasons for those that cannot run, by label. Raises InputError."""
+        """The rows of one model, and the reasons for those that cannot run, by label. Raises InputError.
+
+        Args:
+            limit, batch: samples of a task that are asked, in all and at once.
+        """
         from ..evaluation.equal_time import FILE_NAME, Budgets, identity, rows_at, stopwatch
         from ..evaluation.rows import TEXT_ONLY, fingerprint
         from ..evaluation.speed import pick
@@ -66,10 +77,11 @@ class EqualTime:
 
         check_free(folder / FILE_NAME)
         measuring = self.clock is None and self.time > 0
-        known = identity(model, fingerprint(model), self.clock or "the model", measured=measuring)
-        budgets = Budgets(folder, known)
-        able, rows, refused = self._able(model, processor, tasks)
         samples = pick(tasks, limit, self.time or FEW_PROMPTS)
+        whose = self.clock or "the model"
+        known = identity(model, fingerprint(model), whose, len(samples), measured=measuring)
+        budgets = Budgets(folder, known)
+        able, rows, refused = self._able(model, processor, tasks, batch)
         predicting = self._predicting(model, processor, samples, budgets)
         measured = stopwatch(model, processor, samples) if measuring else None
         with progress(f"{name}: choosing budgets", len(able) * len(self.targets)) as advance:
@@ -77,7 +89,7 @@ class EqualTime:
         return [TEXT_ONLY, *found, *rows], {**refused, **more}
 
     def _able(
-        self, model: nn.Module, processor: Any, tasks: list[Task]
+        self, model: nn.Module, processor: Any, tasks: list[Task], batch: int
     ) -> tuple[list[ComparedMethod], list[Row], dict[str, str]]:
         """The methods that run on the model, the rows of the others, and the reasons by label."""
         from ..evaluation.compared_methods import refusals
@@ -89,7 +101,7 @@ class EqualTime:
         able = []
         for method in self.methods:
             probes = method.rows([PROBE])
-            reason = next(iter(refusals(model, processor, probes, tasks).values()), None)
+            reason = next(iter(refusals(model, processor, probes, tasks, batch).values()), None)
             if reason is None:
                 able.append(method)
                 continue
@@ -110,6 +122,7 @@ class EqualTime:
         modules = locate(model)
         if self.clock is not None:
             shape = self.shape()
+            assert shape.rates is not None
             return Clock(shape.modules, [shape.prompt], shape.rates, planned_on=modules)
         prompts = [workload_of(model, processor, sample) for sample in samples]
         if budgets.rates is None:

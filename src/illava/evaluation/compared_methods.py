@@ -20,7 +20,8 @@ from ..methods import Method, method_from_dict, methods
 from ..methods.base import FILE_NAME
 from ..methods.presets import presets
 from .prompts import inputs_of
-from .rows import TEXT_ONLY, Row, Task, merged_row
+from .rows import TEXT_ONLY, Row, Task, merged_row, size
+from .samples import Sample
 
 ALL = "all"
 STAGES = ("projector", "llm")
@@ -117,15 +118,27 @@ def known() -> dict[str, ComparedMethod]:
     return found | {name: ComparedMethod(name, make) for name, make in presets().items()}
 
 
-def refusals(model: nn.Module, processor: Any, rows: Sequence[Row], tasks: Sequence[Task]) -> dict[str, str]:
+def refusals(
+    model: nn.Module, processor: Any, rows: Sequence[Row], tasks: Sequence[Task], batch: int = 2
+) -> dict[str, str]:
     """The rows that cannot run on this model: label -> reason, in one line.
 
     Every method generates one token for a prompt of each form among the tasks' first samples: one image,
-    several images, a video. Unsupported rows are thus found before a long run starts.
+    several images, a video; and for two such prompts at once, with different images, where a task has them.
+    Unsupported rows are thus found before a long run starts.
+
+    Args:
+        batch: samples of a task that are asked at once; the second prompt is one of these.
     """
-    first = [task[0] for task in tasks]
-    forms = {(bool(sample.video), len(sample.pictures) > 1): sample for sample in first}
-    prompts = [inputs_of(model, processor, [sample]) for sample in forms.values()]
+    forms: dict[tuple[bool, bool], list[Sample]] = {}
+    for task in tasks:
+        samples = _unlike(task, batch)
+        form = bool(samples[0].video), len(samples[0].pictures) > 1
+        if len(samples) > len(forms.get(form, ())):
+            forms[form] = samples
+    asked = [samples[:1] for samples in forms.values()]
+    asked += [samples for samples in forms.values() if len(samples) > 1]
+    prompts = [inputs_of(model, processor, samples) for samples in asked]
     found: dict[str, str] = {}
     for row in rows:
         if row.method is None:
@@ -137,6 +150,19 @@ def refusals(model: nn.Module, processor: Any, rows: Sequence[Row], tasks: Seque
         except (UnsupportedError, ValueError) as error:
             found[row.label] = " ".join(str(error).split())
     return found
+
+
+def _unlike(task: Task, batch: int) -> list[Sample]:
+    """A task's first sample, and the first other one of its batch that shows something else, if any."""
+    first = task[0]
+    for number in range(1, size(task, batch)):
+        other = task[number]
+        # Runs ask about images and about videos in separate batches.
+        if bool(other.video) == bool(first.video) and (
+            (other.pictures, other.video) != (first.pictures, first.video)
+        ):
+            return [first, other]
+    return [first]
 
 
 def _at(make: Callable[..., Any], **fields: Any) -> Callable[[float], Method]:

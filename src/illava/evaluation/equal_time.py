@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import __version__
 from ..api import accelerate
 from ..bench.machine import machine
 from ..bench.timing import Timing, interleave, measure
@@ -233,10 +234,18 @@ def _processed(modules: LocatedModules, inputs: Any, sample: Sample) -> Size:
     return resized(modules.config, picture.size)
 
 
-def identity(model: nn.Module, weights: str, clock: str, *, measured: bool) -> dict[str, Any]:
-    """What budgets are valid for: weights, machine, whose time is predicted, and whether any was measured."""
+def identity(model: nn.Module, weights: str, clock: str, prompts: int, *, measured: bool) -> dict[str, Any]:
+    """What budgets are valid for: library, weights, machine, whose time counts, and on how many prompts.
+
+    Args:
+        weights: their fingerprint.
+        clock: whose time counts.
+        prompts: the number of prompts whose time is predicted or measured.
+        measured: whether any time is measured.
+    """
     parameter = next(model.parameters())
     return {
+        "illava": __version__,
         "weights": weights,
         "device": parameter.device.type,
         "dtype": str(parameter.dtype).removeprefix("torch."),
@@ -244,4 +253,5 @@ def identity(model: nn.Module, weights: str, clock: str, *, measured: bool) -> d
         "threads": torch.get_num_threads(),
         "clock": clock,
         "budgets": "measured" if measured else "predicted",
+        "prompts": prompts,
     }

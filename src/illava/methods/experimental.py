@@ -40,10 +40,11 @@ class Experimental(Mapping[str, Any]):
             * ``encoder_score``: the score of encoder units: the "attention" received (default), "own_row"
               (the log-sum-exp of a token's query row), "rarity" (one minus the mean cosine similarity to all
               units of the image), the "norm" of the hidden state, the norm of its "change" by the attention
-              of the block, cues of the "pixels" themselves (:mod:`illava.ops.pixels`), "attention+pixels",
-              or "none": all units score 1, so that ``select="diverse"`` or "coverage" alone decides. "size"
-              is the number of units that were merged into a unit before, with ``reduce="fold"``: times the
-              distance it is the cost of merging the unit (Ward, 1963).
+              of this block alone, before its MLP and without other blocks, cues of the "pixels" themselves
+              (:mod:`illava.ops.pixels`), "attention+pixels", or "none": all units score 1, so that
+              ``select="diverse"`` or "coverage" alone decides. "size" is the number of units n that were
+              merged into a unit before, with ``reduce="fold"``: times the distance d it approximates the
+              cost of merging two units, n_i n_j / (n_i + n_j) d^2 (Ward, 1963).
             * ``llm_score``: the attention of the "last" prompt token (default), the mean over all "text"
               after the first image, "own_row", of a token's own causal query row, or "value", the similarity
               of value vectors to those of the text: :func:`illava.ops.value_scores.value_scores`.

@@ -1,110 +1,193 @@
-"""The preset's choice among candidates on zoo/R, by a rule that was written before anything was measured.
+"""The preset's choice among candidates on zoo/R, by a rule that was written before the questions were asked.
 
-It reads what ``illava compare --speedup 2 3 4 --split val`` wrote, see ``make zoo-r-choice``.
+It reads what ``illava compare --speedup 2 3 4 --split val`` wrote, see ``make zoo-r-choice``, and applies
+:data:`RULE`. The reference is today's preset rather than the best candidate observed, whose luck would count
+against all others. Divergences count in all tasks, text and places included: they show what merging changes
+also where the plain model answers too few questions for accuracies to say anything.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from illava.evaluation.compare import mean_accuracies
-from illava.evaluation.metrics import LEAST_PLAIN, Array, estimate
-from illava.evaluation.rows import PLAIN
-from illava.evaluation.store import ANSWERS, SETTINGS, Line
-from illava.evaluation.summary import number, shared_lines, table
+from illava.evaluation.comparison import ALPHA, DRAWS
+from illava.evaluation.metrics import LEAST_PLAIN, Array, Estimate, estimate, holm, two_sided_p
+from illava.evaluation.store import Line
+from illava.evaluation.summary import number, table
+from illava.planning.equal_time import TOLERANCE
 
-SPEEDS = (2, 3, 4)
+from .choice_figures import SPEEDS, Figures, Measured, figures_of, mean_kl, method_and_speed, parts
+from .choice_figures import read as read
+
+REFERENCE = "illava-best"
+"""Today's preset."""
+OFF = f"{100 * TOLERANCE:g} %"
 RULE = (
-    "Among the candidates that reach 2x, 3x and 4x and are at none of them significantly less accurate than "
-    "the most accurate candidate there, the one with the lowest KL of the first token's distribution from "
-    "the plain model's, averaged over all tasks, text and places included, and over the three speeds."
+    f"A candidate is out if its measured speed-up is more than {OFF} below 2x, 3x or 4x. The others are "
+    f"compared with `{REFERENCE}`, today's preset, at each speed, in accuracy (the mean over the tasks that "
+    "plain has learnt) and in the KL divergence of the first token's distribution from the plain model's "
+    "(the mean over all tasks), by a paired bootstrap clustered by picture; Holm's correction covers all of "
+    "these tests. Left are those that are significantly worse nowhere and significantly better somewhere. "
+    "Of these, those stay whose KL, averaged over the three speeds, is not significantly above the lowest "
+    "one, again with Holm's correction. Of these, the simplest is chosen: fewest steps in the encoder, then "
+    "no step in the LLM, then no score in the encoder, then the lowest KL. If none is left, the preset stays."
 )
-HEAD = ("", *(f"{speed}x: points" for speed in SPEEDS), *(f"{speed}x: KL" for speed in SPEEDS), "mean KL")
+HEAD = (
+    *("", "steps", "speed-ups"),
+    *(f"{speed}x: points" for speed in SPEEDS),
+    *(f"{speed}x: KL" for speed in SPEEDS),
+    *("mean KL", "above the lowest", "result"),
+)
 
 
 @dataclass(frozen=True)
-class Figures:
-    """One method at one speed."""
+class Difference:
+    """What a method has more than another one, paired."""
 
-    accuracy: Array
-    """(1 + D,) statistic in %, the mean over the tasks that plain has learnt."""
-    kl: float
-    """Nats, the mean over all tasks."""
+    of: Estimate
+    p: float | None
+    """After Holm's correction; None if it was not tested."""
+
+    @property
+    def sign(self) -> int:
+        """+1 if it has significantly more, -1 if less, or else 0."""
+        if self.p is None or self.p >= ALPHA or self.of.value is None:
+            return 0
+        return 1 if self.of.value > 0 else -1
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A method against REFERENCE at one speed."""
+
+    accuracy: Difference
+    kl: Difference
+
+    @property
+    def better(self) -> bool:
+        """Significantly, in at least one of the two."""
+        return self.accuracy.sign > 0 or self.kl.sign < 0
+
+    @property
+    def worse(self) -> bool:
+        """Significantly, in at least one of the two."""
+        return self.accuracy.sign < 0 or self.kl.sign > 0
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was measured, and what follows from it."""
+    """What was measured, and what follows from it; the page shows it and decides nothing."""
 
-    figures: dict[str, dict[int, Figures]]
-    """By method and speed; a speed that a method does not reach is missing."""
-    worse: dict[str, tuple[int, ...]]
-    """The speeds at which a candidate is significantly less accurate than the most accurate one."""
-    chosen: str | None
-    """None if no candidate is left."""
+    figures: Measured
+    compared: Mapping[str, Mapping[int, Compared]]
+    """By method, REFERENCE left out, and speed, those left out that REFERENCE misses."""
+    able: Sequence[str]
+    """The candidates that reach all speeds."""
+    above: Mapping[str, Difference]
+    """The mean KL of each candidate that is left, over the lowest of these."""
+    parts: Mapping[str, tuple[int, bool, bool] | None]
+    """How simple each method is, see :func:`~.choice_figures.parts`."""
+    chosen: str
 
 
-def choose(settings: Mapping[str, Any], lines: Iterable[Line], candidates: Sequence[str]) -> Choice:
+def choose(
+    settings: Mapping[str, Any], lines: Iterable[Line], candidates: Sequence[str], draws: int = DRAWS
+) -> Choice:
     """Apply :data:`RULE`.
 
     Args:
-        settings, lines: of a run at equal time; other methods may be among its rows.
+        settings, lines: of a run at equal time, as :func:`read` returns them; other methods may be among its
+            rows.
         candidates: names of methods that may be chosen.
 
-    Raises ValueError where plain has learnt none of the tasks.
+    Raises ValueError where plain has learnt none of the tasks, and where REFERENCE is missing.
     """
-    lines = list(lines)
-    figures = _figures(dict(settings), lines)
-    able = [name for name in candidates if set(figures.get(name, ())) == set(SPEEDS)]
-    worse = {name: tuple(speed for speed in SPEEDS if _worse(figures, able, name, speed)) for name in able}
-    left = [name for name in able if not worse[name]]
-    return Choice(figures, worse, min(left, key=lambda name: mean_kl(figures[name]), default=None))
-
-
-def mean_kl(by_speed: Mapping[int, Figures]) -> float:
-    """The mean over the speeds."""
-    return float(np.mean([found.kl for found in by_speed.values()]))
-
-
-def _worse(figures: Mapping[str, Mapping[int, Figures]], able: Sequence[str], name: str, speed: int) -> bool:
-    best = max(able, key=lambda other: figures[other][speed].accuracy[0])
-    difference = estimate(figures[name][speed].accuracy - figures[best][speed].accuracy)
-    return difference.high is not None and difference.high < 0
-
-
-def _figures(settings: dict[str, Any], lines: list[Line]) -> dict[str, dict[int, Figures]]:
-    by_task: dict[str, dict[str, list[Line]]] = {
-        task: shared_lines([line for line in lines if line["task"] == task], settings["rows"])
-        for task in settings["tasks"]
-    }
-    learnt = [
-        task
-        for task, rows in by_task.items()
-        if rows[PLAIN.label] and np.mean([line["correct"] for line in rows[PLAIN.label]]) >= LEAST_PLAIN
+    figures = figures_of(dict(settings), list(lines), draws)
+    if REFERENCE not in figures:
+        raise ValueError(f"there is no row of {REFERENCE} at 2x, 3x or 4x to compare candidates with")
+    simple = {}
+    for label, row in settings["rows"].items():
+        if found := method_and_speed(label):
+            simple[found[0]] = parts(row["options"])
+    able = [name for name in candidates if name != REFERENCE and _able(figures.get(name, {}))]
+    compared = _against_reference(figures, able)
+    left = [
+        name
+        for name in able
+        if any(at.better for at in compared[name].values())
+        and not any(at.worse for at in compared[name].values())
     ]
-    if not learnt:
-        raise ValueError(f"plain reaches {100 * LEAST_PLAIN:g} % at none of the tasks: nothing can be chosen")
-    accuracies = mean_accuracies(settings, lines, learnt)
-    found: dict[str, dict[int, Figures]] = {}
-    for speed in SPEEDS:
-        for label in settings["rows"]:
-            # As rows at equal time are labelled; the end of a method that is slower reads "(its most)".
-            name, _, target = label.rpartition(" ")
-            if target == f"{speed}x":
-                divergences = [
-                    np.nanmean([np.nan if line["kl"] is None else line["kl"] for line in rows[label]])
-                    for rows in by_task.values()
-                    if rows[label]
-                ]
-                figures = Figures(accuracies[label], float(np.mean(divergences)))
-                found.setdefault(name, {})[speed] = figures
-    return found
+    above = _above_lowest(figures, left)
+    near = [name for name in left if above[name].sign <= 0]
+
+    def complexity(name: str) -> tuple[Any, ...]:
+        return simple[name] or (math.inf,), float(mean_kl(figures[name])[0])
+
+    return Choice(figures, compared, able, above, simple, min(near, key=complexity, default=REFERENCE))
+
+
+def lowest_kl(figures: Measured, names: Sequence[str]) -> str:
+    """The method whose mean over the speeds is lowest."""
+    return min(names, key=lambda name: float(mean_kl(figures[name])[0]))
+
+
+def _able(by_speed: Mapping[int, Figures]) -> bool:
+    return all(
+        speed in by_speed and by_speed[speed].reaches(speed) and math.isfinite(by_speed[speed].kl[0])
+        for speed in SPEEDS
+    )
+
+
+def _against_reference(figures: Measured, able: Sequence[str]) -> dict[str, dict[int, Compared]]:
+    """All methods against REFERENCE at the speeds that it is at; only those that are able are tested."""
+    reference = {speed: found for speed, found in figures[REFERENCE].items() if found.is_at(speed)}
+    differences = {
+        (name, speed, measure): _minus(getattr(found, measure), getattr(reference[speed], measure))
+        for name, rows in figures.items()
+        for speed, found in rows.items()
+        for measure in ("accuracy", "kl")
+        if name != REFERENCE and speed in reference
+    }
+    corrected = _corrected({key: found for key, found in differences.items() if key[0] in able})
+    shown = {key: Difference(estimate(found), corrected.get(key)) for key, found in differences.items()}
+    return {
+        name: {
+            speed: Compared(shown[name, speed, "accuracy"], shown[name, speed, "kl"])
+            for speed in rows
+            if speed in reference
+        }
+        for name, rows in figures.items()
+        if name != REFERENCE
+    }
+
+
+def _above_lowest(figures: Measured, names: Sequence[str]) -> dict[str, Difference]:
+    if not names:
+        return {}
+    lowest = lowest_kl(figures, names)
+    differences = {name: _minus(mean_kl(figures[name]), mean_kl(figures[lowest])) for name in names}
+    corrected = _corrected({name: found for name, found in differences.items() if name != lowest})
+    return {name: Difference(estimate(found), corrected.get(name)) for name, found in differences.items()}
+
+
+def _minus(one: Array, other: Array) -> Array:
+    """Rounded, because sums over tasks leave rounding errors where differences are exactly zero."""
+    return np.round(one - other, 9)
+
+
+def _corrected(differences: Mapping[Any, Array]) -> dict[Any, float]:
+    """Holm's p-values of statistics, where they have any."""
+    found = {key: two_sided_p(difference) for key, difference in differences.items()}
+    values = {key: p for key, p in found.items() if p is not None}
+    return dict(zip(values, holm(list(values.values())), strict=True))
+
+
+# -- the page --------------------------------------------------------------------------------------
 
 
 def opening(settings: Mapping[str, Any]) -> list[str]:
@@ -115,61 +198,90 @@ def opening(settings: Mapping[str, Any]) -> list[str]:
         "Written by `python -m illava_lab.benchmarks.zoo_r choose` from what `make zoo-r-choice` measures. "
         "The candidates are defined in `illava_lab/real/candidates.py`.",
         "",
-        f"The rule, written before anything was measured: {RULE[0].lower()}{RULE[1:]}",
+        f"The rule, written before the questions were asked: {RULE} What is chosen here becomes the preset "
+        "only if it is not worse on zoo/L either.",
         "",
         f"Validation split, at most {settings['limit']} questions a task, {len(settings['tasks'])} tasks, "
-        f"{settings['dtype']} on {settings['device']}, weights {settings['weights']}. *points*: of accuracy, "
-        "against the most accurate candidate at that speed, the mean over the tasks that plain gets right at "
-        f"least {100 * LEAST_PLAIN:g} % of the time, paired; bold: the 95 % interval excludes 0.",
+        f"{settings['dtype']} on {settings['device']}, weights {settings['weights']}. *steps*: in the "
+        "encoder, whether the LLM has one, and whether units have a score in the encoder. *speed-ups*: to "
+        "the first token, measured in this run, at the budgets for 2x, 3x and 4x. *points*: of accuracy, the "
+        f"mean over the tasks that plain gets right at least {100 * LEAST_PLAIN:g} % of the time, and *KL*: "
+        f"in nats, both against `{REFERENCE}` at that speed, paired, with 95 % intervals. Bold: "
+        f"p < {ALPHA:.2g} after Holm's correction.",
     ]
 
 
 def page_lines(choice: Choice, candidates: Sequence[str]) -> list[str]:
-    """The table, best first, with points of accuracy against the most accurate candidate; then the result."""
-    best = {
-        speed: max(
-            (
-                rows[speed].accuracy
-                for name, rows in choice.figures.items()
-                if name in candidates and speed in rows
-            ),
-            key=lambda accuracy: float(accuracy[0]),
-            default=None,
-        )
-        for speed in SPEEDS
-    }
-    complete = [name for name, rows in choice.figures.items() if set(rows) == set(SPEEDS)]
-    order = sorted(complete, key=lambda name: mean_kl(choice.figures[name]))
+    """The table, the lowest mean KL first, and the result."""
+    figures = choice.figures
+    means = {name: float(mean_kl(rows)[0]) for name, rows in figures.items() if set(rows) == set(SPEEDS)}
+    order = sorted(means, key=lambda name: (math.isnan(means[name]), means[name]))
     cells = []
-    for name in [*order, *(name for name in choice.figures if name not in complete)]:
-        rows = choice.figures[name]
-        points = [_points(rows.get(speed), best[speed]) for speed in SPEEDS]
-        divergences = [number(rows[speed].kl if speed in rows else None, ".3f") for speed in SPEEDS]
-        total = number(mean_kl(rows) if name in complete else None, ".3f")
+    for name in [*order, *(name for name in figures if name not in means)]:
+        rows, compared = figures[name], choice.compared.get(name, {})
         shown = name if name in candidates else f"*{name}*"
-        cells.append([f"**{shown}**" if name == choice.chosen else shown, *points, *divergences, total])
-    result = f"Chosen: `{choice.chosen}`." if choice.chosen else "No candidate is left."
+        cells.append(
+            [
+                f"**{shown}**" if name == choice.chosen else shown,
+                _steps(choice.parts.get(name)),
+                " / ".join(_speedup(rows.get(speed), speed) for speed in SPEEDS),
+                *(_cell(compared[s].accuracy, "+.1f") if s in compared else "-" for s in SPEEDS),
+                *(_cell(compared[s].kl, "+.3f") if s in compared else "-" for s in SPEEDS),
+                number(means.get(name), ".3f"),
+                _cell(choice.above[name], "+.3f") if name in choice.above else "-",
+                _result(choice, name, candidates),
+            ]
+        )
+    tests = 2 * sum(len(choice.compared[name]) for name in choice.able)
+    missed = [s for s in SPEEDS if s not in figures[REFERENCE] or not figures[REFERENCE][s].is_at(s)]
     return [
-        *table(HEAD, cells),
+        *table(HEAD, cells, left=3),
         "",
-        "*Italics*: not among the candidates. -: does not reach that speed.",
+        f"*Italics*: not among the candidates, and not tested. {tests} tests against `{REFERENCE}`.",
+        *([f"`{REFERENCE}` misses {_times(missed)} by more than {OFF}: no tests there."] if missed else []),
         "",
-        result,
+        "The preset stays." if choice.chosen == REFERENCE else f"Chosen: `{choice.chosen}`.",
     ]
 
 
-def _points(figures: Figures | None, best: Array | None) -> str:
-    if figures is None or best is None:
+def _result(choice: Choice, name: str, candidates: Sequence[str]) -> str:
+    """What the rule says of a candidate."""
+    if name == choice.chosen:
+        return "chosen"
+    if name == REFERENCE or name not in candidates:
+        return ""
+    if name not in choice.able:
+        rows = choice.figures[name]
+        slow = [speed for speed in SPEEDS if speed not in rows or not rows[speed].reaches(speed)]
+        return f"too slow: {_times(slow)}" if slow else "KL is not a number"
+    if worse := [speed for speed, at in choice.compared[name].items() if at.worse]:
+        return f"worse: {_times(worse)}"
+    if name not in choice.above:
+        return "nowhere better"
+    if choice.above[name].sign > 0:
+        return "KL above the lowest"
+    return "as simple" if choice.parts[name] == choice.parts[choice.chosen] else "less simple"
+
+
+def _times(speeds: Iterable[int]) -> str:
+    return ", ".join(f"{speed}x" for speed in sorted(speeds))
+
+
+def _steps(found: tuple[int, bool, bool] | None) -> str:
+    if found is None:
         return "-"
-    found = estimate(figures.accuracy - best)
-    if found.low is None or found.high is None:
-        return number(found.value, "+.1f")
-    text = f"{found.value:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
-    return f"**{text}**" if found.low > 0 or found.high < 0 else text
+    blocks, llm, scored = found
+    return f"{blocks}{' + LLM' if llm else ''}{', score' if scored else ''}"
 
 
-def read(folder: Path) -> tuple[dict[str, Any], list[Line]]:
-    """Settings and answers of the run in the folder of one model. Raises FileNotFoundError."""
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    with (folder / ANSWERS).open(encoding="utf-8") as lines:
-        return settings, [json.loads(line) for line in lines if line.strip()]
+def _speedup(figures: Figures | None, speed: int) -> str:
+    if figures is None or figures.speedup is None:
+        return "-"
+    return f"{figures.speedup:.2f}{'' if figures.reaches(speed) else ' (slow)'}"
+
+
+def _cell(found: Difference, form: str) -> str:
+    if found.of.value is None or found.of.low is None or found.of.high is None:
+        return number(found.of.value, form)
+    text = f"{found.of.value:{form}} ({found.of.low:{form}} to {found.of.high:{form}})"
+    return f"**{text}**" if found.sign else text
