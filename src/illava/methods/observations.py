@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.masks import places_of
 from ..ops.merging import keep_count
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
+from ..ops.transfers import upload
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,15 @@ class Units:
     def counts(self, keep: float) -> tuple[int, ...]:
         """Units of each segment to keep, for a share ``keep`` of the segment's original units."""
         return tuple(final_count(n, of, keep) for n, of in zip(self.lengths, self.full, strict=True))
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """In the LLM: (S,) int64 row of the batch of each segment, and index of its last unit in the row."""
+        assert self.tokens is not None
+        runs = self.tokens.runs
+        ends = upload(torch.tensor(self.lengths).cumsum(0).sub(1).clamp(min=0), runs.device)
+        places = places_of((runs >= 0).flatten(), sum(self.lengths))[ends]
+        return places // runs.shape[1], places % runs.shape[1]
 
     @property
     def weights(self) -> Tensor:
