@@ -141,7 +141,9 @@ def test_pictures_need_not_be_squares(tmp_path) -> None:
     assert illava.predict(config, METHOD, picture_size=(74, 56)).llm_tokens == report.llm_tokens
 
 
-@pytest.mark.parametrize("method", ["pool", "divprune", "fastv", "tome", "sparsevlm", "dart", "pyramiddrop"])
+@pytest.mark.parametrize(
+    "method", ["pool", "divprune", "mmtok", "fastv", "tome", "sparsevlm", "dart", "pyramiddrop"]
+)
 @pytest.mark.parametrize("full", [False, True])
 def test_registers_are_no_patches(tmp_path, method, full) -> None:
     """Whatever a method drops of the patches, all registers reach the last layer."""

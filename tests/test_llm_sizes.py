@@ -78,8 +78,10 @@ def written_out(
     before = None
     for number, layer in enumerate(language.layers):
         if number in steps:
-            # Scores are the attention without sizes.
-            _, weights = decode(language.layers[number - 1], before, rotary[number - 1], causal & alive)
+            # Scores are the weights of that layer's attention, sizes included.
+            _, weights = decode(
+                language.layers[number - 1], before, rotary[number - 1], causal & alive, sizes.log()
+            )
             row = torch.stack([head[last] for head in weights]).mean(0)
             for segment in made.segments:
                 own = [column for column in segment if alive[column]]

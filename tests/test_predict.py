@@ -43,6 +43,7 @@ METHODS = {
     "fastervlm": illava.FasterVLM(keep=1 / 4),
     "vispruner": illava.VisPruner(keep=1 / 4),
     "divprune": illava.DivPrune(keep=1 / 4),
+    "mmtok": illava.MMTok(keep=1 / 4),
     "tome": illava.ToMe(keep=1 / 3),
     "random": illava.Random(keep=1 / 4),
     "pool": illava.Pool(keep=1 / 4),

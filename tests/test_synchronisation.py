@@ -122,6 +122,14 @@ def test_no_score_and_no_selection_waits_more(name: str, score: str) -> None:
         assert len(waits.ours()) <= MOST, f"{select}: {waits.places()}"
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl"])
+def test_a_question_is_found_without_waiting(name: str) -> None:
+    model, inputs = on_device(tiny_model(name))
+    with illava.accelerate(model, illava.MMTok(keep=1 / 3)), device(), torch.no_grad(), watch() as waits:
+        model(**inputs)
+    assert len(waits.ours()) <= MOST, waits.places()
+
+
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
 def test_budgets_by_complexity_wait_once_for_the_encoder(name: str) -> None:
     model, inputs = on_device(tiny_model(name))

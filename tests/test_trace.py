@@ -101,6 +101,7 @@ def test_nothing_is_computed_otherwise(name, monkeypatch) -> None:
 
 BEHIND = {
     "divprune": methods.DivPrune(keep=0.4),
+    "mmtok": methods.MMTok(keep=0.4),
     "visionzip": methods.VisionZip(keep=0.4),
     "prumerge": methods.PruMergePlus(keep=0.4),
     "vispruner": methods.VisPruner(keep=0.4),

@@ -39,6 +39,7 @@ DROPPING = {
     "fastervlm": illava.FasterVLM(keep=1 / 3),
     "vispruner": illava.VisPruner(keep=1 / 3),
     "divprune": illava.DivPrune(keep=1 / 3),
+    "mmtok": illava.MMTok(keep=1 / 3),
     "dart": illava.DART(keep=1 / 3),
     "random": illava.Random(keep=1 / 3),
     "compose": illava.Compose((illava.ToMe(keep=1 / 2), illava.FastV(keep=1 / 4))),

@@ -30,6 +30,7 @@ MADE: dict[str, Method] = {
     "fastervlm": illava.FasterVLM(keep=KEEP),
     "vispruner": illava.VisPruner(keep=KEEP),
     "divprune": illava.DivPrune(keep=KEEP),
+    "mmtok": illava.MMTok(keep=KEEP),
     "tome": illava.ToMe(keep=KEEP),
     "random": illava.Random(keep=KEEP),
     "random in the llm": illava.Random(keep=KEEP, stage="llm"),
@@ -84,7 +85,7 @@ def counts(inputs: dict[str, torch.Tensor]) -> list[int]:
 
 def segments(name: str, family: str, inputs: dict[str, torch.Tensor]) -> list[int]:
     """Units among which a method chooses: of a tile or picture before the LLM, of a run in it."""
-    if name in IN_THE_LLM or name in ("divprune", "random", "illava-best"):
+    if name in IN_THE_LLM or name in ("divprune", "mmtok", "random", "illava-best"):
         return counts(inputs)
     if family == "internvl":
         return [9] * len(inputs["pixel_values"])

@@ -18,6 +18,7 @@ METHODS = {
     "vispruner": illava.VisPruner(keep=0.3),
     "prumerge": illava.PruMergePlus(keep=0.3),
     "divprune": illava.DivPrune(keep=0.3),
+    "mmtok": illava.MMTok(keep=0.3),
     "random": illava.Random(keep=0.3),
     "random llm": illava.Random(keep=0.3, stage="llm"),
     "tome": illava.ToMe(keep=0.5),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from illava.methods.divprune import keep_diverse
+from illava.methods.mmtok import keep_covering
 from illava.methods.vispruner import prune
 from illava.ops import graphs, kernels
 from illava.ops.kernels import trial
@@ -56,6 +57,7 @@ CALLS = {
     "merge": lambda u, s: merge(u, s, 490),
     "best": lambda u, s: merge_diverse(u, s, 192, **FOLD),
     "divprune": lambda u, s: keep_diverse(64, u),
+    "mmtok": lambda u, s: keep_covering(64, u, u[:, :9], s[:, :9] > 0.3),
     "vispruner": lambda u, s: prune(128, u, s, important=0.5, per_round=8),
 }
 

@@ -95,6 +95,35 @@ def test_soft_capped_logits(monkeypatch):
     torch.testing.assert_close(got, last_row_scores(query, key, 0.5, last, softcap=3.0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sizes_count_in_both(dtype):
+    query, key = (projected(2, h, 19, 12, seed=h, dtype=dtype) for h in (4, 2))
+    sizes = torch.randint(1, 60, (2, 19), generator=torch.Generator().manual_seed(0)).float()
+    bias = [[row] * 4 for row in sizes.log().tolist()]
+    given = sizes.log().to(DEVICE)
+    # The mean over the rows of all queries, each by the loop for one.
+    rows = [last_row_scores_loop(query.cpu(), key.cpu(), 0.3, [i, i], bias) for i in range(19)]
+    got = column_scores(query, key, 0.3, bias=given).cpu().double()
+    torch.testing.assert_close(got, torch.stack(rows).mean(0), rtol=1e-4, atol=1e-6)
+    last = torch.tensor([18, 18], device=DEVICE)
+    got = last_row_scores(query, key, 0.3, last, bias=given).cpu().double()
+    torch.testing.assert_close(got, rows[18], rtol=1e-4, atol=1e-6)
+
+
+def test_sizes_beside_a_soft_cap_and_in_wide_heads_need_no_kernel(monkeypatch):
+    query, key = (projected(1, 2, 7, 256, seed=s, dtype=torch.float32) / 8 for s in (0, 1))
+    last, given = torch.tensor([6], device=DEVICE), torch.arange(1.0, 8.0, device=DEVICE).log()[None]
+    calls = [
+        lambda: column_scores(query, key, 0.5, bias=given),
+        lambda: last_row_scores(query, key, 0.5, last, bias=given),
+        lambda: last_row_scores(query[..., :8], key[..., :8], 0.5, last, softcap=0.3, bias=given),
+    ]
+    found = [call() for call in calls]
+    monkeypatch.setenv("ILLAVA_KERNELS", "torch")
+    for one, call in zip(found, calls, strict=True):
+        torch.testing.assert_close(one, call(), rtol=1e-5, atol=1e-6)
+
+
 def test_nothing_as_large_as_the_attention_matrix_is_made():
     query, key = (projected(1, 2, 200, 4, seed=s, dtype=torch.float32) for s in (0, 1))
     made = []

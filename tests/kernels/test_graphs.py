@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from illava.methods import dart, divprune, prumerge, sparsevlm, tome, visionzip, vispruner
+from illava.methods import dart, divprune, mmtok, prumerge, sparsevlm, tome, visionzip, vispruner
 from illava.ops import coverage, graphs, merging, two_depths
 from illava.ops.graphs import Graphs, captured
 from illava.ops.merge_weights import merge_weights
@@ -86,6 +86,13 @@ CALLS = {
         "_captured_ranking",
     ),
     "divprune": (lambda seed: divprune.keep_diverse(7, units_of(seed)), divprune, "keep_diverse"),
+    "mmtok": (
+        lambda seed: mmtok.keep_covering(
+            7, units_of(seed), units_of(seed + 9, 5), scores_of(seed + 9, 5) < 0.7
+        ),
+        mmtok,
+        "keep_covering",
+    ),
     "vispruner": (
         lambda seed: vispruner.prune(9, units_of(seed), scores_of(seed), important=0.5, per_round=2),
         vispruner,

@@ -113,3 +113,25 @@ def unlike_loop(
         taken += sorted(rest, key=lambda i: cosine(vectors[i], pivot))[:quota]
     assert len(taken) == count
     return sorted(taken)
+
+
+def covering_loop(vectors: list[Vector], words: list[Vector], count: int) -> list[int]:
+    """Which visual tokens MMTok selects of one run, in that order; ``words`` are the question."""
+
+    def similar(a: Vector, temperature: float) -> list[int]:
+        alike = [round(cosine(a, b) * 2**14) / 2**14 for b in vectors]
+        return [round(share * 2**24) for share in softmax([one / temperature for one in alike])]
+
+    rows = [(1.0, similar(word, 0.01)) for word in words] + [(0.5, similar(x, 0.2)) for x in vectors]
+    covered, taken = [0] * len(rows), []
+    while len(taken) < count:
+
+        def gain(i: int, covered: list[int] = covered) -> float:
+            return sum(
+                weight * max(0, row[i] - best) for (weight, row), best in zip(rows, covered, strict=True)
+            )
+
+        # max takes the first of several, and so the lower index.
+        taken.append(max((i for i in range(len(vectors)) if i not in taken), key=gain))
+        covered = [max(best, row[taken[-1]]) for (_, row), best in zip(rows, covered, strict=True)]
+    return taken

@@ -20,7 +20,7 @@ from tests.tiny import pictures, tiny_model, video, video_prompt
 
 __all__ = ["kernels"]
 
-AT_THE_ENTRY = [illava.DivPrune(keep=0.4), illava.Random(keep=0.4)]
+AT_THE_ENTRY = [illava.DivPrune(keep=0.4), illava.MMTok(keep=0.4), illava.Random(keep=0.4)]
 IN_THE_LLM = [
     illava.FastV(layer=2, keep=0.4),
     illava.DART(layer=2, keep=0.4),
@@ -130,7 +130,7 @@ def test_positions_of_a_video_of_smaller_frames_are_the_models_own(family: str, 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("method", IN_THE_LLM, ids=named)
+@pytest.mark.parametrize("method", [AT_THE_ENTRY[1], *IN_THE_LLM], ids=named)
 def test_what_was_generated_rates_nothing(method: Method) -> None:
     model = tiny_model("llava_onevision")
     inputs = inputs_of(model, "two", "single")

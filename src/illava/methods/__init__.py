@@ -10,6 +10,7 @@ from .downsample import Downsample as Downsample
 from .fastervlm import FasterVLM as FasterVLM
 from .fastv import FastV as FastV
 from .illava import Illava as Illava
+from .mmtok import MMTok as MMTok
 from .pool import Pool as Pool
 from .presets import make_method, presets
 from .prumerge import PruMergePlus as PruMergePlus

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from ..models.located import LocatedModules
 from ..ops.graphs import captured
-from ..ops.masks import places_of
 from ..ops.merging import Merged, MergedSegments, reduce_segments
 from ..ops.transfers import upload
 from .base import Method
@@ -97,11 +96,8 @@ def text_pivots(units: Units) -> tuple[Tensor, Tensor]:
     tokens = units.tokens
     assert tokens is not None
     assert tokens.seen is not None
-    width = tokens.runs.shape[1]
-    ends = upload(torch.tensor(units.lengths).cumsum(0).sub(1).clamp(min=0), tokens.runs.device)
-    places = places_of((tokens.runs >= 0).flatten(), sum(units.lengths))[ends]
-    rows, last_visual = places // width, places % width
-    index = torch.arange(width, device=places.device)
+    rows, last_visual = units.ends
+    index = torch.arange(tokens.runs.shape[1], device=rows.device)
     # Without a cache, generated tokens follow the prompt.
     later = tokens.text[rows] & (index > last_visual[:, None]) & (index <= tokens.last[rows, None])
     norms = tokens.seen[rows].float().masked_fill(~later, float("-inf"))

@@ -53,8 +53,9 @@ class Experimental(Mapping[str, Any]):
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
             * ``proportional``: where the logarithm of the number of merged units is added to the attention
               logits of a unit as a key: in later blocks of the "encoder" (or True), in the layers of the
-              "llm", or in "both". In the LLM, sizes then carry over from the encoder. Not with flex
-              attention. Default False.
+              "llm", or in "both". In the LLM, sizes then carry over from the encoder. Scores are weights of
+              that attention, so a unit that stands for nine is scored with log(9) added to its logits. Not
+              with flex attention. Default False.
             * ``rotary_keep``: share of a run of visual tokens, in [0, 1): an LLM step keeps so many at the
               positions with the largest mean cosine of their rotary table, and so many with the largest mean
               sine, before all others. Default 0.

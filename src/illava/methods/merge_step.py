@@ -100,7 +100,9 @@ class MergeStep(EncoderStep, LlmStep):
 
     def observe_encoder(self, attention: EncoderAttention) -> Tensor:
         if self.encoder_score == "own_row":
-            return own_row_scores(attention.query, attention.key, attention.scaling, causal=False)
+            return own_row_scores(
+                attention.query, attention.key, attention.scaling, bias=attention.bias, causal=False
+            )
         return attention.received(self.score)
 
     def observe_llm(self, attention: LlmAttention, context: Any) -> Tensor:
@@ -113,6 +115,7 @@ class MergeStep(EncoderStep, LlmStep):
                 attention.scaling,
                 attention.mask,
                 attention.softcap,
+                attention.bias,
                 causal=True,
             )
         tokens = attention.tokens

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.masks import places_of
 from ..ops.merging import keep_count
 from ..ops.scoring import Score, column_scores, last_row_scores, row_scores, unit_scores
+from ..ops.transfers import upload
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,15 @@ class EncoderAttention:
     scaling: float
     prefix: int
     """Class tokens in front of each sequence."""
+    bias: Tensor | None = None
+    """(B, n) fp32 that the block adds to the logits of each key, the logarithms of sizes; None: nothing. It
+    counts in the attention weights below, and is no part of ``key``."""
 
     def received(self, score: Score = "exact") -> Tensor:
         """(B, n) fp32: the attention each token receives, averaged over heads, summed over all queries."""
         # Sums, not means: with window attention, a segment's tokens are in windows of different sizes.
-        return column_scores(self.query, self.key, self.scaling, score=score, times=self.query.shape[2])
+        times = self.query.shape[2]
+        return column_scores(self.query, self.key, self.scaling, score=score, times=times, bias=self.bias)
 
     def by_class(self) -> Tensor:
         """(B, n) fp32: the class token's attention to each token, averaged over heads; for encoders without
@@ -37,7 +43,8 @@ class EncoderAttention:
         device, shape = self.query.device, (len(self.query), 1, 1, self.query.shape[2])
         first = torch.zeros(shape[0], dtype=torch.int64, device=device)
         everything = torch.ones(shape, dtype=torch.bool, device=device)
-        return last_row_scores(self.query[:, :, :1], self.key, self.scaling, first, everything)
+        query = self.query[:, :, :1]
+        return last_row_scores(query, self.key, self.scaling, first, everything, bias=self.bias)
 
 
 @dataclass(frozen=True)
@@ -82,18 +89,20 @@ class LlmAttention:
     """The tokens of the queries; with ``hidden`` only where the step observes its own layer ("itself")."""
     value: Tensor
     """(B, H_kv, k, h'), cached values first."""
+    bias: Tensor | None = None
+    """(B, k) fp32 that the layer adds to the logits of each key, as in :class:`EncoderAttention`."""
 
     def by_last(self) -> Tensor:
         """(B, n) fp32: the last prompt token's attention to each token, averaged over heads."""
         last = self.tokens.last
-        scores = last_row_scores(self.query, self.key, self.scaling, last, self.mask, self.softcap)
+        scores = last_row_scores(self.query, self.key, self.scaling, last, self.mask, self.softcap, self.bias)
         # The scores cover all keys, including those in the cache.
         return scores[:, -self.query.shape[2] :]
 
     def by_rows(self, rows: Tensor) -> Tensor:
         """(B, n) fp32: attention to each token, averaged over heads and the queries at ``rows``, (B, n) bool;
         zeros where a prompt has none."""
-        scores = row_scores(self.query, self.key, self.scaling, rows, self.mask, self.softcap)
+        scores = row_scores(self.query, self.key, self.scaling, rows, self.mask, self.softcap, self.bias)
         return scores[:, -self.query.shape[2] :]
 
     @property
@@ -144,6 +153,15 @@ class Units:
     def counts(self, keep: float) -> tuple[int, ...]:
         """Units of each segment to keep, for a share ``keep`` of the segment's original units."""
         return tuple(final_count(n, of, keep) for n, of in zip(self.lengths, self.full, strict=True))
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """In the LLM: (S,) int64 row of the batch of each segment, and index of its last unit in the row."""
+        assert self.tokens is not None
+        runs = self.tokens.runs
+        ends = upload(torch.tensor(self.lengths).cumsum(0).sub(1).clamp(min=0), runs.device)
+        places = places_of((runs >= 0).flatten(), sum(self.lengths))[ends]
+        return places // runs.shape[1], places % runs.shape[1]
 
     @property
     def weights(self) -> Tensor:

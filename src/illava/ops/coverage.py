@@ -46,57 +46,79 @@ def coverage_ranking(units: Tensor, scores: Tensor, p: int, sizes: Tensor | None
 
 def ranking_by_operations(units: Tensor, scores: Tensor, weights: Tensor, p: int) -> Tensor:
     """:func:`coverage_ranking` with PyTorch operations."""
-    count = units.shape[1]
-    similar, covered = _similarities(units)
-    weights = weights.round().int()[:, covered]
-    rank = torch.zeros_like(scores, dtype=torch.float32)
-    coverage = torch.zeros_like(weights)
-    gain = _increase(similar, coverage, torch.full_like(coverage, RESOLUTION), weights)
-    for step in range(p):
-        newest = (gain * scores).masked_fill(rank > 0, -torch.inf).argmax(1, keepdim=True)
-        rank.scatter_(1, newest, float(count - step))
-        of_newest = similar.gather(2, newest[:, None].expand(-1, similar.shape[1], 1)).squeeze(2)
-        after = torch.maximum(coverage, of_newest)
-        gain -= _increase(similar, coverage, after, weights)
-        coverage = after
-    return rank
+    covered = covered_units(units.shape[1], units.device)
+    similar = whole_cosines(units[:, covered], units)
+    return covering_ranking(similar, weights.round().int()[:, covered], p, scores)
 
 
 _captured_ranking = captured(ranking_by_operations)
 
 
-def _similarities(units: Tensor) -> tuple[Tensor, Tensor]:
-    """(S, m, n) int32, the similarity of the units that are to be covered to all units; and (m,) their
-    indices."""
-    directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
-    count = directions.shape[1]
-    most = selection.MAX_PAIRWISE_UNITS
-    rows = count if count <= most else max(1, most**2 // count)
-    covered = torch.arange(0, rows * count, count, device=units.device) // rows
-    cosines = directions[:, covered] @ directions.transpose(1, 2)
-    return cosines.mul_(RESOLUTION).round_().int(), covered
+def covering_ranking(rows: Tensor, weights: Tensor, p: int, scores: Tensor | None = None) -> Tensor:
+    """Rank columns by how much better each covers the rows, given those selected before it.
 
-
-def _increase(similar: Tensor, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
-    """(S, n) int32: the part of each unit's gain that a rise of coverage from ``before`` to ``after`` uses.
+    A row is covered by its largest value in a selected column, by 0 before the first. The gain of a column is
+    the sum over the rows of the increase in coverage if it were selected. Repeatedly selects the column with
+    the largest gain, or product of gain and score; of equal ones the earlier.
 
     Args:
-        similar: (S, m, n) int32.
-        before, after, weights: (S, m) int32.
+        rows: (S, m, n) whole numbers in int32 or int64, not negative where it matters.
+        weights: (S, m) whole factors of the rows' gains, in the same dtype, which must hold the sums.
+        p: number of columns to rank, 1 <= p <= n.
+        scores: (S, n) fp32, not negative; None: one each.
+
+    Returns (S, n) fp32: n for the first column, n - 1 for the second, and so on; 0 for the others.
     """
-    if similar.device.type != "cpu":
-        return _weighted_sum(similar, before, after, weights)
-    # Late rounds increase the coverage of few units. Finding them would wait for another device.
-    out = similar.new_empty(len(similar), similar.shape[2])
+    count = rows.shape[2]
+    rank = torch.zeros(len(rows), count, dtype=torch.float32, device=rows.device)
+    coverage = torch.zeros_like(weights)
+    gain = _increase(rows, coverage, torch.full_like(coverage, torch.iinfo(rows.dtype).max), weights)
+    for step in range(p):
+        # Without scores it stays whole: numbers that differ must not be rounded to a tie.
+        value, lowest = (gain, -1) if scores is None else (gain * scores, -torch.inf)
+        newest = value.masked_fill(rank > 0, lowest).argmax(1, keepdim=True)
+        rank.scatter_(1, newest, float(count - step))
+        of_newest = rows.gather(2, newest[:, None].expand(-1, rows.shape[1], 1)).squeeze(2)
+        after = torch.maximum(coverage, of_newest)
+        gain -= _increase(rows, coverage, after, weights)
+        coverage = after
+    return rank
+
+
+def covered_units(count: int, device: torch.device) -> Tensor:
+    """(m,) int64: the indices of the units of a segment of ``count`` that are to be covered."""
+    most = selection.MAX_PAIRWISE_UNITS
+    rows = count if count <= most else max(1, most**2 // count)
+    return torch.arange(0, rows * count, count, device=device) // rows
+
+
+def whole_cosines(rows: Tensor, units: Tensor) -> Tensor:
+    """(S, m, D) and (S, n, D), any floating dtype, to (S, m, n) int32: cosine similarities, in whole
+    multiples of 1 / RESOLUTION."""
+    a, b = (torch.nn.functional.normalize(part.detach().float(), dim=-1) for part in (rows, units))
+    return (a @ b.transpose(1, 2)).mul_(RESOLUTION).round_().int()
+
+
+def _increase(rows: Tensor, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
+    """(S, n): the part of each column's gain that a rise of coverage from ``before`` to ``after`` uses.
+
+    Args:
+        rows: (S, m, n) int32 or int64.
+        before, after, weights: (S, m), the same dtype.
+    """
+    if rows.device.type != "cpu":
+        return _weighted_sum(rows, before, after, weights)
+    # Late rounds increase the coverage of few rows. Finding them would wait for another device.
+    out = rows.new_empty(len(rows), rows.shape[2])
     for segment, grown in enumerate(after > before):
-        rows = grown.nonzero().squeeze(1)
-        values = (part[segment].index_select(0, rows) for part in (similar, before, after, weights))
+        at = grown.nonzero().squeeze(1)
+        values = (part[segment].index_select(0, at) for part in (rows, before, after, weights))
         out[segment] = _weighted_sum(*values)
     return out
 
 
-def _weighted_sum(similar: Tensor, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
+def _weighted_sum(rows: Tensor, before: Tensor, after: Tensor, weights: Tensor) -> Tensor:
     """The sum over m: (..., m, n) and (..., m) to (..., n)."""
     low = before[..., None]
-    parts = similar.clamp(low, after[..., None]).sub_(low).mul_(weights[..., None])
-    return parts.sum(-2, dtype=torch.int32)
+    parts = rows.clamp(low, after[..., None]).sub_(low).mul_(weights[..., None])
+    return parts.sum(-2, dtype=rows.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .precision import full_precision
-from .scoring import _capped, _check_mask, _masked, _room
+from .scoring import _capped, _check_mask, _masked, _plus, _room
 
 
 @full_precision
@@ -16,6 +16,7 @@ def own_row_scores(
     scaling: float,
     mask: Tensor | None = None,
     softcap: float | None = None,
+    bias: Tensor | None = None,
     *,
     causal: bool,
 ) -> Tensor:
@@ -27,7 +28,7 @@ def own_row_scores(
         scaling: factor on the dot products.
         mask: (B or 1, H or 1, q, k) boolean (True = may attend) or additive; or key padding, (B, k) boolean
             or 0/1, in addition to the causal mask; or None.
-        softcap: as in :func:`illava.ops.scoring.last_row_scores`.
+        softcap, bias: as in :func:`illava.ops.scoring.last_row_scores`.
         causal: whether, without a mask of all queries, row i of the queries attends to keys up to k - q + i
             only.
 
@@ -45,7 +46,7 @@ def own_row_scores(
     for first in range(0, rows, step):
         part = query[:, :, first : first + step].float() * scaling
         logits = (part.reshape(batch, shared, -1, width) @ keys).view(batch, heads, -1, length)
-        logits = _capped(logits, softcap)
+        logits = _plus(_capped(logits, softcap), None if bias is None else bias[:, None, None])
         if mask is not None and mask.dim() == 4:
             logits = _masked(logits, mask[:, :, first : first + step, :length])
         else:

@@ -15,6 +15,7 @@ from torch import Tensor
 from . import kernels
 from .masks import places_of
 from .precision import full_precision
+from .size_bias import query_and_key_with_channels, width_with_channels
 
 Score = Literal["exact", "sampled"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -28,7 +29,13 @@ ACCELERATOR_CHUNK_BYTES = 256 * 2**20
 
 @full_precision
 def column_scores(
-    query: Tensor, key: Tensor, scaling: float, *, score: Score = "exact", times: float = 1
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    *,
+    score: Score = "exact",
+    times: float = 1,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention that each token receives, averaged over heads and over the queries of its segment.
 
@@ -39,6 +46,7 @@ def column_scores(
         score: ``"exact"`` uses every query row, ``"sampled"`` 256 evenly spaced ones, or all if there are
             fewer.
         times: factor on the scores.
+        bias: (B, n) fp32 added to the logits of each key, such as the logarithms of sizes; None: nothing.
 
     Returns (B, n) fp32; each row sums to ``times``.
     """
@@ -46,29 +54,50 @@ def column_scores(
         raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     batch, heads, n, width = query.shape
     count = min(n, SAMPLED_ROWS) if score == "sampled" else n
-    if kernels.suits_attention(query, key):
+    if (given := _for_kernels(query, key, scaling, bias)) is not None:
         from .kernels.attention import column_sums
 
-        return column_sums(query, key, scaling, count, times / (heads * count))
+        return column_sums(*given, scaling, count, times / (heads * count))
     if count < n:
         # Integer arithmetic: a float linspace would follow the default dtype.
         query = query[:, :, torch.arange(0, count * n, n, device=query.device) // count]
     # One matrix product per batch entry and key/value head, over all query rows that share its keys.
     rows, keys = query.float().reshape(batch * key.shape[1], -1, width), key.float().flatten(0, 1)
+    added = None if bias is None else bias.float().repeat_interleave(key.shape[1], 0)[:, None]
     room = _room(query)
     some = max(1, room // (4 * rows.shape[1] * n))
     step = max(1, room // (4 * min(some, len(rows)) * n))
     sums = []
     for head in range(0, len(rows), some):
         queries, transposed = rows[head : head + some], keys[head : head + some].transpose(1, 2)
+        more = None if added is None else added[head : head + some]
         first, *others = torch.split(queries, step, dim=1)
-        total = _column_sums((first * scaling).matmul(transposed).softmax(-1))
+        total = _column_sums(_plus((first * scaling).matmul(transposed), more).softmax(-1))
         for chunk in others:
-            total += _column_sums((chunk * scaling).matmul(transposed).softmax(-1))
+            total += _column_sums(_plus((chunk * scaling).matmul(transposed), more).softmax(-1))
         sums.append(total)
     total = torch.cat(sums) if len(sums) > 1 else sums[0]
     total = total.reshape(batch, -1, n).sum(1)
     return total * (times / (heads * count))
+
+
+def _for_kernels(
+    query: Tensor, key: Tensor, scaling: float, bias: Tensor | None, softcap: float | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Queries and keys for the kernels, a bias in further channels; None if the kernels are not used."""
+    if not kernels.suits_attention(query, key):
+        return None
+    if bias is None:
+        return query, key
+    # Channels would be capped with the rest of the logits.
+    if softcap is not None or width_with_channels(query.shape[-1]) > kernels.MAX_HEAD_WIDTH:
+        return None
+    return query_and_key_with_channels(query, key, bias[:, None, None], scaling)
+
+
+def _plus(logits: Tensor, bias: Tensor | None) -> Tensor:
+    """Logits with a bias, which must broadcast to them; overwrites ``logits``."""
+    return logits if bias is None else logits.add_(bias)
 
 
 def _on_host(tensor: Tensor) -> bool:
@@ -96,6 +125,7 @@ def last_row_scores(
     last: Tensor,
     mask: Tensor | None = None,
     softcap: float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention weight of every key in one query row of each sequence, averaged over heads.
 
@@ -108,21 +138,22 @@ def last_row_scores(
             (B or 1, H or 1, q, k) boolean (True = may attend) or additive; or key padding, (B, k) boolean
             or 0/1, in addition to the causal mask.
         softcap: bound c on the scaled dot products z, which become c tanh(z / c) as in Gemma 2, or None.
+        bias: (B, k) fp32 added to the logits of each key, after the bound; None: nothing.
 
     Returns (B, k) fp32; each row sums to 1. Raises ValueError for a mask of another kind.
     """
     if mask is not None and mask.dim() != 2:
         _check_mask(mask)
-    if kernels.suits_attention(query, key):
+    if (given := _for_kernels(query, key, scaling, bias, softcap)) is not None:
         from .kernels.attention import row_weights
 
-        return row_weights(query, key, scaling, last, mask, softcap).mean(1)
+        return row_weights(*given, scaling, last, mask, softcap).mean(1)
     batch, heads, rows, width = query.shape
     length = key.shape[2]
     rows_used = query.gather(2, last[:, None, None, None].expand(-1, heads, 1, width)).float()
     grouped = rows_used.reshape(batch, key.shape[1], heads // key.shape[1], width)
     logits = (grouped * scaling).matmul(key.float().transpose(2, 3)).reshape(batch, heads, length)
-    logits = _capped(logits, softcap)
+    logits = _plus(_capped(logits, softcap), None if bias is None else bias[:, None])
     if mask is None or mask.dim() == 2:
         unseen = torch.arange(rows - length, rows, device=query.device) > last[:, None]
         if mask is not None:
@@ -159,12 +190,13 @@ def row_scores(
     rows: Tensor,
     mask: Tensor | None = None,
     softcap: float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Attention weight of every key, averaged over heads and over chosen query rows of each sequence.
 
     Args:
         rows: (B, q) bool, the query rows to use.
-        query, key, scaling, mask, softcap: as for :func:`last_row_scores`.
+        query, key, scaling, mask, softcap, bias: as for :func:`last_row_scores`.
 
     Returns (B, k) fp32; each row sums to 1, or is zero if no query row is chosen. Waits once for the device,
     for the numbers of chosen rows. Raises ValueError as :func:`last_row_scores`.
@@ -182,7 +214,7 @@ def row_scores(
             chosen = query[number].index_select(1, at).float() * scaling
             logits = chosen.reshape(key.shape[1], -1, width) @ keys[number]
             logits = logits.view(heads, len(at), length)
-            logits = _capped(logits, softcap)
+            logits = _plus(_capped(logits, softcap), None if bias is None else bias[number])
             if mask is None or mask.dim() == 2:
                 unseen = torch.arange(rows.shape[1] - length, rows.shape[1], device=at.device) > at[:, None]
                 if mask is not None:

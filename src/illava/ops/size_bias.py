@@ -25,20 +25,35 @@ def with_channels(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values whose attention has ``bias`` added to the logits of each key.
 
+    All three tensors are padded with zeros to the same width, as the kernels require.
+
+    Args:
+        query, key, bias, scaling: as for :func:`query_and_key_with_channels`.
+        value: (B, H_kv, k, h'), h' <= h.
+
+    Returns (B, H, q, w), (B, H_kv, k, w) and (B, H_kv, k, w). The output of the attention has to be cut to
+    its first h' channels.
+    """
+    query, key = query_and_key_with_channels(query, key, bias, scaling)
+    return query, key, _padded(value, query.shape[-1])
+
+
+def query_and_key_with_channels(
+    query: Tensor, key: Tensor, bias: Tensor, scaling: float
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose logits have ``bias`` added.
+
     Two channels carry the bias: in bfloat16 a single one would round log(9) by 0.005, and the second one
-    holds the remainder. The value in the queries is a power of two, which is exact in every dtype. All three
-    tensors are padded with zeros to the same width, as the kernels require.
+    holds the remainder. The value in the queries is a power of two, which is exact in every dtype.
 
     Args:
         query: (B, H, q, h), any floating dtype.
         key: (B, H_kv, k, h).
-        value: (B, H_kv, k, h'), h' <= h.
         bias: (B or 1, 1, 1, k) fp32.
         scaling: factor on the dot products, which the attention must be given: its default would follow the
             new width.
 
-    Returns (B, H, q, w), (B, H_kv, k, w) and (B, H_kv, k, w), w the smallest multiple of 8 that is at least
-    h + 2. The output of the attention has to be cut to its first h' channels.
+    Returns (B, H, q, w) and (B, H_kv, k, w), w the smallest multiple of 8 that is at least h + 2.
     """
     width = width_with_channels(query.shape[-1])
     constant = 2.0 ** round(-math.log2(scaling))
@@ -48,7 +63,7 @@ def with_channels(
     heads = (len(key), key.shape[1], -1, -1)
     query = torch.cat([query, query.new_full((), constant).expand(*query.shape[:-1], 2)], -1)
     key = torch.cat([key, first.expand(heads), rest.expand(heads)], -1)
-    return _padded(query, width), _padded(key, width), _padded(value, width)
+    return _padded(query, width), _padded(key, width)
 
 
 def _padded(heads: Tensor, width: int) -> Tensor:

@@ -26,9 +26,10 @@ IMPLEMENTATION = "illava"
 FLASH_IMPLEMENTATION = "illava_flash"
 SUPPORTED_BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
-Observer = Callable[[Tensor, Tensor, float, Any, float | None, Tensor], None]
+Observer = Callable[[Tensor, Tensor, float, Any, float | None, Tensor, Tensor | None], None]
 """Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask
-(Tensor, None, or flex attention's BlockMask), the softcap of its logits or None, value (B, H_kv, k, h')."""
+(Tensor, None, or flex attention's BlockMask), the softcap of its logits or None, value (B, H_kv, k, h'), and
+the bias that is added to its logits or None."""
 Bias = Callable[[Tensor], Tensor | None]
 """Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, a bias added to the logits of each key, or None."""
 
@@ -63,11 +64,14 @@ class AttentionTap:
         # Scores are only used for selection: no gradients, and nothing is saved for a backward pass.
         with torch.no_grad():
             if self._recomputing is not None:
-                self._recomputing(query, key, scaling, mask, softcap, value)
+                # Its bias belongs to the tokens of the layer's own call.
+                self._recomputing(query, key, scaling, mask, softcap, value, None)
                 return False, None
+            # Once a call: it keeps count of the calls.
+            bias = None if self.bias is None else self.bias(key)
             for observer in self.observers:
-                observer(query, key, scaling, mask, softcap, value)
-            return True, None if self.bias is None else self.bias(key)
+                observer(query, key, scaling, mask, softcap, value, bias)
+            return True, bias
 
     def takes_channels(self, query: Tensor, mask: Any, causal: bool | None) -> bool:
         """Whether a bias is added by channels of queries and keys (True), or by a mask.

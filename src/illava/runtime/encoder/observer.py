@@ -28,7 +28,14 @@ class AttentionObserver:
         self.config = config
 
     def __call__(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None, value: Tensor
+        self,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        mask: Any,
+        softcap: float | None,
+        value: Tensor,
+        bias: Tensor | None,
     ) -> None:
         run = self.passes.encoder_run
         assert run is not None
@@ -49,9 +56,11 @@ class AttentionObserver:
         for length, group in groupby(lengths):
             # Consecutive sequences of equal length are batched.
             count = len(list(group))
-            q, k = (_split(t[:, :, start : start + count * length], count) for t in (query, key))
+            part = slice(start, start + count * length)
+            q, k = (_split(t[:, :, part], count) for t in (query, key))
+            added = None if bias is None else bias[:, 0, 0, part].reshape(-1, length)
             start += count * length
-            rows = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix))
+            rows = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix, added))
             collected.tokens.append(rows.flatten(0, 1))
 
     def _sequences(self, run: EncoderRun) -> list[int] | None:

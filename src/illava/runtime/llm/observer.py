@@ -47,6 +47,7 @@ class LlmObserver:
         mask: Any,
         softcap: float | None,
         value: Tensor,
+        bias: Tensor | None,
     ) -> None:
         current = self.passes.current
         prefill = None if current is None else current.prefill
@@ -55,7 +56,8 @@ class LlmObserver:
         tokens = prefill.tokens(index, query.new_empty(0))
         if mask is not None and not isinstance(mask, Tensor):
             mask = self._seen(prefill, current.padding, index, tokens.last)
-        attention = LlmAttention(query, key, scaling, mask, softcap, tokens, value)
+        added = None if bias is None else bias[:, 0, 0]
+        attention = LlmAttention(query, key, scaling, mask, softcap, tokens, value, added)
         prefill.seen[index + 1] = self.steps[index + 1].observe_llm(attention, prefill.context)
 
     def recompute_qk(
@@ -77,10 +79,19 @@ class LlmObserver:
             last_column = tokens.columns.gather(1, tokens.last[:, None])
             seen &= tokens.columns > last_column - window
 
+        sizes = sequence.log_sizes
+        bias = None if sizes is None else sizes.to(hidden.device)
+
         def observe(
-            query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None, value: Tensor
+            query: Tensor,
+            key: Tensor,
+            scaling: float,
+            mask: Any,
+            softcap: float | None,
+            value: Tensor,
+            without: Tensor | None,
         ) -> None:
-            attention = LlmAttention(query, key, scaling, seen, softcap, tokens, value)
+            attention = LlmAttention(query, key, scaling, seen, softcap, tokens, value, bias)
             found.append(step.observe_llm(attention, prefill.context))
 
         with torch.no_grad():
