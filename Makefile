@@ -121,7 +121,7 @@ zoo-r-figures: $(READY)  ## measure all that docs/zoo-r-figures.md tells (two ho
 	$(BIN)/illava compare --model zoo/R-448 --dtype bfloat16 --method all out/schedules/* --tasks $(ZOO_R_COMPARED) \
 		--limit 16 --max-new-tokens 8 --time 6 --reference illava-best --output out/zoo-r-figures
 	$(BIN)/illava compare --model zoo/R-336 --dtype bfloat16 --method all out/schedules/* --tasks $(ZOO_R_COMPARED) \
-		--keep 1/9 --limit 16 --max-new-tokens 8 --time 6 --reference illava-best --output out/zoo-r-figures-336
+		--keep 1/9 --limit 8 --max-new-tokens 8 --time 6 --reference illava-best --output out/zoo-r-figures-336
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r times
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r contest
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r page
