@@ -140,10 +140,12 @@ def test_the_commands(parts, gguf, sets, tmp_path, monkeypatch):
 
     packed = call("carry", tmp_path / "kit", "--most", 1, "--data", sets)
     assert packed.exit_code == 0, packed.output
+    assert (tmp_path / "kit" / ".gitignore").read_text() == "*\n"
     first, *_ = packed.stdout.splitlines()
     assert first.startswith(f"{tmp_path / 'kit' / '1'}: ")
     to = tmp_path / "to"
-    joined = call("uncarry", *(tmp_path / "kit").iterdir(), "--to", to)
+    # As a shell gives them for "kit/*".
+    joined = call("uncarry", *(tmp_path / "kit").glob("[!.]*"), "--to", to)
     assert joined.exit_code == 0, joined.output
     assert joined.stdout == f"train --encoder {to / 'encoder'} --llm {to / 'llm'} --data {to / 'data'}\n"
     for refused, message in (

@@ -19,7 +19,6 @@ from illava_lab.real.data import tasks as registry
 
 from .alone import OPTIONS, trained
 
-
 BUDGET = "1/9"
 """Of the rows that are timed again: all of them would take half an hour."""
 

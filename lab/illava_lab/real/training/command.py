@@ -76,10 +76,10 @@ def train(
             if missing:
                 how = f"run `python -m illava_lab.real get --only-parts`, or give --{name}"
                 raise InputError(f"{folder}: no {missing[0]} there; {how}")
-        if fresh and start is not None:
-            raise InputError("give --fresh, which begins without trained weights, or --start, not both")
         if start is not None and not start.is_file():
             raise InputError(f"--start {start}: no such file")
+        if fresh and start is not None:
+            raise InputError("give --fresh, which begins without trained weights, or --start, not both")
         import torch
 
         from illava.models.loading import parse_device
