@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,27 @@ IMPLEMENTATION = "illava"
 FLASH_IMPLEMENTATION = "illava_flash"
 SUPPORTED_BACKENDS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
 
-Observer = Callable[[Tensor, Tensor, float, Any, float | None, Tensor, Tensor | None], None]
-"""Called before the attention with query (B, H, q, h), key (B, H_kv, k, h), scaling, the layer's mask
-(Tensor, None, or flex attention's BlockMask), the softcap of its logits or None, value (B, H_kv, k, h'), and
-the bias that is added to its logits or None."""
+
+class AttentionCall(NamedTuple):
+    """What one call of an attention computes with."""
+
+    query: Tensor
+    """(B, H, q, h)."""
+    key: Tensor
+    """(B, H_kv, k, h)."""
+    scaling: float
+    mask: Any
+    """Of the layer: a Tensor, None, or flex attention's BlockMask."""
+    softcap: float | None
+    """Bound of the logits, or None."""
+    value: Tensor
+    """(B, H_kv, k, h')."""
+    bias: Tensor | None = None
+    """(B or 1, 1, 1, k) fp32, added to the logits of each key, or None."""
+
+
+Observer = Callable[[AttentionCall], None]
+"""Called before the attention."""
 Bias = Callable[[Tensor], Tensor | None]
 """Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, a bias added to the logits of each key, or None."""
 
@@ -57,20 +74,18 @@ class AttentionTap:
         finally:
             self._recomputing = None
 
-    def observe(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Any, softcap: float | None, value: Tensor
-    ) -> tuple[bool, Tensor | None]:
+    def observe(self, call: AttentionCall) -> tuple[bool, Tensor | None]:
         """Call the observers. Returns whether to compute the attention, and the bias to add to its logits."""
         # Scores are only used for selection: no gradients, and nothing is saved for a backward pass.
         with torch.no_grad():
             if self._recomputing is not None:
                 # Its bias belongs to the tokens of the layer's own call.
-                self._recomputing(query, key, scaling, mask, softcap, value, None)
+                self._recomputing(call)
                 return False, None
             # Once a call: it keeps count of the calls.
-            bias = None if self.bias is None else self.bias(key)
+            bias = None if self.bias is None else self.bias(call.key)
             for observer in self.observers:
-                observer(query, key, scaling, mask, softcap, value, bias)
+                observer(call._replace(bias=bias))
             return True, bias
 
     def takes_channels(self, query: Tensor, mask: Any, causal: bool | None) -> bool:
@@ -146,7 +161,8 @@ def _observed_attention(
 ) -> Any:
     tap: AttentionTap = module._illava_tap  # type: ignore[assignment]
     factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    compute_output, bias = tap.observe(query, key, factor, attention_mask, kwargs.get("softcap"), value)
+    call = AttentionCall(query, key, factor, attention_mask, kwargs.get("softcap"), value)
+    compute_output, bias = tap.observe(call)
     if not compute_output:
         return value.new_zeros(()).expand(*query.transpose(1, 2).shape[:3], value.shape[-1]), None
     if bias is None:

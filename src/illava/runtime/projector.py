@@ -52,7 +52,8 @@ class ProjectorStage:
             hooks.post(modules.projector, self._expand)
         else:
             Resampler(module(family.resampler), modules.projector, self.passes, hooks)
-        if encoder.resize is not None:
+        self.enlarges = encoder.resize is not None and modules.projector_inside
+        if self.enlarges:
             hooks.post(modules.encoder, self._enlarge)
         self.moves_features = encoder.first_places and not modules.projector_inside
         if encoder.first_places and modules.projector_inside:
@@ -153,7 +154,7 @@ class ProjectorStage:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], features: Tensor
     ) -> Any:
         run = self.passes.encoder_run
-        if run is None or (run.resized is not None and run.grid is not None):
+        if run is None or (self.enlarges and run.resized is not None):
             return None
         if self.step is not None and self.step.projected and module is self.modules.projector:
             features = self._reduce(run, features)
@@ -187,7 +188,7 @@ class ProjectorStage:
     def _enlarge(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Expand the features of resized pictures, which are in raster order for every encoder."""
         run = self.passes.encoder_run
-        if run is None or run.resized is None or run.grid is None:
+        if run is None or run.resized is None:
             return None
         output.pooler_output = self._at_places(run, unmarked(output.pooler_output))
         run.marked = sum(run.full_lengths) - len(run.resized)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...methods.steps import EncoderAttention, EncoderStep
-from ..attention_tap import is_flash
+from ..attention_tap import AttentionCall, is_flash
 from ..passes import Passes
 from .block_state import Observed
 from .run import EncoderRun
@@ -27,16 +27,8 @@ class AttentionObserver:
         self.stage, self.step, self.index, self.passes, self.prefix = stage, step, index, passes, prefix
         self.config = config
 
-    def __call__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        scaling: float,
-        mask: Any,
-        softcap: float | None,
-        value: Tensor,
-        bias: Tensor | None,
-    ) -> None:
+    def __call__(self, call: AttentionCall) -> None:
+        query, key, bias = call.query, call.key, call.bias
         run = self.passes.encoder_run
         assert run is not None
         observed = run.block_state().observed
@@ -60,7 +52,7 @@ class AttentionObserver:
             q, k = (_split(t[:, :, part], count) for t in (query, key))
             added = None if bias is None else bias[:, 0, 0, part].reshape(-1, length)
             start += count * length
-            rows = self.step.observe_encoder(EncoderAttention(q, k, scaling, self.prefix, added))
+            rows = self.step.observe_encoder(EncoderAttention(q, k, call.scaling, self.prefix, added))
             collected.tokens.append(rows.flatten(0, 1))
 
     def _sequences(self, run: EncoderRun) -> list[int] | None:

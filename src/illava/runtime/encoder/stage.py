@@ -196,15 +196,15 @@ class EncoderStage:
         current = self.passes.current or self.passes.for_encoder()
         places, current.places = current.places, None
         count, length = x.shape[:2]
-        if places is not None:
-            (rows, columns), _ = current.grid or ((0, 0), None)
-            length = self.modules.prefix + rows * columns
+        if places is not None and current.grid is not None:
+            # Of the pictures at their full size.
+            length = self.modules.prefix + math.prod(current.grid[0])
         run = self._begin_run(current, x.device, (length,) * count)
         if current.grid is not None:
             run.shape, run.covered = current.grid
         if places is not None:
-            each = (length - self.modules.prefix) * torch.arange(count)
-            kept = (each[:, None] + places).flatten()
+            first_units = math.prod(run.rows_and_columns) * torch.arange(count)
+            kept = (first_units[:, None] + places).flatten()
             run.shrink(kept, (len(places),) * count, kept)
 
     def _enter_block(

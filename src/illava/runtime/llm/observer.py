@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...methods.steps import LlmAttention, LlmStep
+from ...methods.steps import LlmAttention, LlmStep, Tokens
 from ...models.located import LocatedModules
+from ..attention_tap import AttentionCall
 from ..hooks import Hooks
 from ..passes import Passes
 from .masks import LlmMasks
@@ -38,26 +38,16 @@ class LlmObserver:
                 attention = layer.get_submodule(modules.family.llm_attention)
                 self.recomputing[index] = hooks.tap(attention).recompute_qk
 
-    def _observe(
-        self,
-        index: int,
-        query: Tensor,
-        key: Tensor,
-        scaling: float,
-        mask: Any,
-        softcap: float | None,
-        value: Tensor,
-        bias: Tensor | None,
-    ) -> None:
+    def _observe(self, index: int, call: AttentionCall) -> None:
         current = self.passes.current
         prefill = None if current is None else current.prefill
         if current is None or prefill is None or index + 1 in prefill.seen:
             return
-        tokens = prefill.tokens(index, query.new_empty(0))
+        tokens, mask = prefill.tokens(index, call.query.new_empty(0)), call.mask
         if mask is not None and not isinstance(mask, Tensor):
             mask = self._seen(prefill, current.padding, index, tokens.last)
-        added = None if bias is None else bias[:, 0, 0]
-        attention = LlmAttention(query, key, scaling, mask, softcap, tokens, value, added)
+        bias = None if call.bias is None else call.bias[:, 0, 0]
+        attention = _attention(call, mask, tokens, bias)
         prefill.seen[index + 1] = self.steps[index + 1].observe_llm(attention, prefill.context)
 
     def recompute_qk(
@@ -82,17 +72,8 @@ class LlmObserver:
         sizes = sequence.log_sizes
         bias = None if sizes is None else sizes.to(hidden.device)
 
-        def observe(
-            query: Tensor,
-            key: Tensor,
-            scaling: float,
-            mask: Any,
-            softcap: float | None,
-            value: Tensor,
-            without: Tensor | None,
-        ) -> None:
-            attention = LlmAttention(query, key, scaling, seen, softcap, tokens, value, bias)
-            found.append(step.observe_llm(attention, prefill.context))
+        def observe(call: AttentionCall) -> None:
+            found.append(step.observe_llm(_attention(call, seen, tokens, bias), prefill.context))
 
         with torch.no_grad():
             self.recomputing[index](
@@ -119,6 +100,10 @@ class LlmObserver:
             last_column = keys.gather(1, (keys.shape[1] - prefill.at(index).columns.shape[1] + last)[:, None])
             seen &= keys > last_column - window
         return seen
+
+
+def _attention(call: AttentionCall, mask: Tensor | None, tokens: Tokens, bias: Tensor | None) -> LlmAttention:
+    return LlmAttention(call.query, call.key, call.scaling, mask, call.softcap, tokens, call.value, bias)
 
 
 def _device_of(module: nn.Module, parent: nn.Module) -> torch.device | str | int:
