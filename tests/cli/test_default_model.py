@@ -102,10 +102,10 @@ def test_a_provider_that_fails_is_passed_over(registered, picture, monkeypatch):
 
 def test_how_to_make_what_would_answer(monkeypatch, tmp_path):
     monkeypatch.setenv("ILLAVA_CACHE", str(tmp_path))
-    result = invoke("ask", "demo/coffee.jpg", "What?", "--json", *SMALL)
+    result = invoke("ask", "demo/hopper.jpg", "What?", "--json", *SMALL)
     assert json.loads(result.stdout)["model"] == "zoo/L"
     hint, named = result.stderr.splitlines()
-    assert "the default for demo/coffee.jpg would be zoo/R" in hint
+    assert "the default for demo/hopper.jpg would be zoo/R" in hint
     assert "it has not been made on this machine: run `make zoo-real`" in hint
     assert named == "illava: zoo/L answers; --model chooses another model"
 

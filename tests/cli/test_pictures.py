@@ -117,7 +117,7 @@ def test_first_frame_of_animations(tmp_path, name):
 def test_demo_pictures_ship():
     sizes = {name: open_picture(name).size for name in demo_names()}
     drawn = dict.fromkeys(("demo/number.png", "demo/word.png"), (192, 192))
-    assert sizes == {"demo/coffee.jpg": (600, 400), **drawn}
+    assert sizes == {"demo/hopper.jpg": (512, 600), **drawn}
 
 
 def test_bomb_guard(tmp_path, monkeypatch):

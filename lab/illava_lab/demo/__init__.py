@@ -1,6 +1,6 @@
 """Two images of the test split, which no model of the zoo has seen, and a photograph.
 
-``illava ask demo/word.png``, ``illava ask demo/coffee.jpg``. README.md has sources and licences.
+``illava ask demo/word.png``, ``illava ask demo/hopper.jpg``. README.md has sources and licences.
 """
 
 from pathlib import Path

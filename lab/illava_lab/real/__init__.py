@@ -22,7 +22,7 @@ TRAINED = Path(__file__).parent / "weights" / "trained.safetensors"
 """The trained weights that ship with the laboratory."""
 HOW = "run `make zoo-real`, or `python -m illava_lab.real get`"
 
-EXAMPLE = "demo/coffee.jpg", "What is on the table?"
+EXAMPLE = "demo/hopper.jpg", "Is there a hat in the picture?"
 """A photograph, and a question about it."""
 
 _FOLDERS = {"zoo/R": f"R-{max(SIZES)}", **{f"zoo/R-{size}": f"R-{size}" for size in reversed(SIZES)}}

@@ -45,11 +45,11 @@ def test_from_nothing_to_models_by_name(machine, request):
     assert zoo.path("zoo/R") == zoo.path("zoo/R-448") == machine / "zoo" / "R-448"
     # It is the default for photographs now, and only for them.
     assert default_model(["photo.jpg"]) == default_model(["demo/word.png", "photo.jpg"]) == "zoo/R"
-    assert default_model(["demo/coffee.jpg"]) == "zoo/R"
+    assert default_model(["demo/hopper.jpg"]) == "zoo/R"
     assert default_model(["demo/word.png", "demo/number.png"]) == default_model() == "zoo/L"
     assert shipped() == ["zoo/R", "zoo/R-336", "zoo/R-224", "zoo/L", "zoo/S"]
     file, question = Server(shipped()).example()
-    assert (file, question) == (demo.path("demo/coffee.jpg"), real.EXAMPLE[1])
+    assert (file, question) == (demo.path("demo/hopper.jpg"), real.EXAMPLE[1])
     assert Server(["zoo/L"]).example() is None
     assert not (machine / ".work").exists()
     # Again, without pip: nothing is touched, and by force everything is made from what was fetched.
