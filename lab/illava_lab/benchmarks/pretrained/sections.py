@@ -136,43 +136,55 @@ def depths(found: list[Figures]) -> list[str]:
 
 
 def pooled(found: list[Figures]) -> list[str]:
-    figures = found[0]
+    lines = [
+        "## Whole photographs",
+        "",
+        "The class of a photograph from the mean of the tokens that are left: points against plain at "
+        f"{ALIKE_KEEP}, mean over the data sets; bold: the interval excludes 0. *weighted*: the mean weighted by "
+        "the patches that a token stands for, where the method knows that. *few*, *alike*: against a smaller "
+        "reference set, which is plain, or merged by the same method; with four photographs of a class, ten "
+        "neighbours tell nothing.",
+    ]
+    for figures in found:
+        lines += ["", *_pooled_at(figures)]
+    return [*lines, "", f"All budgets: [{TABLE}](pretrained/{TABLE})."]
+
+
+def _pooled_at(figures: Figures) -> list[str]:
+    """The table of one size of pictures, with the readings that it has."""
+    weighted = f"{LINEAR}, weighted"
+    kinds = [
+        kind
+        for kind in ("few", "alike")
+        if figures.has(figures.at(ORDER[0], ALIKE_KEEP), f"{LINEAR}, {kind}")
+    ]
     rows = []
     for name in ORDER:
         label = figures.at(name, ALIKE_KEEP)
         cells = [signed(figures.points(label, reading=reading)) for reading in (LINEAR, KNN)]
-        weighted = f"{LINEAR}, weighted"
         cells.append(
             signed(figures.points(label, PLAIN, weighted, LINEAR)) if figures.has(label, weighted) else "-"
         )
-        for kind in ("few", "alike"):
+        for kind in kinds:
             cells.append(signed(figures.points(label, PLAIN, f"{LINEAR}, {kind}", f"{LINEAR}, few")))
         rows.append([name, *cells])
-    linear, knn = (value(figures.accuracy(PLAIN, reading)) for reading in (LINEAR, KNN))
-    few = value(figures.accuracy(PLAIN, f"{LINEAR}, few"))
-    return [
-        "## Whole photographs",
-        "",
-        "The class of a photograph from the mean of the tokens that are left: points against plain at "
-        f"{ALIKE_KEEP}, {figures.side} px, mean over the data sets; bold: the interval excludes 0. *weighted*: the "
-        "mean weighted by the patches that a token stands for, where the method knows that. *few*, *alike*: against "
-        f"a smaller reference set (plain: {few:.1f} %), which is plain, or merged by the same method; with four photographs of a class, ten neighbours tell nothing. "
-        f"Plain: linear {linear:.1f} %, nearest neighbours {knn:.1f} %. Not measured at {found[-1].side} px, for time.",
-        "",
-        *table(["points", "linear", "neighbours", "linear, weighted", "linear, few", "linear, alike"], rows),
-        "",
-        f"All budgets: [{TABLE}](pretrained/{TABLE}).",
-    ]
+    named = {"linear": LINEAR, "nearest neighbours": KNN} | (
+        {"linear, few": f"{LINEAR}, few"} if kinds else {}
+    )
+    plain = ", ".join(f"{title} {value(figures.accuracy(PLAIN, key)):.1f} %" for title, key in named.items())
+    heads = ["linear", "neighbours", "linear, weighted", *(f"linear, {kind}" for kind in kinds)]
+    return [f"{figures.side} px, plain: {plain}.", "", *table(["points", *heads], rows)]
 
 
 def measured(found: list[Figures]) -> list[str]:
-    machine = found[-1].found["machine"]
     lines = []
     for figures in found:
-        a = figures.found["settings"]["amounts"]
+        a, machine = figures.found["settings"]["amounts"], figures.found["machine"]
         lines.append(
             f"- {figures.side} px: {a['boards']} boards of 36 val photographs, the probe taught on "
-            f"{a['teaching_boards']} boards of train photographs; {whole_photographs(a)}{a['rounds']} timed rounds."
+            f"{a['teaching_boards']} boards of train photographs; {whole_photographs(a)}{a['rounds']} timed rounds; "
+            f"{machine['threads']} thread of an {machine['cpu']}, torch {machine['torch']}, "
+            f"transformers {machine['transformers']}."
         )
     return [
         "## How this was measured",
@@ -193,11 +205,11 @@ def measured(found: list[Figures]) -> list[str]:
         "",
         "Time: processor seconds from the call of the model to the first LLM layer, so with all selection and "
         "merging, one board at a time (batch 1), all rows in turn with plain before and after each eight; medians "
-        f"of the rounds. float32, {machine['threads']} thread, {machine['cpu']}, torch {machine['torch']}, "
-        f"transformers {machine['transformers']}: `python -m illava_lab.benchmarks.pretrained measure`, then "
-        "`page`. Rows and readings were fixed before the first measurement, but for the second measure, "
-        "added when plain's accuracy at 224 px was seen and no other row's. The numbers of pictures were lowered "
-        "while it ran, as the machine was busier than planned; of what was lowered nothing had been read.",
+        "of the rounds. float32: `python -m illava_lab.benchmarks.pretrained measure`, then `page`. Rows and "
+        "readings were fixed before the first measurement, but for the second measure, "
+        "added when plain's accuracy at 224 px was seen and no other row's. The numbers of pictures at 224 px were "
+        "lowered while it ran, as the machine was busier than planned; of what was lowered nothing had been read. "
+        "448 px was measured again later, with twice as many boards, every block and whole photographs.",
     ]
 
 
@@ -218,8 +230,8 @@ def limits(found: list[Figures]) -> list[str]:
     return [
         "## What this can't tell",
         "",
-        "- How merging affects features that tell classes well: those of this encoder do not, and with six boards at 448 "
-        "px most differences in accuracy are noise.",
+        "- How merging affects features that tell classes well: those of this encoder do not, and with a dozen boards "
+        "most differences in accuracy are noise.",
         "- What an LLM makes of the tokens: it sees positions and all tokens at once, a linear probe sees one mean.",
         "- Anything on text: the photographs show none that is asked for.",
         "- Other encoders: CLIP, SigLIP and Qwen-VL's were trained with other losses, and a larger DINOv2 has "
