@@ -276,12 +276,14 @@ def test_times_go_on_prompt_by_prompt(loaded, tmp_path, monkeypatch):
 
 
 def test_rounds_that_do_not_fit_are_measured_anew(tmp_path):
+    here = {"threads": torch.get_num_threads(), "dtype": "float32"}
     for content in ("", "[]", '{"threads": 1}', '{"threads": 99, "rows": ["plain"], "prompts": []}'):
         (tmp_path / speed.ROUNDS).write_text(content)
-        assert speed._known_rounds(tmp_path, [PLAIN]) == {}
+        assert speed._known_rounds(tmp_path, [PLAIN], here) == {}
     seconds = dict.fromkeys(("encoder", "prefill", "decode", "ttft", "total", "new_tokens"), 1)
-    here = torch.get_num_threads()
-    for threads, modules, found in ((here, seconds, 1), (here, {"x": 1}, 0), (here + 1, seconds, 0)):
-        kept = {"threads": threads, "rows": ["plain"], "prompts": [["a", 0, [modules]]]}
+    others = ({**here, "threads": here["threads"] + 1}, {**here, "dtype": "bfloat16"})
+    cases = [(here, seconds, 1), (here, {"x": 1}, 0), *((other, seconds, 0) for other in others)]
+    for setting, modules, found in cases:
+        kept = {**setting, "rows": ["plain"], "prompts": [["a", 0, [modules]]]}
         (tmp_path / speed.ROUNDS).write_text(json.dumps(kept))
-        assert len(speed._known_rounds(tmp_path, [PLAIN])) == found
+        assert len(speed._known_rounds(tmp_path, [PLAIN], here)) == found

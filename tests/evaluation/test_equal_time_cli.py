@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from illava_lab import tasks
 
 from illava.evaluation import compared_methods, equal_time, summary
@@ -88,6 +89,34 @@ def test_measured(tmp_path, monkeypatch):
         assert row["missed"] == (abs(1 / row["ttft"]["value"] / target - 1) > 0.05)
     assert "### 3x to the first token" in (out / "comparison.md").read_text()
     assert "the fastest of 3 runs of each" in (out / "comparison.md").read_text()
+
+
+def test_times_in_another_dtype_than_answers(tmp_path, monkeypatch):
+    timed = []
+
+    def stopwatch(model, *args):
+        timed.append(model.dtype)
+        return lambda method: 1 / (0.2 + 0.8 * method.keep)
+
+    monkeypatch.setattr(equal_time, "stopwatch", stopwatch)
+    out = tmp_path / "out"
+    command = words(out, "--method", "illava", "--speedup", 2, "--time", 1, "--dtype", "float32")
+    result = invoke(*command, "--time-dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    assert timed == [torch.bfloat16]
+    folder = out / "zoo-S"
+    dtypes = [json.loads((folder / file).read_text()) for file in ("settings.json", "timing.json")]
+    assert [found["dtype"] for found in dtypes] == ["float32", "bfloat16"]
+    assert json.loads((folder / "budgets.json").read_text())["identity"]["dtype"] == "bfloat16"
+    assert "threads: " in (out / "comparison.md").read_text()
+    assert ", in bfloat16." in (out / "comparison.md").read_text()
+    assert_error(invoke(*command), "dtype bfloat16 there, float32 here")
+    # At given budgets, too: times of one dtype are not taken for those of the other.
+    command = words(tmp_path / "keep", "--method", "illava", "--keep", "1/3", "--time", 1)
+    for more, dtype in (((), "float32"), (("--time-dtype", "bfloat16"), "bfloat16")):
+        assert invoke(*command, *more).exit_code == 0
+        timing = json.loads((tmp_path / "keep" / "zoo-S" / "timing.json").read_text())
+        assert timing["dtype"] == dtype
 
 
 def test_another_clock(tmp_path, monkeypatch):

@@ -90,6 +90,14 @@ def compare(
     ] = "illava",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
+    time_dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="The dtype whose time counts: the model is loaded once more. Answers stay in --dtype.",
+            show_default="that of --dtype",
+        ),
+    ] = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Compare the accuracy, cost and speed of several methods, on one or more models.
@@ -120,7 +128,11 @@ def compare(
             loading.read_config(name, trust_remote_code)
         protect(*(name for name in values(tasks) if os.path.isdir(name)))
         check_free(output)
-        timed = equal_time(methods, targets, time, clock, output, device, dtype) if targets else None
+        timed = (
+            equal_time(methods, targets, time, clock, output, device, time_dtype or dtype)
+            if targets
+            else None
+        )
         options = dict(
             limit=limit, seed=seed, split=split, batch_size=batch_size, max_new_tokens=max_new_tokens
         )
@@ -135,6 +147,7 @@ def compare(
                 time,
                 device,
                 dtype,
+                time_dtype,
                 trust_remote_code,
             )
             for name, folder in folders.items()
@@ -159,6 +172,7 @@ def measure(
     time: int,
     device: str,
     dtype: str,
+    time_dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> Measured:
     """Run all rows on one model, or continue a run. Raises InputError."""
@@ -171,12 +185,13 @@ def measure(
 
     tasks = make_tasks(names, options["split"], options["seed"], options["limit"], skip_bad)
     model, processor = load(name, device, dtype, trust_remote_code)
+    timed = load(name, device, time_dtype, trust_remote_code)[0] if time_dtype else model
     check_folders(tasks, processor, options["limit"])
     batch = min(options["limit"], options["batch_size"])
     clock, targets, turns = None, list[float](), 1
     if isinstance(wanted, EqualTime):
         targets, turns = wanted.targets, TURNS
-        rows, refused = wanted.rows(name, model, processor, tasks, options["limit"], batch, folder)
+        rows, refused = wanted.rows(name, timed, processor, tasks, options["limit"], batch, folder)
         clock = wanted.clock
     else:
         rows, refused = wanted, refusals(model, processor, wanted, tasks, batch)
@@ -184,7 +199,7 @@ def measure(
         typer.echo(f"{name}: skipping {label}: {reason}", err=True)
     runnable = [row for row in rows if row.label not in refused]
     with Store(folder, describe(name, model, tasks, runnable, **options)) as store:
-        timing = answer_and_time(model, processor, tasks, runnable, store, time, f"{name}: ", turns)
+        timing = answer_and_time(model, processor, tasks, runnable, store, time, f"{name}: ", turns, timed)
         groups = {task.name: group(task) for task in tasks}
         return Measured(rows, refused, store.settings, store.lines, timing, groups, clock, targets)
 

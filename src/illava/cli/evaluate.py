@@ -115,10 +115,12 @@ def answer_and_time(
     count: int,
     title: str = "",
     turns: int = 1,
+    timed: nn.Module | None = None,
 ) -> dict[str, Any] | None:
     """Generate the answers that ``store`` lacks, then time the rows that merge on ``count`` prompts.
 
-    Every row runs ``turns`` times on each of these, and its fastest run counts.
+    Every row runs ``turns`` times on each of these, and its fastest run counts. ``timed``: the same model in
+    the dtype whose time counts; None: ``model`` itself.
 
     Returns the timing, measured now or found in the store's folder; None if there is none. Raises InputError.
     """
@@ -130,13 +132,16 @@ def answer_and_time(
     answers = sum(size(task, limit) for task in tasks) * (2 + len(rows))
     with progress(f"{title}answers", answers) as advance:
         run(model, processor, tasks, rows, store, limit, store.settings["batch_size"], most, advance)
-    timed = [row for row in rows if row.method is not None]
+    timed = model if timed is None else timed
+    merging = [row for row in rows if row.method is not None]
     samples = speed.pick(tasks, limit, count)
-    timing = speed.known(store.folder, timed, samples)
+    timing = speed.known(store.folder, merging, samples, speed.dtype_of(timed))
     if timing is None and samples:
-        runs = (1 + turns * len(samples)) * (1 + len(timed))
+        runs = (1 + turns * len(samples)) * (1 + len(merging))
         with progress(f"{title}timing", runs) as advance, writing(store.folder):
-            timing = speed.measure_rows(model, processor, samples, timed, most, advance, store.folder, turns)
+            timing = speed.measure_rows(
+                timed, processor, samples, merging, most, advance, store.folder, turns
+            )
             speed.save(store.folder, timing)
     return timing
 

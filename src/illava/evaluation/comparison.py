@@ -26,6 +26,8 @@ COSTS = ("ttft", "flops")
 """The costs that quality is plotted against."""
 CLOCK = "clock"
 """In a comparison at equal time of another shape: the time predicted there, a further cost."""
+HOW_TIMED = ("prompts", "threads", "dtype", "machine", "turns")
+"""What is known of how the times were measured."""
 OFF_BUDGET = 0.01
 """Rows that miss their budget by more than this share of it are marked."""
 
@@ -117,7 +119,7 @@ def _model(measured: Measured, reference: str, draws: int) -> Figures:
     return {
         "settings": settings,
         "tasks": tasks,
-        "timing": timing and {key: timing.get(key) for key in ("prompts", "threads", "machine", "turns")},
+        "timing": timing and {key: timing.get(key) for key in HOW_TIMED},
         "rows": out,
         "clock": measured.clock,
         "groups": list(groups),

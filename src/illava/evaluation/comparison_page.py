@@ -224,8 +224,11 @@ def _settings(figures: Figures) -> list[str]:
     if timing is not None:
         count, threads = len(timing["prompts"]), timing["threads"]
         fastest = f", the fastest of {turns} runs of each" if (turns := timing.get("turns") or 1) > 1 else ""
+        # Files of earlier versions name no dtype.
+        kind = f", in {timing['dtype']}" if timing.get("dtype") else ""
         lines.append(
-            f"Times: medians of {count} prompts, one at a time, rows in turn{fastest}, threads: {threads}."
+            f"Times: medians of {count} prompts, one at a time, rows in turn{fastest}, threads: {threads}"
+            f"{kind}."
         )
         if (place := timing.get("machine")) is not None:
             lines.append(f"On {place['cpu']}, torch {place['torch']}, transformers {place['transformers']}.")

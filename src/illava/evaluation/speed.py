@@ -52,14 +52,15 @@ def measure_rows(
 
     Every row generates as many tokens as the plain model's answer has, so that all do the same work. The
     first sample is also run once to warm up. With a folder, results are saved there after every sample, and
-    those of an earlier run with the same rows and number of threads are reused. Of ``turns`` runs of a row on
-    a sample, the one with the earliest first token counts.
+    those of an earlier run with the same rows, dtype and number of threads are reused. Of ``turns`` runs of a
+    row on a sample, the one with the earliest first token counts.
 
     Returns JSON-ready results: for each row the median seconds of each part and its speed-up over the plain
     model, as the median over samples with its range and 95 % interval (null below six samples).
     """
     rows = (PLAIN, *rows)
-    rounds = _known_rounds(folder, rows)
+    setting = {"threads": torch.get_num_threads(), "dtype": dtype_of(model)}
+    rounds = _known_rounds(folder, rows, setting)
     advance(len(rows) * sum(_name(sample) in rounds for sample in samples))
     warm = False
     for number, sample in enumerate(samples):
@@ -74,23 +75,35 @@ def measure_rows(
             row.label: min(timings[row.label], key=lambda timing: timing.ttft) for row in rows
         }
         warm = True
-        _save_rounds(folder, rounds)
+        _save_rounds(folder, rounds, setting)
     timings = {row.label: [rounds[_name(sample)][row.label] for sample in samples] for row in rows}
     return {
         "prompts": _names(samples),
-        "threads": torch.get_num_threads(),
+        **setting,
         "machine": machine(),
         "turns": turns,
         "rows": {label: _figures(timings[PLAIN.label], some) for label, some in timings.items()},
     }
 
 
-def known(folder: Path, rows: Sequence[Row], samples: Sequence[Sample]) -> dict[str, Any] | None:
-    """Load what :func:`save` wrote for these rows and, unless ``samples`` is empty, these samples, if any."""
+def dtype_of(model: nn.Module) -> str:
+    """The dtype of a model's first weight, such as "float32"."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
+def known(
+    folder: Path, rows: Sequence[Row], samples: Sequence[Sample], dtype: str | None = None
+) -> dict[str, Any] | None:
+    """Load what :func:`save` wrote for these rows and, unless ``samples`` is empty, these samples, if any.
+
+    None is returned as well for times in another dtype than ``dtype``.
+    """
     try:
         timing: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
         fits = set(timing["rows"]) == {PLAIN.label, *(row.label for row in rows)}
         fits = fits and (not samples or timing["prompts"] == _names(samples))
+        # Files of earlier versions name no dtype: theirs was that of the answers.
+        fits = fits and (dtype is None or timing.get("dtype", dtype) == dtype)
         return timing if fits else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -101,10 +114,11 @@ def save(folder: Path, timing: dict[str, Any]) -> None:
     write_json(folder / FILE_NAME, timing)
 
 
-def _known_rounds(folder: Path | None, rows: Sequence[Row]) -> Rounds:
+def _known_rounds(folder: Path | None, rows: Sequence[Row], setting: dict[str, Any]) -> Rounds:
     try:
         kept = json.loads((folder / ROUNDS).read_text(encoding="utf-8")) if folder else {}
-        if kept.get("threads") != torch.get_num_threads() or set(kept["rows"]) != {row.label for row in rows}:
+        there = {key: kept.get(key) for key in setting}
+        if there != setting or set(kept["rows"]) != {row.label for row in rows}:
             return {}
         return {
             (task, number): {
@@ -118,14 +132,14 @@ def _known_rounds(folder: Path | None, rows: Sequence[Row]) -> Rounds:
         return {}
 
 
-def _save_rounds(folder: Path | None, rounds: Rounds) -> None:
+def _save_rounds(folder: Path | None, rounds: Rounds, setting: dict[str, Any]) -> None:
     if folder is not None:
         labels = list(next(iter(rounds.values())))
         prompts = [
             [task, number, [timings[label].to_dict() for label in labels]]
             for (task, number), timings in rounds.items()
         ]
-        write_json(folder / ROUNDS, {"threads": torch.get_num_threads(), "rows": labels, "prompts": prompts})
+        write_json(folder / ROUNDS, {**setting, "rows": labels, "prompts": prompts})
 
 
 def _name(sample: Sample) -> tuple[str, int]:
