@@ -1,10 +1,10 @@
 """Candidates for the preset, each ``Illava.best`` with parts replaced, at zoo/R's depths.
 
 What differs is what docs/pretrained.md found to matter in a pretrained encoder, of which zoo/R's is the
-first nine blocks: how many steps, and where; whether anything but distance chooses; whether later attention
-knows how many patches a token stands for; and how much is left to the LLM. In that encoder, distance alone
-kept most at late blocks. The encoder takes about 15 % of zoo/R's time to the first token, so that late steps
-cost little.
+first nine blocks: how many steps, and where; what chooses beside distance; whether later attention knows how
+many patches a token stands for; and how much is left to the LLM. In that encoder ToMe, which merges a little
+at every block, keeps most; so some candidates have a step at every block from a third on. The encoder takes
+about 15 % of zoo/R's time to the first token, so that late steps cost little.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from illava import Illava
 
-EVEN, LATE, LATEST, LAST = (2, 4, 6), (4, 6, 8), (5, 7, 8), (8,)
+EVEN, LATE, EACH, LATE_EACH = (2, 4, 6), (4, 6, 8), (2, 3, 4, 5, 6, 7, 8), (4, 5, 6, 7, 8)
 """The encoder blocks (0-based) of the steps, of zoo/R's nine blocks."""
 LLM_THIRD = (10,)
 """The layer at a third of the LLM's 30."""
@@ -30,8 +30,8 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
     merge at other blocks of the encoder and not in the LLM, so that the whole LLM has few tokens, unless they
     end in -llm: those also have a mild step at a third of the LLM. In the encoder, they select by
 
+    - size times distance: candidate-encoder, at blocks 2, 4 and 6, and candidate-size-...;
     - distance alone: candidate-distance-..., and candidate-no-log-468, without sizes in attention;
-    - size times distance: candidate-encoder, at blocks 2, 4 and 6;
     - coverage alone, attention times distance, or cues of the pixels times distance: as they are called.
     """
     best = Illava.best(keep)
@@ -42,18 +42,19 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
         return replace(best, encoder_layers=blocks, experimental=experimental, **given)
 
     mild: dict[str, Any] = {"encoder_share": 0.75, "llm_layers": LLM_THIRD}
+    by_size: dict[str, Any] = {"experimental": {"encoder_score": "size"}}
     return {
         "candidate-log": replace(best, experimental={"proportional": "both"}),
         # "exact" as in docs/zoo-r.md, whose runs thus go on; no attention is observed.
-        "candidate-encoder": alone(EVEN, score="exact", experimental={"encoder_score": "size"}),
-        "candidate-distance-246": alone(EVEN),
+        "candidate-encoder": alone(EVEN, score="exact", **by_size),
+        "candidate-size-468": alone(LATE, **by_size),
+        "candidate-size-45678": alone(LATE_EACH, **by_size),
+        "candidate-size-2345678": alone(EACH, **by_size),
+        "candidate-size-2345678-llm": alone(EACH, **by_size, **mild),
         "candidate-distance-468": alone(LATE),
-        "candidate-distance-578": alone(LATEST),
-        "candidate-distance-8": alone(LAST),
+        "candidate-distance-45678": alone(LATE_EACH),
         "candidate-coverage-468": alone(LATE, select="coverage"),
         "candidate-attention-468": alone(LATE, experimental={"encoder_score": "attention"}),
         "candidate-pixels-468": alone(LATE, experimental={"encoder_score": "pixels"}),
         "candidate-no-log-468": alone(LATE, experimental={"proportional": False}),
-        "candidate-distance-246-llm": alone(EVEN, **mild),
-        "candidate-distance-468-llm": alone(LATE, **mild),
     }

@@ -11,7 +11,7 @@ from illava_lab.real.schedules import in_proportion, schedules, write
 from illava import Illava
 from illava.evaluation.compared_methods import comparison_rows
 
-WITH_MILD_STEP = ("candidate-distance-246-llm", "candidate-distance-468-llm")
+WITH_MILD_STEP = ("candidate-size-2345678-llm",)
 
 
 def test_layers_in_proportion_are_distinct_and_near_their_share_of_the_depth() -> None:
@@ -59,13 +59,15 @@ def test_candidates_merge_where_they_say_and_do_not_pay_for_exact_scores() -> No
         if blocks := "".join(part for part in name.split("-") if part.isdigit()):
             assert method.encoder_layers == tuple(int(block) for block in blocks)
             assert set(method.encoder_layers) <= set(range(BLOCKS))
+        if "size" in name:
+            assert method.experimental["encoder_score"] == "size"
         if "distance" in name:
             assert method.experimental["encoder_score"] == "none"
             assert method.select == "diverse"
         if method.experimental.get("encoder_score", "attention").startswith("attention"):
             assert method.score == "sampled"
-    steps = {found[name].encoder_layers for name in found if name.startswith("candidate-distance")}
-    assert steps == {(2, 4, 6), (4, 6, 8), (5, 7, 8), (8,)}
+    steps = {found[name].encoder_layers for name in found if name.startswith("candidate-size")}
+    assert steps == {(4, 6, 8), (4, 5, 6, 7, 8), (2, 3, 4, 5, 6, 7, 8)}
     assert found["candidate-coverage-468"].select == "coverage"
     assert found["candidate-coverage-468"].experimental["encoder_score"] == "none"
 

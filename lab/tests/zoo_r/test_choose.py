@@ -211,7 +211,7 @@ def test_nothing_is_tested_where_the_preset_misses_the_speed() -> None:
 
 def test_of_those_near_the_lowest_divergence_the_simplest() -> None:
     many = Made(kl=0.10, blocks=(2, 4, 6))
-    one = Made(kl=0.11, spread=0.2, blocks=(8,))
+    one = Made(kl=0.11, spread=0.2, blocks=(4, 6, 8))
     names = ("many", "one", "three", "two")
     found = chosen(everywhere(many=many, one=one), *names)
     assert found.chosen == "one"
@@ -232,8 +232,8 @@ def test_what_is_simpler() -> None:
     assert found["candidate-log"] == parts(illava.Illava.best(1 / 9).to_dict()) == (1, True, True)
     assert found["candidate-encoder"] == (3, False, True)
     # No step in the LLM before no score, and fewer steps in the encoder before both.
-    assert found["candidate-distance-8"] == (1, False, False)
-    ordered = ("distance-8", "log", "distance-468", "encoder", "distance-468-llm")
+    assert found["candidate-distance-468"] == (3, False, False)
+    ordered = ("log", "distance-468", "encoder", "size-2345678", "size-2345678-llm")
     several = [found[f"candidate-{name}"] or () for name in ordered]
     assert several == sorted(several)
     assert len(set(several)) == len(several)
@@ -275,8 +275,8 @@ def test_what_is_missing_is_said() -> None:
 
 
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
-    name = "candidate-distance-8"
-    settings, lines = run(everywhere(**{name: Made(kl=0.2, blocks=(8,))}))
+    name = "candidate-distance-468"
+    settings, lines = run(everywhere(**{name: Made(kl=0.2, blocks=(4, 6, 8))}))
     timed = {
         label: {"faster": {"ttft": {"median": speedup}}}
         for label, speedup in settings.pop("speedups").items()
