@@ -2,9 +2,9 @@
 
 What differs is what docs/pretrained.md found to matter in a pretrained encoder, of which zoo/R's is the
 first nine blocks: how many steps, and where; what chooses beside distance; whether later attention knows how
-many patches a token stands for; and how much is left to the LLM. In that encoder ToMe, which merges a little
-at every block, keeps most; so some candidates have a step at every block from a third on. The encoder takes
-about 15 % of zoo/R's time to the first token, so that late steps cost little.
+many patches a token stands for; and how much is left to the LLM. At 448 pixels ToMe, which merges a little
+at every block, keeps most in that encoder; so some candidates have a step at every block from 2 or 4 on. The
+encoder takes about 15 % of zoo/R's time to the first token, so that late steps cost little.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
     end in -llm: those also have a mild step at a third of the LLM. In the encoder, they select by
 
     - size times distance: candidate-encoder, at blocks 2, 4 and 6, and candidate-size-...;
-    - distance alone: candidate-distance-..., and candidate-no-log-468, without sizes in attention;
-    - coverage alone, attention times distance, or cues of the pixels times distance: as they are called.
+    - distance alone, coverage alone, or attention times distance: as they are called.
     """
     best = Illava.best(keep)
 
@@ -52,9 +51,6 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
         "candidate-size-2345678": alone(EACH, **by_size),
         "candidate-size-2345678-llm": alone(EACH, **by_size, **mild),
         "candidate-distance-468": alone(LATE),
-        "candidate-distance-45678": alone(LATE_EACH),
         "candidate-coverage-468": alone(LATE, select="coverage"),
         "candidate-attention-468": alone(LATE, experimental={"encoder_score": "attention"}),
-        "candidate-pixels-468": alone(LATE, experimental={"encoder_score": "pixels"}),
-        "candidate-no-log-468": alone(LATE, experimental={"proportional": False}),
     }

@@ -48,8 +48,7 @@ def test_candidates_keep_the_budget_of_the_preset() -> None:
         assert method.keep == 1 / 9
         with_llm = {"candidate-log": (0.5, None), **dict.fromkeys(WITH_MILD_STEP, (0.75, (10,)))}
         assert (method.encoder_share, method.llm_layers) == with_llm.get(name, (1.0, ()))
-        proportional = None if name == "candidate-no-log-468" else "both"
-        assert method.experimental.get("proportional") == proportional
+        assert method.experimental.get("proportional") == "both"
     assert len(set(found.values())) == len(found)
 
 

@@ -277,20 +277,26 @@ def test_what_is_missing_is_said() -> None:
 def test_the_command_writes_the_page(tmp_path: Path) -> None:
     name = "candidate-distance-468"
     settings, lines = run(everywhere(**{name: Made(kl=0.2, blocks=(4, 6, 8))}))
-    timed = {
-        label: {"faster": {"ttft": {"median": speedup}}}
-        for label, speedup in settings.pop("speedups").items()
-    }
+    rows: dict[str, dict[str, dict[str, object]]] = {}
+    for label, speedup in settings.pop("speedups").items():
+        method, _, target = label.removesuffix("x").rpartition(" ")
+        rows.setdefault(method, {})[target] = {"keep": 0.1, "speedup": speedup, "ends": False}
+    rows[name]["9"] = {"keep": 1 / 64, "speedup": 5.0, "ends": True}
+    clock = {"dtype": "float32", "cpu": "a processor", "threads": 2, "prompts": 1}
     settings |= {"limit": 48, "dtype": "bfloat16", "device": "cpu", "weights": "abc"}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(FileNotFoundError, match=r"timing\.json"):
+    with pytest.raises(FileNotFoundError, match=r"budgets\.json"):
         choose.read(tmp_path)
-    (tmp_path / "timing.json").write_text(json.dumps({"rows": timed}))
+    (tmp_path / "budgets.json").write_text(json.dumps({"identity": clock, "rows": rows}))
     assert choose.read(tmp_path)[1] == lines
-    assert choose.read(tmp_path)[0]["speedups"][f"{name} 3x"] == 3
+    speedups = choose.read(tmp_path)[0]["speedups"]
+    assert speedups[f"{name} 3x"] == 3
+    # The end of a method is at no speed-up.
+    assert f"{name} 9x" not in speedups
     command.publish_choice(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert page.endswith(f"Chosen: `{name}`.\n")
     assert choose.RULE in page
     assert "at most 48 questions a task, 1 tasks" in page
+    assert "measured in float32 on a processor, threads: 2, on 1 prompt, at" in page

@@ -90,7 +90,7 @@ def cells(lines: list[str]) -> dict[str, list[str]]:
 
 
 def test_the_best_of_those_that_are_fast_enough_is_named(figures: dict[str, Any]) -> None:
-    said = cells(page.fastest(figures, "illava-best"))
+    said = cells(page.fastest(figures, "illava-best")[0])
     ours = "illava-best 1/3: 95.0 (90.0-100.0) %, 2.22x"
     assert said["all tasks, 2x"] == [ours, ours]
     assert said["all tasks, 3x"] == [
@@ -105,12 +105,23 @@ def test_the_best_of_those_that_are_fast_enough_is_named(figures: dict[str, Any]
     assert said[f"{heading('text')}, 3x"][1] == "illava-best 1/9: 20.0 (10.0-30.0) %, 3.12x"
 
 
+def test_what_is_fast_enough_in_another_dtype_has_a_table_of_its_own(figures: dict[str, Any]) -> None:
+    shares = {"tome 1/9": 0.22, "illava-best 1/9": 0.4}
+    again = {"dtype": "bfloat16", "ttft": {name: {"value": share} for name, share in shares.items()}}
+    first, second, _ = page.fastest(figures, "illava-best", again)
+    assert (first[0], second[0]) == ("Times in float32:", "Times in bfloat16, of the rows at 1/9 alone:")
+    said = cells(second)
+    assert said["all tasks, 4x"][0] == "tome 1/9: 80.0 (75.0-85.0) %, 4.55x"
+    assert said["all tasks, 2x"][1] == "illava-best 1/9: 70.0 (65.0-75.0) %, 2.50x"
+    assert cells(first)["all tasks, 4x"][0] == "none is that fast"
+
+
 def test_a_group_without_intervals_is_not_ranked(figures: dict[str, Any]) -> None:
     """One task that is hardly above blank made 150 % of two questions."""
     for found in figures["rows"]:
         if found["groups"]:
             found["groups"]["text"] |= {"low": None, "high": None}
-    assert f"{heading('text')}, 2x" not in cells(page.fastest(figures, "illava-best"))
+    assert f"{heading('text')}, 2x" not in cells(page.fastest(figures, "illava-best")[0])
 
 
 def test_figures_of_other_weights_are_refused(figures: dict[str, Any]) -> None:
@@ -207,17 +218,17 @@ REST = {"small": False, "kind": "", **dict.fromkeys(MEANS, 1.0)}
 
 
 def answers(task: str, right: tuple[int, int], of: int) -> list[Line]:
-    """``of`` answers in each of two rows, of which so many are right: plain, blank."""
+    """``of`` answers in each row, of which so many are right: plain, blank; a quarter without pictures."""
     return [
         {"task": task, "row": label, "sample": n, "correct": n < count, "cluster": None, **REST}
-        for label, count in zip(("plain", "blank"), right, strict=True)
+        for label, count in zip(alone.BASELINES, (*right, of // 4), strict=True)
         for n in range(of)
     ]
 
 
 def test_a_task_is_learnt_if_plain_reaches_75_percent_clearly_above_blank() -> None:
     given = {"learnt": (18, 6), "guessed": (18, 17), "below": (14, 0)}
-    settings = {"seed": 0, "rows": dict.fromkeys(("plain", "blank")), "tasks": dict.fromkeys(given)}
+    settings = {"seed": 0, "rows": dict.fromkeys(alone.BASELINES), "tasks": dict.fromkeys(given)}
     found = alone.figures(settings, [line for name in given for line in answers(name, given[name], 20)])
     assert {name: task["learnt"] for name, task in found["tasks"].items()} == {
         "learnt": True,
@@ -225,6 +236,7 @@ def test_a_task_is_learnt_if_plain_reaches_75_percent_clearly_above_blank() -> N
         "below": False,
     }
     assert found["tasks"]["learnt"]["above"]["value"] == pytest.approx(60)
+    assert found["tasks"]["learnt"]["text only"]["value"] == pytest.approx(25)
     options = {"model": "zoo/R-448", "dtype": "bfloat16", "split": "test", "weights": "abc"}
     said = page.alone({**found, "settings": options})
     assert "1 of 3 tasks" in said[-1]

@@ -115,6 +115,7 @@ def compare(
         from ..models import loading
 
         check_options(values(speedup), values(keep), clock)
+        check_time_dtype(time_dtype)
         targets = parse_speedups(values(speedup))
         shares = [parse_keep(text) for text in values(keep) or BUDGETS]
         methods = values(method) or [compared_methods.ALL]
@@ -185,7 +186,8 @@ def measure(
 
     tasks = make_tasks(names, options["split"], options["seed"], options["limit"], skip_bad)
     model, processor = load(name, device, dtype, trust_remote_code)
-    timed = load(name, device, time_dtype, trust_remote_code)[0] if time_dtype else model
+    again = time_dtype is not None and time > 0
+    timed = load(name, device, str(time_dtype), trust_remote_code)[0] if again else model
     check_folders(tasks, processor, options["limit"])
     batch = min(options["limit"], options["batch_size"])
     clock, targets, turns = None, list[float](), 1
@@ -202,6 +204,17 @@ def measure(
         timing = answer_and_time(model, processor, tasks, runnable, store, time, f"{name}: ", turns, timed)
         groups = {task.name: group(task) for task in tasks}
         return Measured(rows, refused, store.settings, store.lines, timing, groups, clock, targets)
+
+
+def check_time_dtype(name: str | None) -> None:
+    """Raise InputError for an unknown dtype, before anything is loaded."""
+    from ..errors import InputError
+    from ..models.loading import parse_dtype
+
+    try:
+        parse_dtype(name or "auto")
+    except InputError as error:
+        raise InputError(f"--time-dtype: {error}") from None
 
 
 def model_folders(output: Path, names: list[str]) -> dict[str, Path]:

@@ -39,6 +39,9 @@ TURNS, MOST_TURNS, SECONDS = 3, 12, 1.0
 """How often plain and row run on each prompt in one measurement, the fastest run of each counting: at least
 and at most so often, and in between so often that it takes this many seconds."""
 
+TITLES = {"dtype": "dtype of times"}
+"""How parts of an identity are called where they differ."""
+
 Measure = Callable[[Method], float]
 """A method to its measured speed-up to the first token."""
 
@@ -64,7 +67,11 @@ class Budgets:
             known["points"], known["rows"].items(), known["rates"]
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(f"{self.file}: not a file of budgets: {error}; give another --output") from error
-        different = [f"{k} {there.get(k)} there, {v} here" for k, v in identity.items() if there.get(k) != v]
+        different = [
+            f"{TITLES.get(k, k)} {there.get(k)} there, {v} here"
+            for k, v in identity.items()
+            if there.get(k) != v
+        ]
         if different:
             raise InputError(f"{self.file}: budgets for {'; '.join(different)}; give another --output")
         self.values = known

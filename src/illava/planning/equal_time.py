@@ -1,8 +1,9 @@
 """Finds the budget at which a method reaches a speed-up: by prediction, then by measurement.
 
 A speed-up falls as the budget grows, in steps, because tokens are whole. Predictions know the shape of this
-curve, and measurements its height: the inverse speed-ups, shares of the plain model's time, are assumed to be
-a linear function of the predicted ones near the target.
+curve, and measurements its height: near the target the inverse speed-ups, shares of the plain model's time,
+are assumed to be proportional to the predicted ones. Single measurements on a shared machine are off by
+several percent, so several near the target count by the median of their factors.
 """
 
 from __future__ import annotations
@@ -11,22 +12,27 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 LEAST = 1 / 64
 """The smallest budget tried. A method that is too slow even there ends there."""
 TOLERANCE = 0.05
 """The relative difference between a measured speed-up and its target above which a row is marked."""
-CLOSE = 0.02
-"""The relative difference at which calibration stops."""
+WANTED, NEAR = 3, 1.25
+"""Calibration stops after so many measurements whose speed-up is at most so many times as large or as small
+as the target; these decide."""
 ROUNDS = 5
-"""Measurements of one row, at most."""
+"""Measurements for one row, at most."""
 HALVINGS = 18
 """Of the logarithm of the budget: 4.2 / 2**18 is far below the share of one token."""
 DIGITS = 5
 """Significant digits of a budget."""
+APART = 1.05
+"""Two measurements determine a slope only if their predicted times differ by this factor."""
 STEEPEST = 3.0
-"""How much a secant may differ from the ratio of measured and predicted time, either way. Two noisy points
-next to each other would send the search anywhere."""
+"""How much that slope may differ from the ratio of measured and predicted time, either way."""
+SHORTEST = 1e-3
+"""The smallest share of the plain model's time that a line may promise."""
 HOPELESS = 0.8
 """A method whose speed-up at :data:`LEAST` is below this share of the target is measured there only once, and
 others twice."""
@@ -41,7 +47,7 @@ class Budget:
 
     keep: float
     speedup: float
-    """At this budget: measured, or predicted if nothing was measured."""
+    """At this budget: by the measurements near it, or predicted if nothing was measured."""
     target: float
     ends: bool = False
     """Whether the method cannot reach the target: this is the fastest that it is."""
@@ -79,74 +85,83 @@ def calibrated_budget(
     target: float,
     known: Mapping[float, Sequence[float]] | None = None,
 ) -> Budget:
-    """The budget at which ``target`` is measured, found by a secant method in at most :data:`ROUNDS` rounds.
+    """The budget at which measurements put ``target``, found in at most :data:`ROUNDS` of them.
 
     Args:
-        measured: runs the model. Several measurements of one budget count by their median.
+        measured: runs the model.
         known: budget -> speed-ups of earlier measurements of the same curve.
 
-    The result is the measured budget nearest to the target, whether or not it is within tolerance; where the
-    method is too slow even at :data:`LEAST`, its fastest.
+    The result has the budget and the speed-up that the measurements make likely; where the method is too slow
+    even at :data:`LEAST`, its fastest budget, as measured.
     """
     runs = {keep: list(speedups) for keep, speedups in (known or {}).items()}
     for _ in range(ROUNDS):
-        points = _medians(runs)
-        if points and _distance(_nearest(points, target)[1], target) <= math.log1p(CLOSE):
+        if len(_near(runs, target)) >= WANTED:
             break
-        keep = next_budget(predicted, points, target)
-        at_least = len(runs.get(LEAST, ()))
-        if keep == LEAST and at_least and (at_least > 1 or points[LEAST] < HOPELESS * target):
+        keep, _ = fitted_budget(predicted, runs, target)
+        there = runs.get(LEAST, ())
+        if keep == LEAST and there and (len(there) > 1 or there[0] < HOPELESS * target):
             break
-        # The latest measurement comes last, also if the budget has been measured before.
-        runs[keep] = [*runs.pop(keep, []), measured(keep)]
-    points = _medians(runs)
-    fastest = max(points, key=points.__getitem__)
-    if LEAST in points and _too_slow(points[fastest], target):
+        runs.setdefault(keep, []).append(measured(keep))
+    medians = {keep: statistics.median(speedups) for keep, speedups in runs.items()}
+    fastest = max(medians, key=medians.__getitem__)
+    if LEAST in medians and _too_slow(medians[fastest], target):
         # Near the smallest budget the curve is flat, and noise decides which budget is the fastest.
-        return Budget(fastest, points[fastest], target, ends=True)
-    keep, speedup = _nearest(points, target)
-    return Budget(keep, speedup, target)
+        return Budget(fastest, medians[fastest], target, ends=True)
+    return Budget(*fitted_budget(predicted, runs, target), target)
 
 
-def next_budget(predicted: Speedup, points: Mapping[float, float], target: float) -> float:
-    """The budget to measure next.
+def fitted_budget(
+    predicted: Speedup, runs: Mapping[float, Sequence[float]], target: float
+) -> tuple[float, float]:
+    """The budget whose speed-up is nearest to ``target`` by measurements, and its speed-up.
 
     Args:
-        points: budget -> measured speed-up, the latest last.
-
-    Without a point it is the predicted one. A single point scales all predictions. With several, the line
-    through the two latest maps predicted to measured shares of the plain model's time, so that a disturbed
-    measurement is soon forgotten.
+        runs: budget -> measured speed-ups. With :data:`WANTED` of them near the target these scale the
+            predictions by the median of measured / predicted time. With fewer, a line is fitted to all, by
+            medians (Theil, 1950; Sen, 1968). Without any, the prediction counts.
     """
-    if not points:
-        return budget_for(predicted, target)
-    first, *others = reversed(points)
-    x, y = 1 / predicted(first), 1 / points[first]
-    slope = y / x
-    for other in others:
-        across, up = 1 / predicted(other) - x, 1 / points[other] - y
-        if across * up > 0:
-            # Noise can turn a line round; then the next point is taken, or the scale.
-            slope = min(max(up / across, slope / STEEPEST), slope * STEEPEST)
-            break
-    share = x + (1 / target - y) / slope
-    return LEAST if share <= 0 else budget_for(predicted, 1 / share)
+    near = _near(runs, target)
+    enough = len(near) >= WANTED
+    some = near if enough else [(keep, speedup) for keep, found in runs.items() for speedup in found]
+    points = [(1 / predicted(keep), 1 / speedup) for keep, speedup in some]
+    slope, shift = (_scale(points), 0.0) if enough else _line(points)
+    share = (1 / target - shift) / slope
+    keep = LEAST if share <= 0 else budget_for(predicted, 1 / share)
+    return keep, 1 / max(shift + slope / predicted(keep), SHORTEST)
+
+
+def _scale(points: Sequence[tuple[float, float]]) -> float:
+    return statistics.median(y / x for x, y in points) if points else 1.0
+
+
+def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Slope and shift of the line through points: the median of slopes, and the median of what is left.
+
+    Points that are too close to each other only scale: their line passes through the origin.
+    """
+    scale = _scale(points)
+    slopes = [
+        (v - y) / (u - x) for (x, y), (u, v) in combinations(points, 2) if max(x, u) / min(x, u) >= APART
+    ]
+    if not slopes:
+        return scale, 0.0
+    slope = min(max(statistics.median(slopes), scale / STEEPEST), scale * STEEPEST)
+    return slope, statistics.median(y - slope * x for x, y in points)
+
+
+def _near(runs: Mapping[float, Sequence[float]], target: float) -> list[tuple[float, float]]:
+    """The measurements near a target, as (budget, speed-up)."""
+    return [
+        (keep, speedup)
+        for keep, speedups in runs.items()
+        for speedup in speedups
+        if target / NEAR <= speedup <= target * NEAR
+    ]
 
 
 def _too_slow(speedup: float, target: float) -> bool:
     return speedup < target * (1 - TOLERANCE)
-
-
-def _medians(runs: Mapping[float, Sequence[float]]) -> dict[float, float]:
-    return {keep: statistics.median(speedups) for keep, speedups in runs.items()}
-
-
-def _nearest(points: Mapping[float, float], target: float) -> tuple[float, float]:
-    return min(points.items(), key=lambda point: _distance(point[1], target))
-
-
-def _distance(speedup: float, target: float) -> float:
-    return abs(math.log(speedup / target))
 
 
 def _rounded(logarithm: float) -> float:

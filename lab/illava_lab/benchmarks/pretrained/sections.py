@@ -147,7 +147,7 @@ def pooled(found: list[Figures]) -> list[str]:
     ]
     for figures in found:
         lines += ["", *_pooled_at(figures)]
-    return [*lines, "", f"All budgets: [{TABLE}](pretrained/{TABLE})."]
+    return [*lines, "", f"What else was measured: [{TABLE}](pretrained/{TABLE})."]
 
 
 def _pooled_at(figures: Figures) -> list[str]:
@@ -209,7 +209,8 @@ def measured(found: list[Figures]) -> list[str]:
         "readings were fixed before the first measurement, but for the second measure, "
         "added when plain's accuracy at 224 px was seen and no other row's. The numbers of pictures at 224 px were "
         "lowered while it ran, as the machine was busier than planned; of what was lowered nothing had been read. "
-        "448 px was measured again later, with twice as many boards, every block and whole photographs.",
+        "448 px was measured again later, with twice as many boards, every block but the first and whole "
+        "photographs.",
     ]
 
 

@@ -131,7 +131,9 @@ def main(argv: list[str] | None = None) -> None:
             sources = options.source or SOURCES
             publish(sources if sources[0].exists() else [page.FOLDER])
     except FileNotFoundError as error:
-        command = {"choose": "zoo-r-choice", "equal": "zoo-r-equal"}.get(options.what, "zoo-r-figures")
+        command = {"choose": "zoo-r-choice", "equal": "zoo-r-equal", "curves": "zoo-r-curves"}.get(
+            options.what, "zoo-r-figures"
+        )
         raise SystemExit(f"{error.filename} is missing: run make {command}") from None
     except (InputError, ValueError) as error:
         raise SystemExit(str(error)) from None

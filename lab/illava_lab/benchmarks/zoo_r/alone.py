@@ -1,4 +1,4 @@
-"""What the plain model can do: many questions of every task, with pictures and with grey ones."""
+"""What the plain model can do: many questions of every task, with pictures, with grey ones and without."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from illava.bench.machine import machine
 from illava.cli.console import progress
 from illava.evaluation.compare import difference
 from illava.evaluation.metrics import LEAST_PLAIN
-from illava.evaluation.rows import BLANK, PLAIN, describe
+from illava.evaluation.rows import BLANK, PLAIN, TEXT_ONLY, describe
 from illava.evaluation.run import run
 from illava.evaluation.store import Line, Store
 from illava.evaluation.summary import summarise
@@ -20,6 +20,7 @@ from illava_lab.real.data import tasks as registry
 from illava_lab.real.data.task_list import TASKS, OfStream
 
 MODEL = "zoo/R-448"
+BASELINES = (PLAIN.label, BLANK.label, TEXT_ONLY.label)
 OPTIONS: dict[str, Any] = {"seed": 0, "split": "test", "batch_size": 16, "max_new_tokens": 8}
 
 
@@ -33,10 +34,10 @@ def measure(
     """
     tasks = [registry.load(name) for name in names]
     model, processor = load(MODEL, device, dtype)
-    with Store(folder, describe(MODEL, model, tasks, (), limit=each, **OPTIONS)) as store:
-        with progress("plain", 2 * each * len(tasks)) as advance:
+    with Store(folder, describe(MODEL, model, tasks, (TEXT_ONLY,), limit=each, **OPTIONS)) as store:
+        with progress("plain", 3 * each * len(tasks)) as advance:
             size, most = OPTIONS["batch_size"], OPTIONS["max_new_tokens"]
-            run(model, processor, tasks, (), store, each, size, most, advance)
+            run(model, processor, tasks, (TEXT_ONLY,), store, each, size, most, advance)
         return {**figures(store.settings, store.lines), "machine": machine(), "trained": trained()}
 
 
@@ -52,14 +53,14 @@ def guess(name: str) -> float | None:
 
 
 def figures(settings: dict[str, Any], lines: Sequence[Line]) -> dict[str, Any]:
-    """Accuracy in % of every task, plain and with grey pictures, and the difference, paired by question.
+    """Accuracy in % of every task, plain, with grey pictures and without, and how far plain is above grey.
 
     ``learnt`` is whether plain reaches 75 % and the interval of the difference is above zero.
     """
     above = difference(lines, [PLAIN.label], [BLANK.label])[1]
     tasks = {}
     for name, task in summarise(settings, lines)["tasks"].items():
-        accuracy = {label: task["rows"][label]["accuracy"] for label in (PLAIN.label, BLANK.label)}
+        accuracy = {label: task["rows"][label]["accuracy"] for label in BASELINES}
         found = above[name]
         tasks[name] = {
             "questions": task["samples"],

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from illava.evaluation.compare import mean_accuracies
+from illava.evaluation.equal_time import FILE_NAME as BUDGETS
 from illava.evaluation.metrics import LEAST_PLAIN, Array, mean_over_tasks, resample
 from illava.evaluation.rows import PLAIN
-from illava.evaluation.speed import FILE_NAME as TIMING
 from illava.evaluation.store import ANSWERS, SETTINGS, Line
 from illava.evaluation.summary import shared_lines
 from illava.planning.equal_time import TOLERANCE
@@ -31,7 +31,7 @@ class Figures:
     kl: Array
     """(1 + D,) statistic in nats, the mean over all tasks; NaN if it is of any sample."""
     speedup: float | None
-    """To the first token, measured; None if it was not."""
+    """To the first token, by the measurements that the budget was chosen by; None if there were none."""
 
     def reaches(self, speed: float) -> bool:
         """Whether it is at most TOLERANCE slower."""
@@ -118,11 +118,17 @@ def figures_of(settings: dict[str, Any], lines: Sequence[Line], draws: int) -> d
 def read(folder: Path) -> tuple[dict[str, Any], list[Line]]:
     """Settings and answers of the run in the folder of one model.
 
-    The settings have the measured speed-ups to the first token by row, as ``speedups``. Raises
-    FileNotFoundError.
+    The settings have the measured speed-ups to the first token by row, as ``speedups``, and how they were
+    measured, as ``timing``. Raises FileNotFoundError.
     """
     settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    timed = json.loads((folder / TIMING).read_text(encoding="utf-8"))["rows"]
-    settings["speedups"] = {label: row["faster"]["ttft"]["median"] for label, row in timed.items()}
+    budgets = json.loads((folder / BUDGETS).read_text(encoding="utf-8"))
+    settings["timing"] = budgets["identity"]
+    settings["speedups"] = {
+        f"{name} {target}x": row["speedup"]
+        for name, rows in budgets["rows"].items()
+        for target, row in rows.items()
+        if not row["ends"]
+    }
     with (folder / ANSWERS).open(encoding="utf-8") as lines:
         return settings, [json.loads(line) for line in lines if line.strip()]

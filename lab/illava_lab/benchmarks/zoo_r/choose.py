@@ -19,7 +19,7 @@ from illava.evaluation.comparison import ALPHA, DRAWS
 from illava.evaluation.metrics import LEAST_PLAIN, Array, Estimate, estimate, holm, two_sided_p
 from illava.evaluation.store import Line
 from illava.evaluation.summary import number, table
-from illava.planning.equal_time import TOLERANCE
+from illava.planning.equal_time import TOLERANCE, WANTED
 
 from .choice_figures import SPEEDS, Figures, Measured, figures_of, mean_kl, method_and_speed, parts
 from .choice_figures import read as read
@@ -192,6 +192,7 @@ def _corrected(differences: Mapping[Any, Array]) -> dict[Any, float]:
 
 def opening(settings: Mapping[str, Any]) -> list[str]:
     """What the page says before the table."""
+    timing = settings["timing"]
     return [
         "# The choice of the preset on zoo/R",
         "",
@@ -202,10 +203,12 @@ def opening(settings: Mapping[str, Any]) -> list[str]:
         "only if it is not worse on zoo/L either.",
         "",
         f"Validation split, at most {settings['limit']} questions a task, {len(settings['tasks'])} tasks, "
-        f"{settings['dtype']} on {settings['device']}, weights {settings['weights']}. *steps*: in the "
-        "encoder, whether the LLM has one, and whether units have a score in the encoder. *speed-ups*: to "
-        "the first token, measured in this run, at the budgets for 2x, 3x and 4x. *points*: of accuracy, the "
-        f"mean over the tasks that plain gets right at least {100 * LEAST_PLAIN:g} % of the time, and *KL*: "
+        f"answered in {settings['dtype']} on {settings['device']}, weights {settings['weights']}. *steps*: "
+        "in the encoder, whether the LLM has one, and whether units have a score in the encoder. "
+        f"*speed-ups*: to the first token, measured in {timing['dtype']} on {timing['cpu']}, threads: "
+        f"{timing['threads']}, on {timing['prompts']} prompt{'s' * (timing['prompts'] != 1)}, at the budgets "
+        f"for 2x, 3x and 4x: the median of {WANTED} measurements and more near each. *points*: of accuracy, "
+        f"the mean over the tasks that plain gets right at least {100 * LEAST_PLAIN:g} % of the time, and *KL*: "
         f"in nats, both against `{REFERENCE}` at that speed, paired, with 95 % intervals. Bold: "
         f"p < {ALPHA:.2g} after Holm's correction.",
     ]

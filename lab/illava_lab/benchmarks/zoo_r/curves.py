@@ -1,11 +1,13 @@
-"""How far merging moves the first token on zoo/R, by budget, by blocks, and by the share left to the LLM.
+"""How merging changes the first token's distribution on zoo/R: by budget, blocks, and share left to the LLM.
 
-Validation questions, text and places included; one thing varies at a time from ``Illava.best`` at 1/9. The
-figure is the KL divergence of the first token's distribution from the plain model's, the mean over tasks.
+Validation questions, text and places included; one thing varies at a time from ``Illava.best`` at 1/9, but
+for steps at every block. The figure is the KL divergence of the first token's distribution from the plain
+model's, the mean over tasks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,8 @@ KEEP = 1 / 9
 REFERENCE = "preset"
 KEEPS = {"1/2": 1 / 2, "1/3": 1 / 3, "1/6": 1 / 6, "1/18": 1 / 18}
 BLOCKS = tuple(range(9))
-"""All encoder blocks, 0-based: one step after each of them, and the same for pairs merged from there on."""
+"""All encoder blocks, 0-based: a step at one of them, or at every block from there on."""
+EVERY = "first block, with a step at every block from there on"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of the reduction, on a logarithmic scale, in the encoder."""
 LAYERS = (3, 5, 8, 10, 13, 15, 18, 20, 25)
@@ -43,7 +46,7 @@ def rows() -> dict[str, dict[str, Illava]]:
     return {
         "budget": {name: Illava.best(keep) for name, keep in KEEPS.items()},
         "encoder block of the step": {f"{b}": replace(best, encoder_layers=(b,)) for b in BLOCKS},
-        "first of the encoder's steps, one a block, all in the encoder": {
+        EVERY: {
             f"{b}": replace(best, encoder_layers=tuple(range(b, len(BLOCKS))), **only_encoder, **by_size)
             for b in BLOCKS
         },
@@ -102,7 +105,8 @@ def figures(
         clusters = [line["cluster"] or f"#{line['sample']}" for line in shared[PLAIN.label]]
         drawn = resample(clusters, settings["seed"], task, draws)
         for label in labelled():
-            statistics.setdefault(label, []).append(drawn.mean([line["kl"] for line in shared[label]]))
+            values = [math.nan if line["kl"] is None else line["kl"] for line in shared[label]]
+            statistics.setdefault(label, []).append(drawn.mean(values))
     means = {label: mean_over_tasks(some) for label, some in statistics.items()}
     return {
         label: {
@@ -117,13 +121,14 @@ def page(found: Mapping[str, Any]) -> str:
     """The curves as tables."""
     curves = found["curves"]
     lines = [
-        "# How far merging moves the first token",
+        "# How merging changes the first token",
         "",
-        "Written by `python -m illava_lab.benchmarks.zoo_r curves`, which measures it. One thing varies at a "
-        f"time from `Illava.best` at 1/9 on [zoo/R](zoo-r.md) at 448 pixels, whose encoder has {len(BLOCKS)} "
-        "blocks and whose LLM has 30 layers. *KL*: divergence of the first token's distribution from the "
-        f"plain model's, in nats, the mean over {len(found['tasks'])} tasks; *of the preset's*: divided by "
-        "that of `Illava.best` as it is, paired. In brackets 95 % intervals.",
+        "Written by `make zoo-r-curves`, which measures it. On [zoo/R](zoo-r.md) at 448 pixels, with "
+        f"{len(BLOCKS)} encoder blocks and 30 LLM layers, one thing is changed in `Illava.best` at 1/9. Only "
+        "the rows with a step at every block differ in more: all of the reduction is in the encoder, size "
+        "and distance select, and attention knows the sizes. *KL*: divergence of the first token's "
+        f"distribution from the plain model's, in nats, the mean over {len(found['tasks'])} tasks; *of the "
+        "preset's*: divided by that of `Illava.best` as it is, paired. In brackets 95 % intervals.",
         "",
         f"`Illava.best` as it is: {_shown(curves[REFERENCE]['kl'], '.3f')}.",
     ]

@@ -18,6 +18,7 @@ from illava.evaluation.verdict import AXES
 from illava_lab.benchmarks.evidence.claims import factor
 
 from . import claims
+from .alone import BASELINES
 from .claims import faster
 
 FOLDER, PAGE = Path("docs/zoo-r"), Path("docs/zoo-r-figures.md")
@@ -62,8 +63,9 @@ def page(found: Found, plots: Sequence[str]) -> str:
         lines += ["", "## What it can do without merging", "", *alone(found.plain)]
     for model, figures in found.comparison["models"].items():
         again = (found.times or {}).get(model)
-        best = fastest(figures, found.comparison["reference"])
-        lines += ["", f"## {model}: at least as fast", "", *best]
+        lines += ["", f"## {model}: at least as fast"]
+        for part in fastest(figures, found.comparison["reference"], again):
+            lines += ["", *part]
         lines += ["", f"## {model}: the paper's claims", "", *claims.lines(figures, again)]
         lines += ["", f"## {model}: what it can do", "", *plain_tasks(figures)]
         lines += ["", f"## {model}: every method", "", *methods(figures, again)]
@@ -78,37 +80,52 @@ def page(found: Found, plots: Sequence[str]) -> str:
 
 
 def alone(plain: Figures) -> list[str]:
-    """Accuracy of the plain model by task, with pictures and with grey ones, and what sets them apart."""
+    """Accuracy of the plain model by task, with pictures, grey ones and none, and what sets them apart."""
     tasks, options = plain["tasks"], plain["settings"]
     cells = [
         [
             name + (" \\*\\*" if task["learnt"] else ""),
             str(task["questions"]),
-            *(interval(task[part]) for part in (PLAIN.label, BLANK.label, "above")),
+            *(interval(task[part]) for part in (*BASELINES, "above")),
             number(task["guess"], ".0f"),
         ]
         for name, task in tasks.items()
     ]
-    head = ["accuracy, %", "questions", PLAIN.label, BLANK.label, "plain - blank", "guessed"]
+    head = ["accuracy, %", "questions", *BASELINES, "plain - blank", "guessed"]
     learnt = sum(task["learnt"] for task in tasks.values())
     note = (
         f"\\*\\*: plain reaches {100 * LEAST_PLAIN:g} % and is above blank beyond the 95 % interval of their "
         f"difference: {learnt} of {len(tasks)} tasks. *guessed*: by always giving the likeliest answer to "
         "each kind of question, where they are drawn. Where all answers are right, or all are wrong, the "
         "interval of resampled questions has no width; 30 of 30 right are compatible with 88 % and more. "
+        "*text only*: without a picture. "
         f"{options['model']}, {options['dtype']}, split {options['split']}."
     )
     return [*table(head, cells), "", note]
 
 
-def fastest(figures: Figures, reference: str) -> list[str]:
+def fastest(figures: Figures, reference: str, again: Figures | None = None) -> list[list[str]]:
     """For each speed-up the row with the highest figure of those at least as fast, and the reference's.
 
-    Once over all tasks and once over each group of them that has an interval.
+    Once over all tasks and once over each group of them that has an interval. ``again``: times in another
+    dtype, of which there is a second table.
     """
-    lines = []
     ran = [row for row in figures["rows"] if row["options"] is not None and row["refused"] is None]
-    for group in (None, *figures["groups"]):
+    parts = [[f"Times in {figures['settings']['dtype']}:", "", *_fastest(ran, figures["groups"], reference)]]
+    if again is not None:
+        timed = [{**row, "ttft": again["ttft"][row["label"]]} for row in ran if row["label"] in again["ttft"]]
+        budgets = ", ".join(dict.fromkeys(row["budget"] for row in timed))
+        title = f"Times in {again['dtype']}, of the rows at {budgets} alone:"
+        parts.append([title, "", *_fastest(timed, figures["groups"], reference)])
+    return [
+        *parts,
+        ["Of rows whose intervals overlap the highest need not be the best: the questions are few."],
+    ]
+
+
+def _fastest(ran: Sequence[Figures], groups: Sequence[str], reference: str) -> list[str]:
+    lines = []
+    for group in (None, *groups):
         title = "all tasks" if group is None else heading(group)
         if not any(_retained(row, group) for row in ran):
             continue
@@ -118,8 +135,7 @@ def fastest(figures: Figures, reference: str) -> list[str]:
             cells = [_highest(rows, group) for rows in (known, own)]
             lines.append([f"{title}, {wish}x", *cells])
     head = ["at least", "highest: retained above blank, speed-up", f"highest of {reference}"]
-    note = "Of rows whose intervals overlap the highest need not be the best: the questions are few."
-    return [*table(head, lines, 3), "", note]
+    return table(head, lines, 3)
 
 
 def _highest(rows: Sequence[Figures], group: str | None) -> str:

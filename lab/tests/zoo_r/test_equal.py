@@ -1,0 +1,74 @@
+"""docs/zoo-r-equal.md: the page of ``illava compare`` with a first paragraph and its plots elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from illava_lab.benchmarks.zoo_r import equal
+
+from illava import Illava
+from illava.evaluation.comparison import Measured, compare
+from illava.evaluation.rows import BLANK, PLAIN, timed_row
+from illava.evaluation.summary import MEANS
+
+ROW = timed_row(Illava.best(0.2), 2.0, 0.2, 2.0, False, "illava-best")
+RIGHT = {PLAIN.label: 16, BLANK.label: 4, ROW.label: 13}
+
+
+@pytest.fixture
+def found() -> dict[str, Any]:
+    """Of 20 questions plain has 16 right, grey pictures 4, and the preset at 2x 13: 75 % above blank."""
+    lines = [
+        {"task": "photo", "row": label, "sample": n, "correct": n < right, "agrees": True, "kl": 0.1}
+        | {"cluster": f"{n}", "kind": "", "small": False, **dict.fromkeys(MEANS, 1.0)}
+        for label, right in RIGHT.items()
+        for n in range(20)
+    ]
+    settings = {
+        **{"model": "zoo/R-448", "dtype": "bfloat16", "device": "cpu", "illava": "0", "split": "test"},
+        **{"seed": 0, "limit": 20, "batch_size": 4, "tasks": {"photo": ""}},
+        "rows": {row.label: row.to_dict() for row in (PLAIN, BLANK, ROW)},
+    }
+    times = {label: {"median": 1.0, "low": 1.0, "high": 1.0, "interval": None} for label in RIGHT}
+    times[ROW.label] = {"median": 2.0, "low": 1.9, "high": 2.1, "interval": (1.9, 2.1)}
+    parts = ("encoder", "prefill", "ttft", "total")
+    rows = {label: {"seconds": {}, "faster": dict.fromkeys(parts, time)} for label, time in times.items()}
+    timing = {"prompts": [["photo", 0]], "threads": 2, "dtype": "float32", "rows": rows}
+    measured = Measured([ROW], {}, settings, lines, timing, {"photo": ""}, None, [2.0])
+    return compare({"zoo/R-448": measured}, "illava-best", 100)
+
+
+def test_the_figures_are_copied_and_the_page_is_made_of_them(
+    found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "out"
+    source.mkdir()
+    (source / "comparison.json").write_text(json.dumps(found))
+    monkeypatch.setattr(equal, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(equal, "EQUAL", tmp_path / "zoo-r" / "equal.json")
+    monkeypatch.setattr(equal, "PICTURES", tmp_path / "zoo-r" / "equal")
+    equal.publish(source)
+    text = (tmp_path / "page.md").read_text()
+    assert text.startswith("# zoo/R at equal time\n\nWritten by ")
+    assert "- **Best at 2x, zoo/R-448:** illava-best 75.0" in text
+    assert "threads: 2, in float32." in text
+    assert "(zoo-r/equal/zoo-R-448-ttft.png)" in text
+    assert (tmp_path / "zoo-r" / "equal" / "zoo-R-448-ttft.png").is_file()
+    kept = json.loads((tmp_path / "zoo-r" / "equal.json").read_text())
+    assert equal.page(kept, ["zoo-R-448-ttft.png", "zoo-R-448-flops.png"]) == text
+    assert kept["trained"] in text
+    (source / "comparison.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        equal.publish(source)
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert equal.PAGE.exists() == equal.EQUAL.exists()
+    if equal.PAGE.exists():
+        plots = [path.name for path in equal.PICTURES.glob("*.png")]
+        assert equal.PAGE.read_text(encoding="utf-8") == equal.page(
+            json.loads(equal.EQUAL.read_text()), plots
+        )
