@@ -208,8 +208,8 @@ def opening(settings: Mapping[str, Any]) -> list[str]:
         f"*speed-ups*: to the first token, measured in {timing['dtype']} on {timing['cpu']}, threads: "
         f"{timing['threads']}, on {timing['prompts']} prompt{'s' * (timing['prompts'] != 1)}, at the budgets "
         f"for 2x, 3x and 4x: the median of {WANTED} measurements and more near each. *points*: of accuracy, "
-        f"the mean over the tasks that plain gets right at least {100 * LEAST_PLAIN:g} % of the time, and *KL*: "
-        f"in nats, both against `{REFERENCE}` at that speed, paired, with 95 % intervals. Bold: "
+        f"the mean over the tasks that plain gets right at least {100 * LEAST_PLAIN:g} % of the time, and "
+        f"*KL*: in nats, both against `{REFERENCE}` at that speed, paired, with 95 % intervals. Bold: "
         f"p < {ALPHA:.2g} after Holm's correction.",
     ]
 
