@@ -18,10 +18,10 @@ LEAST = 1 / 64
 """The smallest budget tried. A method that is too slow even there ends there."""
 TOLERANCE = 0.05
 """The relative difference between a measured speed-up and its target above which a row is marked."""
-WANTED, NEAR = 3, 1.25
+WANTED, NEAR = 3, 1.12
 """Calibration stops after so many measurements whose speed-up is at most so many times as large or as small
 as the target; these decide."""
-ROUNDS = 5
+ROUNDS = 7
 """Measurements for one row, at most."""
 HALVINGS = 18
 """Of the logarithm of the budget: 4.2 / 2**18 is far below the share of one token."""

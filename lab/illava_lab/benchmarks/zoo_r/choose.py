@@ -197,7 +197,10 @@ def opening(settings: Mapping[str, Any]) -> list[str]:
         "# The choice of the preset on zoo/R",
         "",
         "Written by `python -m illava_lab.benchmarks.zoo_r choose` from what `make zoo-r-choice` measures. "
-        "The candidates are defined in `illava_lab/real/candidates.py`.",
+        "The candidates are defined in `illava_lab/real/candidates.py`: a number such as 468 lists the "
+        "encoder blocks (0-based, of nine) of their steps; attention, size or none of both chooses beside "
+        "distance, or coverage alone; `-llm`: with a step in the LLM. candidate-log is the preset whose "
+        "attention knows the sizes of merged tokens, as that of all candidates does.",
         "",
         f"The rule, written before the questions were asked: {RULE} What is chosen here becomes the preset "
         "only if it is not worse on zoo/L either.",
@@ -209,8 +212,8 @@ def opening(settings: Mapping[str, Any]) -> list[str]:
         f"{timing['threads']}, on {timing['prompts']} prompt{'s' * (timing['prompts'] != 1)}, at the budgets "
         f"for 2x, 3x and 4x: the median of {WANTED} measurements and more near each. *points*: of accuracy, "
         f"the mean over the tasks that plain gets right at least {100 * LEAST_PLAIN:g} % of the time, and "
-        f"*KL*: in nats, both against `{REFERENCE}` at that speed, paired, with 95 % intervals. Bold: "
-        f"p < {ALPHA:.2g} after Holm's correction.",
+        f"*KL*: in nats, both against `{REFERENCE}` at that speed, paired, with 95 % intervals, which "
+        f"are not corrected. Bold: p < {ALPHA:.2g} after Holm's correction.",
     ]
 
 
