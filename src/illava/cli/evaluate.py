@@ -125,7 +125,7 @@ def answer_and_time(
     Returns the timing, measured now or found in the store's folder; None if there is none. Raises InputError.
     """
     from ..evaluation import speed
-    from ..evaluation.rows import size
+    from ..evaluation.rows import dtype_of, size
     from ..evaluation.run import run
 
     limit, most = store.settings["limit"], store.settings["max_new_tokens"]
@@ -135,7 +135,7 @@ def answer_and_time(
     timed = model if timed is None else timed
     merging = [row for row in rows if row.method is not None]
     samples = speed.pick(tasks, limit, count)
-    timing = speed.known(store.folder, merging, samples, speed.dtype_of(timed))
+    timing = speed.known(store.folder, merging, samples, dtype_of(timed) if samples else None)
     if timing is None and samples:
         runs = (1 + turns * len(samples)) * (1 + len(merging))
         with progress(f"{title}timing", runs) as advance, writing(store.folder):

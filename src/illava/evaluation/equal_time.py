@@ -28,7 +28,7 @@ from ..planning.clock import Clock
 from ..planning.equal_time import Budget, calibrated_budget, predicted_budget
 from .compared_methods import ComparedMethod
 from .prompts import build_batch, inputs_of
-from .rows import PLAIN, Row, timed_row
+from .rows import PLAIN, Row, dtype_of, timed_row
 from .samples import Sample
 from .store import write_json
 
@@ -255,7 +255,7 @@ def identity(model: nn.Module, weights: str, clock: str, prompts: int, *, measur
         "illava": __version__,
         "weights": weights,
         "device": parameter.device.type,
-        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "dtype": dtype_of(model),
         "cpu": machine()["cpu"],
         "threads": torch.get_num_threads(),
         "clock": clock,

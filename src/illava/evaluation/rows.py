@@ -126,12 +126,17 @@ def describe(
         "model": os.path.realpath(name) if os.path.isdir(name) else name,
         "weights": fingerprint(model),
         "device": parameter.device.type,
-        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "dtype": dtype_of(model),
         "illava": __version__,
         **options,
         "tasks": {task.name: getattr(task, "fingerprint", "") for task in tasks},
         "rows": {row.label: row.to_dict() for row in (PLAIN, BLANK, *rows)},
     }
+
+
+def dtype_of(model: nn.Module) -> str:
+    """The dtype of a model's first weight, such as "float32"."""
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ from ..api import accelerate
 from ..bench.machine import machine
 from ..bench.timing import Timing, interleave, measure, median_interval, ratio, ratios, spread
 from .prompts import inputs_of
-from .rows import PLAIN, Row, Task, size
+from .rows import PLAIN, Row, Task, dtype_of, size
 from .samples import Sample
 from .store import write_json
 
@@ -84,11 +84,6 @@ def measure_rows(
         "turns": turns,
         "rows": {label: _figures(timings[PLAIN.label], some) for label, some in timings.items()},
     }
-
-
-def dtype_of(model: nn.Module) -> str:
-    """The dtype of a model's first weight, such as "float32"."""
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
 def known(

@@ -1,9 +1,9 @@
 """Finds the budget at which a method reaches a speed-up: by prediction, then by measurement.
 
 A speed-up falls as the budget grows, in steps, because tokens are whole. Predictions know the shape of this
-curve, and measurements its height: near the target the inverse speed-ups, shares of the plain model's time,
-are assumed to be proportional to the predicted ones. Single measurements on a shared machine are off by
-several percent, so several near the target count by the median of their factors.
+curve, and measurements correct it: the inverse speed-ups, shares of the plain model's time, are assumed to be
+a linear function of the predicted ones. Single measurements on a shared machine are off by several percent,
+so several near the target count, by medians.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def calibrated_budget(
     """
     runs = {keep: list(speedups) for keep, speedups in (known or {}).items()}
     for _ in range(ROUNDS):
-        if len(_near(runs, target)) >= WANTED:
+        if sum(_is_near(speedup, target) for found in runs.values() for speedup in found) >= WANTED:
             break
         keep, _ = fitted_budget(predicted, runs, target)
         there = runs.get(LEAST, ())
@@ -117,47 +117,31 @@ def fitted_budget(
     """The budget whose speed-up is nearest to ``target`` by measurements, and its speed-up.
 
     Args:
-        runs: budget -> measured speed-ups. With :data:`WANTED` of them near the target these scale the
-            predictions by the median of measured / predicted time. With fewer, a line is fitted to all, by
-            medians (Theil, 1950; Sen, 1968). Without any, the prediction counts.
+        runs: budget -> measured speed-ups. Without any, the prediction counts.
+
+    A line maps predicted to measured shares of the plain model's time. All measurements decide its slope, by
+    medians (Theil, 1950; Sen, 1968), and those near the target its height, if there are :data:`WANTED`.
     """
-    near = _near(runs, target)
-    enough = len(near) >= WANTED
-    some = near if enough else [(keep, speedup) for keep, found in runs.items() for speedup in found]
-    points = [(1 / predicted(keep), 1 / speedup) for keep, speedup in some]
-    slope, shift = (_scale(points), 0.0) if enough else _line(points)
+    points = [(1 / predicted(keep), 1 / speedup) for keep, found in runs.items() for speedup in found]
+    near = [point for point in points if _is_near(1 / point[1], target)]
+    slope = _slope(points)
+    shift = statistics.median(y - slope * x for x, y in (near if len(near) >= WANTED else points or [(1, 1)]))
     share = (1 / target - shift) / slope
     keep = LEAST if share <= 0 else budget_for(predicted, 1 / share)
     return keep, 1 / max(shift + slope / predicted(keep), SHORTEST)
 
 
-def _scale(points: Sequence[tuple[float, float]]) -> float:
-    return statistics.median(y / x for x, y in points) if points else 1.0
-
-
-def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Slope and shift of the line through points: the median of slopes, and the median of what is left.
-
-    Points that are too close to each other only scale: their line passes through the origin.
-    """
-    scale = _scale(points)
+def _slope(points: Sequence[tuple[float, float]]) -> float:
+    """The median slope of pairs of points; of points that are too close to each other, that to the origin."""
+    scale = statistics.median(y / x for x, y in points or [(1, 1)])
     slopes = [
         (v - y) / (u - x) for (x, y), (u, v) in combinations(points, 2) if max(x, u) / min(x, u) >= APART
     ]
-    if not slopes:
-        return scale, 0.0
-    slope = min(max(statistics.median(slopes), scale / STEEPEST), scale * STEEPEST)
-    return slope, statistics.median(y - slope * x for x, y in points)
+    return min(max(statistics.median(slopes or [scale]), scale / STEEPEST), scale * STEEPEST)
 
 
-def _near(runs: Mapping[float, Sequence[float]], target: float) -> list[tuple[float, float]]:
-    """The measurements near a target, as (budget, speed-up)."""
-    return [
-        (keep, speedup)
-        for keep, speedups in runs.items()
-        for speedup in speedups
-        if target / NEAR <= speedup <= target * NEAR
-    ]
+def _is_near(speedup: float, target: float) -> bool:
+    return target / NEAR <= speedup <= target * NEAR
 
 
 def _too_slow(speedup: float, target: float) -> bool:

@@ -20,7 +20,7 @@ BEST = "illava-best"
 PRETRAINED = (
     "These are toy models. The claims on pretrained parts: "
     "[zoo/R](zoo-r-figures.md#zoor-448-the-papers-claims), "
-    "[larger against smaller](zoo-r-figures.md#the-larger-merged-against-the-smaller-plain).",
+    "[larger against smaller](zoo-r-figures.md#the-larger-merged-against-the-smaller-plain)."
 )
 Results = dict[str, Any]
 
@@ -60,7 +60,7 @@ def check(found: Results) -> None:
 def page(found: Results) -> str:
     """The whole page, as Markdown."""
     parts = (
-        ["# Evidence", "", better(found), "", *claims.section(found), "", *PRETRAINED],
+        ["# Evidence", "", better(found), "", *claims.section(found), "", PRETRAINED],
         measured(found),
         stages(found),
         tasks(found),
