@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 # A process for each core and one thread in each: tiny models gain nothing from more, and two pools would fight.
 PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-slow test-lowest test-newest test-harness test-training test-quantized test-ray test-vllm test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures zoo-r-choice zoo-r-equal performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
+.PHONY: demo test test-slow test-lowest test-newest test-harness test-training test-quantized test-ray test-vllm test-gpu support-table fuzz serving-figures style bench bench-gpu bench-gpu-rehearsal zoo-r-figures zoo-r-choice zoo-r-equal zoo-r-equal-2b zoo-r-curves performance evidence evidence-runs comparison ablations pretrained train-zoo zoo-real docs clean
 
 demo: $(READY)  ## ask the shipped model three questions about two pictures, plain and merged
 	@mkdir -p out
@@ -142,19 +142,29 @@ zoo-r-choice: $(READY)  ## compare candidates for the preset on zoo/R's validati
 		--time 1 --speedup 2 3 4 --reference illava-best --output out/zoo-r-choice
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r choose
 
-# Test questions at the speeds of the choice, whose budgets are taken over where it was made on this machine.
-ZOO_R_RIVALS := illava-best out/candidates/candidate-log out/candidates/candidate-size-468 tome divprune illava downsample
+# Test questions at the speeds of the choice.
+ZOO_R_RIVALS := illava-best out/candidates/candidate-former out/candidates/candidate-attention-468 tome divprune \
+	visionzip mmtok fastv illava downsample
+ZOO_R_EQUAL := --model zoo/R-448 --tasks $(ZOO_R_CHOICE) --dtype bfloat16 --limit 16 --max-new-tokens 8 \
+	--speedup 2 3 4 --reference illava-best
 
 zoo-r-equal: $(READY)  ## compare the preset, two candidates and the strongest other methods at equal time on zoo/R's test questions (an hour and more)
 	rm -rf out/candidates
 	$(BIN)/python -m illava_lab.real candidates out/candidates
-	@mkdir -p out/zoo-r-equal/zoo-R-448
-	@[ ! -f out/zoo-r-choice/zoo-R-448/budgets.json ] || [ -f out/zoo-r-equal/zoo-R-448/budgets.json ] || \
-		cp out/zoo-r-choice/zoo-R-448/budgets.json out/zoo-r-equal/zoo-R-448/
-	$(BIN)/illava compare --model zoo/R-448 --method $(ZOO_R_RIVALS) \
-		--tasks $(ZOO_R_CHOICE) --dtype bfloat16 --time-dtype float32 --limit 16 --max-new-tokens 8 \
-		--time 1 --speedup 2 3 4 --reference illava-best --output out/zoo-r-equal
+	$(BIN)/illava compare --method $(ZOO_R_RIVALS) $(ZOO_R_EQUAL) --time-dtype float32 --time 1 --output out/zoo-r-equal
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r cost
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal
+
+# The time of Qwen2-VL-2B at 672 x 672 pixels, by the rates that `make performance` measured.
+zoo-r-equal-2b: $(READY)  ## the same, at equal predicted time of Qwen2-VL-2B (half an hour)
+	rm -rf out/candidates
+	$(BIN)/python -m illava_lab.real candidates out/candidates
+	$(BIN)/illava compare --method $(ZOO_R_RIVALS) $(ZOO_R_EQUAL) --clock docs/performance/speed-qwen2-vl-2b.json \
+		--time 0 --output out/zoo-r-equal-2b
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal-2b
+
+zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by budget, block, layer and share (half an hour where bfloat16 is fast; goes on where it was stopped); writes docs/zoo-r-curves.md
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r curves --each 16 --tasks $(ZOO_R_CHOICE)
 
 pretrained: $(READY)  ## merging inside a pretrained DINOv2 on photographs (half an hour; goes on where it was stopped); writes docs/pretrained.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m illava_lab.benchmarks.pretrained measure

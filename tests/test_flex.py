@@ -11,6 +11,7 @@ import transformers.masking_utils as masking
 from torch.nn.attention.flex_attention import flex_attention
 
 import illava
+from illava.methods import Method
 from tests.battery.naive import encoder_of
 from tests.battery.test_battery import inputs_of, method_of
 from tests.flash import use
@@ -44,12 +45,12 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def check(name: str, shown: str, rows: str) -> None:
+def check(name: str, shown: str, rows: str, method: Method | None = None) -> None:
     plain, other = tiny_model(name), use(tiny_model(name), "flex_attention")
-    inputs = inputs_of(plain, shown, rows)
-    with illava.accelerate(plain, method_of(name)):
+    inputs, method = inputs_of(plain, shown, rows), method_of(name) if method is None else method
+    with illava.accelerate(plain, method):
         expected, _ = logits_of_steps(plain, inputs)
-    with illava.accelerate(other, method_of(name)):
+    with illava.accelerate(other, method):
         merged, _ = logits_of_steps(other, inputs)
     real = slice(None) if rows == "single" else inputs["attention_mask"][:, -1].bool()
     torch.testing.assert_close(merged[:, real], expected[:, real], atol=CLOSE.get(name, 1e-5), rtol=0)
@@ -73,6 +74,14 @@ def check(name: str, shown: str, rows: str) -> None:
 )
 def test_as_with_sdpa(name: str, shown: str, rows: str, uncompiled: None) -> None:
     check(name, shown, rows)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("method", [illava.Illava.best(1 / 3), illava.ToMe(keep=1 / 3)], ids=lambda m: m.name)
+@pytest.mark.parametrize("rows", ["single", "batch"])
+@pytest.mark.parametrize("name", ["llava", "qwen2_vl", "internvl"])
+def test_attention_that_knows_sizes(name: str, rows: str, method: Method, uncompiled: None) -> None:
+    check(name, "one", rows, method)
 
 
 @pytest.mark.slow

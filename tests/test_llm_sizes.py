@@ -25,20 +25,23 @@ __all__ = ["kernels"]
 KEEP = 0.3
 FOLD: dict[str, Any] = {"reduce": "fold", "similarity": "cosine"}
 RECURRENT = ("qwen3_5", "qwen3_5_moe")
+RESAMPLED = ("idefics2", "aria")
+"""Their features are queries, each of which reads all units."""
 BOTH = illava.Illava(
     encoder_layers=(1,),
     encoder_keep=0.5,
     llm_layers=(2, 3),
     llm_keep=0.5,
     **FOLD,
-    experimental={"proportional": "both"},
+    proportional="both",
 )
 ENCODER = illava.Illava(
     encoder_layers=(1,),
     encoder_keep=KEEP,
     llm_layers=(),
     **FOLD,
-    experimental={"proportional": "llm", "encoder_score": "norm"},
+    proportional="llm",
+    experimental={"encoder_score": "norm"},
 )
 
 
@@ -108,11 +111,11 @@ def test_steps_of_the_llm_equal_the_model_written_out(family, steps):
         llm_layers=tuple(layers),
         llm_keep=tuple(layers.values()),
         **FOLD,
-        experimental={"proportional": "llm"},
+        proportional="llm",
     )
     rows = whole.rows_of(model, (2, 1))
     without = copy.deepcopy(method)
-    object.__setattr__(without, "experimental", {})
+    object.__setattr__(without, "proportional", None)
     with illava.accelerate(model, without):
         plain = model(**whole.inputs_of(model, rows)).logits
     with illava.accelerate(model, method):

@@ -14,7 +14,7 @@ from illava.runtime.llm import sizes as llm_sizes
 from tests.battery.test_battery import inputs_of
 from tests.flash import Kernels, kernels, use
 from tests.methods import whole
-from tests.test_llm_sizes import BOTH, ENCODER, FOLD, RECURRENT
+from tests.test_llm_sizes import BOTH, ENCODER, FOLD, RECURRENT, RESAMPLED
 from tests.test_static import GROWING, generated
 from tests.test_synchronisation import MOST, on_device, passes
 from tests.tiny import ALL, WITH_VIDEO, tiny_model
@@ -39,7 +39,7 @@ def method_of(model: nn.Module) -> illava.Illava:
         llm_layers=(first,),
         llm_keep=0.5,
         **FOLD,
-        experimental={"proportional": "both"},
+        proportional="both",
     )
 
 
@@ -48,7 +48,7 @@ def test_every_family_decodes_from_the_cache_what_it_computes_anew(name, shown, 
     model = tiny_model(name)
     inputs = inputs_of(model, shown, rows)
     method = method_of(model)
-    with illava.accelerate(model, illava.Illava.from_dict({**method.to_dict(), "experimental": {}})):
+    with illava.accelerate(model, illava.Illava.from_dict({**method.to_dict(), "proportional": None})):
         without, _ = generated(model, inputs)
     with illava.accelerate(model, method):
         found, _ = generated(model, inputs)
@@ -62,7 +62,7 @@ def test_every_family_decodes_from_the_cache_what_it_computes_anew(name, shown, 
     assert (found[0] - without[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name not in RECURRENT])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in (*RECURRENT, *RESAMPLED)])
 def test_every_family_gives_all_features_sizes_that_sum_to_its_units(name, monkeypatch):
     """Rows that a family adds count 1, and sizes of dropped features 0."""
     model, seen = tiny_model(name), []
@@ -178,14 +178,14 @@ def test_keeping_all_and_removal_change_no_bit(name):
     with torch.no_grad():
         plain = model(**inputs).logits
         for method in (
-            illava.Illava(keep=1.0, **FOLD, experimental={"proportional": "both"}),
+            illava.Illava(keep=1.0, **FOLD, proportional="both"),
             illava.Illava(
                 encoder_layers=(1,),
                 encoder_keep=0.999,
                 llm_layers=(2,),
                 llm_keep=0.999,
                 **FOLD,
-                experimental={"proportional": "both"},
+                proportional="both",
             ),
         ):
             with illava.accelerate(model, method):
@@ -224,9 +224,7 @@ def test_gradients_with_and_without_checkpoints():
     assert found[0].abs().max() > 0
 
 
-SIZED = illava.Illava(
-    encoder_layers=(1,), encoder_keep=0.5, llm_layers=(), **FOLD, experimental={"proportional": "llm"}
-)
+SIZED = illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=(), **FOLD, proportional="llm")
 
 
 def test_heads_too_wide_for_flash_attention_are_refused(monkeypatch):
@@ -239,16 +237,16 @@ def test_heads_too_wide_for_flash_attention_are_refused(monkeypatch):
 
 
 def test_refusals():
-    model = use(tiny_model("qwen2_vl"), "flex_attention")
-    with pytest.raises(illava.UnsupportedError, match="of the LLM does not support proportional attention"):
-        illava.accelerate(model, ENCODER)
     with pytest.raises(illava.UnsupportedError, match="layers of qwen3_5 without attention cannot weigh"):
         illava.accelerate(tiny_model("qwen3_5"), SIZED)
-    for value in (1, "all", None):
-        with pytest.raises(
-            ValueError, match="proportional must be True or False, or one of encoder, llm, both"
-        ):
-            illava.Illava(experimental={"proportional": value})
-    assert illava.Illava(experimental={"proportional": "encoder"}) == illava.Illava(
-        experimental={"proportional": True}
-    )
+    for value in (1, True, "all"):
+        with pytest.raises(ValueError, match="proportional must be one of encoder, llm, both, got"):
+            illava.Illava(proportional=value)
+
+
+def test_both_is_the_encoder_alone_where_layers_of_the_llm_have_no_attention():
+    model = tiny_model("qwen3_5")
+    sized = illava.Illava(encoder_layers=(1,), encoder_keep=0.5, llm_layers=(), **FOLD, proportional="both")
+    with illava.accelerate(model, sized) as handle:
+        assert not handle.plan.llm_size_bias
+        assert all(step.proportional_attention for step in handle.plan.encoder.values())

@@ -59,8 +59,11 @@ from tests.tiny_configs import CONFIGS
         ({"experimental": {"score_power": True}}, "score_power must lie in"),
         ({"experimental": {"llm_score": ["last"]}}, "llm_score must be one of last, text, own_row, value"),
         ({"experimental": {"encoder_score": "size"}, "select": "diverse"}, "'size' needs reduce='fold'"),
-        ({"experimental": {"proportional": "llm"}}, "proportional='llm' needs reduce='fold'"),
-        ({"experimental": {"proportional": True, "units": "patches"}, "reduce": "fold"}, "units='whole'"),
+        ({"proportional": "llm"}, "proportional='llm' needs reduce='fold'"),
+        (
+            {"proportional": "encoder", "experimental": {"units": "patches"}, "reduce": "fold"},
+            "units='whole'",
+        ),
         ({"experimental": {"score_power": 2}}, "score_power needs select='diverse' or 'coverage'"),
         ({"experimental": {"sinks": "keep"}, "select": "random"}, "sinks needs select='highest', 'diverse'"),
         (
@@ -83,7 +86,8 @@ from tests.tiny_configs import CONFIGS
         ({"experimental": {"two_depths": "0.3"}}, "two_depths must lie in"),
         ({"experimental": {"two_depths": 0.3, "units": "patches"}}, "two_depths needs units='whole'"),
         ({"experimental": {"positions": "new"}}, "positions must be one of original, compact"),
-        ({"experimental": {"proportional": 1}}, "proportional must be True or False"),
+        ({"proportional": True}, "proportional must be one of encoder, llm, both, got True"),
+        ({"experimental": {"proportional": "llm"}}, "experimental has no option proportional"),
         ({"experimental": {"keep": 1}}, "experimental has no option keep; its options are encoder_score"),
         ({"experimental": "compact"}, "experimental must be a mapping"),
     ],

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .errors import UnsupportedError, renamed
 from .methods import Illava, Method
+from .methods.presets import default_method
 from .methods.shipped import shipped_with
 from .methods.steps import Plan
 from .models.located import LocatedModules, check_feature_layer, check_projector, locate
@@ -148,18 +149,17 @@ def accelerate(
                the model was loaded from, if there is one (:meth:`illava.Method.save_pretrained` writes it).
                The hub is queried at most once per model, and never with ``HF_HUB_OFFLINE``, for models loaded
                from a folder, or for models created from a config;
-            2. otherwise ``illava.Illava()``, the schedule published for the model's family. Pass it to ignore
-               an ``illava_config.json``.
+            2. otherwise ``illava.Illava.best(keep=1 / 3)``.
 
-            ``handle.method`` is the method in use.
+            ``handle.method`` is the method in use. ``illava.Illava()`` is the schedule published for the
+            model's family.
         keep: share of all visual tokens left at the end, in (0, 1]: ``illava.Illava.best(keep)``. For a
             speed-up or a cache size see :func:`illava.plan`.
         trace: record in ``report.traces``, step by step, which patches are kept, which are merged into
             others, and with what weight. This costs time and memory; without it there is no overhead.
         train: require that every visual token has a gradient, its own or that of the token that absorbs it.
-            The default method is then ``illava.Illava(reduce="fold")``, the published schedule in which no
-            token is only dropped, and methods that drop tokens are refused. Without it, any method can be
-            trained with, and dropped tokens have no gradient of the layers after.
+            Methods that drop tokens are refused. Without it, any method can be trained with, and dropped
+            tokens have no gradient of the layers after.
 
     Raises:
         UnsupportedError: the model's family or attention backend is not supported, or the installed
@@ -200,5 +200,5 @@ def accelerate(
                 return Handle(model, shipped.method, trace=trace, train=train)
             except ValueError as error:
                 raise ValueError(f"{shipped.file}: {error}") from error
-        method = Illava(reduce="fold") if train else Illava()
+        method = default_method()
     return Handle(model, method, trace=trace, train=train)

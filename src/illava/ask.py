@@ -16,7 +16,7 @@ from .errors import InputError
 from .io.pictures import open_picture
 from .io.prompts import as_seen, build_prompt
 from .methods import Illava, Method
-from .methods.presets import DEFAULT_KEEP, make_method, presets
+from .methods.presets import DEFAULT_KEEP, default_method, make_method, presets
 from .methods.shipped import Shipped, shipped_with
 from .models.loading import load
 from .report import Report
@@ -89,7 +89,7 @@ def ask(
         model, processor: as :func:`load` returns them.
         pictures: Pillow images or files; they precede the question in the prompt.
         method: default: that of ``illava_config.json`` beside the model's weights, else ``Illava.best`` at
-            1/6 of the visual tokens.
+            1/3 of the visual tokens.
         video: the frames of a video, all of which are used, instead of images.
         trace: as in :func:`illava.accelerate`.
 
@@ -127,7 +127,7 @@ def choose(
 ) -> tuple[Method, Shipped | None]:
     """The method for a name and a budget, either of which may be left out; and where it was found.
 
-    Without both: the method beside the model's weights, else ``Illava.best`` at :data:`DEFAULT_KEEP`. A name
+    Without both: the method beside the model's weights, else :func:`default_method`. A name
     alone: the method's own default, a budget alone: ``Illava.best``. Raises InputError.
     """
     if name is not None:
@@ -138,7 +138,7 @@ def choose(
         shipped = shipped_with(model)
     except ValueError as error:
         raise InputError(str(error)) from error
-    return (Illava.best(DEFAULT_KEEP), None) if shipped is None else (shipped.method, shipped)
+    return (default_method(), None) if shipped is None else (shipped.method, shipped)
 
 
 def _decode(processor: Any, timing: Timing, prompt_length: int) -> str:

@@ -57,7 +57,7 @@ def test_a_shape_has_as_many_weights_as_published(name):
 def test_a_slice_is_of_that_many_layers_and_takes_the_published_schedule(name):
     before = copy.deepcopy(published.SHAPES[name].config)
     model = random_weights.on_meta(published.config(name, 4))
-    with illava.accelerate(model) as handle:
+    with illava.accelerate(model, illava.Illava()) as handle:
         modules = handle.modules
         assert (len(modules.blocks), len(modules.layers)) == (4, 4)
         assert handle.plan.encoder

@@ -28,7 +28,7 @@ def asked(folder, *options):
 
 def test_without_a_file_the_preset_is_used(folder):
     found = asked(folder)
-    assert found["method"] == illava.Illava.best(1 / 6).to_dict()
+    assert found["method"] == illava.Illava.best(1 / 3).to_dict()
     assert found["method_file"] is None
     assert asked(folder, "--method", "illava")["method"] == illava.Illava().to_dict()
 

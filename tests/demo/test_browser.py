@@ -112,23 +112,23 @@ def test_upload_ask_slide_and_see(browser, demo) -> None:
     wait(page, "Done")
     model, processor = load("zoo/S")
     told = ask(
-        model, processor, [NUMBER], "What colour is the heart?", illava.Illava.best(1 / 6), 128, True, 1
+        model, processor, [NUMBER], "What colour is the heart?", illava.Illava.best(1 / 3), 128, True, 1
     )
     assert answers(page) == (told.plain_text, told.text)
     facts = page.inner_text("#facts")
     assert "144" in facts
-    assert "24" in facts
-    assert "6.00x" in facts
+    assert "48" in facts
+    assert "3.00x" in facts
     page.wait_for_function("document.querySelector('#steps img')?.naturalWidth > 1000")
     # To the left: more is kept.
     page.locator("#keep input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
-    page.wait_for_selector("#kept >> text=1/3")
+    page.wait_for_selector("#kept >> text=1/2")
     before = page.get_attribute("#steps img", "src")
     page.click("#ask button, button#ask")
     page.wait_for_function(
         "old => document.querySelector('#steps img')?.src !== old && "
-        "document.querySelector('#facts').innerText.includes('3.00x')",
+        "document.querySelector('#facts').innerText.includes('2.00x')",
         arg=before,
     )
     wait(page, "Done")

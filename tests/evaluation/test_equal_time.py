@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from torch import nn
 
 from illava import UnsupportedError
+from illava.bench.published import config as published
 from illava.bench.timing import Timing
 from illava.evaluation import equal_time
-from illava.evaluation.compared_methods import ComparedMethod
+from illava.evaluation.compared_methods import PLANNED, ComparedMethod, comparison_rows, find
 from illava.evaluation.equal_time import FILE_NAME, Budgets, identity, rows_at, stopwatch, workload_of
 from illava.evaluation.prompts import build_batch
 from illava.io.pictures import InputError
 from illava.methods import Illava, Method
+from illava.models.layout import workload
 from illava.models.located import locate
+from illava.planning.clock import Clock
 from illava.planning.equal_time import LEAST
+from illava.planning.machine_speed import Rates
+from illava.planning.plan import method_at, plan_on
+from illava.planning.predict import skeleton
+from tests.tiny import config
 
 from .conftest import Squares
 
@@ -32,6 +40,9 @@ class MadeUpClock:
 
     def speedup(self, method: Method) -> float:
         return 1 / (self.rest + (1 - self.rest) * method.keep)
+
+    def planned(self, speedup: float) -> Callable[[float], Method]:
+        return lambda keep: Illava(keep=keep, encoder_layers=(round(speedup),))
 
 
 def never(method: Method) -> float:
@@ -50,6 +61,30 @@ def test_predicted_rows_by_hand(tmp_path):
     assert [row.method for row in rows] == [Illava(keep=row.keep) for row in rows]
     assert [row.column for row in rows] == [2, 4]
     assert not any(row.ends for row in rows)
+
+
+def test_the_planner_chooses_layers_for_each_speedup(tmp_path):
+    planned = find([PLANNED])
+    rows, refused = rows_at(planned, [2, 4], MadeUpClock(), None, Budgets(tmp_path, IDENTITY))
+    assert refused == {}
+    assert [row.label for row in rows] == [f"{PLANNED} 2x", f"{PLANNED} 4x"]
+    assert [row.method.encoder_layers for row in rows] == [(2,), (4,)]
+    assert [row.keep for row in rows] == pytest.approx([0.4 / 0.9, 0.15 / 0.9], rel=1e-4)
+    with pytest.raises(InputError, match="illava-planned needs --speedup"):
+        comparison_rows([PLANNED], [1 / 3])
+
+
+def test_a_clock_plans_on_its_own_shape_for_the_model_that_answers():
+    """The same relative depths and shares as the plan for the shape; the budget is left open."""
+    there, here = skeleton(published("qwen2-vl-2b")), skeleton(config("llava"))
+    linear = tuple((n, n * 1e-6) for n in (1, 10, 100, 1000, 10000))
+    square = tuple((n, n * n * 1e-9) for n in (1, 10, 100, 1000, 10000))
+    rates = Rates(linear, linear, square, linear, linear, linear, square, linear, ((1, 0.0),))
+    work = workload(there)
+    wanted = plan_on(there, work, {"speedup": 3}, rates).chosen
+    found = Clock(there, [work], rates, planned_on=here).planned(3)(1 / 5)
+    assert found == method_at(here, 1 / 5, wanted.placement)
+    assert Clock(there, [work], rates).planned(3)(wanted.method.keep) == wanted.method
 
 
 def test_a_method_that_ends_has_one_row(tmp_path):

@@ -40,7 +40,7 @@ def opened():
         ({"config": illava.FastV(layer=3, keep=0.25).to_dict()}, illava.FastV(layer=3, keep=0.25)),
         ({"config": json.dumps(illava.FastV(layer=3).to_dict())}, illava.FastV(layer=3)),
         # As `illava ask` has it.
-        ({}, illava.Illava.best(1 / 6)),
+        ({}, illava.Illava.best(1 / 3)),
     ],
 )
 def test_methods(opened, arguments, method):

@@ -256,9 +256,7 @@ def test_it_is_a_row_of_comparisons_and_survives_json():
     naive_llm.json_round_trip(Illava.authors_code(0.5))
     with pytest.raises(ValueError, match="select='diverse' needs scores >= 0"):
         illava.Illava(keep=0.5, select="diverse", experimental={"encoder_score": "own_row"})
-    sized = illava.Illava(
-        encoder_layers=(), llm_layers=(2,), llm_keep=0.5, reduce="fold", experimental={"proportional": "llm"}
-    )
+    sized = illava.Illava(encoder_layers=(), llm_layers=(2,), llm_keep=0.5, reduce="fold", proportional="llm")
     first = illava.Illava(
         encoder_layers=(2,), encoder_keep=0.5, llm_layers=(), experimental={"placement": "first"}
     )

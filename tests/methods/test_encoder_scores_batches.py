@@ -17,7 +17,8 @@ OPTIONS = {
     "coverage": {"select": "coverage"},
     "coverage, nothing": {
         "select": "coverage",
-        "experimental": {"encoder_score": "none", "proportional": True},
+        "proportional": "encoder",
+        "experimental": {"encoder_score": "none"},
     },
     "change, sinks": {"select": "diverse", "experimental": {"encoder_score": "change", "sinks": "discount"}},
     "pixels": {

@@ -197,8 +197,8 @@ def test_every_option_runs_in_batches_as_in_single_prompts_and_hits_the_budget(f
         reduce="fold",
         similarity="cosine",
         select="diverse",
+        proportional="encoder",
         experimental={
-            "proportional": True,
             "encoder_score": "rarity",
             "llm_score": "text",
             "positions": "compact",

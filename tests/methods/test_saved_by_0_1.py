@@ -22,9 +22,14 @@ SCHEDULES = json.loads((SAVED / "schedules.json").read_text())
 TODAY = {
     "published": illava.Illava(),
     "budget": illava.Illava(keep=1 / 9),
-    "best": illava.Illava.best(1 / 9),
+    # The preset of then.
+    "best": dataclasses.replace(illava.Illava.best(1 / 9), proportional=None),
     "best-layers": dataclasses.replace(
-        illava.Illava.best(1 / 3), encoder_layers=(1,), llm_layers=(3,), encoder_share=0.35
+        illava.Illava.best(1 / 3),
+        encoder_layers=(1,),
+        llm_layers=(3,),
+        encoder_share=0.35,
+        proportional=None,
     ),
     "layers": illava.Illava(
         encoder_layers=(1, 3), encoder_keep=(0.8, 0.9), llm_layers=(2,), llm_keep=0.7, reduce="weighted"
@@ -37,11 +42,11 @@ TODAY = {
         similarity="cosine",
         score="sampled",
         reduce="fold",
+        proportional="encoder",
         experimental={
             "seed": 7,
             "encoder_score": "rarity",
             "llm_score": "text",
-            "proportional": True,
             "positions": "compact",
         },
     ),

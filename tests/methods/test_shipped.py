@@ -18,6 +18,7 @@ from illava.methods import shipped
 from ..tiny import tiny_model
 
 METHOD = illava.FastV(layer=2, keep=0.5)
+DEFAULT = illava.Illava.best(1 / 3)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def used(model, *args, **kwargs):
 
 
 def test_accelerate_uses_the_file_unless_it_is_told_otherwise(folder):
-    assert used(load(folder)) == illava.Illava()
+    assert used(load(folder)) == DEFAULT
     METHOD.save_pretrained(folder)
     model = load(folder)
     assert used(model) == METHOD
@@ -48,8 +49,8 @@ def test_a_model_made_from_a_config_has_no_weights_to_lie_beside(folder):
     METHOD.save_pretrained(folder)
     config = AutoConfig.from_pretrained(folder)
     assert config._name_or_path == str(folder)
-    assert used(AutoModelForImageTextToText.from_config(config)) == illava.Illava()
-    assert used(tiny_model("qwen2_vl")) == illava.Illava()
+    assert used(AutoModelForImageTextToText.from_config(config)) == DEFAULT
+    assert used(tiny_model("qwen2_vl")) == DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -104,13 +105,13 @@ def test_the_hub_is_asked_once_for_the_commit_of_the_weights(folder, tmp_path, h
 
 
 @pytest.mark.parametrize("answer", [None, OSError("no route to host"), RuntimeError("anything")])
-def test_without_a_file_or_a_connection_the_published_schedule_is_used(folder, hub, answer):
+def test_without_a_file_or_a_connection_the_default_is_used(folder, hub, answer):
     hub.answer = answer
     model = from_hub(folder)
     # Said once, where it is not known whether there is one.
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        assert used(model) == used(model) == illava.Illava()
+        assert used(model) == used(model) == DEFAULT
     texts = [str(one.message) for one in said if "illava_config.json" in str(one.message)]
     assert len(texts) == (answer is not None)
     assert all("the hub cannot be reached" in text and "\n" not in text for text in texts)
@@ -126,7 +127,7 @@ def test_a_hub_that_never_answers_holds_nobody_up(folder, monkeypatch):
         shipped._on_hub.cache_clear()
         began = time.monotonic()
         with pytest.warns(UserWarning, match="the hub cannot be reached"):
-            assert used(from_hub(folder)) == illava.Illava()
+            assert used(from_hub(folder)) == DEFAULT
         # Minutes, were the request repeated as the hub's own functions do.
         assert time.monotonic() - began < 30
     shipped._on_hub.cache_clear()
@@ -134,9 +135,9 @@ def test_a_hub_that_never_answers_holds_nobody_up(folder, monkeypatch):
 
 def test_the_hub_is_not_asked_for_models_of_folders(folder, hub):
     model = load(folder)
-    assert used(model) == illava.Illava()
+    assert used(model) == DEFAULT
     model.config._name_or_path = "deleted/since"
-    assert used(model) == illava.Illava()
+    assert used(model) == DEFAULT
     assert hub.calls == []
 
 
@@ -151,7 +152,7 @@ def test_offline_the_cache_of_the_hub_is_read(folder, tmp_path, monkeypatch):
     assert used(from_hub(folder)) == METHOD
     shipped._on_hub.cache_clear()
     (snapshot / "illava_config.json").unlink()
-    assert used(from_hub(folder)) == illava.Illava()
+    assert used(from_hub(folder)) == DEFAULT
     shipped._on_hub.cache_clear()
 
 

@@ -32,7 +32,7 @@ def folding(*layers: int) -> illava.Illava:
         encoder_keep=0.6,
         llm_layers=(),
         **FOLD,
-        experimental={"proportional": True},
+        proportional="encoder",
     )
 
 
@@ -99,8 +99,8 @@ def test_windows_of_packed_pictures_have_the_sizes_of_their_own_tokens(kernels: 
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
 def test_a_layer_that_scores_for_itself(family):
     """PyramidDrop recomputes the attention of the layer before which it drops."""
-    options = {"proportional": "llm", "positions": "compact"}
-    first = illava.Illava(encoder_layers=(1,), encoder_keep=0.6, llm_layers=(), **FOLD, experimental=options)
+    options = {"proportional": "llm", "experimental": {"positions": "compact"}}
+    first = illava.Illava(encoder_layers=(1,), encoder_keep=0.6, llm_layers=(), **FOLD, **options)
     eager, model = tiny_model(family, "eager"), tiny_model(family)
     inputs = prompt_of(model)
     with illava.accelerate(eager, first) as handle, weights_of(attention_of(layers_of(eager)[2])) as seen:

@@ -135,12 +135,6 @@ def test_channels_instead_of_a_mask_change_nothing(monkeypatch: pytest.MonkeyPat
     assert all(mask is None and causal is False for _, mask, causal in calls)
 
 
-def test_flex_attention_is_refused():
-    model = use(tiny_model("qwen2_vl"), "flex_attention")
-    with pytest.raises(illava.UnsupportedError, match="does not support proportional attention"):
-        illava.accelerate(model, ToMe())
-
-
 @pytest.mark.parametrize("family", ["llava", "qwen2_vl"])
 def test_decoding_goes_on_from_there(family):
     whole.check_decoding(tiny_model(family).double(), ToMe())

@@ -69,7 +69,7 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "recycled into 30 % of the survivors": {"reduce": "recycle", "similarity": "dot", "recycle": 0.3},
         "rank-weighted mean": {"reduce": "weighted"},
         "folded by dot products": {"similarity": "dot"},
-        "folded, with sizes in later attention": {"experimental": {"proportional": True}},
+        "folded, with sizes in later attention": {"proportional": "encoder"},
     },
     "In the LLM": {
         "scores by all text": {"experimental": {"llm_score": "text"}},

@@ -19,6 +19,7 @@ from illava.evaluation.comparison_page import FIGURES, PAGE, PLOTS, TABLE, draw,
 from illava.evaluation.store import write_json
 from illava.evaluation.summary import table
 from illava.io.files import replacing
+from illava_lab.benchmarks import former
 
 DOCS = Path("docs")
 FROM = Path("out/comparison")
@@ -55,10 +56,11 @@ def publish(source: Path, docs: Path) -> list[Path]:
 def page(found: dict[str, Any], docs: Path, plots: Sequence[str]) -> str:
     """The page of ``illava compare``, with a note on its origin and what the methods' own code costs."""
     title, rest = to_markdown(found, plots).split("\n", 1)
+    then = former.note(row for figures in found["models"].values() for row in figures["rows"])
     own = docs / PLOTS / OWN_COST
     if own.exists():
         rest += bookkeeping(json.loads(own.read_text(encoding="utf-8")))
-    return f"{title}\n\n{NOTE}\n{rest}"
+    return f"{title}\n\n{NOTE} {then}".rstrip() + f"\n{rest}"
 
 
 def bookkeeping(found: dict[str, Any]) -> str:

@@ -19,14 +19,15 @@ EVEN, LATE, EACH, LATE_EACH = (2, 4, 6), (4, 6, 8), (2, 3, 4, 5, 6, 7, 8), (4, 5
 """The encoder blocks (0-based) of the steps, of zoo/R's nine blocks."""
 LLM_THIRD = (10,)
 """The layer at a third of the LLM's 30."""
-BY_DISTANCE: Mapping[str, Any] = {"proportional": "both", "encoder_score": "none"}
-"""Distance alone decides, without attention; attention knows the sizes of merged tokens."""
+BY_DISTANCE: Mapping[str, Any] = {"encoder_score": "none"}
+"""Distance alone decides, without attention."""
 
 
 def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
     """Methods by name, at the budget ``keep``. A number such as 468 lists the encoder blocks of the steps.
 
-    candidate-log is ``Illava.best`` whose attention knows how many patches a token stands for. The others
+    candidate-former is ``Illava.best`` whose attention does not know how many patches a token stands for: the
+    preset until ``make zoo-r-choice`` chose the one of today, which its page calls candidate-log. The others
     merge at other blocks of the encoder and not in the LLM, so that the whole LLM has few tokens, unless they
     end in -llm: those also have a mild step at a third of the LLM. In the encoder, they select by
 
@@ -36,14 +37,13 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
     best = Illava.best(keep)
 
     def alone(blocks: tuple[int, ...], **changes: Any) -> Illava:
-        experimental = {**BY_DISTANCE, **changes.pop("experimental", {})}
-        given = {"encoder_share": 1.0, "llm_layers": (), **changes}
-        return replace(best, encoder_layers=blocks, experimental=experimental, **given)
+        given = {"encoder_share": 1.0, "llm_layers": (), "experimental": BY_DISTANCE, **changes}
+        return replace(best, encoder_layers=blocks, **given)
 
     mild: dict[str, Any] = {"encoder_share": 0.75, "llm_layers": LLM_THIRD}
     by_size: dict[str, Any] = {"experimental": {"encoder_score": "size"}}
     return {
-        "candidate-log": replace(best, experimental={"proportional": "both"}),
+        "candidate-former": replace(best, proportional=None),
         # "exact" as in docs/zoo-r.md, whose runs thus go on; no attention is observed.
         "candidate-encoder": alone(EVEN, score="exact", **by_size),
         "candidate-size-468": alone(LATE, **by_size),
@@ -52,5 +52,5 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
         "candidate-size-2345678-llm": alone(EACH, **by_size, **mild),
         "candidate-distance-468": alone(LATE),
         "candidate-coverage-468": alone(LATE, select="coverage"),
-        "candidate-attention-468": alone(LATE, experimental={"encoder_score": "attention"}),
+        "candidate-attention-468": alone(LATE, experimental={}),
     }

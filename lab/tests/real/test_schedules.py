@@ -46,9 +46,9 @@ def test_candidates_keep_the_budget_of_the_preset() -> None:
     assert len(found) <= 12
     for name, method in found.items():
         assert method.keep == 1 / 9
-        with_llm = {"candidate-log": (0.5, None), **dict.fromkeys(WITH_MILD_STEP, (0.75, (10,)))}
+        with_llm = {"candidate-former": (0.5, None), **dict.fromkeys(WITH_MILD_STEP, (0.75, (10,)))}
         assert (method.encoder_share, method.llm_layers) == with_llm.get(name, (1.0, ()))
-        assert method.experimental.get("proportional") == "both"
+        assert method.proportional == (None if name == "candidate-former" else "both")
     assert len(set(found.values())) == len(found)
 
 
@@ -82,7 +82,8 @@ def test_the_candidate_of_the_figures_is_what_it_was() -> None:
         similarity="cosine",
         where="middle",
         encoder_share=1.0,
-        experimental={"encoder_score": "size", "proportional": "both"},
+        proportional="both",
+        experimental={"encoder_score": "size"},
     )
 
 

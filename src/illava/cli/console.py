@@ -57,7 +57,7 @@ AnswerTokensOption = Annotated[
 ]
 
 # What ask and look run.
-DEFAULT_KEEP = "1/6"
+DEFAULT_KEEP = "1/3"
 """That of :data:`illava.methods.presets.DEFAULT_KEEP`, which takes seconds to import."""
 KeepOption = Annotated[
     str | None,

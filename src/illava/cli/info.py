@@ -12,7 +12,8 @@ from rich.table import Table
 from .. import zoo
 from ..errors import InputError, UnsupportedError
 from ..io.pictures import demo_names
-from ..methods import Illava, Method
+from ..methods import Method
+from ..methods.presets import default_method
 from ..methods.shipped import shipped_with_config
 from ..models.families import FAMILIES, family_of
 from ..models.family import Family
@@ -22,6 +23,7 @@ from ..models.located import LocatedModules
 from ..models.processed import processed_size, takes_any_size
 from ..planning.predict import skeleton
 from ..plugins import INSTALL_LAB
+from .console import DEFAULT_KEEP
 
 Titled = tuple[str, Table]
 
@@ -62,7 +64,10 @@ def describe(model: str, trust_remote_code: bool = False) -> Iterator[Titled]:
         facts.add_row("beside the weights", f"{brief(shipped.method)}, from {shipped.file}")
     yield model, facts
     if shipped is None:
-        yield "Merge steps of the published schedule on this model", _steps(modules, Illava())
+        yield (
+            f"Merge steps of illava-best at {DEFAULT_KEEP}, the default, on this model",
+            _steps(modules, default_method()),
+        )
         return
     try:
         steps = _steps(modules, shipped.method)

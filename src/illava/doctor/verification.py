@@ -10,7 +10,8 @@ from torch import nn
 
 from ..api import _MARK, accelerate
 from ..errors import UnsupportedError
-from ..methods import Illava, Method
+from ..methods import Method
+from ..methods.presets import default_method
 from ..methods.shipped import shipped_with
 from ..models.located import LocatedModules, locate
 from ..models.tiny_prompts import device_of
@@ -115,7 +116,7 @@ def verify(model: nn.Module, *, method: Method | None = None) -> Verification:
         )
     if method is None:
         found = shipped_with(modules.model)
-        method = Illava() if found is None else found.method
+        method = default_method() if found is None else found.method
     begin = time.perf_counter()
     # Raises for unsupported models and methods before any check runs.
     accelerate(modules.model, method).remove()

@@ -16,7 +16,7 @@ from ..api import accelerate
 from ..errors import UnsupportedError
 from ..io.files import protect
 from ..io.pictures import InputError
-from ..methods import Method, method_from_dict, methods
+from ..methods import Illava, Method, method_from_dict, methods
 from ..methods.base import FILE_NAME
 from ..methods.presets import presets
 from .prompts import inputs_of
@@ -24,6 +24,8 @@ from .rows import TEXT_ONLY, Row, Task, merged_row, size
 from .samples import Sample
 
 ALL = "all"
+PLANNED = "illava-planned"
+"""At equal time only: the layers and shares that the planner chooses for the speed-up, one row for each."""
 STAGES = ("projector", "llm")
 """A method with a ``stage`` is compared at each of these, e.g. as "random projector" and "random llm"."""
 
@@ -37,6 +39,8 @@ class ComparedMethod:
     """From a budget, final visual tokens / all, to the method."""
     schedule: Method | None = None
     """A method with a fixed share at each step, which is used as it is and has no budget."""
+    planned: bool = False
+    """Whether the planner chooses layers and shares for each speed-up; ``make`` is then the preset."""
 
     def rows(self, keeps: Sequence[float]) -> list[Row]:
         """One row per budget, or a single row for a fixed schedule."""
@@ -58,6 +62,10 @@ def comparison_rows(names: Sequence[str], keeps: Sequence[float]) -> list[Row]:
     """
     rows: dict[str, Row] = {TEXT_ONLY.label: TEXT_ONLY}
     for method in find(names):
+        if method.planned:
+            raise InputError(
+                f"--method {PLANNED} needs --speedup, the time that the planner chooses layers for"
+            )
         try:
             # 1/2 and 0.5 have the same label.
             rows |= {row.label: row for row in method.rows(keeps)}
@@ -75,6 +83,8 @@ def find(names: Sequence[str]) -> list[ComparedMethod]:
             matches = list(shipped.values())
         elif name in shipped:
             matches = [shipped[name]]
+        elif name == PLANNED:
+            matches = [ComparedMethod(PLANNED, Illava.best, planned=True)]
         elif f"{name} {STAGES[0]}" in shipped:
             matches = [shipped[f"{name} {stage}"] for stage in STAGES]
         elif os.path.exists(name):
@@ -85,7 +95,8 @@ def find(names: Sequence[str]) -> list[ComparedMethod]:
                 )
         else:
             raise InputError(
-                f"--method {name}: no such method, folder or file; give {ALL} or some of {', '.join(shipped)}"
+                f"--method {name}: no such method, folder or file; give {ALL} or some of "
+                + ", ".join((*shipped, f"{PLANNED} (with --speedup)"))
             )
         found |= {method.name: method for method in matches}
     return list(found.values())

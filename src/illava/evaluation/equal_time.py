@@ -164,7 +164,7 @@ def rows_at(
 def _row(
     compared: ComparedMethod, target: float, clock: Clock, measured: Measure | None, budgets: Budgets
 ) -> Row:
-    make = compared.make
+    make = clock.planned(target) if compared.planned else compared.make
     budget = budgets.row(compared.name, target)
     if budget is None:
 

@@ -16,7 +16,6 @@ DEFAULTS: dict[str, Any] = {
     "llm_score": "last",
     "placement": "own",
     "positions": "original",
-    "proportional": False,
     "rotary_keep": 0.0,
     "seed": 0,
     "score_power": 1.0,
@@ -25,8 +24,6 @@ DEFAULTS: dict[str, Any] = {
     "complexity": None,
     "units": "whole",
 }
-
-PROPORTIONAL = ("encoder", "llm", "both")
 
 
 class Experimental(Mapping[str, Any]):
@@ -51,11 +48,6 @@ class Experimental(Mapping[str, Any]):
             * ``placement``: the placeholders at which survivors of the encoder enter the LLM: their "own"
               (default), or the "first" ones of each segment.
             * ``positions``: position ids in the LLM: "original" (default), or "compact", without gaps.
-            * ``proportional``: where the logarithm of the number of merged units is added to the attention
-              logits of a unit as a key: in later blocks of the "encoder" (or True), in the layers of the
-              "llm", or in "both". In the LLM, sizes then carry over from the encoder. Scores are weights of
-              that attention, so a unit that stands for nine is scored with log(9) added to its logits. Not
-              with flex attention. Default False.
             * ``rotary_keep``: share of a run of visual tokens, in [0, 1): an LLM step keeps so many at the
               positions with the largest mean cosine of their rotary table, and so many with the largest mean
               sine, before all others. Default 0.
@@ -94,14 +86,6 @@ class Experimental(Mapping[str, Any]):
         check_choice("placement", options["placement"], ("own", "first"))
         check_choice("positions", options["positions"], ("original", "compact"))
         check_choice("units", options["units"], ("whole", "patches"))
-        if not isinstance(options["proportional"], bool):
-            if options["proportional"] not in PROPORTIONAL:
-                raise ValueError(
-                    f"proportional must be True or False, or one of {', '.join(PROPORTIONAL)}, got "
-                    f"{options['proportional']!r}"
-                )
-            # As in files of earlier releases.
-            options["proportional"] = options["proportional"] == "encoder" or options["proportional"]
         for name in ("rotary_keep", "two_depths"):
             share = options[name]
             if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:

@@ -23,6 +23,8 @@ from .steps import Plan
 Keep = float | tuple[float, ...]
 Where = Literal["published", "middle"]
 WHERE: tuple[str, ...] = get_args(Where)
+Proportional = Literal["encoder", "llm", "both"]
+PROPORTIONAL: tuple[str, ...] = get_args(Proportional)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class Illava(Method):
             whole prompt).
         encoder_share: the encoder's share of the reduction to a budget, in [0, 1] on a logarithmic scale: at
             keep=1/9, 0.5 leaves 1/3 after the encoder. None: as in the schedule.
+        proportional: where attention knows how many units were merged into one: the logarithm of that number
+            is added to the attention logits of a unit as a key (not in the paper; proportional attention of
+            ToMe, arXiv 2210.09461). In the blocks of the "encoder" after a step, in the layers of the "llm",
+            or in "both"; sizes then carry over from the encoder to the LLM. Scores are weights of that
+            attention, so a unit that stands for nine is scored with log(9) added to its logits. LLMs with
+            recurrent layers have it in the encoder only. None (default): nowhere.
         experimental: a mapping of options that only ablations use, see
             :class:`~illava.methods.experimental.Experimental`: ``{"positions": "compact"}``.
 
@@ -82,6 +90,7 @@ class Illava(Method):
     similarity: Similarity = "dot"
     where: Where = "published"
     encoder_share: float | None = None
+    proportional: Proportional | None = None
     experimental: Mapping[str, Any] = field(default_factory=Experimental)
 
     def __post_init__(self) -> None:
@@ -121,10 +130,12 @@ class Illava(Method):
                 raise ValueError(f"encoder_share must lie in [0, 1], got {share!r}")
             if self.keep is None:
                 raise ValueError("encoder_share needs keep, the budget that it is a share of")
+        if self.proportional is not None:
+            check_choice("proportional", self.proportional, PROPORTIONAL)
         object.__setattr__(self, "experimental", Experimental(self.experimental))
         if "complexity" in self.experimental and self.keep is None:
             raise ValueError("complexity needs keep, the budget of a picture of mean complexity")
-        check_together(self.select, self.reduce, self.experimental)
+        check_together(self.select, self.reduce, self.proportional, self.experimental)
         check_stage("encoder", self.encoder_layers, self.experimental)
         check_stage("llm", self.llm_layers, self.experimental)
 
@@ -132,6 +143,15 @@ class Illava(Method):
         if moved := {name: value for name, value in kwargs.items() if name in DEFAULTS}:
             raise TypeError(f"options that only experiments set have a mapping: write experimental={moved}")
         return super().__new__(cls)
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Method:
+        # Until 0.2, sizes in attention were an experimental option, or a field; True was the encoder alone.
+        options = dict(fields.get("experimental") or {})
+        given = options.pop("proportional", fields.get("proportional"))
+        if isinstance(given, bool):
+            given = "encoder" if given else None
+        return super().from_fields({**fields, "proportional": given, "experimental": options})
 
     @classmethod
     def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +168,8 @@ class Illava(Method):
         reduction on a logarithmic scale (1/9: to 1/3, then to 1/9). Both select first the highest-scored
         unit, then repeatedly the one with the largest product of score and distance to those selected.
         Scores are the published ones, the encoder's from 256 query rows. Every dropped unit is merged into
-        its most similar survivor, as a mean weighted by size. docs/ablations.md measures each part.
+        its most similar survivor, as a mean weighted by size, and later attention knows the sizes.
+        docs/ablations.md measures each part, docs/zoo-r-choice.md the last one.
 
         Args:
             keep: share of all visual tokens left at the end, in (0, 1].
@@ -161,6 +182,7 @@ class Illava(Method):
             reduce="fold",
             similarity="cosine",
             score="sampled",
+            proportional="both",
         )
 
     @classmethod
@@ -198,14 +220,14 @@ class Illava(Method):
                 f"llm_layers: the first {modules.family.first_llm_layer(modules.config)} layers of "
                 f"{modules.family.model_type} add features of the full prompt, got {first}"
             )
-        if self.keep is None:
-            plan = Plan(
-                {k: self._step(v) for k, v in encoder.items()},
-                {k: self._step(v) for k, v in llm.items()},
-                **self._plan_options,
-            )
-        else:
-            plan = self._budget(self.keep, encoder, llm)
+        # "llm" asks for what layers without attention cannot do, which is refused; "both" is a wish.
+        in_llm = self.proportional == "llm" or (self.proportional == "both" and not any(modules.recurrent))
+        plan = Plan(
+            *self._steps(encoder, llm),
+            positions=self.experimental.get("positions", "original"),
+            placement=self.experimental.get("placement", "own"),
+            llm_size_bias=in_llm,
+        )
         if self.experimental.get("units") == "patches" and plan.encoder:
             groups = groups_of(modules)
             # Each step keeps a share of what enters it, and later ones do not make up for restored groups.
@@ -221,14 +243,6 @@ class Illava(Method):
             plan = replace(plan, llm=_of_what_enters(plan.llm))
         return plan
 
-    @property
-    def _plan_options(self) -> dict[str, Any]:
-        return {
-            "positions": self.experimental.get("positions", "original"),
-            "placement": self.experimental.get("placement", "own"),
-            "llm_size_bias": self.experimental.get("proportional") in ("llm", "both"),
-        }
-
     def _stage(self, stage: str, depth: int, known: Shares) -> Shares:
         layers, keep = getattr(self, f"{stage}_layers"), getattr(self, f"{stage}_keep")
         if layers is None:
@@ -241,20 +255,21 @@ class Illava(Method):
             return dict.fromkeys(layers, total ** (1 / max(1, len(layers))))
         return dict(zip(layers, keep if isinstance(keep, tuple) else (keep,) * len(layers), strict=True))
 
-    def _budget(self, keep: float, encoder: Shares, llm: Shares) -> Plan:
-        shares, left, steps = to_budget(keep, encoder, llm, self.encoder_share), 1.0, []
+    def _steps(self, encoder: Shares, llm: Shares) -> tuple[dict[int, MergeStep], dict[int, MergeStep]]:
+        if self.keep is None:
+            return {k: self._step(v) for k, v in encoder.items()}, {k: self._step(v) for k, v in llm.items()}
+        shares, left, steps = to_budget(self.keep, encoder, llm, self.encoder_share), 1.0, []
         for share in shares:
             left *= share
             steps.append(self._step(share, left))
         for number in reversed(range(len(steps))):
             if shares[number] < 1:
                 # The last step ends exactly at the budget, regardless of rounding in the product.
-                steps[number] = self._step(shares[number], keep)
+                steps[number] = self._step(shares[number], self.keep)
                 break
-        return Plan(
+        return (
             dict(zip(encoder, steps[: len(encoder)], strict=True)),
             dict(zip(llm, steps[len(encoder) :], strict=True)),
-            **self._plan_options,
         )
 
     def _step(self, share: float, of_all: float | None = None) -> MergeStep:
@@ -271,7 +286,7 @@ class Illava(Method):
             options["llm_score"],
             self.select,
             options["seed"],
-            options["proportional"] in (True, "both"),
+            self.proportional in ("encoder", "both"),
             options["rotary_keep"],
             options["score_power"],
             options["sinks"],

@@ -24,8 +24,8 @@ def check_stage(stage: str, layers: tuple[int, ...] | None, options: Mapping[str
         raise ValueError(f"{', '.join(given)} needs a step in the {stage}, but {stage}_layers is ()")
 
 
-def check_together(select: str, reduce: str, options: Mapping[str, Any]) -> None:
-    """Raise ValueError for experimental ``options`` that have no effect or no meaning beside the others."""
+def check_together(select: str, reduce: str, proportional: str | None, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options that have no effect or no meaning beside the others."""
     score = options.get("encoder_score")
     own = [name for name in OWN_ROW if options.get(name) == "own_row"]
     spread = ("diverse", "coverage")
@@ -40,13 +40,12 @@ def check_together(select: str, reduce: str, options: Mapping[str, Any]) -> None
             f"encoder_score='size' needs reduce='fold', which counts what is merged, got {reduce!r}",
         ),
         (
-            # True alone has always been taken with any reduction, so saved methods have it.
-            options.get("proportional") in ("llm", "both") and reduce != "fold",
-            f"proportional={options.get('proportional')!r} needs reduce='fold', which counts what is merged, "
-            f"got {reduce!r}",
+            # In the encoder alone, any reduction has always been allowed, so saved methods have it.
+            proportional in ("llm", "both") and reduce != "fold",
+            f"proportional={proportional!r} needs reduce='fold', which counts what is merged, got {reduce!r}",
         ),
         (
-            bool(options.get("proportional")) and options.get("units") == "patches",
+            proportional is not None and options.get("units") == "patches",
             "proportional needs units='whole': sizes of single patches are not kept",
         ),
         (

@@ -79,7 +79,7 @@ def _on_hub(name: str, commit: str) -> str | None:
         # The file is optional: a connection error must not prevent the use of a loaded model.
         warnings.warn(
             f"whether {name} has an {FILE_NAME} is not known, as the hub cannot be reached "
-            f"({type(error).__name__}): the schedule published for the family is used; pass a method, or set "
+            f"({type(error).__name__}): the default is used; pass a method, or set "
             "HF_HUB_OFFLINE=1, to skip this",
             stacklevel=2,
         )

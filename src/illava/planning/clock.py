@@ -15,6 +15,7 @@ from .accelerator import AcceleratorRates
 from .accelerator_measuring import PARTS, measure_accelerator
 from .machine_speed import Rates, measure_rates
 from .mapped import check_pixels, mapped
+from .plan import method_at, plan_on
 from .predict import Predictor
 from .timing import timing
 
@@ -40,6 +41,7 @@ class Clock:
         planned_on: LocatedModules | None = None,
     ) -> None:
         self.modules, self.planned_on, self.prompts = modules, planned_on, tuple(prompts)
+        self.rates = rates
         self._predicting = {
             work: (predictor, timing(predictor, rates))
             for work in dict.fromkeys(prompts)
@@ -61,6 +63,11 @@ class Clock:
             merged, plain = seconds(predictor.of_plan(plan, method.to_dict()))
             speedups[work] = plain.ttft / merged.ttft
         return statistics.median(speedups[work] for work in self.prompts)
+
+    def planned(self, speedup: float) -> Callable[[float], Method]:
+        """From a budget to the schedule whose layers and shares the planner chooses for a speed-up."""
+        found = plan_on(self.modules, self.prompts[0], {"speedup": speedup}, self.rates).chosen.placement
+        return lambda keep: method_at(self.planned_on or self.modules, keep, found)
 
 
 def parts_measured(device: torch.device) -> int:

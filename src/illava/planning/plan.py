@@ -217,18 +217,24 @@ def _placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
                     yield Placement(encoder, llm, share)
 
 
+def method_at(modules: LocatedModules, keep: float, placement: Placement) -> Illava:
+    """The preset at a budget, with its steps and their shares where ``placement`` says."""
+    method = Illava.best(keep)
+    if placement == PRESET or keep == 1:
+        return method
+    blocks, layers = middle(modules, placement.encoder, placement.llm)
+    return replace(
+        method,
+        encoder_layers=tuple(blocks) if placement.encoder_share else (),
+        llm_layers=tuple(layers) if placement.encoder_share < 1 else (),
+        encoder_share=placement.encoder_share,
+    )
+
+
 def _candidate(predictor: Predictor, keep: float, placement: Placement, times: Timing | None) -> Candidate:
     modules = predictor.modules
-    method = Illava.best(keep)
-    blocks, layers = middle(modules, placement.encoder, placement.llm)
-    if placement != PRESET and keep < 1:
-        method = replace(
-            method,
-            encoder_layers=tuple(blocks) if placement.encoder_share else (),
-            llm_layers=tuple(layers) if placement.encoder_share < 1 else (),
-            encoder_share=placement.encoder_share,
-        )
-    if not layers:
+    method = method_at(modules, keep, placement)
+    if not middle(modules, placement.encoder, placement.llm)[1]:
         # Without an LLM layer to merge before, the encoder does the whole reduction.
         placement = replace(placement, encoder_share=1.0)
     prediction = predictor.of(method)

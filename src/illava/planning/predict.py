@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ..errors import renamed
-from ..methods import Illava, Method
+from ..methods import Method
+from ..methods.presets import default_method
 from ..methods.steps import Plan
 from ..models.dimensions import llm_dimensions
 from ..models.families import family_of
@@ -79,8 +80,8 @@ def predict(
 
     Args:
         model: a transformers VLM, or its config, for which no weights are created.
-        method: default: iLLaVA at the schedule published for the model's family, even if another method
-            lies beside the weights: a config has none.
+        method: default: that of :func:`illava.accelerate`, even if another method lies beside the weights:
+            a config has none.
         picture_size, pictures, frames, prompt_tokens, batch: see :func:`illava.models.layout.workload`.
 
     Raises UnsupportedError for an unsupported model, ValueError for values out of range and for a method that
@@ -88,7 +89,7 @@ def predict(
     """
     modules = modules_of(model)
     work = workload(modules, picture_size, pictures, frames, prompt_tokens, batch)
-    return predict_on(modules, Illava() if method is None else method, work)
+    return predict_on(modules, default_method() if method is None else method, work)
 
 
 def modules_of(model: Any) -> LocatedModules:

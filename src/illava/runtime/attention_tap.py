@@ -91,11 +91,11 @@ class AttentionTap:
     def takes_channels(self, query: Tensor, mask: Any, causal: bool | None) -> bool:
         """Whether a bias is added by channels of queries and keys (True), or by a mask.
 
-        Flash attention takes no additive mask, and SDPA has its causal order from the absence of one. On a
-        CPU, SDPA is as fast with a mask of one row as without, and the channels would cost a fifth of the
-        attention's time. A single query makes the mask one row of numbers as well.
+        Flash and flex attention take no additive mask, and SDPA has its causal order from the absence of one.
+        On a CPU, SDPA is as fast with a mask of one row as without, and the channels would cost a fifth of
+        the attention's time. A single query makes the mask one row of numbers as well.
         """
-        if is_flash(self.config):
+        if is_flash(self.config) or self.config._attn_implementation == "flex_attention":
             return True
         if self.config._attn_implementation != "sdpa" or mask is not None or query.shape[2] == 1:
             return False

@@ -14,7 +14,7 @@ from illava_lab.benchmarks.pretrained.settings import DEEP_KEEPS, KEEPS
 INSIDE, AFTER, BEFORE = "in the encoder", "after the encoder", "before the encoder"
 PLAIN = "plain"
 FOLD: dict[str, Any] = {"select": "diverse", "reduce": "fold", "similarity": "cosine", "score": "sampled"}
-LOG: dict[str, Any] = {"experimental": {"proportional": True}}
+LOG: dict[str, Any] = {"proportional": "encoder"}
 CANDIDATE = "diverse, fold, log"
 
 
@@ -48,7 +48,7 @@ def _illava(keep: float, **options: Any) -> illava.Illava:
 
 def _even(keep: float, **options: Any) -> illava.Illava:
     """Distance alone decides: all units have the same score, and attention is not observed."""
-    return _illava(keep, **FOLD, experimental={**LOG["experimental"], "encoder_score": "none"}, **options)
+    return _illava(keep, **FOLD, **LOG, experimental={"encoder_score": "none"}, **options)
 
 
 MIDDLE: dict[str, Any] = {"where": "middle"}

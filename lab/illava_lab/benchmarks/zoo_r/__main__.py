@@ -15,9 +15,10 @@ from illava.evaluation.store import write_json
 from illava.io.files import replacing
 from illava_lab.real.candidates import candidates
 
-from . import alone, choose, contest, equal, limits, page, times, when_not
+from . import alone, choose, contest, cost, curves, equal, limits, page, times, when_not
 
 WHEN_NOT, LIMITS = Path("docs/when-not.md"), page.FOLDER / "limits.json"
+CURVES, CURVES_PAGE = page.FOLDER / "curves.json", Path("docs/zoo-r-curves.md")
 CHOICE, CHOICE_SOURCE = Path("docs/zoo-r-choice.md"), Path("out/zoo-r-choice/zoo-R-448")
 SOURCES = (Path("out/zoo-r-figures"), Path("out/zoo-r-figures-336"))
 PRESET = "illava-best"
@@ -74,6 +75,13 @@ def publish_choice(source: Path, target: Path = CHOICE) -> None:
         partial.write_text("\n".join([*choose.opening(settings), "", *found]) + "\n", encoding="utf-8")
 
 
+def publish_curves(tasks: Sequence[str], each: int) -> None:
+    """Measure the curves and write their page."""
+    write_json(CURVES, curves.measure(tasks, each, Path("out/zoo-r-curves")))
+    with replacing(CURVES_PAGE) as partial:
+        partial.write_text(curves.page(json.loads(CURVES.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
 def publish_when_not(target: Path = WHEN_NOT) -> None:
     """Write the page from figures in page.FOLDER.
 
@@ -90,10 +98,15 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m illava_lab.benchmarks.zoo_r")
     parser.add_argument(
         "what",
-        choices=("plain", "times", "contest", "limits", "page", "when-not", "choose", "equal"),
+        choices=(
+            *("plain", "times", "contest", "limits", "page", "when-not", "choose", "curves", "cost"),
+            *equal.PAGES,
+        ),
     )
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="for plain and contest")
-    parser.add_argument("--each", type=int, default=20, help="for plain and contest: questions a task")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="for plain, contest and curves")
+    parser.add_argument(
+        "--each", type=int, default=20, help="for plain, contest and curves: questions a task"
+    )
     parser.add_argument("--time", type=int, default=3, help="for times: prompts")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--source", type=Path, nargs="+", help="what illava compare wrote")
@@ -105,8 +118,13 @@ def main(argv: list[str] | None = None) -> None:
         elif options.what == "plain":
             folder = Path("out/zoo-r-plain")
             write_json(page.FOLDER / page.ALONE, alone.measure(options.tasks, options.each, folder))
-        elif options.what == "equal":
-            equal.publish(options.source[0] if options.source else equal.SOURCE)
+        elif options.what in equal.PAGES:
+            asked = equal.PAGES[options.what]
+            equal.publish(asked, options.source[0] if options.source else asked.source)
+        elif options.what == "cost":
+            write_json(page.FOLDER / cost.FILE, cost.measure())
+        elif options.what == "curves":
+            publish_curves(options.tasks, options.each)
         elif options.what == "limits":
             write_json(LIMITS, limits.run())
         elif options.what == "when-not":
@@ -119,7 +137,9 @@ def main(argv: list[str] | None = None) -> None:
             sources = options.source or SOURCES
             publish(sources if sources[0].exists() else [page.FOLDER])
     except FileNotFoundError as error:
-        command = {"choose": "zoo-r-choice", "equal": "zoo-r-equal"}.get(options.what, "zoo-r-figures")
+        commands = {"choose": "zoo-r-choice", "curves": "zoo-r-curves"}
+        commands |= {what: asked.name for what, asked in equal.PAGES.items()}
+        command = commands.get(options.what, "zoo-r-figures")
         raise SystemExit(f"{error.filename} is missing: run make {command}") from None
     except (InputError, ValueError) as error:
         raise SystemExit(str(error)) from None

@@ -199,8 +199,8 @@ def opening(settings: Mapping[str, Any]) -> list[str]:
         "Written by `python -m illava_lab.benchmarks.zoo_r choose` from what `make zoo-r-choice` measures. "
         "The candidates are defined in `illava_lab/real/candidates.py`: a number such as 468 lists the "
         "encoder blocks (0-based, of nine) of their steps; attention, size or none of both chooses beside "
-        "distance, or coverage alone; `-llm`: with a step in the LLM. candidate-log is the preset whose "
-        "attention knows the sizes of merged tokens, as that of all candidates does.",
+        "distance, or coverage alone; `-llm`: with a step in the LLM. candidate-former is the preset whose "
+        "attention does not know the sizes of merged tokens, as that of all others does.",
         "",
         f"The rule, written before the questions were asked: {RULE} What is chosen here becomes the preset "
         "only if it is not worse on zoo/L either.",

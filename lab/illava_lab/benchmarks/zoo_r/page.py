@@ -15,6 +15,7 @@ from illava.evaluation.metrics import LEAST_PLAIN
 from illava.evaluation.rows import BLANK, PLAIN, TEXT_ONLY
 from illava.evaluation.summary import escape, interval, number, table
 from illava.evaluation.verdict import AXES
+from illava_lab.benchmarks import former
 from illava_lab.benchmarks.evidence.claims import factor
 
 from . import claims
@@ -59,9 +60,12 @@ def page(found: Found, plots: Sequence[str]) -> str:
         "Written by `python -m illava_lab.benchmarks.zoo_r page` from the files in [`docs/zoo-r`](zoo-r), "
         "which `make zoo-r-figures` measures. The model, its data and its limits: [zoo-r.md](zoo-r.md).",
     ]
+    models = found.comparison["models"]
+    if then := former.note(row for figures in models.values() for row in figures["rows"]):
+        lines += ["", then]
     if found.plain is not None:
         lines += ["", "## What it can do without merging", "", *alone(found.plain)]
-    for model, figures in found.comparison["models"].items():
+    for model, figures in models.items():
         again = (found.times or {}).get(model)
         lines += ["", f"## {model}: at least as fast"]
         for part in fastest(figures, found.comparison["reference"], again):

@@ -7,6 +7,7 @@ from typing import Any
 
 from illava.evaluation.rows import BLANK, PLAIN, budget
 from illava.evaluation.summary import escape, interval, number, table
+from illava_lab.benchmarks import former
 
 Figures = Mapping[str, Any]
 
@@ -87,6 +88,7 @@ def losses(figures: Figures) -> list[str]:
         "method on Qwen3-VL-8B, at about 55 % of the FLOPs, ChartQA at 64.7 instead of 83.2, DocVQA at 84.9 "
         "instead of 95.8, and hardly a loss on GQA."
     )
+    note = " ".join(part for part in (former.note(shown), note) if part)
     return [*table(["accuracy, %", *TASKS.values()], cells), "", note]
 
 

@@ -138,31 +138,18 @@ def check_masks(modules: LocatedModules, flash: bool | None = None) -> None:
 
 def check_biases(modules: LocatedModules, plan: Plan) -> None:
     """Raise UnsupportedError if this model's attention or rotary tables do not support a plan."""
-    backend = modules.config.vision_config._attn_implementation
-    proportional = any(step.proportional_attention for step in plan.encoder.values())
-    if proportional and backend == "flex_attention":
-        raise UnsupportedError(
-            f"attention implementation {backend!r} of the image encoder does not support proportional "
-            "attention: load the model with attn_implementation={'vision_config': 'sdpa'}, or use a method "
-            "without proportional attention"
-        )
-    if plan.llm_size_bias and modules.llm.config._attn_implementation == "flex_attention":
-        raise UnsupportedError(
-            "attention implementation 'flex_attention' of the LLM does not support proportional attention: "
-            "load the model with attn_implementation='sdpa', or use experimental={'proportional': 'encoder'}"
-        )
     text = modules.llm.config
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     if plan.llm_size_bias and is_flash(text) and width_with_channels(head_dim) > WIDEST:
         raise UnsupportedError(
             f"flash attention takes heads of at most {WIDEST} channels, and proportional attention adds to "
             f"this LLM's {head_dim}: load the model with attn_implementation='sdpa', or use "
-            "experimental={'proportional': 'encoder'}"
+            "proportional='encoder'"
         )
     if plan.llm_size_bias and any(modules.recurrent):
         raise UnsupportedError(
             f"layers of {modules.family.model_type} without attention cannot weigh tokens by their size; use "
-            "experimental={'proportional': 'encoder'}"
+            "proportional='encoder'"
         )
     if plan.positions == "compact" and plan.pixels is None and not plan.empty:
         rotary = getattr(modules.llm, "rotary_emb", None)

@@ -28,10 +28,11 @@ SMALLEST = 0.5
 def read_sizes(prompt: Prompt, modules: LocatedModules, runs: Sequence[EncoderRun]) -> Tensor | None:
     """(B, L) fp32: the size of each token of a prompt after the encoder stage, 1 for text.
 
-    None if no step of the encoder stage recorded sizes. ``runs`` computed the features of the prompt. Raises
-    UnsupportedError if they are not as many as placeholders. Does not wait for the device.
+    None if no step of the encoder stage recorded sizes, and for features of a resampler: each of its queries
+    reads all units. ``runs`` computed the features of the prompt. Raises UnsupportedError if they are not as
+    many as placeholders. Does not wait for the device.
     """
-    if not any(_final_sizes(run) is not None for run in runs):
+    if modules.family.resampler is not None or not any(_final_sizes(run) is not None for run in runs):
         return None
     device = prompt.runs.device
     found = [(run.video, feature_sizes(modules, run).to(device)) for run in runs]
@@ -41,7 +42,7 @@ def read_sizes(prompt: Prompt, modules: LocatedModules, runs: Sequence[EncoderRu
     if not repeats or total % count or len(prompt.runs) % repeats:
         raise UnsupportedError(
             f"the sizes of {count} features cannot be assigned to {total} placeholders; use "
-            "experimental={'proportional': 'encoder'}"
+            "proportional='encoder'"
         )
     rows, video = prompt.runs[::repeats], prompt.video[::repeats].to(device)
     table = torch.ones(rows.numel(), dtype=torch.float32, device=device)

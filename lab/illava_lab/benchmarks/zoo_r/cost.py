@@ -1,0 +1,87 @@
+"""What merging itself costs on zoo/R: the code of its steps, and attention that knows sizes.
+
+CPU time, so that other programs on the machine do not count, as a share of the plain model's up to the first
+token. One photograph, all methods in turn in every round.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from illava import Illava, ToMe, accelerate
+from illava.ask import load
+from illava.bench.machine import machine
+from illava.bench.timing import measure as timed
+from illava.evaluation.prompts import inputs_of
+from illava.evaluation.samples import Sample
+from illava.evaluation.summary import table
+from illava.io.pictures import open_picture
+from illava_lab.benchmarks.bookkeeping import own_seconds, whole
+from illava_lab.demo import path
+from illava_lab.real import EXAMPLE
+from illava_lab.real.candidates import candidates
+
+from .alone import MODEL, trained
+
+FILE = "cost.json"
+KEEP, ROUNDS, MOST = 1 / 9, 15, 0.02
+"""The budget, the rounds, and the share of the plain model's time that the preset may cost."""
+PRESET, FORMER = "illava-best", "candidate-former"
+
+
+def measure(rounds: int = ROUNDS, device: str = "cpu", dtype: str = "float32") -> dict[str, Any]:
+    """Time all methods; the figures, JSON-ready. Raises InputError if zoo/R has not been made."""
+    model, processor = load(MODEL, device, dtype)
+    picture = open_picture(path(EXAMPLE[0]))
+    inputs = inputs_of(model, processor, [Sample("cost", 0, EXAMPLE[1], ("yes",), (picture,))])
+    methods = {PRESET: Illava.best(KEEP), **candidates(KEEP), "tome": ToMe(keep=KEEP)}
+    rows: dict[str, dict[str, list[float]]] = {name: {"own": [], "took": []} for name in methods}
+    timed(model, inputs, 1)
+    for _ in range(rounds):
+        plain = whole(lambda: timed(model, inputs, 1))
+        for name, method in methods.items():
+            with accelerate(model, method):
+                rows[name]["took"].append(whole(lambda: timed(model, inputs, 1)) / plain)
+            with accelerate(model, method), own_seconds(model) as seconds:
+                timed(model, inputs, 1)
+            rows[name]["own"].append(sum(seconds) / plain)
+    sizes = [best - other for best, other in zip(rows[PRESET]["took"], rows[FORMER]["took"], strict=True)]
+    return {
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "trained": trained(),
+        "dtype": dtype,
+        "keep": KEEP,
+        "rounds": rounds,
+        "sizes": statistics.median(sizes),
+        "rows": {
+            name: {key: statistics.median(values) for key, values in some.items()}
+            for name, some in rows.items()
+        },
+    }
+
+
+def section(found: Mapping[str, Any]) -> list[str]:
+    """A table, the cheapest first."""
+    rows = sorted(found["rows"].items(), key=lambda item: item[1]["own"])
+    cells = [[name, f"{100 * row['own']:.2f}", f"{100 * row['took']:.1f}"] for name, row in rows]
+    own, sizes = found["rows"][PRESET]["own"], found["sizes"]
+    total = own + max(0.0, sizes)
+    verdict = "within" if total <= MOST else "above"
+    return [
+        "## What merging itself costs",
+        "",
+        "CPU time at 1/9 of the tokens, as % of the plain model's up to the first token. *own code*: hooks, "
+        "scores, selection and merging. *all of it*: up to the first token, merged.",
+        "",
+        *table(["", "own code, %", "all of it, %"], cells),
+        "",
+        f"Sizes in attention cost {PRESET} {100 * sizes:.2f} % more (paired with {FORMER}), together "
+        f"{100 * total:.2f} %: {verdict} the {100 * MOST:g} % that the preset may cost. `python -m "
+        f"illava_lab.benchmarks.zoo_r cost`, medians of {found['rounds']} rounds, {found['dtype']}, threads: "
+        f"{found['threads']}, {found['machine']['cpu']}, torch {found['machine']['torch']}.",
+    ]
