@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -82,6 +83,12 @@ def test_as_with_sdpa(name: str, shown: str, rows: str, uncompiled: None) -> Non
 @pytest.mark.parametrize("name", ["llava", "qwen2_vl", "internvl"])
 def test_attention_that_knows_sizes(name: str, rows: str, method: Method, uncompiled: None) -> None:
     check(name, "one", rows, method)
+    model = tiny_model(name)
+    inputs, found = inputs_of(model, "one", rows), []
+    for sized in (method, replace(method, proportional=False if method.name == "tome" else None)):
+        with illava.accelerate(model, sized):
+            found.append(logits_of_steps(model, inputs)[0])
+    assert (found[0] - found[1]).abs().max() > 1e-3
 
 
 @pytest.mark.slow

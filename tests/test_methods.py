@@ -87,7 +87,7 @@ from tests.tiny_configs import CONFIGS
         ({"experimental": {"two_depths": 0.3, "units": "patches"}}, "two_depths needs units='whole'"),
         ({"experimental": {"positions": "new"}}, "positions must be one of original, compact"),
         ({"proportional": True}, "proportional must be one of encoder, llm, both, got True"),
-        ({"experimental": {"proportional": "llm"}}, "experimental has no option proportional"),
+        ({"experimental": {"proportional": "llm"}}, r"write Illava\(proportional=...\)"),
         ({"experimental": {"keep": 1}}, "experimental has no option keep; its options are encoder_score"),
         ({"experimental": "compact"}, "experimental must be a mapping"),
     ],

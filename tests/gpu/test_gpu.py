@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 import illava
+from illava.methods import Method
 from illava.models import tiny_models
 from illava.ops.merging import merge
 from illava.ops.scoring import column_scores
@@ -52,8 +53,10 @@ def on_card(inputs: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> di
     }
 
 
-def merged(model: nn.Module, name: str, inputs: dict[str, Tensor], **options: object) -> tuple[Tensor, int]:
-    with illava.accelerate(model, method_of(name)) as handle:
+def merged(
+    model: nn.Module, name: str, inputs: dict[str, Tensor], method: Method | None = None, **options: object
+) -> tuple[Tensor, int]:
+    with illava.accelerate(model, method_of(name) if method is None else method) as handle:
         logits, _ = logits_of_steps(model, inputs, **options)
         return logits.float().cpu(), handle.report.final_tokens
 
@@ -107,13 +110,14 @@ def wide_heads(name: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     return tiny_model(name)
 
 
+@pytest.mark.parametrize("method", [None, illava.Illava.best(1 / 3), illava.ToMe(keep=1 / 3)])
 @pytest.mark.parametrize("name", FLEX)
-def test_flex_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_attention(name: str, method: Method | None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = wide_heads(name, monkeypatch).to("cuda")
     inputs = on_card(inputs_of(model, "one", "batch"))
-    expected, count = merged(model, name, inputs)
+    expected, count = merged(model, name, inputs, method)
     # transformers refuses it for Qwen2-VL, whose code runs with it.
-    found, same = merged(use(model, "flex_attention"), name, inputs)
+    found, same = merged(use(model, "flex_attention"), name, inputs, method)
     assert same == count
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
 

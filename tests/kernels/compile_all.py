@@ -63,6 +63,7 @@ def launch_all(dtype: torch.dtype) -> None:
     ):
         attention.row_weights(query, key, 0.1, last, given, None)
     attention.row_weights(query, key, 0.1, last, None, 50.0)
+    attention.row_weights(query, key, 0.1, last, None, None, torch.ones(1, 600))
     for n in SIZES:
         units, scores = torch.empty(1, n, 1280, dtype=dtype), torch.ones(1, n)
         selection.select_diverse(units, scores, 3, tie=TIE, most_pairs=MAX_PAIRWISE_UNITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -11,14 +12,18 @@ import torch
 import illava
 from illava.methods import merge_step, steps
 from illava.ops import graphs
+from illava.planning.merging_cost import KERNELS_OF_SIZES, sized_layers, sizes_kernels
+from illava.planning.predict import predict
+from illava.runtime.attention_tap import AttentionTap
 from tests.battery.test_battery import inputs_of
 from tests.kernels.device import DEVICE, Launches, launches
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="launches are counted in the interpreter")
 
-MOST, MOST_WITHOUT_TRITON = 12, 20
-METHODS = {"keep=1/3": illava.Illava.best(1 / 3), "published": illava.Illava(keep=1 / 3)}
+MOST, MOST_WITHOUT_TRITON = 12, 22
+BEST = illava.Illava.best(1 / 3)
+METHODS = {"keep=1/3": BEST, "published": illava.Illava(keep=1 / 3)}
 
 
 @contextmanager
@@ -89,6 +94,30 @@ def test_a_step_launches_few_kernels(name, shown, method):
     for names in of_each_step(name, shown, METHODS[method], launches):
         assert any(launched.startswith("_") for launched in names), "no kernel of Triton was launched"
         assert len(names) <= MOST, names
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava"])
+def test_attention_that_knows_sizes_launches_few_kernels(name, monkeypatch):
+    """What an accelerator would launch, counted here."""
+
+    def takes(tap, query, mask, causal):
+        return mask is None and query.shape[2] > 1
+
+    monkeypatch.setattr(AttentionTap, "takes_channels", takes)
+    model = tiny_model(name).to(torch.bfloat16)
+    inputs = inputs_of(model, "one", "single")
+    inputs = {key: t.to(torch.bfloat16) if t.is_floating_point() else t for key, t in inputs.items()}
+    found = []
+    for method in (replace(BEST, proportional=None), BEST):
+        with torch.no_grad(), illava.accelerate(model, method) as handle, launches() as names:
+            model(**inputs)
+            found.append(len(names))
+    steps = (*predict(handle.modules, BEST, picture_size=48).steps,)
+    blocks, layers = len(handle.modules.blocks), handle.modules.recurrent
+    sized = sized_layers(BEST.to_dict(), steps, blocks, layers)
+    assert sized == (blocks - 1 - min(handle.plan.encoder), len(layers))
+    most = sum(sizes_kernels(*sized))
+    assert most - KERNELS_OF_SIZES < found[1] - found[0] <= most
 
 
 class Replayed(graphs.Graph):

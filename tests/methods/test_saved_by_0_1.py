@@ -104,6 +104,24 @@ def test_saved_again_it_is_of_the_current_version(name, tmp_path):
     assert Method.from_pretrained(tmp_path) == method
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(True, "encoder"), (False, None), ("encoder", "encoder"), ("llm", "llm"), ("both", "both")],
+)
+def test_sizes_in_attention_were_an_experimental_option_of_version_2(given, found):
+    values = {"method": "illava", "version": 2, "keep": 0.5, "reduce": "fold"}
+    method = Method.from_dict({**values, "experimental": {"proportional": given, "seed": 3}})
+    assert method == illava.Illava(keep=0.5, reduce="fold", proportional=found, experimental={"seed": 3})
+    with pytest.raises(ValueError, match="proportional is given twice"):
+        Method.from_dict({**values, "proportional": "llm", "experimental": {"proportional": given}})
+
+
+@pytest.mark.parametrize("experimental", [5, [1, 2], "compact"])
+def test_options_that_are_no_mapping_are_refused(experimental):
+    with pytest.raises(ValueError, match="experimental must be a mapping"):
+        Method.from_dict({"method": "illava", "version": 2, "experimental": experimental})
+
+
 def test_a_newer_method_within_a_composition_is_refused():
     values = TODAY["compose"].to_dict()
     values["methods"][1]["version"] = 3

@@ -44,7 +44,7 @@ def received(weights: list[Tensor], run: Any) -> list[list[float]]:
 
 def without_sizes(weights: list[Tensor], run: Any) -> list[Tensor]:
     """The same logits without the logarithms of sizes."""
-    sizes, out = run.token_sizes(3).double(), []
+    sizes, out = run.token_log_sizes(3).double().exp(), []
     for call in weights:
         own, sizes = sizes[: len(call) * call.shape[-1]], sizes[len(call) * call.shape[-1] :]
         powers = call.double() / own.view(len(call), 1, 1, -1)

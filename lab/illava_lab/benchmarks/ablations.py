@@ -69,7 +69,9 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "recycled into 30 % of the survivors": {"reduce": "recycle", "similarity": "dot", "recycle": 0.3},
         "rank-weighted mean": {"reduce": "weighted"},
         "folded by dot products": {"similarity": "dot"},
-        "folded, with sizes in later attention": {"proportional": "encoder"},
+        "attention without sizes": {"proportional": None},
+        "sizes in the encoder's attention alone": {"proportional": "encoder"},
+        "sizes in the LLM's attention alone": {"proportional": "llm"},
     },
     "In the LLM": {
         "scores by all text": {"experimental": {"llm_score": "text"}},
@@ -87,8 +89,9 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 NOT_TRIED = (
-    "Not in these ablations, though there are options: `complexity`, `sinks`, and sizes as a bias of the LLM's "
-    "attention (`proportional`). Not tried: discounts for position, softmax temperatures of recycling."
+    "Tokens that are not folded have no sizes, so these rows have none in attention either. Not in these ablations, "
+    "though there are options: `complexity`, `sinks`. Not tried: discounts for position, softmax temperatures of "
+    "recycling."
 )
 
 
@@ -96,6 +99,8 @@ def variant(changes: dict[str, Any]) -> Illava:
     """The best preset with some of its fields changed, or the published pattern."""
     if changes.get("published"):
         return Illava(keep=KEEP, **{key: value for key, value in changes.items() if key != "published"})
+    if changes.get("reduce", "fold") != "fold":
+        changes = {"proportional": None, **changes}
     return dataclasses.replace(Illava.best(KEEP), **changes)
 
 

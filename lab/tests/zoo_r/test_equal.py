@@ -23,6 +23,7 @@ SETTINGS: dict[str, Any] = {
     **{"model": "zoo/R-448", "dtype": "bfloat16", "device": "cpu", "illava": "0", "split": "test"},
     **{"seed": 0, "limit": 20, "batch_size": 4, "tasks": {"photo": ""}},
     "rows": {row.label: row.to_dict() for row in (PLAIN, BLANK, ROW)},
+    "speedups": {ROW.label: 2.0},
 }
 
 
@@ -61,6 +62,7 @@ def test_the_figures_are_copied_and_the_page_is_made_of_them(
     assert text.startswith("# zoo/R at equal time\n\nWritten by ")
     assert "- **Best at 2x, zoo/R-448:** illava-best 75.0" in text
     assert "threads: 2, in float32." in text
+    assert "| *illava-best* | 1.000 | - | - | - | - | - |" in text
     assert "(zoo-r/equal/zoo-R-448-ttft.png)" in text
     assert (docs / "zoo-r" / "equal" / "zoo-R-448-ttft.png").is_file()
     kept = json.loads((docs / "zoo-r" / "equal.json").read_text())

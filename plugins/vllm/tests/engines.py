@@ -161,7 +161,7 @@ class Reference:
 
 def encoder_stage(keep: float) -> Illava:
     """What ``keep`` means to the plugin."""
-    return replace(Illava.best(keep), llm_layers=())
+    return replace(Illava.best(keep), llm_layers=(), proportional=None)
 
 
 def difference(answer: Answer, expected: torch.Tensor) -> float:

@@ -24,8 +24,8 @@ from illava.methods import Illava
 @pytest.mark.parametrize(
     ("settings", "method"),
     [
-        ({"keep": 0.33}, Illava.best(0.33)),
-        ({"keep": "1/3"}, Illava.best(1 / 3)),
+        ({"keep": 0.33}, replace(Illava.best(0.33), proportional=None)),
+        ({"keep": "1/3"}, replace(Illava.best(1 / 3), proportional=None)),
         ({"keep": 0.5, "method": "illava"}, Illava(keep=0.5)),
         (
             {
@@ -55,6 +55,7 @@ def test_methods(settings: dict[str, Any], method: Illava) -> None:
         ({"keep": True}, r"must lie in \(0, 1\]"),
         ({"keep": "half"}, r"must lie in \(0, 1\]"),
         ({"keep": 0.5, "method": "fastest"}, "unknown method"),
+        ({"config": Illava.best(0.5).to_dict()}, "knows no sizes of merged tokens"),
         ({"keep": 0.5, "method": "fastv"}, "does not merge inside the encoder"),
         ({"keep": 0.5, "method": 3}, "name of a method"),
         ({"keep": 0.5, "method": "illava-authors-code"}, "experimental"),

@@ -101,14 +101,17 @@ class Budgets:
         self.values["points"].append({"method": method.to_dict(), "speedup": speedup})
         self._write()
 
-    def row(self, name: str, target: float) -> Budget | None:
-        """The budget of a method at a target, if it has been found before."""
+    def row(self, name: str, target: float, make: Callable[[float], Method]) -> Budget | None:
+        """The budget of a method at a target, if it has been found before for the same method."""
         row = self.values["rows"].get(name, {}).get(f"{target:g}")
-        return None if row is None else Budget(row["keep"], row["speedup"], target, row["ends"])
+        if row is None or row.get("method") != make(row["keep"]).to_dict():
+            return None
+        return Budget(row["keep"], row["speedup"], target, row["ends"])
 
-    def save_row(self, name: str, budget: Budget) -> None:
-        """Save the budget of a method at a target."""
+    def save_row(self, name: str, budget: Budget, method: Method) -> None:
+        """Save the budget of a method at a target, with the method at this budget."""
         row = {"keep": budget.keep, "speedup": budget.speedup, "ends": budget.ends}
+        row["method"] = method.to_dict()
         self.values["rows"].setdefault(name, {})[f"{budget.target:g}"] = row
         self._write()
 
@@ -165,7 +168,7 @@ def _row(
     compared: ComparedMethod, target: float, clock: Clock, measured: Measure | None, budgets: Budgets
 ) -> Row:
     make = clock.planned(target) if compared.planned else compared.make
-    budget = budgets.row(compared.name, target)
+    budget = budgets.row(compared.name, target, make)
     if budget is None:
 
         def predict(keep: float) -> float:
@@ -181,7 +184,7 @@ def _row(
             budget = predicted_budget(predict, target)
         else:
             budget = calibrated_budget(predict, run, target, budgets.points(make))
-        budgets.save_row(compared.name, budget)
+        budgets.save_row(compared.name, budget, make(budget.keep))
     return timed_row(make(budget.keep), target, budget.keep, budget.speedup, budget.ends, compared.name)
 
 

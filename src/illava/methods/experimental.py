@@ -76,6 +76,8 @@ class Experimental(Mapping[str, Any]):
         if values is not None and not isinstance(values, Mapping):
             raise ValueError(f"experimental must be a mapping of options to values, got {values!r}")
         given = dict(values or {})
+        if "proportional" in given:
+            raise ValueError("proportional is a parameter of its own: write Illava(proportional=...)")
         if unknown := sorted(str(name) for name in given if name not in DEFAULTS):
             raise ValueError(
                 f"experimental has no option {', '.join(unknown)}; its options are {', '.join(DEFAULTS)}"

@@ -49,7 +49,7 @@ class Illava(Method):
         neighbours: dropped units that one recycler absorbs, at most.
         reduce: what happens to dropped units: "recycle" (published), "weighted" (one rank-weighted mean of
             the lowest-scored), "drop", or "fold" (not in the paper): each is merged into its most similar
-            survivor, as a mean weighted by size (sizes restart at 1 in the LLM).
+            survivor, as a mean weighted by size (sizes restart at 1 in the LLM without ``proportional``).
         score: the encoder's column scores: "exact", or "sampled" from 256 query rows.
         select: which units survive: those with the "highest" score (published), or "diverse" ones (not in
             the paper): first the highest-scored, then repeatedly the unit with the largest product of score
@@ -67,8 +67,9 @@ class Illava(Method):
             is added to the attention logits of a unit as a key (not in the paper; proportional attention of
             ToMe, arXiv 2210.09461). In the blocks of the "encoder" after a step, in the layers of the "llm",
             or in "both"; sizes then carry over from the encoder to the LLM. Scores are weights of that
-            attention, so a unit that stands for nine is scored with log(9) added to its logits. LLMs with
-            recurrent layers have it in the encoder only. None (default): nowhere.
+            attention, so a unit that stands for nine is scored with log(9) added to its logits. With "both",
+            LLMs that have recurrent layers know no sizes, and those behind a resampler only their own. None
+            (default): nowhere.
         experimental: a mapping of options that only ablations use, see
             :class:`~illava.methods.experimental.Experimental`: ``{"positions": "compact"}``.
 
@@ -146,12 +147,17 @@ class Illava(Method):
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Method:
-        # Until 0.2, sizes in attention were an experimental option, or a field; True was the encoder alone.
-        options = dict(fields.get("experimental") or {})
-        given = options.pop("proportional", fields.get("proportional"))
+        # Before 0.2, True was the encoder alone; for a time it was an experimental option.
+        options = fields.get("experimental", {})
+        if isinstance(options, Mapping) and "proportional" in options:
+            if fields.get("proportional") is not None:
+                raise ValueError("proportional is given twice: as a field, and in experimental")
+            rest = {name: value for name, value in options.items() if name != "proportional"}
+            fields = {**fields, "proportional": options["proportional"], "experimental": rest}
+        given = fields.get("proportional")
         if isinstance(given, bool):
-            given = "encoder" if given else None
-        return super().from_fields({**fields, "proportional": given, "experimental": options})
+            fields = {**fields, "proportional": "encoder" if given else None}
+        return super().from_fields(fields)
 
     @classmethod
     def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:

@@ -82,15 +82,14 @@ def column_scores(
 
 
 def _for_kernels(
-    query: Tensor, key: Tensor, scaling: float, bias: Tensor | None, softcap: float | None = None
+    query: Tensor, key: Tensor, scaling: float, bias: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
     """Queries and keys for the kernels, a bias in further channels; None if the kernels are not used."""
     if not kernels.suits_attention(query, key):
         return None
     if bias is None:
         return query, key
-    # Channels would be capped with the rest of the logits.
-    if softcap is not None or width_with_channels(query.shape[-1]) > kernels.MAX_HEAD_WIDTH:
+    if width_with_channels(query.shape[-1]) > kernels.MAX_HEAD_WIDTH:
         return None
     return query_and_key_with_channels(query, key, bias[:, None, None], scaling)
 
@@ -144,10 +143,10 @@ def last_row_scores(
     """
     if mask is not None and mask.dim() != 2:
         _check_mask(mask)
-    if (given := _for_kernels(query, key, scaling, bias, softcap)) is not None:
+    if kernels.suits_attention(query, key):
         from .kernels.attention import row_weights
 
-        return row_weights(*given, scaling, last, mask, softcap).mean(1)
+        return row_weights(query, key, scaling, last, mask, softcap, bias).mean(1)
     batch, heads, rows, width = query.shape
     length = key.shape[2]
     rows_used = query.gather(2, last[:, None, None, None].expand(-1, heads, 1, width)).float()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..errors import UnsupportedError
 from ..methods import Method
 from ..models.located import LocatedModules
 from ..models.workload import Workload
@@ -65,9 +66,15 @@ class Clock:
         return statistics.median(speedups[work] for work in self.prompts)
 
     def planned(self, speedup: float) -> Callable[[float], Method]:
-        """From a budget to the schedule whose layers and shares the planner chooses for a speed-up."""
-        found = plan_on(self.modules, self.prompts[0], {"speedup": speedup}, self.rates).chosen.placement
-        return lambda keep: method_at(self.planned_on or self.modules, keep, found)
+        """From a budget to the schedule whose layers and shares the planner chooses for a speed-up.
+
+        It plans for the most frequent prompt. Raises UnsupportedError where merging does not pay there.
+        """
+        work = statistics.mode(self.prompts)
+        found = plan_on(self.modules, work, {"speedup": speedup}, self.rates)
+        if not found.prediction.steps:
+            raise UnsupportedError(f"the planner merges nothing: {found.reason}")
+        return lambda keep: method_at(self.planned_on or self.modules, keep, found.chosen.placement)
 
 
 def parts_measured(device: torch.device) -> int:

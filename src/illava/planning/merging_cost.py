@@ -5,7 +5,9 @@ The counts are those of tests; the times are estimates, to be replaced by measur
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..models.dimensions import EncoderDimensions, LlmDimensions
 from ..ops.scoring import SAMPLED_ROWS
@@ -24,6 +26,11 @@ kernel of its own, over all segments; and so many more kernels than usual begin 
 KERNELS_PER_PREFILL = 45
 """Counted on the tiny models of ten families (24 to 78): what a prefill with a step in each stage launches
 beside its steps. It marks and drops placeholders, and makes masks and positions anew."""
+KERNELS_PER_SIZED_LAYER = 4
+"""Attention that knows sizes concatenates channels to queries, keys and values, and copies what it cuts from
+its output (tests/kernels/test_launches.py)."""
+KERNELS_OF_SIZES = 70
+"""Further ones of a prefill whose attention knows sizes, at most, which its layers share."""
 WAITS_PER_PREFILL = 4
 """How often a merged prefill waits for a value from the device, at most (tests/test_synchronisation.py); the
 schedule published for Qwen2.5-VL waits once more."""
@@ -78,6 +85,32 @@ def step_shape(
     tokens = group * before
     rows = min(SAMPLED_ROWS, tokens) if score == "sampled" else tokens
     return StepShape(segments, before, after, group * encoder.hidden, tokens, encoder.hidden, rows)
+
+
+def sized_layers(
+    method: Mapping[str, Any], steps: Sequence[StepReport], blocks: int, recurrent: Sequence[bool]
+) -> tuple[int, int]:
+    """How many encoder blocks and LLM layers know the sizes of merged tokens.
+
+    Args:
+        method: its ``to_dict``.
+        blocks, recurrent: the number of encoder blocks; of each LLM layer, whether it has no attention.
+    """
+    where = method.get("proportional")
+    in_encoder = [step.layer for step in steps if step.stage == "encoder"]
+    in_llm = [step.layer for step in steps if step.stage == "llm"]
+    encoder = blocks - 1 - min(in_encoder, default=blocks - 1) if where in (True, "encoder", "both") else 0
+    if where not in ("llm", "both") or any(recurrent):
+        return encoder, 0
+    # Sizes of the encoder are known from the first layer on.
+    layers = len(recurrent)
+    return encoder, layers - (0 if in_encoder else min(in_llm, default=layers))
+
+
+def sizes_kernels(encoder: int, llm: int) -> tuple[float, float]:
+    """Kernels in each stage of attention that knows sizes, in so many blocks and layers."""
+    once = KERNELS_OF_SIZES if encoder or llm else 0
+    return KERNELS_PER_SIZED_LAYER * encoder, once + KERNELS_PER_SIZED_LAYER * llm
 
 
 def step_seconds(rates: AcceleratorRates, shape: StepShape) -> float:

@@ -16,7 +16,14 @@ from .cost import recurrent_layer_flops
 from .counts import StepReport, TokenCounts
 from .experts import Experts
 from .kernels import KernelCounts
-from .merging_cost import KERNELS_PER_PREFILL, WAITS_PER_PREFILL, step_kernels, step_seconds, step_shape
+from .merging_cost import (
+    KERNELS_PER_PREFILL,
+    WAITS_PER_PREFILL,
+    sizes_kernels,
+    step_kernels,
+    step_seconds,
+    step_shape,
+)
 from .seconds import Seconds
 
 ENCODER_PASSES, ENCODER_MLP_PASSES = 40, 3
@@ -49,15 +56,18 @@ class Roofline:
         steps: Sequence[StepReport] = (),
         score: str = "sampled",
         select: str = "diverse",
+        sized: tuple[int, int] = (0, 0),
     ) -> Seconds:
         """Predicted seconds of a pass with these token counts, which ``steps`` lead to.
 
-        ``score``, ``select``: those of the method, as for :class:`illava.Illava`."""
+        ``score``, ``select``: those of the method, as for :class:`illava.Illava`. ``sized``: see
+        :func:`illava.planning.merging_cost.sized_layers`."""
         free = self._seconds(counts, (0.0, 0.0), (0.0, 0.0), 0)
         launched = [step for step in steps if step.stage != "pixels"]
         if not launched:
             return free
-        kernels, device = [0.0, float(KERNELS_PER_PREFILL)], [0.0, 0.0]
+        of_sizes = sizes_kernels(*sized)
+        kernels, device = [of_sizes[0], KERNELS_PER_PREFILL + of_sizes[1]], [0.0, 0.0]
         for step in launched:
             shape = step_shape(step, self.encoder, self.llm, self.group, self.segments, self.runs, score)
             kernels[step.stage == "llm"] += step_kernels(step.stage, shape, select)

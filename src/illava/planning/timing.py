@@ -11,6 +11,7 @@ from .accelerator import AcceleratorRates
 from .experts import experts_of
 from .kernels import count_kernels
 from .machine_speed import Rates
+from .merging_cost import sized_layers
 from .predict import Prediction, Predictor
 from .roofline import Roofline
 from .seconds import Seconds
@@ -37,7 +38,8 @@ def timing(predictor: Predictor, rates: Rates | AcceleratorRates) -> Timing:
             merged, plain = prediction.token_counts
             method = prediction.method
             score, select = str(method.get("score", "exact")), str(method.get("select", "highest"))
-            return roofline.seconds(merged, prediction.steps, score, select), roofline.seconds(plain)
+            sized = sized_layers(method, prediction.steps, len(modules.blocks), modules.recurrent)
+            return roofline.seconds(merged, prediction.steps, score, select, sized), roofline.seconds(plain)
 
         return on_accelerator
 

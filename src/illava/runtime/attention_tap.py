@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..compat import eager_attention
 from ..errors import UnsupportedError
-from ..ops.size_bias import biased_mask, with_channels
+from ..ops.size_bias import Shared, biased_mask, with_channels
 
 IMPLEMENTATION = "illava"
 # By this name, modelling code decides whether to pass all packed sequences in one call.
@@ -47,8 +47,17 @@ class AttentionCall(NamedTuple):
 
 Observer = Callable[[AttentionCall], None]
 """Called before the attention."""
-Bias = Callable[[Tensor], Tensor | None]
-"""Key (B, H_kv, k, h) to (B or 1, 1, 1, k) fp32, a bias added to the logits of each key, or None."""
+
+
+class Bias(Protocol):
+    """A bias added to the logits of each key of an attention."""
+
+    @property
+    def shared(self) -> Shared | None:
+        """What layers of this pass with the same bias compute once; None: nothing is shared."""
+
+    def __call__(self, key: Tensor) -> Tensor | None:
+        """For keys (B, H_kv, k, h): (B or 1, 1, 1, k) fp32, or None."""
 
 
 class AttentionTap:
@@ -168,7 +177,8 @@ def _observed_attention(
     if bias is None:
         return tap.attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if tap.takes_channels(query, attention_mask, kwargs.get("is_causal")):
-        wide = with_channels(query, key, value, bias, factor)
+        shared = None if tap.bias is None or torch.compiler.is_compiling() else tap.bias.shared
+        wide = with_channels(query, key, value, bias, factor, shared)
         output, weights = tap.attend(module, *wide, attention_mask, scaling=factor, **kwargs)
         return output[..., : value.shape[-1]], weights
     mask = biased_mask(attention_mask, bias.to(query.dtype), query.shape[2])

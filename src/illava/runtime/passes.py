@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from ..ops.size_bias import Shared
 from .calls import Calls
 from .encoder.run import EncoderRun
 from .hooks import Hooks
@@ -89,6 +90,8 @@ class Pass:
     """Whether the LLM was called."""
     prefill: Prefill | None = None
     """The remaining tokens of the prompt at each layer, which are announced to the cache layers."""
+    channels: Shared = field(default_factory=dict)
+    """Channels of queries, keys and values that layers with the same sizes share."""
     layers: LayerArguments | None = None
     """Provides the arguments of the decoder layers; None if those of the model are unchanged."""
     cache_layers: list[Any] | None = None
@@ -103,6 +106,7 @@ class Pass:
     def forget(self) -> None:
         """Delete what no report needs."""
         self.videos = self.padding = self.encoder_run = self.layers = self.cache_layers = None
+        self.channels = {}
 
 
 class Passes:

@@ -51,6 +51,12 @@ class Engine:
         self.modules = locate(model)
         self.method = self.choose(None, None)
         """The method of requests that choose none."""
+        default = getattr(self.method, "keep", None)
+        if default is not None and default > settings.max_keep:
+            raise InputError(
+                f"requests that choose nothing would keep {default:.3g}, above --max-keep "
+                f"{settings.max_keep:.3g}; give --keep"
+            )
         # What does not fit is refused now, not at the first request.
         _accelerate(model, self.method).remove()
         self.context = int(getattr(self.modules.llm.config, "max_position_embeddings", 0) or 2**31)

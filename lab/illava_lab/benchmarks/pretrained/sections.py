@@ -20,11 +20,11 @@ from illava_lab.benchmarks.pretrained.settings import ALIKE_KEEP, DEEP_KEEPS, KE
 
 TABLE = "rows.csv"
 ORDER = [*IN_ENCODER, *AFTER_ENCODER, "downsample"]
-LOG, STEPS = "illava-best, log", f"{CANDIDATE}, 3 steps"
+BEST, UNSIZED, STEPS = "illava-best", "illava-best, no sizes", f"{CANDIDATE}, 3 steps"
 CHANGES = {
-    "today's preset against the published pattern": ("illava-best", "illava"),
-    "sizes in later attention": (LOG, "illava-best"),
-    "without attention": (CANDIDATE, LOG),
+    "today's preset against the published pattern": (BEST, "illava"),
+    "sizes in later attention": (BEST, UNSIZED),
+    "without attention": (CANDIDATE, BEST),
     "three gentler steps": (STEPS, CANDIDATE),
     "diverse instead of random survivors": (CANDIDATE, "random, fold, log"),
     "ToMe against the three steps": ("tome", STEPS),
@@ -111,7 +111,7 @@ def depths(found: list[Figures]) -> list[str]:
     rows = []
     figures = found[-1]
     blocks = figures.found["settings"]["amounts"]["blocks"]
-    for name in ("illava", "illava-best", LOG, CANDIDATE, "tome"):
+    for name in ("illava", UNSIZED, BEST, CANDIDATE, "tome"):
         for keep in DEEP_KEEPS:
             cells = []
             for block in blocks:

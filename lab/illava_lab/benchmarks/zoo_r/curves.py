@@ -120,11 +120,12 @@ def rule(curves: Mapping[str, Any]) -> dict[str, tuple[tuple[float, float], ...]
     budgets = [(KEEPS[name], curves[f"{BUDGET}: {name}"]["kl"]["value"]) for name in KEEPS]
     points: dict[str, list[tuple[float, float]]] = {
         "BY_KEEP": [*((keep, float(f"{kl:.3g}")) for keep, kl in budgets), (KEEP, float(best)), (1.0, 0.0)],
-        "BY_ENCODER_DEPTH": [((block + 1) / DEPTH, _ratio(curves, BLOCK, block)) for block in BLOCKS],
+        # In the middle of the depths that end at this block: the preset's own is at 1/2.
+        "BY_ENCODER_DEPTH": [((block + 1.5) / DEPTH, _ratio(curves, BLOCK, block)) for block in BLOCKS],
         "BY_ENCODER_SHARE": [(share, _ratio(curves, SHARE, share)) for share in SHARES],
         "BY_LLM_DEPTH": [(layer / LLM_DEPTH, _ratio(curves, LAYER, layer)) for layer in LAYERS],
     }
-    points["BY_ENCODER_DEPTH"].append(((OWN_BLOCK + 1) / DEPTH, 1.0))
+    points["BY_ENCODER_DEPTH"].append(((OWN_BLOCK + 1.5) / DEPTH, 1.0))
     points["BY_ENCODER_SHARE"].append((0.5, 1.0))
     points["BY_LLM_DEPTH"].append((OWN_LAYER / LLM_DEPTH, 1.0))
     return {name: tuple(sorted(some)) for name, some in points.items()}

@@ -18,6 +18,7 @@ from illava.evaluation.metrics import Array, estimate, holm, mean_over_tasks, re
 from illava.evaluation.rows import PLAIN
 from illava.evaluation.store import Line
 from illava.evaluation.summary import escape, number, shared_lines, table
+from illava.planning.equal_time import TOLERANCE
 
 from .choice_figures import SPEEDS, method_and_speed
 
@@ -39,11 +40,15 @@ def measure(
         settings, lines: of a run at equal time.
         groups: task -> group.
 
+    Only rows whose ``speedups`` in the settings are at the speed, like that of the reference, are compared.
     Holm's correction covers all differences of all groups. Bootstrap resamples are clustered by picture.
     """
+    at = {label for label, speedup in settings["speedups"].items() if _is_at(label, speedup)}
     drawn: dict[str, dict[str, list[Array]]] = {}
     for task in settings["tasks"]:
         rows = shared_lines([line for line in lines if line["task"] == task], settings["rows"])
+        if not rows[PLAIN.label]:
+            continue
         clusters = [line["cluster"] or f"#{line['sample']}" for line in rows[PLAIN.label]]
         resamples = resample(clusters, settings["seed"], task, draws)
         for label, some in rows.items():
@@ -60,10 +65,10 @@ def measure(
     tested: dict[tuple[str, str, int], float] = {}
     for group, by_row in means.items():
         for (name, speed), mean in by_row.items():  # type: ignore[misc]
-            entry: Figures = {"kl": float(mean[0])}
+            entry: Figures = {"kl": float(mean[0]) if math.isfinite(mean[0]) else None}
             found.setdefault(group, {}).setdefault(name, {})[str(speed)] = entry
             ours = by_row.get((reference, speed))
-            if name == reference or ours is None:
+            if name == reference or ours is None or not {f"{name} {speed}x", f"{reference} {speed}x"} <= at:
                 continue
             # Rounded, because sums over tasks leave rounding errors where differences are exactly zero.
             more = np.round(mean - ours, 9)
@@ -73,6 +78,11 @@ def measure(
     for (group, name, speed), p in zip(tested, holm(list(tested.values())), strict=True):
         found[group][name][str(speed)]["p"] = p
     return found
+
+
+def _is_at(label: str, speedup: float | None) -> bool:
+    named = method_and_speed(label)
+    return named is not None and speedup is not None and abs(speedup / named[1] - 1) <= TOLERANCE
 
 
 def section(found: Figures, reference: str) -> list[str]:
@@ -92,8 +102,8 @@ def section(found: Figures, reference: str) -> list[str]:
 
 def _table(methods: Figures, reference: str) -> list[str]:
     def rank(name: str) -> tuple[int, float]:
-        kls = [row["kl"] for row in methods[name].values()]
-        return -len(kls), sum(kls) / len(kls)
+        kls = [row["kl"] for row in methods[name].values() if row["kl"] is not None]
+        return -len(kls), sum(kls) / max(1, len(kls))
 
     cells = [
         [

@@ -72,9 +72,9 @@ def text_of(page: Page, found: dict[str, Any], plots: Sequence[str], costs: dict
     opening = (
         f"# {page.title}\n\n"
         f"Written by `python -m illava_lab.benchmarks.zoo_r {what}` from "
-        f"[`{page.figures.name}`]({page.figures}), which `make {page.name}` measures. {page.about} Text "
-        "tasks need characters, position tasks places. candidate-...: `illava_lab/real/candidates.py`; of these "
-        "former is the preset without sizes in attention. "
+        f"[`{page.figures.name}`]({page.figures}), which `make {page.name}` measures. {page.about} "
+        "Text tasks need characters, position tasks places. candidate-...: "
+        "`illava_lab/real/candidates.py`; of these former is the preset without sizes in attention. "
         f"Weights: {found['trained']}. {former.note(figures['rows'])}"
     ).rstrip()
     text = text.removeprefix(TITLE).replace(f"({PLOTS}/", f"({page.plots}/")

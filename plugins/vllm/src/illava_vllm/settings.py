@@ -56,7 +56,9 @@ def method_of(settings: Any) -> Illava:
         raise InputError(f"{KEY}: keep must lie in (0, 1], such as 0.33 or 1/3, got {keep!r}")
     if not isinstance(name, str):
         raise InputError(f"{KEY}: method must be the name of a method, such as {PRESET}, got {name!r}")
-    return in_encoder(make_method(name, share))
+    made = make_method(name, share)
+    # vLLM's attention takes no bias, so a preset has none of its sizes here.
+    return in_encoder(replace(made, proportional=None) if isinstance(made, Illava) else made)
 
 
 def in_encoder(method: Method) -> Illava:
@@ -67,6 +69,8 @@ def in_encoder(method: Method) -> Illava:
         )
     if method.llm_layers or method.llm_keep is not None:
         raise InputError(f"{KEY}: vLLM keeps one number of tokens a request: give llm_layers=[], no llm_keep")
+    if method.proportional is not None:
+        raise InputError(f"{KEY}: vLLM's attention knows no sizes of merged tokens: give proportional=null")
     if method.experimental:
         raise InputError(f"{KEY}: experimental options are not supported: {', '.join(method.experimental)}")
     return replace(method, llm_layers=())

@@ -134,11 +134,13 @@ def column_sums(query: Tensor, key: Tensor, scaling: float, rows: int, factor: f
     return out.sum(1)
 
 
-@triton.jit(do_not_specialize=["queries", "keys", "m_batch", "m_head", "m_row"])
+@triton.jit(do_not_specialize=["queries", "keys", "m_batch", "m_head", "m_row", "b_batch"])
 def _one_row(
-    query, key, last, mask, out, scaling, softcap, heads, group, queries, keys, width,
+    query, key, last, mask, bias, out, scaling, softcap, heads, group, queries, keys, width,
     q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column, m_batch, m_head, m_row, m_column,
-    KIND: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
+    b_batch, b_column,
+    KIND: tl.constexpr, SOFTCAP: tl.constexpr, BIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr,
 ):  # fmt: skip
     """The attention weights of one query row of one head."""
     batch, head = tl.program_id(0) // heads, tl.program_id(0) % heads
@@ -159,6 +161,9 @@ def _one_row(
         if SOFTCAP:
             # c tanh(z / c), as a logistic function.
             logits = softcap * (2.0 / (1.0 + tl.exp(-2.0 * logits / softcap)) - 1.0)
+        if BIAS:
+            added = tl.load(bias + batch.to(tl.int64) * b_batch + at * b_column, mask=inside, other=0.0)
+            logits += added.to(tl.float32)
         if KIND < 2:
             seen = inside & (at <= row + (keys - queries))
             if KIND == 1:
@@ -189,7 +194,13 @@ def _one_row(
 
 
 def row_weights(
-    query: Tensor, key: Tensor, scaling: float, last: Tensor, mask: Tensor | None, softcap: float | None
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    last: Tensor,
+    mask: Tensor | None,
+    softcap: float | None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The weights of one query row of each sequence, (B, H, k) fp32. Arguments as in ``last_row_scores``."""
     batch, heads, queries, width = query.shape
@@ -208,8 +219,9 @@ def row_weights(
     out = torch.empty(batch, heads, keys, dtype=torch.float32, device=query.device)
     with on_device(query):
         _one_row[(batch * heads,)](
-            query, key, last, given, out, scaling, softcap or 1.0, heads, heads // key.shape[1], queries,
-            keys, width, *query.stride(), *key.stride(), *strides,
-            KIND=kind, SOFTCAP=softcap is not None, BLOCK_N=128, BLOCK_H=block(width),
+            query, key, last, given, last if bias is None else bias, out, scaling, softcap or 1.0, heads,
+            heads // key.shape[1], queries, keys, width, *query.stride(), *key.stride(), *strides,
+            *((0, 0) if bias is None else bias.stride()),
+            KIND=kind, SOFTCAP=softcap is not None, BIAS=bias is not None, BLOCK_N=128, BLOCK_H=block(width),
         )  # fmt: skip
     return out

@@ -49,6 +49,10 @@ def _of_attention(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[st
         wanted = last_row_scores(query, key, scale, last, mask)
         found = attention.row_weights(query, key, scale, last, mask, None).mean(1)
         yield "the attention of one query", torch.allclose(found, wanted, atol=TOLERANCE)
+    sizes = torch.arange(2 * UNITS, device=device).view(2, UNITS).float().log1p()
+    wanted = last_row_scores(query, key, scale, last, bias=sizes)
+    found = attention.row_weights(query, key, scale, last, None, None, sizes).mean(1)
+    yield "the attention of one query, with sizes", torch.allclose(found, wanted, atol=TOLERANCE)
 
 
 def _of_steps(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, bool]]:

@@ -22,6 +22,9 @@ from .base import Merged as Merged
 from .base import check_crop as check_crop
 from .base import check_running as check_running
 
+ROOM = 256
+"""Generated tokens for which the table of sizes has room before it is copied."""
+
 
 class MergedLayer(Merged, DynamicLayer):
     """A DynamicLayer that does not receive dropped tokens."""
@@ -57,6 +60,8 @@ class MergedLayer(Merged, DynamicLayer):
         """(B, k) columns of all keys that the last prefill attended to, like :attr:`columns`."""
         self.attended_log_sizes: Tensor | None = None
         """(B, k) fp32: the logarithms of the sizes of all keys that the last pass attended to, or None."""
+        self._room: tuple[Tensor, Tensor] | None = None
+        """``log_sizes``, and a copy of it with zeros behind, for generated tokens."""
 
     def expect(self, expected: Expected) -> None:
         """Announce the remaining tokens of a prefill. A second call before they arrive replaces the first."""
@@ -158,6 +163,8 @@ class MergedLayer(Merged, DynamicLayer):
         for whole in (held, None if expected is None else expected.log_sizes):
             if whole is not None and whole.shape[1] == length:
                 return whole
+        if expected is None and held is not None:
+            return self._with_room(held, length)
         some: Any = expected.log_sizes if expected is not None and held is None else held
         sizes = some.new_zeros(len(some), length)
         if held is not None:
@@ -165,6 +172,13 @@ class MergedLayer(Merged, DynamicLayer):
         if expected is not None and expected.log_sizes is not None:
             sizes[:, length - new :] = expected.log_sizes
         return sizes
+
+    def _with_room(self, held: Tensor, length: int) -> Tensor:
+        """The sizes held, with zeros for generated tokens, of which most steps of decoding make none anew."""
+        if self._room is None or self._room[0] is not held or self._room[1].shape[1] < length:
+            rooms = torch.nn.functional.pad(held, (0, length + ROOM - held.shape[1]))
+            self._room = held, rooms
+        return self._room[1][:, :length]
 
     def key_padding(self, padding: Tensor | None, queries: int) -> Tensor:
         """(B, k) bool over the keys held plus ``queries`` new ones: True for real tokens.
@@ -201,7 +215,7 @@ class MergedLayer(Merged, DynamicLayer):
         self.is_initialized = False
         self.dropped = self.evicted = self.prompt_length = 0
         self.columns = self.expected = self.attended = self.ends = None
-        self.log_sizes = self.attended_log_sizes = None
+        self.log_sizes = self.attended_log_sizes = self._room = None
         self.padded, self.group, self._groups_held = False, (), ()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

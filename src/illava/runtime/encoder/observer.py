@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ...methods.steps import EncoderAttention, EncoderStep
+from ...ops.size_bias import Shared
 from ..attention_tap import AttentionCall, is_flash
 from ..passes import Passes
 from .block_state import Observed
@@ -75,16 +76,20 @@ class SizeBias:
     def __init__(self, index: int, passes: Passes) -> None:
         self.index, self.passes = index, passes
 
+    @property
+    def shared(self) -> Shared | None:
+        """Of the pass; see :class:`~illava.runtime.attention_tap.Bias`."""
+        return None if self.passes.current is None else self.passes.current.channels
+
     def __call__(self, key: Tensor) -> Tensor | None:
         run = self.passes.encoder_run
         if run is None:
             return None
         state = run.block_state()
         if state.size_bias is None:
-            sizes = run.token_sizes(self.index)
-            if sizes is None:
+            state.size_bias = run.token_log_sizes(self.index)
+            if state.size_bias is None:
                 return None
-            state.size_bias = sizes.log()
         count = key.shape[0] * key.shape[2]
         bias, state.size_bias = state.size_bias[:count], state.size_bias[count:]
         if not len(state.size_bias):

@@ -140,16 +140,17 @@ class EncoderRun:
             (self.sizes[at] for at, _, _ in reversed(self.history) if at < block and at in self.sizes), None
         )
 
-    def token_sizes(self, block: int) -> Tensor | None:
-        """(N,) fp32 sizes of the tokens that enter ``block``, class tokens included."""
+    def token_log_sizes(self, block: int) -> Tensor | None:
+        """(N,) fp32 logarithms of the sizes of the tokens that enter ``block``, class tokens included."""
         sizes = self.sizes_before(block)
-        if sizes is None:
-            return None
-        sizes = sizes.repeat_interleave(self.group)
+        return None if sizes is None else self._at(block)(sizes, lambda: self._token_logs(sizes))
+
+    def _token_logs(self, sizes: Tensor) -> Tensor:
+        tokens = sizes.log().repeat_interleave(self.group)
         if not self.prefix:
-            return sizes
-        tiles = sizes.view(len(self.full_lengths), -1)
-        return torch.cat([tiles.new_ones(len(tiles), self.prefix), tiles], 1).flatten()
+            return tokens
+        tiles = tokens.view(len(self.full_lengths), -1)
+        return torch.cat([tiles.new_zeros(len(tiles), self.prefix), tiles], 1).flatten()
 
     def by_unit(self, rows: Tensor, block: int) -> Tensor:
         """(N, ...) rows of all tokens that enter ``block``, class tokens included, to (U, g, ...)."""

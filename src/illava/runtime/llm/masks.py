@@ -143,8 +143,9 @@ def check_biases(modules: LocatedModules, plan: Plan) -> None:
     if plan.llm_size_bias and is_flash(text) and width_with_channels(head_dim) > WIDEST:
         raise UnsupportedError(
             f"flash attention takes heads of at most {WIDEST} channels, and proportional attention adds to "
-            f"this LLM's {head_dim}: load the model with attn_implementation='sdpa', or use "
-            "proportional='encoder'"
+            f"this LLM's {head_dim}: load the model with attn_implementation='sdpa', or use a method with "
+            "proportional='encoder', such as dataclasses.replace(illava.Illava.best(1 / 3), "
+            "proportional='encoder')"
         )
     if plan.llm_size_bias and any(modules.recurrent):
         raise UnsupportedError(

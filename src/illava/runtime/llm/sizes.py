@@ -15,6 +15,7 @@ from torch import Tensor
 from ...errors import UnsupportedError
 from ...models.located import LocatedModules
 from ...ops.masks import places_of
+from ...ops.size_bias import Shared
 from ...ops.transfers import upload
 from ..encoder.run import EncoderRun
 from ..passes import Passes
@@ -104,6 +105,11 @@ class LlmSizeBias:
 
     def __init__(self, index: int, passes: Passes) -> None:
         self.index, self.passes = index, passes
+
+    @property
+    def shared(self) -> Shared | None:
+        """Of the pass; see :class:`~illava.runtime.attention_tap.Bias`."""
+        return None if self.passes.current is None else self.passes.current.channels
 
     def __call__(self, key: Tensor) -> Tensor | None:
         current = self.passes.current
