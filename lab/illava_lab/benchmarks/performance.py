@@ -12,6 +12,7 @@ from typing import Any
 
 from illava.evaluation.summary import table
 from illava.io.files import replacing
+from illava_lab.benchmarks import former
 from illava_lab.benchmarks import performance_sections as sections
 from illava_lab.benchmarks.gpu.section import section as graphics_card
 from illava_lab.benchmarks.performance_sections import ends, name
@@ -81,12 +82,23 @@ def head(found: Found) -> Iterator[str]:
         "--device-rates` predicts less speed-up, or none ([Planning](planning.md#on-an-accelerator))."
     )
     yield ""
+    if then := former.note(presets(found)):
+        yield then.replace("`illava-best`", "`keep=1/3` and `keep=1/9`, `Illava.best`,", 1)
+        yield ""
     if found["versus_openvino"]:
         yield against(found["versus_openvino"][-1])
         yield ""
     rows = sorted(targets(found), key=lambda row: VERDICTS.index(row[-1]))
     yield from table(["target", "wanted", "measured", ""], rows)
     yield ""
+
+
+def presets(found: Found) -> Iterator[Mapping[str, Any]]:
+    """The rows of the preset among the speeds, as :mod:`~illava_lab.benchmarks.former` reads them."""
+    for run in found["speed"]:
+        for row in run["rows"]:
+            if row["name"].startswith("keep="):
+                yield {"method": "illava-best", "options": row["method"]}
 
 
 def machines(found: Found) -> str:

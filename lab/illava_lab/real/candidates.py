@@ -1,4 +1,4 @@
-"""Candidates for the preset, each ``Illava.best`` with parts replaced, at zoo/R's depths.
+"""Candidates for the preset, at zoo/R's depths.
 
 What differs is what docs/pretrained.md found to matter in a pretrained encoder, of which zoo/R's is the
 first nine blocks: how many steps, and where; what chooses beside distance; whether later attention knows how
@@ -26,15 +26,16 @@ BY_DISTANCE: Mapping[str, Any] = {"encoder_score": "none"}
 def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
     """Methods by name, at the budget ``keep``. A number such as 468 lists the encoder blocks of the steps.
 
-    candidate-former is ``Illava.best`` whose attention does not know how many patches a token stands for: the
-    preset until ``make zoo-r-choice`` chose the one of today, which its page calls candidate-log. The others
-    merge at other blocks of the encoder and not in the LLM, so that the whole LLM has few tokens, unless they
-    end in -llm: those also have a mild step at a third of the LLM. In the encoder, they select by
+    candidate-log has one step in the middle of the encoder and one in the middle of the LLM, and
+    candidate-former is the same whose attention does not know how many patches a token stands for: the preset
+    before. The others merge at other blocks of the encoder and not in the LLM, so that the whole LLM has few
+    tokens, unless they end in -llm: those also have a mild step at a third of the LLM. In the encoder, they
+    select by
 
     - size times distance: candidate-encoder, at blocks 2, 4 and 6, and candidate-size-...;
     - distance alone, coverage alone, or attention times distance: as they are called.
     """
-    best = Illava.best(keep)
+    best = replace(Illava.best(keep), where="middle", encoder_share=0.5)
 
     def alone(blocks: tuple[int, ...], **changes: Any) -> Illava:
         given = {"encoder_share": 1.0, "llm_layers": (), "experimental": BY_DISTANCE, **changes}
@@ -44,6 +45,7 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
     by_size: dict[str, Any] = {"experimental": {"encoder_score": "size"}}
     return {
         "candidate-former": replace(best, proportional=None),
+        "candidate-log": best,
         # "exact" as in docs/zoo-r.md, whose runs thus go on; no attention is observed.
         "candidate-encoder": alone(EVEN, score="exact", **by_size),
         "candidate-size-468": alone(LATE, **by_size),

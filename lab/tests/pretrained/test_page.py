@@ -123,7 +123,7 @@ def test_the_sentences_follow_the_answers(found):
     def swap(results):
         for label, readings in results["answers"].items():
             name = results["rows"].get(label, {"name": "plain"})["name"]
-            if name in ("illava", "illava-best"):
+            if name in ("illava", "attention, fold, log"):
                 bits = readings["boards"][""]
                 readings["boards"][""] = ("1" if name == "illava" else "0") * len(bits)
 
@@ -153,7 +153,7 @@ def test_boards_are_drawn_as_wholes():
 def test_depths_and_budgets_of_the_page(found):
     shown = tables(page.page(found))
     for keep in DEEP_KEEPS:
-        assert len(shown[f"illava-best, {keep}"]) == len(AMOUNTS[found[-1].side].blocks)
+        assert len(shown[f"attention, fold, log, {keep}"]) == len(AMOUNTS[found[-1].side].blocks)
     with pytest.raises(KeyError, match="illava 1/7 was not measured at 224 px"):
         found[0].at("illava", "1/7")
 

@@ -41,7 +41,7 @@ def test_the_presets_own_places_are_those_of_the_model() -> None:
         vision_feature_layer=-1,
     )
     plan = Illava.best(curves.KEEP).plan(skeleton(config))
-    assert [*plan.encoder] == [curves.OWN_BLOCK]
+    assert tuple(plan.encoder) == curves.OWN_BLOCKS
     assert [*plan.llm] == [curves.OWN_LAYER]
     assert len(set(curves.labelled().values())) == len(curves.labelled())
 

@@ -16,12 +16,12 @@ from .checks import check_choice, check_count, check_layer_exists, check_layers,
 from .experimental import DEFAULTS, Experimental
 from .merge_step import SELECTS, MergeStep, Select
 from .option_rules import check_stage, check_together
-from .schedules import Shares, middle, published, to_budget
+from .schedules import Shares, late, middle, published, to_budget
 from .single_patches import PatchStep, groups_of
 from .steps import Plan
 
 Keep = float | tuple[float, ...]
-Where = Literal["published", "middle"]
+Where = Literal["published", "middle", "late"]
 WHERE: tuple[str, ...] = get_args(Where)
 Proportional = Literal["encoder", "llm", "both"]
 PROPORTIONAL: tuple[str, ...] = get_args(Proportional)
@@ -57,10 +57,11 @@ class Illava(Method):
             repeatedly the unit with the largest product of score and gain in the similarity of all units to
             the selected one most similar to them. "lowest" and "random" are controls.
         similarity: between dropped units and survivors: "dot" (published), or "cosine".
-        where: the layers used where ``encoder_layers`` or ``llm_layers`` is None: the "published" ones, or
+        where: the layers used where ``encoder_layers`` or ``llm_layers`` is None: the "published" ones;
             "middle": one step in each stage, at block depth // 2 - 1 of the encoder (the nearest without
             windows) and before layer depth // 2 of the LLM (the nearest after a layer that attends to the
-            whole prompt).
+            whole prompt); or "late": three in the encoder, after 5/9, 7/9 and all of its blocks, and the
+            same one in the LLM.
         encoder_share: the encoder's share of the reduction to a budget, in [0, 1] on a logarithmic scale: at
             keep=1/9, 0.5 leaves 1/3 after the encoder. None: as in the schedule.
         proportional: where attention knows how many units were merged into one: the logarithm of that number
@@ -170,20 +171,20 @@ class Illava(Method):
     def best(cls, keep: float) -> Illava:
         """The preset "illava-best": the settings that performed best on the shipped models, not in the paper.
 
-        One step in the middle of the encoder and one in the middle of the LLM, each with half of the
-        reduction on a logarithmic scale (1/9: to 1/3, then to 1/9). Both select first the highest-scored
-        unit, then repeatedly the one with the largest product of score and distance to those selected.
-        Scores are the published ones, the encoder's from 256 query rows. Every dropped unit is merged into
-        its most similar survivor, as a mean weighted by size, and later attention knows the sizes.
-        docs/ablations.md measures each part, docs/zoo-r-choice.md the last one.
+        Three steps in the second half of the encoder, with three quarters of the reduction on a logarithmic
+        scale, and one in the middle of the LLM (1/9: to 0.58, 0.33, 0.19, then 0.11). All select first the
+        highest-scored unit, then repeatedly the one with the largest product of score and distance to those
+        selected. Scores are the published ones, the encoder's from 256 query rows. Every dropped unit is
+        merged into its most similar survivor, as a mean weighted by size, and later attention knows the
+        sizes. docs/zoo-r-choice.md says how it was chosen.
 
         Args:
             keep: share of all visual tokens left at the end, in (0, 1].
         """
         return cls(
             keep=keep,
-            where="middle",
-            encoder_share=0.5,
+            where="late",
+            encoder_share=0.75,
             select="diverse",
             reduce="fold",
             similarity="cosine",
@@ -217,7 +218,7 @@ class Illava(Method):
         return cls(keep=keep, experimental={**options, "placement": "first"})
 
     def plan(self, modules: LocatedModules) -> Plan:
-        known = middle(modules) if self.where == "middle" else published(modules)
+        known = {"published": published, "middle": middle, "late": late}[self.where](modules)
         encoder = self._stage("encoder", len(modules.blocks), known[0])
         llm = self._stage("llm", len(modules.layers), known[1])
         first = min(llm, default=len(modules.layers))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ..models.located import LocatedModules, feature_blocks, rescale
 
 Shares = dict[int, float]
 """Layer -> share that its step keeps of the units that enter it."""
+LATE = (5 / 9, 7 / 9, 1.0)
+"""Shares of the encoder's depth after which the steps of :func:`late` come."""
 
 
 def published(modules: LocatedModules) -> tuple[Shares, Shares]:
@@ -41,18 +44,36 @@ def middle(modules: LocatedModules, encoder: float = 0.5, llm: float = 0.5) -> t
     Args:
         encoder, llm: relative depth of the two steps.
     """
-    depth, layers = len(modules.blocks), len(modules.layers)
-    last, at = max(0, int(depth * encoder) - 1), int(layers * llm)
+    return _at_blocks(modules, [max(0, int(len(modules.blocks) * encoder) - 1)]), _at_layer(modules, llm)
+
+
+def late(modules: LocatedModules, llm: float = 0.5) -> tuple[Shares, Shares]:
+    """Three steps in the second half of the encoder and one in the LLM, each keeping half.
+
+    They come after :data:`LATE` of the blocks up to the first whose output the projector receives, at the
+    nearest blocks without windows, and before the layer of :func:`middle`.
+    """
+    depth = feature_blocks(modules)[0] + 1 if len(modules.blocks) else 0
+    return _at_blocks(modules, [round(depth * share) - 1 for share in LATE]), _at_layer(modules, llm)
+
+
+def _at_blocks(modules: LocatedModules, wanted: Sequence[int]) -> Shares:
+    depth = len(modules.blocks)
+    if not depth:
+        return {}
     blocks = modules.tower.full_attention_blocks(modules.config.vision_config) or tuple(range(depth))
     seen = feature_blocks(modules)[0]
     blocks = tuple(block for block in blocks if block <= seen) or blocks[:1]
-    block = min(blocks, key=lambda b: (abs(b - last), b), default=0)
-    encoder_steps = {block: 0.5} if blocks else {}
+    return dict.fromkeys(sorted({min(blocks, key=lambda b: (abs(b - at), b)) for at in wanted}), 0.5)
+
+
+def _at_layer(modules: LocatedModules, depth: float) -> Shares:
+    layers = len(modules.layers)
     first = modules.family.first_llm_layer(modules.config)
     after = [k for k in _after_full_layers(modules) or range(1, layers) if k >= first]
     if any(modules.recurrent) or not after:
-        return encoder_steps, {}
-    return encoder_steps, {min(after, key=lambda k: (abs(k - at), k)): 0.5}
+        return {}
+    return {min(after, key=lambda k: (abs(k - int(layers * depth)), k)): 0.5}
 
 
 def to_budget(keep: float, encoder: Shares, llm: Shares, encoder_share: float | None) -> list[float]:

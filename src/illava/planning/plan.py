@@ -1,8 +1,9 @@
 """Chooses a schedule for a target: a budget of tokens or bytes, a speed-up, or a time to the first token.
 
-Candidates have one step in each stage. For every candidate the planner predicts the cost on the given model
-(:mod:`illava.planning.predict`) and the divergence from the plain model (:mod:`illava.planning.sensitivity`).
-Of all candidates that reach the target it chooses the schedule with the lowest predicted divergence.
+Candidates have the preset's three late steps in the encoder, or one at another depth, and one step in the
+LLM. For every candidate the planner predicts the cost on the given model (:mod:`illava.planning.predict`) and
+the divergence from the plain model (:mod:`illava.planning.sensitivity`). Of all candidates that reach the
+target it chooses the schedule with the lowest predicted divergence.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..methods import Illava
-from ..methods.schedules import middle
+from ..methods.schedules import Shares, late, middle
 from ..models.layout import workload
 from ..models.located import LocatedModules
 from ..models.workload import Size, Workload
@@ -30,12 +31,13 @@ from .verdict import judged
 
 THOUSANDTHS = range(28, 1000)
 """Budgets to try if ``keep`` is no target, from 1/36 on. Below 1/18 the divergence is extrapolated."""
-ENCODER_DEPTHS = (2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
+ENCODER_DEPTHS = (None, 2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
+"""None: the preset's three late steps."""
 LLM_DEPTHS = (2 / 3, 1 / 2)
 """An earlier step has seventeen times the divergence and saves little."""
 HARDLY = 1.01
 """How much farther from unreachable targets a schedule may be to diverge less."""
-ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.8, 1.0)
+ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.75, 0.85, 1.0)
 
 
 def plan(
@@ -116,7 +118,7 @@ def _search(
         found = [_candidate(predictor, keep, placement, times) for placement in _placements(modules, keep)]
         if len(targets) == 1:
             chosen = _candidate(predictor, keep, PRESET, times)
-            reason = "the preset illava-best: halfway through both stages, the best schedule measured"
+            reason = "the preset illava-best"
             return Recommendation(chosen, targets, True, reason, _alternatives(chosen, found)), found
     else:
         found = [_candidate(predictor, 1.0, PRESET, times)]
@@ -208,7 +210,7 @@ def _placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
     seen = set()
     for llm in LLM_DEPTHS:
         for encoder in ENCODER_DEPTHS:
-            blocks, layers = middle(modules, encoder, llm)
+            blocks, layers = _layers(modules, encoder, llm)
             shares = ENCODER_SHARES if layers else (1.0,)
             for share in shares:
                 key = (tuple(blocks) if share else (), tuple(layers) if share < 1 else (), share)
@@ -222,7 +224,7 @@ def method_at(modules: LocatedModules, keep: float, placement: Placement) -> Ill
     method = Illava.best(keep)
     if placement == PRESET or keep == 1:
         return method
-    blocks, layers = middle(modules, placement.encoder, placement.llm)
+    blocks, layers = _layers(modules, placement.encoder, placement.llm)
     return replace(
         method,
         encoder_layers=tuple(blocks) if placement.encoder_share else (),
@@ -231,10 +233,14 @@ def method_at(modules: LocatedModules, keep: float, placement: Placement) -> Ill
     )
 
 
+def _layers(modules: LocatedModules, encoder: float | None, llm: float) -> tuple[Shares, Shares]:
+    return late(modules, llm) if encoder is None else middle(modules, encoder, llm)
+
+
 def _candidate(predictor: Predictor, keep: float, placement: Placement, times: Timing | None) -> Candidate:
     modules = predictor.modules
     method = method_at(modules, keep, placement)
-    if not middle(modules, placement.encoder, placement.llm)[1]:
+    if not _layers(modules, placement.encoder, placement.llm)[1]:
         # Without an LLM layer to merge before, the encoder does the whole reduction.
         placement = replace(placement, encoder_share=1.0)
     prediction = predictor.of(method)
@@ -254,11 +260,12 @@ def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | Ac
         reason += "; predictions are less accurate for small models: measure with illava bench"
     if not found.met or one.placement.measured or not one.prediction.steps:
         return reason
-    if not middle(modules)[1]:
+    if not late(modules)[1]:
         return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"
     placement = one.placement
+    where = "late" if placement.encoder is None else f"after {placement.encoder:.0%} of its blocks"
     return (
-        f"{reason}. The encoder merges after {placement.encoder:.0%} of its blocks and does "
-        f"{placement.encoder_share:.0%} of the reduction: earlier, or more, than the toy models tolerated "
-        "without a significant loss; calibrate on your own images"
+        f"{reason}. The encoder merges {where} and does {placement.encoder_share:.0%} of the reduction, the "
+        f"LLM merges after {placement.llm:.0%} of its layers: zoo/R's first token then moved significantly "
+        "farther from the plain model's than with the preset; calibrate on your own images"
     )

@@ -111,7 +111,10 @@ def best(figures: Figures, keep: str, group: str, reading: str) -> str:
 def verdicts(found: list[Figures]) -> list[str]:
     """Sentences on the library's own methods and on the smaller picture."""
     lines = []
-    for name, what in (("illava-best", "Today's preset"), ("illava", "The published pattern")):
+    for name, what in (
+        ("attention, fold, log", "One step by attention and distance"),
+        ("illava", "The published pattern"),
+    ):
         cells = []
         for figures in found:
             label = figures.at(name, "1/9")

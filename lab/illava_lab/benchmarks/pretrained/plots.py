@@ -22,7 +22,7 @@ def against_time(figures: Figures, path: Path) -> None:
     for label, row in figures.found["rows"].items():
         if row["block"] is None:
             points.append(_point(figures, label, row["name"]))
-    draw(points, path, f"{figures.side} px", TIME, READ, reference="illava-best")
+    draw(points, path, f"{figures.side} px", TIME, READ, reference="attention, fold, log")
 
 
 def _point(figures: Figures, label: str, name: str) -> Point:

@@ -54,8 +54,8 @@ def _even(keep: float, **options: Any) -> illava.Illava:
 MIDDLE: dict[str, Any] = {"where": "middle"}
 IN_ENCODER: dict[str, tuple[Callable[[float], Method], bool]] = {
     "illava": (_illava, False),
-    "illava-best, no sizes": (partial(_illava, **MIDDLE, **FOLD), True),
-    "illava-best": (partial(_illava, **MIDDLE, **FOLD, **LOG), True),
+    "attention, fold": (partial(_illava, **MIDDLE, **FOLD), True),
+    "attention, fold, log": (partial(_illava, **MIDDLE, **FOLD, **LOG), True),
     CANDIDATE: (partial(_even, **MIDDLE), True),
     f"{CANDIDATE}, 3 steps": (partial(_even, encoder_layers=(4, 6, 8)), True),
     "random, fold, log": (
@@ -76,17 +76,17 @@ AFTER_ENCODER: dict[str, Callable[[float], Method]] = {
 }
 DEEP: dict[str, tuple[Callable[..., Method], bool]] = {
     "illava": (_illava, False),
-    "illava-best, no sizes": (partial(_illava, **FOLD), True),
-    "illava-best": (partial(_illava, **FOLD, **LOG), True),
+    "attention, fold": (partial(_illava, **FOLD), True),
+    "attention, fold, log": (partial(_illava, **FOLD, **LOG), True),
     CANDIDATE: (_even, True),
 }
 """Rules of single steps, by name: from a budget and ``encoder_layers`` to the method."""
 RULES = {
     "illava": "published blocks scaled to the depth; highest attention received; recycled",
-    "illava-best, no sizes": (
+    "attention, fold": (
         "block 5; attention times distance; dropped patches merged into the most similar survivor"
     ),
-    "illava-best": "the same; later blocks add the logarithm of the sizes to the attention",
+    "attention, fold, log": "the same; later blocks add the logarithm of the sizes to the attention",
     CANDIDATE: "block 5; distance alone, no attention; merged, log of the sizes",
     f"{CANDIDATE}, 3 steps": "the same at blocks 4, 6 and 8",
     "random, fold, log": "block 5; random survivors; merged, log of the sizes. A control",

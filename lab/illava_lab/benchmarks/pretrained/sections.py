@@ -20,11 +20,11 @@ from illava_lab.benchmarks.pretrained.settings import ALIKE_KEEP, DEEP_KEEPS, KE
 
 TABLE = "rows.csv"
 ORDER = [*IN_ENCODER, *AFTER_ENCODER, "downsample"]
-BEST, UNSIZED, STEPS = "illava-best", "illava-best, no sizes", f"{CANDIDATE}, 3 steps"
+SIZED, UNSIZED, STEPS = "attention, fold, log", "attention, fold", f"{CANDIDATE}, 3 steps"
 CHANGES = {
-    "today's preset against the published pattern": (BEST, "illava"),
-    "sizes in later attention": (BEST, UNSIZED),
-    "without attention": (CANDIDATE, BEST),
+    "one step, selected and merged otherwise, against the published pattern": (SIZED, "illava"),
+    "sizes in later attention": (SIZED, UNSIZED),
+    "without attention": (CANDIDATE, SIZED),
     "three gentler steps": (STEPS, CANDIDATE),
     "diverse instead of random survivors": (CANDIDATE, "random, fold, log"),
     "ToMe against the three steps": ("tome", STEPS),
@@ -111,7 +111,7 @@ def depths(found: list[Figures]) -> list[str]:
     rows = []
     figures = found[-1]
     blocks = figures.found["settings"]["amounts"]["blocks"]
-    for name in ("illava", UNSIZED, BEST, CANDIDATE, "tome"):
+    for name in ("illava", UNSIZED, SIZED, CANDIDATE, "tome"):
         for keep in DEEP_KEEPS:
             cells = []
             for block in blocks:

@@ -29,15 +29,15 @@ from .alone import MODEL, OPTIONS, trained
 KEEP = 1 / 9
 REFERENCE = "preset"
 KEEPS = {"1/2": 1 / 2, "1/3": 1 / 3, "1/6": 1 / 6, "1/18": 1 / 18}
-DEPTH, BLOCKS, OWN_BLOCK = 9, (0, 1, 2, 5, 7), 3
-"""The number of encoder blocks; those (0-based) that have the step instead of the preset's own."""
+DEPTH, BLOCKS, OWN_BLOCKS = 9, (0, 1, 2, 3, 5, 7), (4, 6, 8)
+"""The number of encoder blocks; those (0-based) that have the only step instead of the preset's three."""
 LLM_DEPTH, LAYERS, OWN_LAYER = 30, (5, 10, 20, 25), 15
 """The number of LLM layers; those (0-based) before which the step is instead of the preset's own."""
-SHARES = (0.0, 0.25, 0.75, 1.0)
-"""Of the reduction, on a logarithmic scale, in the encoder; the preset's is a half."""
+SHARES = (0.0, 0.25, 0.5, 1.0)
+"""Of the reduction, on a logarithmic scale, in the encoder; the preset's is 0.75."""
 BUDGET, BLOCK, SHARE, LAYER = (
     "budget",
-    "encoder block of the step",
+    "encoder block of the only step",
     "share of the reduction in the encoder",
     "LLM layer of the step",
 )
@@ -120,13 +120,12 @@ def rule(curves: Mapping[str, Any]) -> dict[str, tuple[tuple[float, float], ...]
     budgets = [(KEEPS[name], curves[f"{BUDGET}: {name}"]["kl"]["value"]) for name in KEEPS]
     points: dict[str, list[tuple[float, float]]] = {
         "BY_KEEP": [*((keep, float(f"{kl:.3g}")) for keep, kl in budgets), (KEEP, float(best)), (1.0, 0.0)],
-        # In the middle of the depths that end at this block: the preset's own is at 1/2.
+        # In the middle of the depths that the planner takes to this block.
         "BY_ENCODER_DEPTH": [((block + 1.5) / DEPTH, _ratio(curves, BLOCK, block)) for block in BLOCKS],
         "BY_ENCODER_SHARE": [(share, _ratio(curves, SHARE, share)) for share in SHARES],
         "BY_LLM_DEPTH": [(layer / LLM_DEPTH, _ratio(curves, LAYER, layer)) for layer in LAYERS],
     }
-    points["BY_ENCODER_DEPTH"].append(((OWN_BLOCK + 1.5) / DEPTH, 1.0))
-    points["BY_ENCODER_SHARE"].append((0.5, 1.0))
+    points["BY_ENCODER_SHARE"].append((0.75, 1.0))
     points["BY_LLM_DEPTH"].append((OWN_LAYER / LLM_DEPTH, 1.0))
     return {name: tuple(sorted(some)) for name, some in points.items()}
 
@@ -148,8 +147,9 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         "Written by `make zoo-r-curves`, which measures it. On [zoo/R](zoo-r.md) at 448 pixels, with "
         f"{DEPTH} encoder blocks and {LLM_DEPTH} LLM layers, one thing is changed in `Illava.best` at 1/9, "
-        f"whose steps are at encoder block {OWN_BLOCK} and before LLM layer {OWN_LAYER} (0-based), with half "
-        "of the reduction, on a logarithmic scale, in each. *KL*: divergence of the first token's "
+        f"whose steps are at encoder blocks {', '.join(map(str, OWN_BLOCKS))} and before LLM layer "
+        f"{OWN_LAYER} (0-based), with three quarters of the reduction, on a logarithmic scale, in the "
+        "encoder. *KL*: divergence of the first token's "
         f"distribution from the plain model's, in nats, the mean over {len(found['tasks'])} tasks; *of the "
         "preset's*: divided by that of `Illava.best` as it is, paired. In brackets 95 % intervals. The "
         "[planner](planning.md#the-rule) ranks schedules by these figures.",
