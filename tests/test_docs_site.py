@@ -23,7 +23,7 @@ def test_notebook() -> None:
             assert cell["execution_count"] is None
             exec("".join(cell["source"]), names)
     assert names["report"].final_tokens == 16
-    assert len(names["report"].traces) == 2
+    assert len(names["report"].traces) == 4
     assert names["sheet"].width > 1000
     assert names["chart"].width > 500
 

@@ -54,6 +54,7 @@ def launch_all(dtype: torch.dtype) -> None:
         query = torch.empty(1, 600, 16, width, dtype=dtype).transpose(1, 2)
         key = torch.empty(1, 600, 4, width, dtype=dtype).transpose(1, 2)
         attention.column_sums(query, key, 0.1, 256, 1.0)
+        attention.column_sums(query, key, 0.1, 256, 1.0, torch.ones(1, 600))
     last, mask = torch.zeros(1, dtype=torch.int64), torch.ones(1, 600, dtype=torch.bool)
     for given in (
         None,

@@ -106,21 +106,23 @@ def test_a_smaller_picture_goes_with_a_method_of_the_llm():
 @torch.no_grad()
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("keep", [1 / 3, 1 / 9])
-def test_the_preset_halves_both_stages_on_every_family(name, keep):
+def test_the_preset_has_late_steps_and_its_budget_on_every_family(name, keep):
     model = tiny_model(name)
     method = presets()["illava-best"](keep)
     assert method == illava.Illava.best(keep=keep)
     modules = locate(model)
     plan = method.plan(modules)
-    (block,) = plan.encoder
     read = getattr(model.config, "vision_feature_layer", -1)
     last = min(f % (len(modules.blocks) + 1) for f in ([read] if isinstance(read, int) else read))
-    assert block < last
-    assert block == 1 or model.config.model_type in ("qwen2_5_vl", "vipllava")
-    shares = [step.share for step in (*plan.encoder.values(), *plan.llm.values())]
-    assert math.prod(shares) == pytest.approx(keep)
-    if plan.llm:
-        assert shares == pytest.approx([keep**0.5] * 2)
+    whole = modules.tower.full_attention_blocks(modules.config.vision_config)
+    # Five blocks: after 5/9, 7/9 and all of those that the LLM sees, but not with windows.
+    wanted = {round(last * share) - 1 for share in (5 / 9, 7 / 9, 1)}
+    assert set(plan.encoder) == (wanted if not whole else set(plan.encoder) & set(whole))
+    encoder, llm = ([step.share for step in steps.values()] for steps in (plan.encoder, plan.llm))
+    assert math.prod(encoder + llm) == pytest.approx(keep)
+    if llm:
+        assert math.prod(encoder) == pytest.approx(keep**0.75)
+        assert encoder == pytest.approx([encoder[0]] * len(encoder))
     else:
         assert any(modules.recurrent)
     inputs = prompt(model, [([5, 6, 7], pictures(model, 1))])

@@ -19,17 +19,18 @@ from ..tiny import tiny_model
 
 SAVED = Path(__file__).parent / "saved_by_0_1"
 SCHEDULES = json.loads((SAVED / "schedules.json").read_text())
+THEN = {"where": "middle", "proportional": None}
 TODAY = {
     "published": illava.Illava(),
     "budget": illava.Illava(keep=1 / 9),
-    # The preset of then.
-    "best": dataclasses.replace(illava.Illava.best(1 / 9), proportional=None),
+    # The presets of then.
+    "best": dataclasses.replace(illava.Illava.best(1 / 9), **THEN, encoder_share=0.5),
     "best-layers": dataclasses.replace(
         illava.Illava.best(1 / 3),
         encoder_layers=(1,),
         llm_layers=(3,),
         encoder_share=0.35,
-        proportional=None,
+        **THEN,
     ),
     "layers": illava.Illava(
         encoder_layers=(1, 3), encoder_keep=(0.8, 0.9), llm_layers=(2,), llm_keep=0.7, reduce="weighted"

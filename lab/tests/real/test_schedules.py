@@ -46,7 +46,10 @@ def test_candidates_keep_the_budget_of_the_preset() -> None:
     assert len(found) <= 12
     for name, method in found.items():
         assert method.keep == 1 / 9
-        with_llm = {"candidate-former": (0.5, None), **dict.fromkeys(WITH_MILD_STEP, (0.75, (10,)))}
+        with_llm = {
+            **dict.fromkeys(("candidate-former", "candidate-log"), (0.5, None)),
+            **dict.fromkeys(WITH_MILD_STEP, (0.75, (10,))),
+        }
         assert (method.encoder_share, method.llm_layers) == with_llm.get(name, (1.0, ()))
         assert method.proportional == (None if name == "candidate-former" else "both")
     assert len(set(found.values())) == len(found)

@@ -15,7 +15,6 @@ from torch import Tensor
 from . import kernels
 from .masks import places_of
 from .precision import full_precision
-from .size_bias import query_and_key_with_channels, width_with_channels
 
 Score = Literal["exact", "sampled"]
 SCORES: tuple[str, ...] = get_args(Score)
@@ -54,10 +53,10 @@ def column_scores(
         raise ValueError(f"score must be one of {', '.join(SCORES)}, got {score!r}")
     batch, heads, n, width = query.shape
     count = min(n, SAMPLED_ROWS) if score == "sampled" else n
-    if (given := _for_kernels(query, key, scaling, bias)) is not None:
+    if kernels.suits_attention(query, key):
         from .kernels.attention import column_sums
 
-        return column_sums(*given, scaling, count, times / (heads * count))
+        return column_sums(query, key, scaling, count, times / (heads * count), bias)
     if count < n:
         # Integer arithmetic: a float linspace would follow the default dtype.
         query = query[:, :, torch.arange(0, count * n, n, device=query.device) // count]
@@ -79,19 +78,6 @@ def column_scores(
     total = torch.cat(sums) if len(sums) > 1 else sums[0]
     total = total.reshape(batch, -1, n).sum(1)
     return total * (times / (heads * count))
-
-
-def _for_kernels(
-    query: Tensor, key: Tensor, scaling: float, bias: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """Queries and keys for the kernels, a bias in further channels; None if the kernels are not used."""
-    if not kernels.suits_attention(query, key):
-        return None
-    if bias is None:
-        return query, key
-    if width_with_channels(query.shape[-1]) > kernels.MAX_HEAD_WIDTH:
-        return None
-    return query_and_key_with_channels(query, key, bias[:, None, None], scaling)
 
 
 def _plus(logits: Tensor, bias: Tensor | None) -> Tensor:

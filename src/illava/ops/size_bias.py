@@ -31,16 +31,24 @@ def with_channels(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values whose attention has ``bias`` added to the logits of each key.
 
-    All three tensors are padded with zeros to the same width, as the kernels require.
+    Two channels carry the bias: in bfloat16 a single one would round log(9) by 0.005, and the second one
+    holds the remainder. The value in the queries is a power of two, which is exact in every dtype. All three
+    tensors are padded with zeros to the same width, as the kernels require.
 
     Args:
-        query, key, bias, scaling, shared: as for :func:`query_and_key_with_channels`.
+        query: (B, H, q, h), any floating dtype.
+        key: (B, H_kv, k, h).
         value: (B, H_kv, k, h'), h' <= h.
+        bias: (B or 1, 1, 1, k) fp32.
+        scaling: factor on the dot products, which the attention must be given: its default would follow the
+            new width.
+        shared: a dictionary that layers with the same bias share, so that each of them only launches the
+            concatenations; nothing in it may outlive a change of the bias in place.
 
-    Returns (B, H, q, w), (B, H_kv, k, w) and (B, H_kv, k, w). The output of the attention has to be cut to
-    its first h' channels.
+    Returns (B, H, q, w), (B, H_kv, k, w) and (B, H_kv, k, w), w the smallest multiple of 8 that is at least
+    h + 2. The output of the attention has to be cut to its first h' channels.
     """
-    query, key = query_and_key_with_channels(query, key, bias, scaling, shared)
+    query, key = _query_and_key(query, key, bias, scaling, shared)
     missing = query.shape[-1] - value.shape[-1]
     (zeros,) = _once(
         shared, ("zeros", missing, value.dtype, value.device), lambda: (value.new_zeros(1, 1, 1, missing),)
@@ -48,25 +56,9 @@ def with_channels(
     return query, key, _beside(value, zeros)
 
 
-def query_and_key_with_channels(
+def _query_and_key(
     query: Tensor, key: Tensor, bias: Tensor, scaling: float, shared: Shared | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Queries and keys whose logits have ``bias`` added.
-
-    Two channels carry the bias: in bfloat16 a single one would round log(9) by 0.005, and the second one
-    holds the remainder. The value in the queries is a power of two, which is exact in every dtype.
-
-    Args:
-        query: (B, H, q, h), any floating dtype.
-        key: (B, H_kv, k, h).
-        bias: (B or 1, 1, 1, k) fp32.
-        scaling: factor on the dot products, which the attention must be given: its default would follow the
-            new width.
-        shared: a dictionary that layers with the same bias share, so that each of them only launches the
-            concatenations; nothing in it may outlive a change of the bias in place.
-
-    Returns (B, H, q, w) and (B, H_kv, k, w), w the smallest multiple of 8 that is at least h + 2.
-    """
     extra = width_with_channels(query.shape[-1]) - query.shape[-1]
     constant = 2.0 ** round(-math.log2(scaling))
     kind = (scaling, extra, key.dtype, key.device)

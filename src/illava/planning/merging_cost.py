@@ -29,7 +29,7 @@ beside its steps. It marks and drops placeholders, and makes masks and positions
 KERNELS_PER_SIZED_LAYER = 4
 """Attention that knows sizes concatenates channels to queries, keys and values, and copies what it cuts from
 its output (tests/kernels/test_launches.py)."""
-KERNELS_OF_SIZES = 70
+KERNELS_OF_SIZES = 90
 """Further ones of a prefill whose attention knows sizes, at most, which its layers share."""
 WAITS_PER_PREFILL = 4
 """How often a merged prefill waits for a value from the device, at most (tests/test_synchronisation.py); the

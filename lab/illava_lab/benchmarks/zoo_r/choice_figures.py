@@ -64,10 +64,15 @@ def parts(options: Mapping[str, Any]) -> tuple[int, bool, bool] | None:
     if options["method"] != "illava":
         return None
     blocks, layers = options["encoder_layers"], options["llm_layers"]
-    if None in (blocks, layers) and options["where"] != "middle":
+    known = {"middle": 1, "late": 3}
+    if None in (blocks, layers) and options["where"] not in known:
         return None
     scored = options["experimental"].get("encoder_score") != "none"
-    return 1 if blocks is None else len(blocks), layers is None or len(layers) > 0, scored
+    return (
+        known[options["where"]] if blocks is None else len(blocks),
+        layers is None or len(layers) > 0,
+        scored,
+    )
 
 
 def method_and_speed(label: str) -> tuple[str, int] | None:

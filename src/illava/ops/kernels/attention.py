@@ -28,6 +28,13 @@ def _load(pointer, rows, row_stride, row_mask, columns, column_stride, width, UP
 
 
 @triton.jit
+def _of_keys(bias, batch, batch_stride, at, stride, n):
+    """The bias of some keys of a sequence, zero where there are none."""
+    added = tl.load(bias + batch.to(tl.int64) * batch_stride + at * stride, mask=at < n, other=0.0)
+    return added.to(tl.float32)
+
+
+@triton.jit
 def _base(pointer, ALIGNED: tl.constexpr):
     """The pointer, with the hint that it is a multiple of 16 bytes: wide loads for heads of 72."""
     if ALIGNED:
@@ -35,14 +42,14 @@ def _base(pointer, ALIGNED: tl.constexpr):
     return pointer
 
 
-@triton.jit(do_not_specialize=["n", "rows"])
+@triton.jit(do_not_specialize=["n", "rows", "b_batch"])
 def _log_sum_exp(
-    query, key, out, scaling, heads, group, n, rows,
-    q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column,
+    query, key, bias, out, scaling, heads, group, n, rows,
+    q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column, b_batch, b_column,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, UPCAST: tl.constexpr,
-    width: tl.constexpr, ALIGNED: tl.constexpr,
+    width: tl.constexpr, ALIGNED: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """One block of query rows of one head: log(sum(exp(scaling * q k)))."""
+    """One block of query rows of one head: log(sum(exp(scaling * q k + bias)))."""
     batch, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     number = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)
     columns = tl.arange(0, BLOCK_H)
@@ -58,6 +65,8 @@ def _log_sum_exp(
         at = start + tl.arange(0, BLOCK_N)
         k = _load(keys, at, k_row, at < n, columns, k_column, width, UPCAST)
         logits = tl.dot(q, tl.trans(k), input_precision="ieee") * scaling
+        if BIAS:
+            logits += _of_keys(bias, batch, b_batch, at, b_column, n)[None, :]
         logits = tl.where((at < n)[None, :], logits, float("-inf"))
         above = tl.maximum(highest, tl.max(logits, 1))
         total = total * tl.exp(highest - above) + tl.sum(tl.exp(logits - above[:, None]), 1)
@@ -65,12 +74,12 @@ def _log_sum_exp(
     tl.store(out + tl.program_id(0).to(tl.int64) * rows + number, highest + tl.log(total), mask=number < rows)
 
 
-@triton.jit(do_not_specialize=["n", "rows"])
+@triton.jit(do_not_specialize=["n", "rows", "b_batch"])
 def _sums(
-    query, key, log_sums, out, scaling, factor, heads, group, n, rows,
-    q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column,
+    query, key, bias, log_sums, out, scaling, factor, heads, group, n, rows,
+    q_batch, q_head, q_row, q_column, k_batch, k_head, k_row, k_column, b_batch, b_column,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_H: tl.constexpr, UPCAST: tl.constexpr,
-    width: tl.constexpr, ALIGNED: tl.constexpr,
+    width: tl.constexpr, ALIGNED: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     """One block of keys of one head: the sum of attention weights over the query rows, times ``factor``."""
     batch, head = tl.program_id(0) // heads, tl.program_id(0) % heads
@@ -90,6 +99,8 @@ def _sums(
             log_sums + tl.program_id(0).to(tl.int64) * rows + number, mask=number < rows, other=float("inf")
         )
         logits = tl.dot(k, tl.trans(q), input_precision="ieee") * scaling
+        if BIAS:
+            logits += _of_keys(bias, batch, b_batch, at, b_column, n)[:, None]
         total += tl.sum(tl.exp(logits - log_sum[None, :]), 1)
     tl.store(out + tl.program_id(0).to(tl.int64) * n + at, total * factor, mask=at < n)
 
@@ -100,7 +111,9 @@ def _aligned(tensor: Tensor) -> bool:
     return all(step % 16 == 0 for step in steps)
 
 
-def column_sums(query: Tensor, key: Tensor, scaling: float, rows: int, factor: float) -> Tensor:
+def column_sums(
+    query: Tensor, key: Tensor, scaling: float, rows: int, factor: float, bias: Tensor | None = None
+) -> Tensor:
     """Attention that each token receives, summed over heads and over evenly spaced query rows.
 
     Args:
@@ -109,6 +122,7 @@ def column_sums(query: Tensor, key: Tensor, scaling: float, rows: int, factor: f
         scaling: factor on the dot products.
         rows: number of query rows, the i-th of them row i * n // rows.
         factor: on the sums.
+        bias: (B, n) fp32 added to the logits of each key.
 
     Returns (B, n) fp32.
     """
@@ -116,6 +130,8 @@ def column_sums(query: Tensor, key: Tensor, scaling: float, rows: int, factor: f
     log_sums = torch.empty(batch * heads, rows, dtype=torch.float32, device=query.device)
     out = torch.empty(batch, heads, n, dtype=torch.float32, device=query.device)
     shared = (heads, heads // key.shape[1], n, rows, *query.stride(), *key.stride())
+    shared += (0, 0) if bias is None else bias.stride()
+    added = log_sums if bias is None else bias
     options = {
         "BLOCK_M": ROWS,
         "BLOCK_N": COLUMNS,
@@ -123,13 +139,14 @@ def column_sums(query: Tensor, key: Tensor, scaling: float, rows: int, factor: f
         "UPCAST": interpreted() or query.dtype != key.dtype or query.dtype not in HALF,
         "width": width,
         "ALIGNED": _aligned(query) and _aligned(key),
+        "BIAS": bias is not None,
     }
     with on_device(query):
         _log_sum_exp[(batch * heads, triton.cdiv(rows, ROWS))](
-            query, key, log_sums, scaling, *shared, **options
+            query, key, added, log_sums, scaling, *shared, **options
         )
         _sums[(batch * heads, triton.cdiv(n, COLUMNS))](
-            query, key, log_sums, out, scaling, factor, *shared, **options
+            query, key, added, log_sums, out, scaling, factor, *shared, **options
         )
     return out.sum(1)
 
@@ -162,8 +179,7 @@ def _one_row(
             # c tanh(z / c), as a logistic function.
             logits = softcap * (2.0 / (1.0 + tl.exp(-2.0 * logits / softcap)) - 1.0)
         if BIAS:
-            added = tl.load(bias + batch.to(tl.int64) * b_batch + at * b_column, mask=inside, other=0.0)
-            logits += added.to(tl.float32)
+            logits += _of_keys(bias, batch, b_batch, at, b_column, keys)
         if KIND < 2:
             seen = inside & (at <= row + (keys - queries))
             if KIND == 1:

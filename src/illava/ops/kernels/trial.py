@@ -43,13 +43,16 @@ def _of_attention(device: torch.device, dtype: torch.dtype) -> Iterator[tuple[st
     wanted = column_scores(query, key, scale, times=UNITS)
     found = attention.column_sums(query, key, scale, UNITS, 1 / 4)
     yield "the sum of attention weights", torch.allclose(found, wanted, atol=TOLERANCE)
+    sizes = torch.arange(2 * UNITS, device=device).view(2, UNITS).float().log1p()
+    wanted = column_scores(query, key, scale, times=UNITS, bias=sizes)
+    found = attention.column_sums(query, key, scale, UNITS, 1 / 4, sizes)
+    yield "the sum of attention weights, with sizes", torch.allclose(found, wanted, atol=TOLERANCE)
     last = torch.tensor([UNITS - 3, UNITS - 1], device=device)
     padding = torch.arange(UNITS, device=device).expand(2, -1) > 4
     for mask in (padding, padding[:, None, None].expand(2, 1, UNITS, UNITS)):
         wanted = last_row_scores(query, key, scale, last, mask)
         found = attention.row_weights(query, key, scale, last, mask, None).mean(1)
         yield "the attention of one query", torch.allclose(found, wanted, atol=TOLERANCE)
-    sizes = torch.arange(2 * UNITS, device=device).view(2, UNITS).float().log1p()
     wanted = last_row_scores(query, key, scale, last, bias=sizes)
     found = attention.row_weights(query, key, scale, last, None, None, sizes).mean(1)
     yield "the attention of one query, with sizes", torch.allclose(found, wanted, atol=TOLERANCE)
