@@ -142,10 +142,12 @@ zoo-r-choice: $(READY)  ## compare candidates for the preset on zoo/R's validati
 		--time 1 --speedup 2 3 4 --reference illava-best --output out/zoo-r-choice
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r choose
 
-# Test questions at the speeds of the choice.
-ZOO_R_RIVALS := illava-best out/candidates/candidate-former out/candidates/candidate-attention-468 tome divprune \
+# Test questions at the speeds of the choice, of those tasks that end within an hour.
+ZOO_R_TESTED := real-clothing real-grocery real-signs real-photo-exists real-collage-where real-board-where \
+	real-large-words real-words-exists real-words real-receipts real-collage-place real-sroie
+ZOO_R_RIVALS := illava-best out/candidates/candidate-log out/candidates/candidate-former out/candidates/candidate-attention-468 tome divprune \
 	visionzip mmtok fastv illava downsample
-ZOO_R_EQUAL := --model zoo/R-448 --tasks $(ZOO_R_CHOICE) --dtype bfloat16 --limit 16 --max-new-tokens 8 \
+ZOO_R_EQUAL := --model zoo/R-448 --tasks $(ZOO_R_TESTED) --dtype bfloat16 --limit 16 --max-new-tokens 8 \
 	--speedup 2 3 4 --reference illava-best
 
 zoo-r-equal: $(READY)  ## compare the preset, two candidates and the strongest other methods at equal time on zoo/R's test questions (an hour and more)
@@ -163,8 +165,8 @@ zoo-r-equal-2b: $(READY)  ## the same, at equal predicted time of Qwen2-VL-2B (h
 		--time 0 --output out/zoo-r-equal-2b
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal-2b
 
-zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by budget, block, layer and share (half an hour where bfloat16 is fast; goes on where it was stopped); writes docs/zoo-r-curves.md
-	$(BIN)/python -m illava_lab.benchmarks.zoo_r curves --each 16 --tasks $(ZOO_R_CHOICE)
+zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by budget, block, layer and share (a quarter of an hour where bfloat16 is fast; goes on where it was stopped); writes docs/zoo-r-curves.md
+	$(BIN)/python -m illava_lab.benchmarks.zoo_r curves --each 8 --tasks $(ZOO_R_TESTED)
 
 pretrained: $(READY)  ## merging inside a pretrained DINOv2 on photographs (half an hour; goes on where it was stopped); writes docs/pretrained.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m illava_lab.benchmarks.pretrained measure

@@ -228,7 +228,7 @@ def bigger(found: Found) -> Iterator[str]:
     yield ""
     yield (
         "By the cost model alone: the largest `keep` at which the merged model takes less, by picture size. "
-        "*preset*: halfway through both stages; *early*: after a sixth of the encoder; *published*: FLOPs up "
+        "*preset*: that of 0.1, halfway through both stages; *early*: after a sixth of the encoder; *published*: FLOPs up "
         "to the first token in terms of the smaller model's. `python -m illava_lab.benchmarks.bigger`, "
         "[bigger.json](performance/bigger.json)."
     )

@@ -74,7 +74,7 @@ def text_of(page: Page, found: dict[str, Any], plots: Sequence[str], costs: dict
         f"Written by `python -m illava_lab.benchmarks.zoo_r {what}` from "
         f"[`{page.figures.name}`]({page.figures}), which `make {page.name}` measures. {page.about} "
         "Text tasks need characters, position tasks places. candidate-...: "
-        "`illava_lab/real/candidates.py`; of these former is the preset without sizes in attention. "
+        "`illava_lab/real/candidates.py`; former was the preset of 0.1. "
         f"Weights: {found['trained']}. {former.note(figures['rows'])}"
     ).rstrip()
     text = text.removeprefix(TITLE).replace(f"({PLOTS}/", f"({page.plots}/")
