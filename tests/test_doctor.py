@@ -12,6 +12,7 @@ import illava
 from illava.api import Handle
 from illava.doctor.checks import PLAIN
 from illava.methods.illava import Illava as Method
+from illava.models.located import locate
 from illava.models.tiny_models import ALL, tiny_model
 from illava.models.tiny_prompts import pictures, prompt
 from illava.runtime.cache.merged import MergedLayer
@@ -45,8 +46,11 @@ def untouched(model: nn.Module) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_variant_works(name):
-    llm = () if name.startswith("qwen3_5") else (2, 4)
-    found = illava.verify(tiny_model(name), method=dataclasses.replace(BOTH, llm_layers=llm))
+    model = tiny_model(name)
+    method = dataclasses.replace(BOTH, llm_layers=() if name.startswith("qwen3_5") else (2, 4))
+    if not locate(model).blocks:
+        method = dataclasses.replace(method, encoder_layers=())
+    found = illava.verify(model, method=method)
     assert found.ok, str(found)
     assert [check.name for check in found.checks if check.name != "contract"] == CHECKS
     assert found.verdict == "works here"

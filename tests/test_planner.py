@@ -58,13 +58,12 @@ def test_a_speedup_is_reached_as_predicted(speedup):
     assert found.prediction == predict_on(QWEN, found.method, WORK)
 
 
-def test_harder_targets_diverge_more_and_mild_ones_use_measured_placements():
+def test_harder_targets_diverge_more_and_mild_ones_use_a_measured_placement():
     expected = [plan_on(QWEN, WORK, {"speedup": s}).chosen for s in (1.2, 2.2, 5)]
     harm = [one.divergence for one in expected]
     # Of schedules that are as good within the rule's rounding the fastest is taken.
     assert all(a <= b * 1.2 for a, b in pairwise(harm))
     assert expected[0].placement.measured
-    assert expected[1].placement.measured
     assert not expected[-1].placement.measured
     assert "calibrate" in plan_on(QWEN, WORK, {"speedup": 5}).reason
 

@@ -116,12 +116,13 @@ def test_steps_and_hooks_count_on_a_cpu_as_well():
     assert keeps_all(plan_on(QWEN, LARGE, target, rates_of_a_cpu(operator=plain / KERNELS_PER_PREFILL)))
     # What steps take is a part of the stage that they are in, by the units that enter them.
     found = plan_on(QWEN, LARGE, {"keep": 1 / 9}, rates_of_a_cpu(LINEAR, NOTHING, 1e-9))
-    (encoder, llm), (merged, _) = found.prediction.steps, found.chosen.seconds
+    (*encoder, llm), (merged, _) = found.prediction.steps, found.chosen.seconds
+    entered = sum(step.before for step in encoder)
     without = plan_on(QWEN, LARGE, {"keep": 1 / 9}, rates_of_a_cpu()).chosen.seconds[0]
-    assert (encoder.stage, llm.stage) == ("encoder", "llm")
-    assert merged.merging == pytest.approx(encoder.before * 1e-6 + 1e-12 + KERNELS_PER_PREFILL * 1e-9)
+    assert [step.stage for step in (*encoder, llm)] == ["encoder"] * 3 + ["llm"]
+    assert merged.merging == pytest.approx(entered * 1e-6 + 1e-12 + KERNELS_PER_PREFILL * 1e-9)
     assert merged.encoder - without.encoder == pytest.approx(
-        encoder.before * 1e-6 + KERNELS_PER_PREFILL * 1e-9, rel=1e-6
+        entered * 1e-6 + KERNELS_PER_PREFILL * 1e-9, rel=1e-6
     )
     assert merged.prefill - without.prefill == pytest.approx(1e-12, rel=0.1, abs=1e-13)
     assert merged.ttft == pytest.approx(merged.encoder + merged.prefill)

@@ -76,6 +76,11 @@ def test_the_figures_are_copied_and_the_page_is_made_of_them(
 @pytest.mark.parametrize("what", equal.PAGES)
 def test_the_page_is_up_to_date(what: str) -> None:
     page = equal.PAGES[what]
+    assert (DOCS / f"{page.name}.md").exists() == (DOCS / page.figures).exists()
+    if not (DOCS / page.figures).exists():
+        # Measured by a command of its own, so far by nobody.
+        assert what == "equal-2b"
+        return
     figures = json.loads((DOCS / page.figures).read_text(encoding="utf-8"))
     plots = [path.name for path in (DOCS / page.plots).glob("*.png")]
     written = (DOCS / f"{page.name}.md").read_text(encoding="utf-8")

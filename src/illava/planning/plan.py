@@ -31,10 +31,10 @@ from .verdict import judged
 
 THOUSANDTHS = range(28, 1000)
 """Budgets to try if ``keep`` is no target, from 1/36 on. Below 1/18 the divergence is extrapolated."""
-ENCODER_DEPTHS = (None, 2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
+ENCODER_DEPTHS = (None, 3 / 4, 2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
 """None: the preset's three late steps."""
 LLM_DEPTHS = (2 / 3, 1 / 2)
-"""An earlier step has seventeen times the divergence and saves little."""
+"""An earlier step has a larger divergence and saves little."""
 HARDLY = 1.01
 """How much farther from unreachable targets a schedule may be to diverge less."""
 ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.75, 0.85, 1.0)

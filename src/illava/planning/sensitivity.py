@@ -13,17 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-BY_KEEP = ((1 / 18, 0.0648), (1 / 9, 0.00972), (1 / 6, 0.00705), (1 / 3, 0.00541), (1 / 2, 0.003), (1.0, 0.0))
+BY_KEEP = ((1 / 18, 0.162), (1 / 9, 0.098), (1 / 6, 0.0609), (1 / 3, 0.0167), (1 / 2, 0.00718), (1.0, 0.0))
 """(keep, divergence) of the preset illava-best."""
-BY_ENCODER_DEPTH = ((1 / 6, 4.0), (1 / 3, 1.33), (1 / 2, 1.0), (2 / 3, 1.0))
+BY_ENCODER_DEPTH = (
+    (1.5 / 9, 3.69),
+    (2.5 / 9, 3.98),
+    (3.5 / 9, 2.76),
+    (4.5 / 9, 1.86),
+    (6.5 / 9, 0.866),
+    (8.5 / 9, 0.921),
+)
 """(share of the encoder that runs before a single step, divergence relative to the preset's three late
 steps)."""
-BY_ENCODER_SHARE = ((0.0, 0.44), (0.5, 0.97), (0.75, 1.0), (1.0, 7.8))
+BY_ENCODER_SHARE = ((0.0, 0.182), (0.25, 0.437), (0.5, 0.476), (0.75, 1.0), (1.0, 1.3))
 """(share of the reduction in the encoder, on a logarithmic scale; divergence relative to the preset's)."""
-BY_LLM_DEPTH = ((1 / 3, 17.4), (1 / 2, 1.0), (2 / 3, 0.97))
+BY_LLM_DEPTH = ((1 / 6, 1.18), (1 / 3, 1.28), (1 / 2, 1.0), (2 / 3, 0.871), (5 / 6, 0.918))
 """(share of the LLM that runs before its step, divergence relative to a share of one half)."""
 
-EARLIEST_ENCODER, EARLIEST_LLM = 1 / 3, 1 / 2
+EARLIEST_ENCODER, EARLIEST_LLM = 6.5 / 9, 1 / 2
 """Earliest steps without a significantly larger divergence than the preset's, as shares of the depth."""
 MAX_ENCODER_SHARE = 0.75
 """Largest share of the reduction in the encoder without a significantly larger divergence."""
