@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -168,9 +169,18 @@ def counts(plan, modules):
     return [(step.stage, step.layer, step.before, step.after) for step in prediction.steps]
 
 
-def test_the_preset_is_at_the_middle_everywhere():
-    method = Illava.best(1 / 9)
-    assert mapped(method.plan(SHORT), SHORT, QWEN) == method.plan(QWEN)
+MIDDLE = replace(Illava.best(1 / 9), where="middle", encoder_share=0.5, proportional=None)
+
+
+def test_the_middle_is_at_the_middle_everywhere():
+    assert mapped(MIDDLE.plan(SHORT), SHORT, QWEN) == MIDDLE.plan(QWEN)
+
+
+def test_the_late_steps_of_nine_blocks_are_those_of_the_preset():
+    # zoo/R's depth, of which 5/9 and 7/9 are whole blocks.
+    nine = skeleton(published("qwen2-vl-2b", 9))
+    late = Illava.best(1 / 9)
+    assert [*mapped(late.plan(nine), nine, QWEN).encoder] == [*late.plan(QWEN).encoder]
 
 
 def test_a_schedule_by_hand():
@@ -199,7 +209,7 @@ def test_steps_that_fall_together():
 
 def test_clocks():
     small, large = workload(QWEN, 224), workload(QWEN, 672)
-    method = Illava.best(1 / 9)
+    method = MIDDLE
 
     def alone(work):
         predictor = Predictor(QWEN, work)

@@ -87,7 +87,7 @@ def test_gradients_reach_what_a_step_drops(
 def test_the_default_method_of_training_absorbs_all() -> None:
     model = tiny_model("qwen2_vl")
     with illava.accelerate(model, train=True) as handle:
-        assert handle.method == illava.Illava(reduce="fold")
+        assert handle.method == illava.Illava.best(1 / 3)
     with illava.accelerate(model, keep=1 / 3, train=True) as handle:
         assert handle.method == illava.Illava.best(1 / 3)
     illava.accelerate(tiny_model("qwen2_vl"), illava.Downsample(keep=1 / 4), train=True).remove()

@@ -37,7 +37,8 @@ from tests.tiny import (
 TEXTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16]]
 SHOWN = ("one", "two", "video", "none")
 # Recurrent layers work through a prompt in chunks of 64: filler shifts these, and so the rounding.
-CLOSE = dict.fromkeys(RECURRENT, 1e-3)
+# The matrices of DeepSeek-OCR-2 are rounded otherwise by AVX-512 for other numbers of rows: 1.4e-5 were seen.
+CLOSE = {**dict.fromkeys(RECURRENT, 1e-3), "deepseek_ocr2": 3e-5}
 
 cells = [
     pytest.param(name, attention, shown, rows, id=f"{name}-{attention}-{shown}-{rows}")

@@ -192,7 +192,7 @@ def test_the_page_of_look_shows_what_a_patch_was_merged_into(browser, tmp_path) 
     file = tmp_path / "page.html"
     file.write_text(page_text, encoding="utf-8")
     page, wrong = opened(browser, file.as_uri())
-    assert page.get_attribute("#step", "max") == "2"
+    assert page.get_attribute("#step", "max") == "4"
     page.wait_for_function("document.querySelector('#canvas').width >= 512")
     page.locator("#step").fill("1")
     assert "encoder block" in page.inner_text("#step-name")

@@ -69,7 +69,8 @@ def test_predicted_and_continued(tmp_path, monkeypatch):
     }
     assert (out / "zoo-S" / ANSWERS).read_bytes() == before
     # With the budgets lost, another one is not mixed with the answers of the old one.
-    kept["rows"]["illava"]["1.3"]["keep"] = 0.5
+    row = kept["rows"]["illava"]["1.3"]
+    row["keep"] = row["method"]["keep"] = 0.5
     (out / "zoo-S" / "budgets.json").write_text(json.dumps(kept))
     assert_error(invoke(*command), "other settings", "row illava 1.3x", '"keep": 0.5')
     clocked = invoke(*command, "--clock", "internvl2.5-1b")

@@ -53,7 +53,7 @@ def test_a_trace_describes_what_kernels_merged(monkeypatch):
         monkeypatch.setenv("ILLAVA_KERNELS", "torch")
         model(**inputs)
         expected = handle.report.traces
-    assert len(found) == len(expected) == 2
+    assert len(found) == len(expected) == 4
     for trace, other in zip(found, expected, strict=True):
         assert_same(trace.to_dict(), other.to_dict())
 
