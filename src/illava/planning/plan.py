@@ -264,8 +264,10 @@ def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | Ac
         return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"
     placement = one.placement
     where = "late" if placement.encoder is None else f"after {placement.encoder:.0%} of its blocks"
+    parts = [f"the encoder merges {where} and does {placement.encoder_share:.0%} of the reduction"]
+    if placement.encoder_share < 1:
+        parts.append(f"the LLM merges after {placement.llm:.0%} of its layers")
     return (
-        f"{reason}. The encoder merges {where} and does {placement.encoder_share:.0%} of the reduction, the "
-        f"LLM merges after {placement.llm:.0%} of its layers: zoo/R's first token then moved significantly "
-        "farther from the plain model's than with the preset; calibrate on your own images"
+        f"{reason}; {', '.join(parts)}: at the same budget zoo/R's first token then moves farther from the "
+        "plain model's than with the preset, or that was not measured; calibrate on your own images"
     )
