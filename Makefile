@@ -142,7 +142,7 @@ zoo-r-choice: $(READY)  ## compare candidates for the preset on zoo/R's validati
 		--time 1 --speedup 2 3 4 --reference illava-best --output out/zoo-r-choice
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r choose
 
-# Test questions at the speeds of the choice, of those tasks that end within an hour.
+# Test questions at the speeds of the choice: twelve tasks, so that a run takes about an hour.
 ZOO_R_TESTED := real-clothing real-grocery real-signs real-photo-exists real-collage-where real-board-where \
 	real-large-words real-words-exists real-words real-receipts real-collage-place real-sroie
 ZOO_R_RIVALS := illava-best out/candidates/candidate-log out/candidates/candidate-former out/candidates/candidate-attention-468 tome divprune \
@@ -150,7 +150,7 @@ ZOO_R_RIVALS := illava-best out/candidates/candidate-log out/candidates/candidat
 ZOO_R_EQUAL := --model zoo/R-448 --tasks $(ZOO_R_TESTED) --dtype bfloat16 --limit 16 --max-new-tokens 8 \
 	--speedup 2 3 4 --reference illava-best
 
-zoo-r-equal: $(READY)  ## compare the preset, two candidates and the strongest other methods at equal time on zoo/R's test questions (an hour and more)
+zoo-r-equal: $(READY)  ## compare the preset, three candidates and other methods at equal time on zoo/R's test questions (an hour and more)
 	rm -rf out/candidates
 	$(BIN)/python -m illava_lab.real candidates out/candidates
 	$(BIN)/illava compare --method $(ZOO_R_RIVALS) $(ZOO_R_EQUAL) --time-dtype float32 --time 1 --output out/zoo-r-equal

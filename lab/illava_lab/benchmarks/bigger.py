@@ -44,8 +44,8 @@ LEAST = 1 / 256
 
 
 def best(modules: LocatedModules, keep: float) -> illava.Illava:
-    """The preset, with half of the reduction in the middle of each stage."""
-    return illava.Illava.best(keep)
+    """The preset of 0.1, with half of the reduction in the middle of each stage."""
+    return replace(illava.Illava.best(keep), where="middle", encoder_share=0.5, proportional=None)
 
 
 def early(modules: LocatedModules, keep: float) -> illava.Illava:

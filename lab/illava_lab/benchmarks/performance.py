@@ -83,7 +83,9 @@ def head(found: Found) -> Iterator[str]:
     )
     yield ""
     if then := former.note(presets(found)):
-        yield then.replace("`illava-best`", "`keep=1/3` and `keep=1/9`, `Illava.best`,", 1)
+        yield then.replace("`illava-best`", "`keep=1/3` and `keep=1/9`, `Illava.best`,", 1).replace(
+            " is the preset", " are the preset", 1
+        )
         yield ""
     if found["versus_openvino"]:
         yield against(found["versus_openvino"][-1])

@@ -28,7 +28,7 @@ def candidates(keep: float = 1 / 9) -> dict[str, Illava]:
 
     candidate-log has one step in the middle of the encoder and one in the middle of the LLM, and
     candidate-former is the same whose attention does not know how many patches a token stands for: the preset
-    before. The others merge at other blocks of the encoder and not in the LLM, so that the whole LLM has few
+    of 0.1. The others merge at other blocks of the encoder and not in the LLM, so that the whole LLM has few
     tokens, unless they end in -llm: those also have a mild step at a third of the LLM. In the encoder, they
     select by
 

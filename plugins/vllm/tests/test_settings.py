@@ -88,7 +88,7 @@ def test_the_method_travels_with_the_config(checkpoint: Callable[[str], Path]) -
     schedule = schedule_of(made.model_config.hf_config)
     assert schedule is not None
     # The middle of six blocks; 48 units of each of two frames.
-    assert list(schedule.steps) == [2]
+    assert list(schedule.steps) == [2, 4, 5]
     assert schedule.left([2, 12, 16]) == [24, 24]
     for settings in ({}, {"illava": {"keep": 1}}):
         assert schedule_of(config(additional_config=settings).model_config.hf_config) is None

@@ -169,7 +169,7 @@ class Illava(Method):
 
     @classmethod
     def best(cls, keep: float) -> Illava:
-        """The preset "illava-best": the settings that performed best on the shipped models, not in the paper.
+        """The preset "illava-best": settings chosen on the toy models and on zoo/R, not in the paper.
 
         Three steps in the second half of the encoder, with three quarters of the reduction on a logarithmic
         scale, and one in the middle of the LLM (1/9: to 0.58, 0.33, 0.19, then 0.11). All select first the

@@ -32,8 +32,8 @@ its output (tests/kernels/test_launches.py)."""
 KERNELS_OF_SIZES = 90
 """Further ones of a prefill whose attention knows sizes, at most, which its layers share."""
 WAITS_PER_PREFILL = 4
-"""How often a merged prefill waits for a value from the device, at most (tests/test_synchronisation.py); the
-schedule published for Qwen2.5-VL waits once more."""
+"""How often a merged prefill waits for a value from the device, at most (tests/test_synchronisation.py); on
+Qwen2.5-VL once more."""
 SECONDS_PER_ROUND = 2e-6
 """Estimate: one round of the selection, which reads one row of distances on one streaming multiprocessor.
 Rounds run one after another; segments run in parallel."""

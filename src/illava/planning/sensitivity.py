@@ -31,7 +31,8 @@ BY_LLM_DEPTH = ((1 / 6, 1.18), (1 / 3, 1.28), (1 / 2, 1.0), (2 / 3, 0.871), (5 /
 """(share of the LLM that runs before its step, divergence relative to a share of one half)."""
 
 EARLIEST_ENCODER, EARLIEST_LLM = 6.5 / 9, 1 / 2
-"""Earliest steps without a significantly larger divergence than the preset's, as shares of the depth."""
+"""Steps at these shares of the depth, or later, have no significantly larger divergence than the preset's; of
+earlier ones some have."""
 MAX_ENCODER_SHARE = 0.75
 """Largest share of the reduction in the encoder without a significantly larger divergence."""
 

@@ -94,7 +94,7 @@ def better(found: Results) -> str:
     }
     single = " and ".join(f"{STAGES[stage]} in {count}" for stage, count in ahead.items())
     return (
-        f"Better than the schedule tested here: the preset `{BEST}`, which retains {' and '.join(preset)} above blank at "
+        f"Better than the schedule tested here: the preset `{BEST}` of 0.1, which retains {' and '.join(preset)} above blank at "
         f"{CHOSEN_AT} ([comparison.md](comparison.md)). Of {len(kept)} cases below, one stage alone is better: {single}."
     )
 

@@ -58,7 +58,8 @@ PAGES = {
         "zoo/R at equal time of Qwen2-VL-2B",
         "zoo/R answers, but the time of another model counts: each budget is the one with which the same "
         "method is predicted to reach a speed-up of the first token on Qwen2-VL-2B, whose encoder takes most "
-        "of that time; steps are at the same relative depths. In zoo/R the encoder takes a fifth of it.",
+        "of that time; steps are at the same relative depths. In zoo/R the encoder takes a fifth of it. What "
+        "sizes cost in attention is not predicted.",
     ),
 }
 
@@ -74,8 +75,9 @@ def text_of(page: Page, found: dict[str, Any], plots: Sequence[str], costs: dict
         f"Written by `python -m illava_lab.benchmarks.zoo_r {what}` from "
         f"[`{page.figures.name}`]({page.figures}), which `make {page.name}` measures. {page.about} "
         "Text tasks need characters, position tasks places. candidate-...: "
-        "`illava_lab/real/candidates.py`; former was the preset of 0.1. "
-        f"Weights: {found['trained']}. {former.note(figures['rows'])}"
+        "`illava_lab/real/candidates.py`; former was the preset of 0.1, log the same with sizes in "
+        f"attention. Trained weights (file): {found['trained']}; the model: "
+        f"{figures['settings']['weights']}. {former.note(figures['rows'])}"
     ).rstrip()
     text = text.removeprefix(TITLE).replace(f"({PLOTS}/", f"({page.plots}/")
     sections = [*divergence.section(found["divergence"], found["reference"]), ""]

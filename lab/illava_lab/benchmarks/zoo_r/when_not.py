@@ -65,8 +65,8 @@ def smaller(contest: Figures) -> list[str]:
     ]
     note = (
         f"{contest['each']} questions of each of {', '.join(contest['tasks'])}; one prompt at a time, in "
-        f"turn, {contest['dtype']}, {contest['machine']['cpu']}. Try fewer pixels before fewer tokens; the "
-        "two can be combined."
+        f"turn, {contest['dtype']}, {contest['machine']['cpu']}. Merged: by the preset of 0.1. Try fewer "
+        "pixels before fewer tokens; the two can be combined."
     )
     return [*table(["", "accuracy, %", "ms an answer"], cells), "", note]
 
@@ -111,8 +111,8 @@ def savings(limits: Figures) -> list[str]:
             "",
         ]
     lines.append(
-        f"`Illava.best` to {budget(limits['keep'])}, one photograph, a short question and an answer of one "
-        f"token where nothing else is said; {limits['dtype']}, medians (ranges) of {limits['rounds']} "
+        f"`Illava.best` of 0.1, to {budget(limits['keep'])}, one photograph, a short question and an answer "
+        f"of one token where nothing else is said; {limits['dtype']}, medians (ranges) of {limits['rounds']} "
         f"rounds, plain and merged in turn, batch 1, threads: {limits['threads']}, "
         f"{limits['machine']['cpu']}. Merging shortens the encoder and the prefill. It shortens decoding "
         "only by a smaller KV cache, which matters where that is large: many images, large batches."
