@@ -158,11 +158,11 @@ zoo-r-equal: $(READY)  ## compare the preset, three candidates and other methods
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal
 
 # The time of Qwen2-VL-2B at 672 x 672 pixels, by the rates that `make performance` measured.
-zoo-r-equal-2b: $(READY)  ## the same, at equal predicted time of Qwen2-VL-2B (half an hour)
+zoo-r-equal-2b: $(READY)  ## methods that merge early enough, at equal predicted time of Qwen2-VL-2B (half an hour)
 	rm -rf out/candidates
 	$(BIN)/python -m illava_lab.real candidates out/candidates
-	$(BIN)/illava compare --method $(ZOO_R_RIVALS) $(ZOO_R_EQUAL) --clock docs/performance/speed-qwen2-vl-2b.json \
-		--time 0 --output out/zoo-r-equal-2b
+	$(BIN)/illava compare --method illava-best illava-planned out/candidates/candidate-log tome illava downsample \
+		$(ZOO_R_EQUAL) --clock docs/performance/speed-qwen2-vl-2b.json --time 0 --output out/zoo-r-equal-2b
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal-2b
 
 zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by budget, block, layer and share (a quarter of an hour where bfloat16 is fast; goes on where it was stopped); writes docs/zoo-r-curves.md

@@ -88,8 +88,7 @@ QUESTIONS: dict[str, dict[str, dict[str, Any]]] = {
 }
 NOT_TRIED = (
     "Tokens that are not folded have no sizes, so these rows have none in attention either. Not in these ablations, "
-    "though there are options: `complexity`, `sinks`. Not tried: discounts for position, softmax temperatures of "
-    "recycling."
+    "though there are options: `complexity`, `sinks`. Not tried: softmax temperatures of recycling."
 )
 
 

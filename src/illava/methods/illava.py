@@ -15,7 +15,7 @@ from .base import Method
 from .checks import check_choice, check_count, check_layer_exists, check_layers, check_share
 from .experimental import DEFAULTS, Experimental
 from .merge_step import SELECTS, MergeStep, Select
-from .option_rules import check_stage, check_together
+from .option_rules import check_stage, check_together, current_proportional
 from .schedules import Shares, late, middle, published, to_budget
 from .single_patches import PatchStep, groups_of
 from .steps import Plan
@@ -148,17 +148,7 @@ class Illava(Method):
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Method:
-        # Before 0.2, True was the encoder alone; for a time it was an experimental option.
-        options = fields.get("experimental", {})
-        if isinstance(options, Mapping) and "proportional" in options:
-            if fields.get("proportional") is not None:
-                raise ValueError("proportional is given twice: as a field, and in experimental")
-            rest = {name: value for name, value in options.items() if name != "proportional"}
-            fields = {**fields, "proportional": options["proportional"], "experimental": rest}
-        given = fields.get("proportional")
-        if isinstance(given, bool):
-            fields = {**fields, "proportional": "encoder" if given else None}
-        return super().from_fields(fields)
+        return super().from_fields(current_proportional(fields))
 
     @classmethod
     def from_version_1(cls, fields: dict[str, Any]) -> dict[str, Any]:

@@ -80,3 +80,19 @@ def check_together(select: str, reduce: str, proportional: str | None, options: 
     for broken, message in rules:
         if broken:
             raise ValueError(message)
+
+
+def current_proportional(fields: dict[str, Any]) -> dict[str, Any]:
+    """Saved ``fields`` with ``proportional`` as it is spelled today.
+
+    Before 0.2, True was the encoder alone; for a time it was an experimental option. Raises ValueError if it
+    is given in both places.
+    """
+    options = fields.get("experimental", {})
+    if isinstance(options, Mapping) and "proportional" in options:
+        if fields.get("proportional") is not None:
+            raise ValueError("proportional is given twice: as a field, and in experimental")
+        rest = {name: value for name, value in options.items() if name != "proportional"}
+        fields = {**fields, "proportional": options["proportional"], "experimental": rest}
+    given = fields.get("proportional")
+    return {**fields, "proportional": "encoder" if given else None} if isinstance(given, bool) else fields
