@@ -21,7 +21,7 @@ RIGHT = {PLAIN.label: 16, BLANK.label: 4, ROW.label: 13}
 DOCS = Path(__file__).parents[3] / "docs"
 SETTINGS: dict[str, Any] = {
     **{"model": "zoo/R-448", "dtype": "bfloat16", "device": "cpu", "illava": "0", "split": "test"},
-    **{"seed": 0, "limit": 20, "batch_size": 4, "tasks": {"photo": ""}},
+    **{"weights": "abc", "seed": 0, "limit": 20, "batch_size": 4, "tasks": {"photo": ""}},
     "rows": {row.label: row.to_dict() for row in (PLAIN, BLANK, ROW)},
     "speedups": {ROW.label: 2.0},
 }
