@@ -232,10 +232,9 @@ def test_what_is_simpler() -> None:
     assert found["candidate-former"] == found["candidate-log"] == (1, True, True)
     assert parts(illava.Illava.best(1 / 9).to_dict()) == (3, True, True)
     # No step in the LLM before no score, and fewer steps in the encoder before both.
-    pair = [found[f"candidate-{name}"] for name in ("encoder", "distance-468")]
-    assert pair == [(3, False, True), (3, False, False)]
-    ordered = ("former", "distance-468", "encoder", "size-2345678", "size-2345678-llm")
-    several = [found[f"candidate-{name}"] or () for name in ordered]
+    assert found["candidate-distance-468"] == (3, False, False) != found["candidate-encoder"]
+    names = ("former", "distance-468", "encoder", "size-2345678", "size-2345678-llm")
+    several = [found[f"candidate-{name}"] or () for name in names]
     assert several == sorted(several)
     assert len(set(several)) == len(several)
     # The model decides how many steps these have.
