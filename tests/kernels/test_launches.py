@@ -12,7 +12,7 @@ import torch
 import illava
 from illava.methods import merge_step, steps
 from illava.ops import graphs
-from illava.planning.merging_cost import KERNELS_OF_SIZES, sized_layers, sizes_kernels
+from illava.planning.merging_cost import KERNELS_OF_SIZES, sizes_kernels
 from illava.planning.predict import predict
 from illava.runtime.attention_tap import AttentionTap
 from tests.battery.test_battery import inputs_of
@@ -112,10 +112,9 @@ def test_attention_that_knows_sizes_launches_few_kernels(name, monkeypatch):
         with torch.no_grad(), illava.accelerate(model, method) as handle, launches() as names:
             model(**inputs)
             found.append(len(names))
-    steps = (*predict(handle.modules, BEST, picture_size=48).steps,)
-    blocks, layers = len(handle.modules.blocks), handle.modules.recurrent
-    sized = sized_layers(BEST.to_dict(), steps, blocks, layers)
-    assert sized == (blocks - 1 - min(handle.plan.encoder), len(layers))
+    sized = predict(handle.modules, BEST, picture_size=48).sized_layers
+    blocks, layers = len(handle.modules.blocks), len(handle.modules.layers)
+    assert sized == (blocks - 1 - min(handle.plan.encoder), layers)
     most = sum(sizes_kernels(*sized))
     assert most - KERNELS_OF_SIZES < found[1] - found[0] <= most
 

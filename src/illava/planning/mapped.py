@@ -47,6 +47,7 @@ def mapped(plan: Plan, here: LocatedModules, there: LocatedModules) -> Plan:
         plan.projector,
         plan.pixels,
         plan.positions,
+        llm_size_bias=plan.llm_size_bias,
     )
 
 

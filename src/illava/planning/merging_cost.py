@@ -5,10 +5,9 @@ The counts are those of tests; the times are estimates, to be replaced by measur
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from ..methods.steps import Plan
 from ..models.dimensions import EncoderDimensions, LlmDimensions
 from ..ops.scoring import SAMPLED_ROWS
 from ..ops.selection import MAX_PAIRWISE_UNITS
@@ -87,24 +86,14 @@ def step_shape(
     return StepShape(segments, before, after, group * encoder.hidden, tokens, encoder.hidden, rows)
 
 
-def sized_layers(
-    method: Mapping[str, Any], steps: Sequence[StepReport], blocks: int, recurrent: Sequence[bool]
-) -> tuple[int, int]:
-    """How many encoder blocks and LLM layers know the sizes of merged tokens.
-
-    Args:
-        method: its ``to_dict``.
-        blocks, recurrent: the number of encoder blocks; of each LLM layer, whether it has no attention.
-    """
-    where = method.get("proportional")
-    in_encoder = [step.layer for step in steps if step.stage == "encoder"]
-    in_llm = [step.layer for step in steps if step.stage == "llm"]
-    encoder = blocks - 1 - min(in_encoder, default=blocks - 1) if where in (True, "encoder", "both") else 0
-    if where not in ("llm", "both") or any(recurrent):
+def sized_layers(plan: Plan, blocks: int, layers: int) -> tuple[int, int]:
+    """How many of a model's encoder ``blocks`` and LLM ``layers`` know the sizes of merged tokens."""
+    sized = [block for block, step in plan.encoder.items() if step.proportional_attention]
+    encoder = blocks - 1 - min(sized) if sized else 0
+    if not plan.llm_size_bias:
         return encoder, 0
     # Sizes of the encoder are known from the first layer on.
-    layers = len(recurrent)
-    return encoder, layers - (0 if in_encoder else min(in_llm, default=layers))
+    return encoder, layers if plan.encoder else layers - min(plan.llm, default=layers)
 
 
 def sizes_kernels(encoder: int, llm: int) -> tuple[float, float]:

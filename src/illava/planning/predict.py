@@ -21,6 +21,7 @@ from ..models.workload import Size, Workload
 from ..ops.grids import coarse_shape
 from .cost import Cost, cost_of
 from .counts import EncoderCounts, PrefillCounts, StepReport, TokenCounts, shared_fields
+from .merging_cost import sized_layers
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Prediction:
     """Of the whole model; merging does not change it."""
     token_counts: tuple[TokenCounts, TokenCounts]
     """Of the method, and of the plain model."""
+    sized_layers: tuple[int, int] = (0, 0)
+    """Encoder blocks and LLM layers whose attention knows the sizes of merged tokens."""
 
     @property
     def courses(self) -> tuple[TokenCounts, TokenCounts]:
@@ -155,6 +158,7 @@ class Predictor:
             plain_cost=self.plain_cost,
             weight_bytes=self.weight_bytes,
             token_counts=(token_counts, self.plain),
+            sized_layers=sized_layers(plan, len(self.modules.blocks), len(self.modules.layers)),
         )
 
     def _token_counts(self, plan: Plan) -> tuple[TokenCounts, tuple[StepReport, ...], tuple[int, ...]]:

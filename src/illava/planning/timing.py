@@ -11,7 +11,6 @@ from .accelerator import AcceleratorRates
 from .experts import experts_of
 from .kernels import count_kernels
 from .machine_speed import Rates
-from .merging_cost import sized_layers
 from .predict import Prediction, Predictor
 from .roofline import Roofline
 from .seconds import Seconds
@@ -38,7 +37,7 @@ def timing(predictor: Predictor, rates: Rates | AcceleratorRates) -> Timing:
             merged, plain = prediction.token_counts
             method = prediction.method
             score, select = str(method.get("score", "exact")), str(method.get("select", "highest"))
-            sized = sized_layers(method, prediction.steps, len(modules.blocks), modules.recurrent)
+            sized = prediction.sized_layers
             return roofline.seconds(merged, prediction.steps, score, select, sized), roofline.seconds(plain)
 
         return on_accelerator

@@ -153,6 +153,11 @@ class Passes:
         """A copy of the current pass, for reruns of layers after it."""
         return copy.copy(self.current)
 
+    @property
+    def channels(self) -> Shared | None:
+        """What layers of the current pass with the same sizes compute once."""
+        return None if self.current is None else self.current.channels
+
     def _enter(self, *_: Any) -> None:
         self.begin()
 

@@ -109,7 +109,7 @@ class LlmSizeBias:
     @property
     def shared(self) -> Shared | None:
         """Of the pass; see :class:`~illava.runtime.attention_tap.Bias`."""
-        return None if self.passes.current is None else self.passes.current.channels
+        return self.passes.channels
 
     def __call__(self, key: Tensor) -> Tensor | None:
         current = self.passes.current
