@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from illava.ask import load
 from illava.bench.machine import machine
 from illava.cli.console import progress
@@ -44,6 +46,11 @@ def measure(
 def trained() -> str:
     """A short hash of the trained weights that ship, which figures must share to stand on one page."""
     return cache.sha256(TRAINED)[:16]
+
+
+def timed_on(**options: Any) -> dict[str, Any]:
+    """Where something was timed: machine, threads and trained weights, before ``options`` of how."""
+    return {"machine": machine(), "threads": torch.get_num_threads(), "trained": trained(), **options}
 
 
 def guess(name: str) -> float | None:

@@ -12,11 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from illava import Illava, ToMe, accelerate
 from illava.ask import load
-from illava.bench.machine import machine
 from illava.bench.timing import measure as timed
 from illava.evaluation.prompts import inputs_of
 from illava.evaluation.samples import Sample
@@ -27,7 +24,7 @@ from illava_lab.demo import path
 from illava_lab.real import EXAMPLE
 from illava_lab.real.candidates import candidates
 
-from .alone import MODEL, trained
+from .alone import MODEL, timed_on
 
 FILE = "cost.json"
 KEEP, ROUNDS, MOST = 1 / 9, 9, 0.02
@@ -58,12 +55,7 @@ def measure(rounds: int = ROUNDS, device: str = "cpu", dtype: str = "float32") -
             rows[name]["own"].append(sum(seconds) / plain)
     sizes = [best - other for best, other in zip(rows[PRESET]["took"], rows[UNSIZED]["took"], strict=True)]
     return {
-        "machine": machine(),
-        "threads": torch.get_num_threads(),
-        "trained": trained(),
-        "dtype": dtype,
-        "keep": KEEP,
-        "rounds": rounds,
+        **timed_on(dtype=dtype, keep=KEEP, rounds=rounds),
         "sizes": sizes,
         "rows": {
             name: {key: statistics.median(values) for key, values in some.items()}

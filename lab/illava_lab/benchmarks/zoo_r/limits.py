@@ -15,7 +15,6 @@ import torch
 
 from illava import Illava, accelerate
 from illava.ask import load
-from illava.bench.machine import machine
 from illava.bench.timing import Timing, interleave, measure, ratio
 from illava.evaluation.prompts import inputs_of
 from illava.evaluation.samples import Sample
@@ -23,7 +22,7 @@ from illava.io.pictures import open_picture
 from illava_lab.demo import path
 from illava_lab.real import EXAMPLE
 
-from .alone import trained
+from .alone import timed_on
 
 KEEP = 1 / 9
 LARGEST = 448
@@ -59,12 +58,7 @@ def run(rounds: int = ROUNDS, device: str = "cpu", dtype: str = "float32") -> di
     """Time all cases; the figures, JSON-ready. Raises InputError if zoo/R has not been made."""
     models = {size: load(f"zoo/R-{size}", device, dtype) for size in SIZES}
     return {
-        "machine": machine(),
-        "threads": torch.get_num_threads(),
-        "trained": trained(),
-        "dtype": dtype,
-        "keep": KEEP,
-        "rounds": rounds,
+        **timed_on(dtype=dtype, keep=KEEP, rounds=rounds),
         "cases": {
             what: {case.label: timed(*models[case.size], case, rounds) for case in some}
             for what, some in cases().items()
