@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,13 @@ import numpy as np
 
 from illava.evaluation.compare import mean_accuracies
 from illava.evaluation.equal_time import FILE_NAME as BUDGETS
-from illava.evaluation.metrics import LEAST_PLAIN, Array, mean_over_tasks, resample
+from illava.evaluation.metrics import LEAST_PLAIN, Array, mean_over_tasks
 from illava.evaluation.rows import PLAIN
 from illava.evaluation.store import ANSWERS, SETTINGS, Line
 from illava.evaluation.summary import shared_lines
 from illava.planning.equal_time import TOLERANCE
+
+from . import kl
 
 SPEEDS = (2, 3, 4)
 
@@ -104,14 +105,10 @@ def figures_of(settings: dict[str, Any], lines: Sequence[Line], draws: int) -> d
         raise ValueError(f"plain reaches {100 * LEAST_PLAIN:g} % at none of the tasks: nothing can be chosen")
     accuracies = mean_accuracies(settings, lines, learnt, draws)
     divergences: dict[str, list[Array]] = {}
-    for task, rows in by_task.items():
-        # As mean_accuracies resamples them.
-        clusters = [line["cluster"] or f"#{line['sample']}" for line in rows[PLAIN.label]]
-        drawn = resample(clusters, settings["seed"], task, draws)
-        for label, some in rows.items():
+    for means in kl.by_task(settings, lines, draws).values():
+        for label, mean in means.items():
             if method_and_speed(label) is not None:
-                values = [math.nan if line["kl"] is None else line["kl"] for line in some]
-                divergences.setdefault(label, []).append(drawn.mean(values))
+                divergences.setdefault(label, []).append(mean)
     found: dict[str, dict[int, Figures]] = {}
     for label, statistics in divergences.items():
         name, speed = method_and_speed(label) or ("", 0)

@@ -7,7 +7,6 @@ planner's quality rule, :mod:`illava.planning.sensitivity`, consists of these fi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,14 @@ from illava import Illava
 from illava.ask import load
 from illava.bench.machine import machine
 from illava.cli.console import progress
-from illava.evaluation.metrics import DRAWS, Array, estimate, mean_over_tasks, resample
-from illava.evaluation.rows import PLAIN, Row, describe
+from illava.evaluation.metrics import DRAWS, Array, estimate, mean_over_tasks
+from illava.evaluation.rows import Row, describe
 from illava.evaluation.run import run
 from illava.evaluation.store import Line, Store
-from illava.evaluation.summary import number, shared_lines, table
+from illava.evaluation.summary import number, table
 from illava_lab.real.data import tasks as registry
 
+from . import kl
 from .alone import MODEL, OPTIONS, trained
 
 KEEP = 1 / 9
@@ -97,13 +97,9 @@ def figures(
 ) -> dict[str, dict[str, Any]]:
     """By row: the mean KL over tasks in nats, and as a share of the preset's, paired; with intervals."""
     statistics: dict[str, list[Array]] = {}
-    for task in settings["tasks"]:
-        shared = shared_lines([line for line in lines if line["task"] == task], settings["rows"])
-        clusters = [line["cluster"] or f"#{line['sample']}" for line in shared[PLAIN.label]]
-        drawn = resample(clusters, settings["seed"], task, draws)
+    for rows_of_task in kl.by_task(settings, lines, draws).values():
         for label in labelled():
-            values = [math.nan if line["kl"] is None else line["kl"] for line in shared[label]]
-            statistics.setdefault(label, []).append(drawn.mean(values))
+            statistics.setdefault(label, []).append(rows_of_task[label])
     means = {label: mean_over_tasks(some) for label, some in statistics.items()}
     return {
         label: {
@@ -119,7 +115,7 @@ def rule(curves: Mapping[str, Any]) -> dict[str, tuple[tuple[float, float], ...]
     best = f"{curves[REFERENCE]['kl']['value']:.3g}"
     budgets = [(KEEPS[name], curves[f"{BUDGET}: {name}"]["kl"]["value"]) for name in KEEPS]
     points: dict[str, list[tuple[float, float]]] = {
-        "BY_KEEP": [*((keep, float(f"{kl:.3g}")) for keep, kl in budgets), (KEEP, float(best)), (1.0, 0.0)],
+        "BY_KEEP": [*((keep, float(f"{value:.3g}")) for keep, value in budgets), (KEEP, float(best)), (1.0, 0.0)],
         # In the middle of the depths that the planner takes to this block.
         "BY_ENCODER_DEPTH": [((block + 1.5) / DEPTH, _ratio(curves, BLOCK, block)) for block in BLOCKS],
         "BY_ENCODER_SHARE": [(share, _ratio(curves, SHARE, share)) for share in SHARES],

@@ -14,12 +14,12 @@ import numpy as np
 
 from illava.evaluation.comparison import ALPHA, DRAWS
 from illava.evaluation.equal_time_page import heading
-from illava.evaluation.metrics import Array, estimate, holm, mean_over_tasks, resample, two_sided_p
-from illava.evaluation.rows import PLAIN
+from illava.evaluation.metrics import Array, estimate, holm, mean_over_tasks, two_sided_p
 from illava.evaluation.store import Line
-from illava.evaluation.summary import escape, number, shared_lines, table
+from illava.evaluation.summary import escape, number, table
 from illava.planning.equal_time import TOLERANCE
 
+from . import kl
 from .choice_figures import SPEEDS, method_and_speed
 
 ALL = ""
@@ -45,18 +45,11 @@ def measure(
     """
     at = {label for label, speedup in settings["speedups"].items() if _is_at(label, speedup)}
     drawn: dict[str, dict[str, list[Array]]] = {}
-    for task in settings["tasks"]:
-        rows = shared_lines([line for line in lines if line["task"] == task], settings["rows"])
-        if not rows[PLAIN.label]:
-            continue
-        clusters = [line["cluster"] or f"#{line['sample']}" for line in rows[PLAIN.label]]
-        resamples = resample(clusters, settings["seed"], task, draws)
-        for label, some in rows.items():
-            if method_and_speed(label) is None:
-                continue
-            values = [math.nan if line["kl"] is None else line["kl"] for line in some]
-            for group in {ALL, groups.get(task, ALL)}:
-                drawn.setdefault(group, {}).setdefault(label, []).append(resamples.mean(values))
+    for task, rows in kl.by_task(settings, lines, draws).items():
+        for label, mean in rows.items():
+            if method_and_speed(label) is not None:
+                for group in {ALL, groups.get(task, ALL)}:
+                    drawn.setdefault(group, {}).setdefault(label, []).append(mean)
     means = {
         group: {method_and_speed(label): mean_over_tasks(some) for label, some in rows.items()}
         for group, rows in drawn.items()
