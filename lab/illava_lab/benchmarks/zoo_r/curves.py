@@ -115,7 +115,11 @@ def rule(curves: Mapping[str, Any]) -> dict[str, tuple[tuple[float, float], ...]
     best = f"{curves[REFERENCE]['kl']['value']:.3g}"
     budgets = [(KEEPS[name], curves[f"{BUDGET}: {name}"]["kl"]["value"]) for name in KEEPS]
     points: dict[str, list[tuple[float, float]]] = {
-        "BY_KEEP": [*((keep, float(f"{value:.3g}")) for keep, value in budgets), (KEEP, float(best)), (1.0, 0.0)],
+        "BY_KEEP": [
+            *((keep, float(f"{mean:.3g}")) for keep, mean in budgets),
+            (KEEP, float(best)),
+            (1.0, 0.0),
+        ],
         # In the middle of the depths that the planner takes to this block.
         "BY_ENCODER_DEPTH": [((block + 1.5) / DEPTH, _ratio(curves, BLOCK, block)) for block in BLOCKS],
         "BY_ENCODER_SHARE": [(share, _ratio(curves, SHARE, share)) for share in SHARES],
