@@ -147,25 +147,25 @@ ZOO_R_TESTED := real-clothing real-grocery real-signs real-photo-exists real-col
 	real-large-words real-words-exists real-words real-receipts real-collage-place real-sroie
 ZOO_R_RIVALS := illava-best out/candidates/candidate-log out/candidates/candidate-former out/candidates/candidate-attention-468 tome divprune \
 	visionzip mmtok fastv illava downsample
-ZOO_R_EQUAL := --model zoo/R-448 --tasks $(ZOO_R_TESTED) --dtype bfloat16 --limit 16 --max-new-tokens 8 \
+ZOO_R_EQUAL := --model zoo/R-448 --tasks $(ZOO_R_TESTED) --limit 16 --max-new-tokens 8 \
 	--speedup 2 3 4 --reference illava-best
 
 zoo-r-equal: $(READY)  ## compare the preset, three candidates and other methods at equal time on zoo/R's test questions (an hour and more)
 	rm -rf out/candidates
 	$(BIN)/python -m illava_lab.real candidates out/candidates
-	$(BIN)/illava compare --method $(ZOO_R_RIVALS) $(ZOO_R_EQUAL) --time-dtype float32 --time 1 --output out/zoo-r-equal
+	$(BIN)/illava compare --method $(ZOO_R_RIVALS) $(ZOO_R_EQUAL) --dtype bfloat16 --time-dtype float32 --time 1 --output out/zoo-r-equal
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r cost
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal
 
 # The time of Qwen2-VL-2B at 672 x 672 pixels, by the rates that `make performance` measured.
-zoo-r-equal-2b: $(READY)  ## methods that merge early enough, at equal predicted time of Qwen2-VL-2B (half an hour)
+zoo-r-equal-2b: $(READY)  ## methods that merge early enough, at equal predicted time of Qwen2-VL-2B (an hour)
 	rm -rf out/candidates
 	$(BIN)/python -m illava_lab.real candidates out/candidates
 	$(BIN)/illava compare --method illava-best illava-planned out/candidates/candidate-log tome illava downsample \
-		$(ZOO_R_EQUAL) --clock docs/performance/speed-qwen2-vl-2b.json --time 0 --output out/zoo-r-equal-2b
+		$(ZOO_R_EQUAL) --dtype float32 --clock docs/performance/speed-qwen2-vl-2b.json --time 0 --output out/zoo-r-equal-2b
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal-2b
 
-zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by budget, block, layer and share (a quarter of an hour where bfloat16 is fast; goes on where it was stopped); writes docs/zoo-r-curves.md
+zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by budget, block, layer and share (an hour; goes on where it was stopped); writes docs/zoo-r-curves.md
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r curves --each 8 --tasks $(ZOO_R_TESTED)
 
 pretrained: $(READY)  ## merging inside a pretrained DINOv2 on photographs (half an hour; goes on where it was stopped); writes docs/pretrained.md

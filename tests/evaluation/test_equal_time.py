@@ -22,7 +22,8 @@ from illava.models.located import locate
 from illava.planning.clock import Clock
 from illava.planning.equal_time import LEAST
 from illava.planning.machine_speed import Rates
-from illava.planning.plan import method_at, plan_on
+from illava.planning.placements import method_at
+from illava.planning.plan import plan_on
 from illava.planning.predict import skeleton
 from tests.tiny import config
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from illava_lab.benchmarks.zoo_r import __main__ as command
-from illava_lab.benchmarks.zoo_r import choose
+from illava_lab.benchmarks.zoo_r import choice_page, choose
 from illava_lab.benchmarks.zoo_r.choice_figures import SPEEDS, parts
 from illava_lab.benchmarks.zoo_r.choose import REFERENCE
 from illava_lab.real.candidates import candidates
@@ -84,7 +84,7 @@ def chosen(answers: Answers, *names: str, **more: Any) -> choose.Choice:
 
 def result(choice: choose.Choice, name: str, names: tuple[str, ...]) -> str:
     """The last cell of a method's line."""
-    lines = choose.page_lines(choice, [REFERENCE, *names])
+    lines = choice_page.page_lines(choice, [REFERENCE, *names])
     (line,) = (line for line in lines if re.match(rf"\| \**{name}\** \|", line))
     return line.split(" | ")[-1].removesuffix(" |")
 
@@ -116,7 +116,7 @@ def test_significantly_better_somewhere_and_worse_nowhere() -> None:
 def test_the_preset_stays_without_a_better_one() -> None:
     found = chosen(everywhere(level=Made(kl=0.28, spread=0.5)), "level")
     assert found.chosen == REFERENCE
-    lines = choose.page_lines(found, [REFERENCE, "level"])
+    lines = choice_page.page_lines(found, [REFERENCE, "level"])
     assert lines[2].startswith("| level | 3, score | 2.00 / 3.00 / 4.00 | +0.0 (+0.0 to +0.0) |")
     assert lines[2].endswith(" | 0.280 | - | nowhere better |")
     assert lines[3] == (
@@ -185,7 +185,7 @@ def test_a_candidate_must_have_the_speed() -> None:
     assert found.chosen == "near"
     assert result(found, "slow", names) == "too slow: 4x"
     assert result(found, "ends", names) == "too slow: 4x"
-    lines = choose.page_lines(found, names)
+    lines = choice_page.page_lines(found, names)
     assert any("| **near** | 3, score | 2.30 / 3.00 / 3.81 |" in line for line in lines)
     assert any("| slow | 3, score | 2.00 / 3.00 / 3.79 (slow) |" in line for line in lines)
     assert any("| ends | 3, score | 2.00 / 3.00 / - |" in line for line in lines)
@@ -201,7 +201,7 @@ def test_nothing_is_tested_where_the_preset_misses_the_speed() -> None:
     assert chosen(answers, "near").chosen == "near"
     found = chosen(answers, "near", speedups={f"{REFERENCE} 4x": 4.3})
     assert found.chosen == REFERENCE
-    lines = choose.page_lines(found, ["near"])
+    lines = choice_page.page_lines(found, ["near"])
     assert "`illava-best` misses 4x by more than 5 %: no tests there." in lines
     assert "4 tests against `illava-best`." in lines[-4]
 
@@ -298,3 +298,13 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert choose.RULE in page
     assert "at most 48 questions a task, 1 tasks" in page
     assert "measured in float32 on a processor, threads: 2, on 1 prompt, at" in page
+
+
+def test_what_followed_is_told_of_the_run_with_the_former_preset_alone() -> None:
+    def settings(where: str) -> dict[str, Any]:
+        options = {**illava.Illava.best(0.2).to_dict(), "where": where}
+        return {"rows": {"plain": {"options": None}, f"{REFERENCE} 2x": {"options": options}}}
+
+    assert choice_page.outcome(settings("late")) == []
+    told, _ = choice_page.outcome(settings("middle"))
+    assert told in command.CHOICE.read_text(encoding="utf-8")

@@ -76,4 +76,5 @@ def show(found: Recommendation) -> None:
         for name, value in found.method.to_dict().items()
         if name in ("keep", "encoder_layers", "llm_layers", "encoder_share", "where")
     }
-    typer.echo(f"Method: illava-best with {json.dumps(wanted)}")
+    name = "downsample" if found.chosen.placement.smaller_picture else "illava-best"
+    typer.echo(f"Method: {name} with {json.dumps(wanted)}")

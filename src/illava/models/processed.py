@@ -10,6 +10,7 @@ from typing import Any
 
 from .family import Family
 from .loading import reason
+from .located import LocatedModules
 from .workload import Size, first
 
 ANY_PICTURE: Size = (672, 672)
@@ -22,6 +23,14 @@ def takes_any_size(family: Family, config: Any) -> bool:
     """Whether a model encodes a picture as a whole, at whatever size the processor gives it."""
     tower = family.tower(config)
     return tower is not None and tower.any_size and family.picture_format(config) == "square"
+
+
+def resizes_inside(modules: LocatedModules) -> bool:
+    """Whether pictures can be resized inside the model, after the processor."""
+    if modules.tower.packed and modules.projector_inside:
+        return True
+    whole = takes_any_size(modules.family, modules.config) and modules.group == 1
+    return whole and modules.family.resampler is None
 
 
 def processed_size(

@@ -14,6 +14,7 @@ TF32. The result has the dtype of the units. The rules for dropped units are in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
@@ -28,7 +29,15 @@ from .reductions import Similarity as Similarity
 from .reductions import fold, gather_units, rank_weighted_mean, recycling, row_index
 from .segments import MergedSegments as MergedSegments
 from .segments import reduce_segments as reduce_segments
-from .selection import diverse_ranking, ranking_by_operations, select_diverse
+from .selection import (
+    chooses_in_memory,
+    diverse_ranking,
+    nearest_in_memory,
+    pairwise_distances,
+    ranking_by_operations,
+    ranking_in_memory,
+    select_diverse,
+)
 
 Reduce = Literal["recycle", "drop", "weighted", "fold"]
 REDUCTIONS: tuple[str, ...] = get_args(Reduce)
@@ -242,6 +251,12 @@ def _by_operations(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, 
 
 
 def _diverse_fold(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, counted: bool) -> Merged:
+    if chooses_in_memory(units):
+        # Distances that the selection needs also tell which survivor is nearest.
+        distances = pairwise_distances(units)
+        order = ranking_in_memory(distances, scores, p).argsort(dim=1, descending=True, stable=True)
+        nearest = partial(nearest_in_memory, distances)
+        return Merged(*fold(units, order, p, "cosine", sizes, counted=counted, nearest=nearest))
     ranking = ranking_by_operations(units, scores, p)
     return _by_operations(units, ranking, sizes, p, _Rule("fold", similarity="cosine", counted=counted))
 

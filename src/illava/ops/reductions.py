@@ -78,6 +78,7 @@ def fold(
     sizes: Tensor | None,
     *,
     counted: bool = False,
+    nearest: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, LinearMap]:
     """Keep the first p units of ``order`` and merge every other unit into its most similar survivor.
 
@@ -86,6 +87,8 @@ def fold(
         order: (S, n) int64, the units from the highest score to the lowest.
         sizes: (S, n) fp32, how many units each unit already stands for; None counts each as one.
         counted: whether to return sizes even if none are given.
+        nearest: from (S, n - p) dropped and (S, p) kept units to (S, n - p) places in the latter, instead of
+            ``similarity``, where distances are known already.
 
     Returns the fields of :class:`Merged`. Each survivor is the size-weighted mean of
     itself and the units merged into it.
@@ -93,17 +96,20 @@ def fold(
     kept, dropped = order[:, :p].sort(dim=1).values, order[:, p:]
     x = units.float()
     weights = torch.ones_like(x[..., 0]) if sizes is None else sizes
-    # Similarity only selects: no gradient flows through it.
-    comparable = _comparable(x.detach(), similarity)
-    products = gather_units(comparable, dropped) @ gather_units(comparable, kept).transpose(1, 2)
-    # The first of equally similar survivors, which argmax returns.
-    nearest = products.argmax(2)
-    size = weights.gather(1, kept).scatter_add(1, nearest, weights.gather(1, dropped))
+    if nearest is None:
+        # Similarity only selects: no gradient flows through it.
+        comparable = _comparable(x.detach(), similarity)
+        products = gather_units(comparable, dropped) @ gather_units(comparable, kept).transpose(1, 2)
+        # The first of equally similar survivors, which argmax returns.
+        target = products.argmax(2)
+    else:
+        target = nearest(dropped, kept)
+    size = weights.gather(1, kept).scatter_add(1, target, weights.gather(1, dropped))
 
     def linear_map(x: Tensor) -> Tensor:
         total = gather_units(x, kept) * weights.gather(1, kept)[..., None]
         joining = gather_units(x, dropped) * weights.gather(1, dropped)[..., None]
-        mean: Tensor = total.scatter_add(1, row_index(nearest, x), joining) / size[..., None]
+        mean: Tensor = total.scatter_add(1, row_index(target, x), joining) / size[..., None]
         return mean
 
     # A survivor that absorbs no other unit is left unchanged, bit for bit.

@@ -51,19 +51,19 @@ def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
 
 def ranking_by_operations(units: Tensor, scores: Tensor, p: int) -> Tensor:
     """:func:`diverse_ranking` with PyTorch operations."""
-    directions = torch.nn.functional.normalize(units.detach().float(), dim=-1)
+    if chooses_in_memory(units):
+        return ranking_in_memory(pairwise_distances(units), scores, p)
     count = units.shape[1]
     # If they fit, all distances at once are one large product instead of many small ones.
-    whole = count <= MAX_PAIRWISE_UNITS
-    distances = _distances(directions @ directions.transpose(1, 2)) if whole else None
-    if distances is not None and distances.device.type == "cpu":
-        return _ranking_in_memory(distances, scores.detach().float(), p)
+    distances = pairwise_distances(units) if count <= MAX_PAIRWISE_UNITS else None
+    directions = None if distances is not None else _directions(units)
     rank = torch.zeros_like(scores, dtype=torch.float32)
     newest = scores.argmax(1, keepdim=True)
     nearest = torch.full_like(rank, float("inf"))
     for step in range(p):
         rank.scatter_(1, newest, float(count - step))
-        if distances is not None:
+        if directions is None:
+            assert distances is not None
             distance = distances.gather(1, newest[..., None].expand(-1, -1, count)).squeeze(1)
         else:
             one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
@@ -76,12 +76,21 @@ def ranking_by_operations(units: Tensor, scores: Tensor, p: int) -> Tensor:
 _captured_ranking = captured(ranking_by_operations)
 
 
-def _ranking_in_memory(distances: Tensor, scores: Tensor, p: int) -> Tensor:
-    """The same on a CPU, by NumPy: a round of a thousand units takes a few microseconds, of which PyTorch
-    would need ten times as many to start its operations."""
-    rank = torch.zeros_like(scores)
-    count = scores.shape[1]
-    for between, score, order in zip(distances.numpy(), scores.numpy(), rank.numpy(), strict=True):
+def chooses_in_memory(units: Tensor) -> bool:
+    """Whether (S, n, D) units are selected by NumPy, from the distances of all pairs."""
+    return units.device.type == "cpu" and units.shape[1] <= MAX_PAIRWISE_UNITS
+
+
+def ranking_in_memory(distances: Tensor, scores: Tensor, p: int) -> Tensor:
+    """:func:`diverse_ranking` by (S, n, n) distances on a CPU.
+
+    NumPy, because a round of a thousand units takes it a few microseconds, of which PyTorch would need ten
+    times as many to start its operations.
+    """
+    given = scores.detach().float()
+    rank = torch.zeros_like(given)
+    count = given.shape[1]
+    for between, score, order in zip(distances.numpy(), given.numpy(), rank.numpy(), strict=True):
         newest = int(score.argmax())
         nearest, weighted = between[newest].copy(), score.copy()
         excluded = np.zeros_like(score)  # minus infinity for selected units
@@ -92,6 +101,29 @@ def _ranking_in_memory(distances: Tensor, scores: Tensor, p: int) -> Tensor:
             np.add(weighted, excluded, out=weighted)
             newest = int(weighted.argmax())
     return rank
+
+
+def nearest_in_memory(distances: Tensor, dropped: Tensor, kept: Tensor) -> Tensor:
+    """For each of (S, m) dropped units, which of (S, p) kept ones is nearest, the first of equally near ones.
+
+    Returns (S, m) int64 places in ``kept``.
+    """
+    nearest = torch.empty_like(dropped)
+    for between, rows, columns, places in zip(
+        distances.numpy(), dropped.numpy(), kept.numpy(), nearest.numpy(), strict=True
+    ):
+        between[np.ix_(rows, columns)].argmin(1, out=places)
+    return nearest
+
+
+def pairwise_distances(units: Tensor) -> Tensor:
+    """(S, n, n) fp32 cosine distances of (S, n, D) units, without gradients."""
+    directions = _directions(units)
+    return _distances(directions @ directions.transpose(1, 2))
+
+
+def _directions(units: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(units.detach().float(), dim=-1)
 
 
 def _distances(cosines: Tensor) -> Tensor:

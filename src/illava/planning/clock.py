@@ -16,7 +16,8 @@ from .accelerator import AcceleratorRates
 from .accelerator_measuring import PARTS, measure_accelerator
 from .machine_speed import Rates, measure_rates
 from .mapped import check_pixels, mapped
-from .plan import method_at, plan_on
+from .placements import method_at
+from .plan import plan_on
 from .predict import Predictor
 from .timing import timing
 

@@ -1,43 +1,40 @@
 """Chooses a schedule for a target: a budget of tokens or bytes, a speed-up, or a time to the first token.
 
 Candidates have the preset's three late steps in the encoder, or one at another depth, and one step in the
-LLM. For every candidate the planner predicts the cost on the given model (:mod:`illava.planning.predict`) and
-the divergence from the plain model (:mod:`illava.planning.sensitivity`). Of all candidates that reach the
-target it chooses the schedule with the lowest predicted divergence.
+LLM, with several shares of the reduction. For every candidate the planner predicts the cost on the given
+model (:mod:`illava.planning.predict`) and the divergence from the plain model
+(:mod:`illava.planning.sensitivity`). Of all candidates that reach the target it chooses the schedule with the
+lowest predicted divergence, or a smaller picture where that is predicted to diverge less.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..methods import Illava
-from ..methods.schedules import Shares, late, middle
 from ..models.layout import workload
 from ..models.located import LocatedModules
+from ..models.processed import resizes_inside
 from ..models.workload import Size, Workload
 from .accelerator import AcceleratorRates
 from .machine_speed import Rates
+from .placements import has_llm_layer, method_at, placements
 from .predict import Predictor, modules_of
 from .recommendation import Candidate as Candidate
 from .recommendation import Recommendation as Recommendation
-from .sensitivity import PRESET, Placement, divergence
+from .sensitivity import PICTURE, PRESET, SMALLER_PICTURE, Placement, divergence
 from .targets import TOLERANCE, collect_targets, describe, missed, shortfall
 from .timing import Timing, timing
 from .verdict import judged
 
 THOUSANDTHS = range(28, 1000)
 """Budgets to try if ``keep`` is no target, from 1/36 on. Below 1/18 the divergence is extrapolated."""
-ENCODER_DEPTHS = (None, 3 / 4, 2 / 3, 1 / 2, 5 / 12, 1 / 3, 1 / 4, 1 / 6)
-"""None: the preset's three late steps."""
-LLM_DEPTHS = (2 / 3, 1 / 2)
-"""An earlier step has a larger divergence and saves little."""
 HARDLY = 1.01
 """How much farther from unreachable targets a schedule may be to diverge less."""
-ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.75, 0.85, 1.0)
+FARTHER = 1.05
+"""How many times the preset's divergence at the same budget is not worth a word."""
 
 
 def plan(
@@ -105,17 +102,19 @@ def plan_on(
     if found.prediction.steps and times is not None:
         keep_all = _candidate(predictor, 1.0, PRESET, times)
         found = judged(found, tried, keep_all, lambda: _fastest(predictor, tried, times))
-    return replace(found, reason=_with_note(found, modules, rates))
+    found = replace(found, reason=_with_note(found, modules, rates))
+    return _or_smaller_picture(found, predictor, times)
 
 
 def _search(
     predictor: Predictor, targets: dict[str, float], times: Timing | None
 ) -> tuple[Recommendation, list[Candidate]]:
     """The schedule for the targets, whether or not merging pays, and the candidates it was chosen from."""
-    modules = predictor.modules
     if "keep" in targets:
         keep = targets["keep"]
-        found = [_candidate(predictor, keep, placement, times) for placement in _placements(modules, keep)]
+        found = [
+            _candidate(predictor, keep, placement, times) for placement in placements(predictor.modules, keep)
+        ]
         if len(targets) == 1:
             chosen = _candidate(predictor, keep, PRESET, times)
             reason = "the preset illava-best"
@@ -123,7 +122,9 @@ def _search(
     else:
         found = [_candidate(predictor, 1.0, PRESET, times)]
         if shortfall(found[0], targets) > TOLERANCE:
-            found = [_largest_budget(predictor, at, targets, times) for at in _placements(modules, 0.5)]
+            found = [
+                _largest_budget(predictor, at, targets, times) for at in placements(predictor.modules, 0.5)
+            ]
     reaching = [one for one in found if shortfall(one, targets) <= TOLERANCE]
     if not reaching:
         chosen = min(found, key=lambda one: (missed(one, targets), shortfall(one, targets), one.divergence))
@@ -144,10 +145,31 @@ def _search(
     return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching)), found
 
 
+def _or_smaller_picture(found: Recommendation, predictor: Predictor, times: Timing | None) -> Recommendation:
+    """A smaller picture, if it reaches the targets, and merging does not or is predicted to diverge more."""
+    targets = found.targets
+    if "keep" in targets or not found.prediction.steps or not resizes_inside(predictor.modules):
+        return found
+    picture = _largest_budget(predictor, PICTURE, targets, times)
+    # Of smaller ones nothing was measured.
+    if shortfall(picture, targets) > TOLERANCE or (picture.method.keep or 1) < SMALLER_PICTURE[0][0]:
+        return found
+    if found.met and picture.divergence >= found.chosen.divergence:
+        return found
+    than = (
+        f"diverges more, by {found.chosen.divergence:.2f} nats" if found.met else "does not reach the target"
+    )
+    reason = (
+        f"a smaller picture instead of merging, which by prediction {than}: {picture.divergence:.2f} nats, "
+        f"{describe(picture, targets)}; it loses small text first: check it on your own images"
+    )
+    return Recommendation(picture, targets, True, reason, pays=None if times is None else picture.pays)
+
+
 def _fastest(predictor: Predictor, tried: list[Candidate], times: Timing | None) -> Candidate:
     """The fastest schedule of all placements at the smallest budget, and of those that were tried."""
     least = THOUSANDTHS[0] / 1000
-    smallest = [_candidate(predictor, least, at, times) for at in _placements(predictor.modules, least)]
+    smallest = [_candidate(predictor, least, at, times) for at in placements(predictor.modules, least)]
     return max((*smallest, *tried), key=lambda one: one.speedup)
 
 
@@ -184,7 +206,7 @@ def _without_waste(
         if factor > TOLERANCE:
             factor *= HARDLY
             eased[name] = value / factor if name == "speedup" else value * factor
-    found = [_largest_budget(predictor, at, eased, times) for at in _placements(predictor.modules, 0.5)]
+    found = [_largest_budget(predictor, at, eased, times) for at in placements(predictor.modules, 0.5)]
     return min(
         (one for one in found if shortfall(one, eased) <= TOLERANCE and one.pays >= nearest.pays),
         key=lambda one: one.divergence,
@@ -202,50 +224,14 @@ def _alternatives(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate
     )
 
 
-def _placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
-    """The placements to try, without those that give the same layers."""
-    if keep == 1:
-        yield PRESET
-        return
-    seen = set()
-    for llm in LLM_DEPTHS:
-        for encoder in ENCODER_DEPTHS:
-            blocks, layers = _layers(modules, encoder, llm)
-            shares = ENCODER_SHARES if layers else (1.0,)
-            for share in shares:
-                key = (tuple(blocks) if share else (), tuple(layers) if share < 1 else (), share)
-                if key not in seen:
-                    seen.add(key)
-                    yield Placement(encoder, llm, share)
-
-
-def method_at(modules: LocatedModules, keep: float, placement: Placement) -> Illava:
-    """The preset at a budget, with its steps and their shares where ``placement`` says."""
-    method = Illava.best(keep)
-    if placement == PRESET or keep == 1:
-        return method
-    blocks, layers = _layers(modules, placement.encoder, placement.llm)
-    return replace(
-        method,
-        encoder_layers=tuple(blocks) if placement.encoder_share else (),
-        llm_layers=tuple(layers) if placement.encoder_share < 1 else (),
-        encoder_share=placement.encoder_share,
-    )
-
-
-def _layers(modules: LocatedModules, encoder: float | None, llm: float) -> tuple[Shares, Shares]:
-    return late(modules, llm) if encoder is None else middle(modules, encoder, llm)
-
-
 def _candidate(predictor: Predictor, keep: float, placement: Placement, times: Timing | None) -> Candidate:
     modules = predictor.modules
     method = method_at(modules, keep, placement)
-    if not _layers(modules, placement.encoder, placement.llm)[1]:
-        # Without an LLM layer to merge before, the encoder does the whole reduction.
-        placement = replace(placement, encoder_share=1.0)
+    # Without an LLM layer to merge before, the encoder does the whole reduction.
+    effective = placement if has_llm_layer(modules) else replace(placement, encoder_share=1.0)
     prediction = predictor.of(method)
     seconds = None if times is None else times(prediction)
-    return Candidate(method, placement, prediction, divergence(keep, placement), seconds)
+    return Candidate(method, placement, prediction, divergence(keep, effective), seconds)
 
 
 def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | AcceleratorRates | None) -> str:
@@ -258,16 +244,19 @@ def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | Ac
         )
     elif rates is not None and one.prediction.steps:
         reason += "; predictions are less accurate for small models: measure with illava bench"
-    if not found.met or one.placement.measured or not one.prediction.steps:
+    if not found.met or not one.prediction.steps:
         return reason
-    if not late(modules)[1]:
-        return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"
     placement = one.placement
+    if not has_llm_layer(modules):
+        return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"
+    keep = one.method.keep or 1.0
+    if one.divergence <= FARTHER * divergence(keep):
+        return reason
     where = "late" if placement.encoder is None else f"after {placement.encoder:.0%} of its blocks"
     parts = [f"the encoder merges {where} and does {placement.encoder_share:.0%} of the reduction"]
     if placement.encoder_share < 1:
         parts.append(f"the LLM merges after {placement.llm:.0%} of its layers")
     return (
-        f"{reason}; {', '.join(parts)}: at the same budget zoo/R's first token then moves farther from the "
-        "plain model's than with the preset, or that was not measured; calibrate on your own images"
+        f"{reason}; {', '.join(parts)}: at this budget {one.divergence / divergence(keep):.1f} times the "
+        "preset's predicted divergence; calibrate on your own images"
     )

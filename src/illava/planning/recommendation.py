@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import renamed
-from ..methods import Illava
+from ..methods import Downsample, Illava
 from .predict import Prediction
 from .seconds import Seconds
 from .sensitivity import Placement
@@ -20,7 +20,7 @@ they are within the error of any prediction."""
 class Candidate:
     """A schedule with its predicted cost and divergence."""
 
-    method: Illava
+    method: Illava | Downsample
     placement: Placement
     prediction: Prediction
     divergence: float
@@ -81,7 +81,7 @@ class Recommendation:
         return alternatives
 
     @property
-    def method(self) -> Illava:
+    def method(self) -> Illava | Downsample:
         """The method to pass to :func:`illava.accelerate`."""
         return self.chosen.method
 

@@ -15,7 +15,20 @@ from illava.evaluation.store import write_json
 from illava.io.files import replacing
 from illava_lab.real.candidates import candidates
 
-from . import alone, choose, contest, cost, curves, equal, limits, page, times, when_not
+from . import (
+    alone,
+    choice_page,
+    choose,
+    contest,
+    cost,
+    curves,
+    curves_page,
+    equal,
+    limits,
+    page,
+    times,
+    when_not,
+)
 
 WHEN_NOT, LIMITS = Path("docs/when-not.md"), page.FOLDER / "limits.json"
 CURVES, CURVES_PAGE = page.FOLDER / "curves.json", Path("docs/zoo-r-curves.md")
@@ -70,16 +83,16 @@ def publish_choice(source: Path, target: Path = CHOICE) -> None:
     """
     settings, lines = choose.read(source)
     names = [PRESET, *candidates()]
-    found = choose.page_lines(choose.choose(settings, lines, names), names)
+    found = choice_page.page_lines(choose.choose(settings, lines, names), names)
     with replacing(target) as partial:
-        partial.write_text("\n".join([*choose.opening(settings), "", *found]) + "\n", encoding="utf-8")
+        partial.write_text("\n".join([*choice_page.opening(settings), "", *found]) + "\n", encoding="utf-8")
 
 
-def publish_curves(tasks: Sequence[str], each: int) -> None:
+def publish_curves(tasks: Sequence[str], each: int, dtype: str) -> None:
     """Measure the curves and write their page."""
-    write_json(CURVES, curves.measure(tasks, each, Path("out/zoo-r-curves")))
+    write_json(CURVES, curves.measure(tasks, each, Path("out/zoo-r-curves"), dtype=dtype))
     with replacing(CURVES_PAGE) as partial:
-        partial.write_text(curves.page(json.loads(CURVES.read_text(encoding="utf-8"))), encoding="utf-8")
+        partial.write_text(curves_page.page(json.loads(CURVES.read_text(encoding="utf-8"))), encoding="utf-8")
 
 
 def publish_when_not(target: Path = WHEN_NOT) -> None:
@@ -108,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         "--each", type=int, default=20, help="for plain, contest and curves: questions a task"
     )
     parser.add_argument("--time", type=int, default=3, help="for times: prompts")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="for curves")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--source", type=Path, nargs="+", help="what illava compare wrote")
     options = parser.parse_args(argv)
@@ -124,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         elif options.what == "cost":
             write_json(page.FOLDER / cost.FILE, cost.measure())
         elif options.what == "curves":
-            publish_curves(options.tasks, options.each)
+            publish_curves(options.tasks, options.each, options.dtype)
         elif options.what == "limits":
             write_json(LIMITS, limits.run())
         elif options.what == "when-not":

@@ -1,8 +1,9 @@
-"""How merging changes the first token's distribution on zoo/R: by budget, blocks, and share left to the LLM.
+"""How merging changes the first token's distribution on zoo/R: by stage, place and number of tokens left.
 
-Validation questions, text and places included; one thing varies at a time from ``Illava.best`` at 1/9. The
-figure is the KL divergence of the first token's distribution from the plain model's, the mean over tasks. The
-planner's quality rule, :mod:`illava.planning.sensitivity`, consists of these figures.
+Validation questions, text and places included. Each stage merges alone, so that its part of the divergence
+is seen; some schedules of both stages show whether the parts add up. The figure is the KL divergence of the
+first token's distribution from the plain model's, the mean over tasks. The planner's quality rule,
+:mod:`illava.planning.sensitivity`, consists of these figures.
 """
 
 from __future__ import annotations
@@ -12,62 +13,91 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from illava import Illava
+import numpy as np
+
+from illava import Downsample, Illava, Method
 from illava.ask import load
 from illava.bench.machine import machine
 from illava.cli.console import progress
-from illava.evaluation.metrics import DRAWS, Array, estimate, mean_over_tasks
+from illava.evaluation.metrics import DRAWS, Array, estimate, holm, mean_over_tasks, two_sided_p
 from illava.evaluation.rows import Row, describe
 from illava.evaluation.run import run
 from illava.evaluation.store import Line, Store
-from illava.evaluation.summary import number, table
+from illava.planning.sensitivity import Placement
 from illava_lab.real.data import tasks as registry
 
 from . import kl
 from .alone import MODEL, OPTIONS, trained
 
-KEEP = 1 / 9
-REFERENCE = "preset"
-KEEPS = {"1/2": 1 / 2, "1/3": 1 / 3, "1/6": 1 / 6, "1/18": 1 / 18}
-DEPTH, BLOCKS, OWN_BLOCKS = 9, (0, 1, 2, 3, 5, 7), (4, 6, 8)
-"""The number of encoder blocks; those (0-based) that have the only step instead of the preset's three."""
-LLM_DEPTH, LAYERS, OWN_LAYER = 30, (5, 10, 20, 25), 15
-"""The number of LLM layers; those (0-based) before which the step is instead of the preset's own."""
-SHARES = (0.0, 0.25, 0.5, 1.0)
-"""Of the reduction, on a logarithmic scale, in the encoder; the preset's is 0.75."""
-BUDGET, BLOCK, SHARE, LAYER = (
-    "budget",
-    "encoder block of the only step",
-    "share of the reduction in the encoder",
-    "LLM layer of the step",
-)
+DEPTH, BLOCKS = 9, (1, 3, 4, 5, 7)
+"""The number of encoder blocks; those (0-based) that have the only step."""
+THREE, THREE_BLOCKS = "three late", (4, 6, 8)
+"""Three steps in the second half of the encoder."""
+LLM_DEPTH, LAYERS = 30, (10, 15, 20)
+"""The number of LLM layers; those (0-based) before which the step is."""
+PLACES: Mapping[str, tuple[int, ...]] = {
+    **{f"block {block}": (block,) for block in BLOCKS},
+    THREE: THREE_BLOCKS,
+}
+LEFT = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
+"""Shares of visual tokens that the encoder leaves, or a smaller picture has."""
+LLM_LEFT = {"1/3": 1 / 3, "1/9": 1 / 9}
+"""Shares that the LLM leaves of those that enter it."""
+MIDDLE = 15
+"""The layer at which the LLM's shares are compared; elsewhere only the smallest."""
+ENCODER, LLM, PICTURE, BOTH = "encoder", "LLM layer", "smaller picture", "both stages"
 
 
-def rows() -> dict[str, dict[str, Illava]]:
-    """Methods by what varies, and by its value; the preset itself is REFERENCE of each."""
-    best = Illava.best(KEEP)
+def placed(keep: float, blocks: tuple[int, ...], share: float, layer: int = MIDDLE) -> Illava:
+    """The preset with its encoder steps at ``blocks`` and its LLM step before ``layer``."""
+    method = replace(Illava.best(keep), encoder_layers=blocks, llm_layers=(layer,), encoder_share=share)
+    if share == 1:
+        return replace(method, llm_layers=())
+    return replace(method, encoder_layers=()) if share == 0 else method
+
+
+JOINT: Mapping[str, tuple[float, str, float]] = {
+    "three late, 3/4 of 1/3": (1 / 3, THREE, 0.75),
+    "three late, 3/4 of 1/9": (1 / 9, THREE, 0.75),
+    "block 5, 3/4 of 1/9": (1 / 9, "block 5", 0.75),
+    "block 4, 1/2 of 1/9": (1 / 9, "block 4", 0.5),
+}
+"""Steps in both stages: the budget, the place in the encoder, and the encoder's part of the reduction."""
+
+
+def rows() -> dict[str, dict[str, Method]]:
+    """Methods by what merges, and by where and how many tokens are left."""
+    shares = {layer: LLM_LEFT if layer == MIDDLE else {"1/9": 1 / 9} for layer in LAYERS}
     return {
-        BUDGET: {name: Illava.best(keep) for name, keep in KEEPS.items()},
-        BLOCK: {f"{block}": replace(best, encoder_layers=(block,)) for block in BLOCKS},
-        SHARE: {f"{share:g}": _shared(best, share) for share in SHARES},
-        LAYER: {f"{layer}": replace(best, llm_layers=(layer,)) for layer in LAYERS},
+        ENCODER: {
+            f"{place}: {name}": placed(keep, blocks, 1)
+            for place, blocks in PLACES.items()
+            for name, keep in LEFT.items()
+        },
+        LLM: {
+            f"{layer}: {name}": placed(keep, (), 0, layer)
+            for layer, some in shares.items()
+            for name, keep in some.items()
+        },
+        PICTURE: {name: Downsample(keep=keep) for name, keep in LEFT.items()},
+        BOTH: {name: placed(keep, PLACES[place], share) for name, (keep, place, share) in JOINT.items()},
     }
 
 
-def _shared(best: Illava, share: float) -> Illava:
-    if share == 1:
-        return replace(best, encoder_share=1.0, llm_layers=())
-    return replace(best, encoder_share=share, **({"encoder_layers": ()} if share == 0 else {}))
+def placement(place: str, share: float) -> Placement:
+    """The planner's placement of a row of both stages."""
+    # In the middle of the depths that the planner takes to this block.
+    depth = None if place == THREE else (PLACES[place][0] + 1.5) / DEPTH
+    return Placement(depth, MIDDLE / LLM_DEPTH, share)
 
 
-def labelled() -> dict[str, Illava]:
+def labelled() -> dict[str, Method]:
     """All methods by the label of their row."""
-    found = {f"{what}: {value}": method for what, some in rows().items() for value, method in some.items()}
-    return {REFERENCE: Illava.best(KEEP), **found}
+    return {f"{what}: {value}": method for what, some in rows().items() for value, method in some.items()}
 
 
 def measure(
-    names: Sequence[str], each: int, folder: Path, device: str = "cpu", dtype: str = "bfloat16"
+    names: Sequence[str], each: int, folder: Path, device: str = "cpu", dtype: str = "float32"
 ) -> dict[str, Any]:
     """Ask ``each`` validation questions of every task; the figures, JSON-ready. Goes on where it was stopped.
 
@@ -88,93 +118,67 @@ def measure(
             "split": options["split"],
             "each": each,
             "tasks": list(names),
-            "curves": figures(store.settings, store.lines),
+            **figures(store.settings, store.lines),
         }
 
 
-def figures(
-    settings: Mapping[str, Any], lines: Sequence[Line], draws: int = DRAWS
-) -> dict[str, dict[str, Any]]:
-    """By row: the mean KL over tasks in nats, and as a share of the preset's, paired; with intervals."""
+def figures(settings: Mapping[str, Any], lines: Sequence[Line], draws: int = DRAWS) -> dict[str, Any]:
+    """The mean KL over tasks in nats, with intervals.
+
+    ``curves``: by row. ``places``: by place of the encoder's step, averaged over :data:`LEFT`, and what it is
+    more than that of :data:`THREE`, paired by question, with p-values after Holm's correction.
+    """
     statistics: dict[str, list[Array]] = {}
     for rows_of_task in kl.by_task(settings, lines, draws).values():
         for label in labelled():
             statistics.setdefault(label, []).append(rows_of_task[label])
     means = {label: mean_over_tasks(some) for label, some in statistics.items()}
+    places = {
+        place: np.mean([means[f"{ENCODER}: {place}: {name}"] for name in LEFT], axis=0) for place in PLACES
+    }
+    # Rounded, because sums over tasks leave rounding errors where differences are exactly zero.
+    more = {place: np.round(mean - places[THREE], 9) for place, mean in places.items() if place != THREE}
+    tested = {place: p for place, mean in more.items() if (p := two_sided_p(mean)) is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {
-        label: {
-            "kl": estimate(mean).to_dict(),
-            "share": estimate(mean / means[REFERENCE]).to_dict(),
-        }
-        for label, mean in means.items()
+        "curves": {label: estimate(mean).to_dict() for label, mean in means.items()},
+        "places": {
+            place: {
+                "kl": estimate(mean).to_dict(),
+                **(
+                    {"more": estimate(more[place]).to_dict(), "p": corrected.get(place)}
+                    if place in more
+                    else {}
+                ),
+            }
+            for place, mean in places.items()
+        },
     }
 
 
-def rule(curves: Mapping[str, Any]) -> dict[str, tuple[tuple[float, float], ...]]:
-    """The planner's tables by name, rounded: where, as a share, and the divergence or its ratio."""
-    best = f"{curves[REFERENCE]['kl']['value']:.3g}"
-    budgets = [(KEEPS[name], curves[f"{BUDGET}: {name}"]["kl"]["value"]) for name in KEEPS]
-    points: dict[str, list[tuple[float, float]]] = {
-        "BY_KEEP": [
-            *((keep, float(f"{mean:.3g}")) for keep, mean in budgets),
-            (KEEP, float(best)),
-            (1.0, 0.0),
-        ],
+def rule(curves: Mapping[str, Any]) -> dict[str, Any]:
+    """The planner's tables by name, rounded; ascending, and with the plain model at their end."""
+
+    def found(what: str, value: str) -> float:
+        return _rounded(curves[f"{what}: {value}"]["value"])
+
+    def by_left(what: str, place: str, left: Mapping[str, float]) -> tuple[tuple[float, float], ...]:
+        return (*sorted((keep, found(what, f"{place}{name}")) for name, keep in left.items()), (1.0, 0.0))
+
+    return {
+        "THREE_LATE": by_left(ENCODER, f"{THREE}: ", LEFT),
         # In the middle of the depths that the planner takes to this block.
-        "BY_ENCODER_DEPTH": [((block + 1.5) / DEPTH, _ratio(curves, BLOCK, block)) for block in BLOCKS],
-        "BY_ENCODER_SHARE": [(share, _ratio(curves, SHARE, share)) for share in SHARES],
-        "BY_LLM_DEPTH": [(layer / LLM_DEPTH, _ratio(curves, LAYER, layer)) for layer in LAYERS],
+        "BY_DEPTH": tuple(
+            ((block + 1.5) / DEPTH, by_left(ENCODER, f"block {block}: ", LEFT)) for block in BLOCKS
+        ),
+        "IN_LLM": by_left(LLM, f"{MIDDLE}: ", LLM_LEFT),
+        "BY_LLM_DEPTH": tuple(
+            (layer / LLM_DEPTH, _rounded(found(LLM, f"{layer}: 1/9") / found(LLM, f"{MIDDLE}: 1/9")))
+            for layer in LAYERS
+        ),
+        "SMALLER_PICTURE": by_left(PICTURE, "", LEFT),
     }
-    points["BY_ENCODER_SHARE"].append((0.75, 1.0))
-    points["BY_LLM_DEPTH"].append((OWN_LAYER / LLM_DEPTH, 1.0))
-    return {name: tuple(sorted(some)) for name, some in points.items()}
 
 
-def worse(curves: Mapping[str, Any], what: str) -> list[str]:
-    """The values of what varies at which the divergence is significantly above the preset's."""
-    return [value for value in rows()[what] if (curves[f"{what}: {value}"]["share"]["low"] or 0) > 1]
-
-
-def _ratio(curves: Mapping[str, Any], what: str, value: float) -> float:
-    return float(f"{curves[f'{what}: {value:g}']['share']['value']:.3g}")
-
-
-def page(found: Mapping[str, Any]) -> str:
-    """The curves as tables."""
-    curves = found["curves"]
-    lines = [
-        "# How merging changes the first token",
-        "",
-        "Written by `make zoo-r-curves`, which measures it. On [zoo/R](zoo-r.md) at 448 pixels, with "
-        f"{DEPTH} encoder blocks and {LLM_DEPTH} LLM layers, one thing is changed in `Illava.best` at 1/9, "
-        f"whose steps are at encoder blocks {', '.join(map(str, OWN_BLOCKS))} and before LLM layer "
-        f"{OWN_LAYER} (0-based), with three quarters of the reduction, on a logarithmic scale, in the "
-        "encoder. *KL*: divergence of the first token's "
-        f"distribution from the plain model's, in nats, the mean over {len(found['tasks'])} tasks; *of the "
-        "preset's*: divided by that of `Illava.best` as it is, paired. In brackets 95 % intervals. The "
-        "[planner](planning.md#the-rule) ranks schedules by these figures.",
-        "",
-        f"`Illava.best` as it is: {_shown(curves[REFERENCE]['kl'], '.3f')}.",
-    ]
-    for what, some in rows().items():
-        cells = [
-            [value, *(_shown(curves[f"{what}: {value}"][key], form) for key, form in COLUMNS.items())]
-            for value in some
-        ]
-        lines += ["", f"## By {what}", "", *table(["", "KL", "of the preset's"], cells)]
-    place = found["machine"]
-    lines += [
-        "",
-        f"{found['each']} questions of each of {', '.join(found['tasks'])}; split {found['split']}, "
-        f"{found['dtype']}, weights {found['trained']}, {place['cpu']}, torch {place['torch']}, transformers "
-        f"{place['transformers']}.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-COLUMNS = {"kl": ".3f", "share": ".2f"}
-
-
-def _shown(figure: Mapping[str, float | None], form: str) -> str:
-    text = number(figure["value"], form)
-    return text if figure["low"] is None else f"{text} ({figure['low']:{form}}-{figure['high']:{form}})"
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -59,7 +59,8 @@ PAGES = {
         "zoo/R answers, but the time of another model counts: each budget is the one with which the same "
         "method is predicted to reach a speed-up of the first token on Qwen2-VL-2B, whose encoder takes most "
         "of that time; steps are at the same relative depths. In zoo/R the encoder takes a fifth of it. What "
-        "sizes cost in attention is not predicted.",
+        "sizes cost in attention is not predicted. illava-planned is what the "
+        "[planner](planning.md#the-rule) recommends for the speed-up, which may be a smaller picture.",
     ),
 }
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedError
 from ...models.located import LocatedModules
-from ...models.processed import takes_any_size
+from ...models.processed import resizes_inside
 from ...models.workload import first
 from ...ops.grids import coarse_places, coarse_shape
 from ...ops.transfers import upload
@@ -38,9 +38,7 @@ class ResizeStage:
     """Resizes the pictures in the arguments of an encoder that takes any size."""
 
     def __init__(self, modules: LocatedModules, keep: float) -> None:
-        packed = modules.tower.packed and modules.projector_inside
-        whole = takes_any_size(modules.family, modules.config) and modules.group == 1
-        if not packed and (not whole or modules.family.resampler is not None):
+        if not resizes_inside(modules):
             raise UnsupportedError(
                 f"pictures of {modules.family.model_type} cannot be resized inside the model, which has a "
                 "fixed picture size or merges patches outside its encoder; give smaller pictures"
