@@ -165,7 +165,7 @@ zoo-r-equal-2b: $(READY)  ## methods that merge early enough, at equal predicted
 		$(ZOO_R_EQUAL) --dtype float32 --clock docs/performance/speed-qwen2-vl-2b.json --time 0 --output out/zoo-r-equal-2b
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r equal-2b
 
-zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by budget, block, layer and share (an hour; goes on where it was stopped); writes docs/zoo-r-curves.md
+zoo-r-curves: $(READY)  ## how merging changes zoo/R's first token, by stage, place and share of tokens left (an hour; goes on where it was stopped); writes docs/zoo-r-curves.md
 	$(BIN)/python -m illava_lab.benchmarks.zoo_r curves --each 8 --tasks $(ZOO_R_TESTED)
 
 pretrained: $(READY)  ## merging inside a pretrained DINOv2 on photographs (half an hour; goes on where it was stopped); writes docs/pretrained.md

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from math import inf
 
 import pytest
@@ -14,7 +15,8 @@ from illava.ops.selection import MAX_PAIRWISE_UNITS
 from illava.planning.accelerator import AcceleratorRates, data_sheet_rates
 from illava.planning.machine_speed import Rates
 from illava.planning.merging_cost import KERNELS_BESIDE_ROUNDS, KERNELS_PER_PREFILL
-from illava.planning.plan import HARDLY, plan, plan_on
+from illava.planning.plan import HARDLY, plan
+from illava.planning.plan import plan_on as plan_or_smaller_picture
 from illava.planning.predict import Predictor, skeleton
 from illava.planning.recommendation import MIN_GAIN
 from illava.planning.timing import timing
@@ -27,6 +29,8 @@ COMPUTE = AcceleratorRates("compute", "bfloat16", 0.0, 0.0, inf, 1e9, inf, False
 """Only the products of the model take time, and so much that rounds of a selection do not count."""
 LINEAR = tuple((n, n * 1e-6) for n in (1, 10, 100, 1000, 10000))
 SQUARE = tuple((n, n * n * 1e-9) for n in (1, 10, 100, 1000, 10000))
+# Merging alone; a smaller picture has a file of its own.
+plan_on = partial(plan_or_smaller_picture, smaller_picture=False)
 NOTHING = tuple((n, 1e-12) for n in (1, 10, 100, 1000, 10000))
 
 

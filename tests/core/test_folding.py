@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from illava.ops import scoring, selection
-from illava.ops.merging import merge
+from illava.ops.merging import merge, merge_diverse
 from illava.ops.scoring import rarity, row_scores
 from illava.ops.selection import diverse_ranking
 from tests.core.cases import DTYPES, assert_same_bits, bounded, normal_units
@@ -129,3 +129,31 @@ def test_row_scores_equal_the_loop(heads, kind, way, monkeypatch):
                 weights = attention_row(query[b, head, row], key[b, head * heads[1] // heads[0]], 0.5, bias)
                 want = [w + weight / len(asking) / heads[0] for w, weight in zip(want, weights, strict=True)]
         assert got[b].tolist() == pytest.approx(want, abs=1e-6)
+
+
+@settings(bounded, max_examples=100)
+@given(n=st.integers(2, 40), data=st.data())
+def test_a_diverse_step_on_a_cpu_is_its_ranking_and_a_fold(n, data):
+    """Distances are computed once for both; copies and units without a score among them."""
+    p = data.draw(st.integers(1, n - 1))
+    units = normal_units(3, n, 5, seed=n * 100 + p, dtype=torch.float32)
+    units[:, 1::4] = units[:, :1]
+    generator = torch.Generator().manual_seed(p)
+    scores = torch.rand(3, n, generator=generator) * (torch.rand(3, n, generator=generator) > 0.2)
+    sizes = torch.randint(1, 5, (3, n), generator=generator).float()
+    options = {"reduce": "fold", "similarity": "cosine", "sizes": sizes}
+    found = merge_diverse(units, scores, p, **options)
+    want = merge(units, diverse_ranking(units, scores, p), p, **options)
+    assert torch.equal(found.kept, want.kept)
+    assert torch.equal(found.sizes, want.sizes)
+    torch.testing.assert_close(found.units, want.units)
+    with mock.patch.object(selection, "MAX_PAIRWISE_UNITS", 1):
+        apart = merge_diverse(units, scores, p, **options)
+    assert torch.equal(found.kept, apart.kept)
+    assert torch.equal(found.sizes, apart.sizes)
+
+
+def test_gradients_of_a_diverse_step_reach_all_units():
+    units = normal_units(2, 12, 5, seed=1, dtype=torch.float32).requires_grad_()
+    merge_diverse(units, torch.rand(2, 12), 4, reduce="fold", similarity="cosine").units.sum().backward()
+    assert (units.grad.abs().sum(-1) > 0).all()

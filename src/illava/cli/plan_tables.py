@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def layers(one: Candidate) -> str:
     """The steps of a schedule, in one line."""
-    steps = [f"{s.stage} {s.layer}: {s.before} -> {s.after}" for s in one.prediction.steps]
+    steps = [f"{step.place}: {step.before} -> {step.after}" for step in one.prediction.steps]
     return ", ".join(steps) or "no layer: all tokens are kept"
 
 

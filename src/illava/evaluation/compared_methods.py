@@ -25,7 +25,7 @@ from .samples import Sample
 
 ALL = "all"
 PLANNED = "illava-planned"
-"""At equal time only: the layers and shares that the planner chooses for the speed-up, one row for each."""
+"""At equal time only: what the planner recommends for the speed-up, one row for each."""
 STAGES = ("projector", "llm")
 """A method with a ``stage`` is compared at each of these, e.g. as "random projector" and "random llm"."""
 
@@ -40,7 +40,8 @@ class ComparedMethod:
     schedule: Method | None = None
     """A method with a fixed share at each step, which is used as it is and has no budget."""
     planned: bool = False
-    """Whether the planner chooses layers and shares for each speed-up; ``make`` is then the preset."""
+    """Whether the planner chooses a schedule, or a smaller picture, for each speed-up; ``make`` is then the
+    preset."""
 
     def rows(self, keeps: Sequence[float]) -> list[Row]:
         """One row per budget, or a single row for a fixed schedule."""

@@ -144,8 +144,8 @@ def merge_diverse(
 ) -> Merged:
     """As :func:`merge`, with the units ranked by :func:`illava.ops.selection.diverse_ranking`.
 
-    On graphics cards it takes fewer launches than the two functions, since the selection already knows which
-    survivor each unit is most similar to.
+    It takes less than the two functions, since the selection already knows which survivor each unit is most
+    similar to. On a CPU, copies (:data:`illava.ops.selection.TIE`) of several survivors go to the first.
 
     Args:
         units: (S, n, D), any floating dtype.

@@ -11,6 +11,7 @@ import torch
 from ..errors import UnsupportedError
 from ..methods import Method
 from ..models.located import LocatedModules
+from ..models.processed import resizes_inside
 from ..models.workload import Workload
 from .accelerator import AcceleratorRates
 from .accelerator_measuring import PARTS, measure_accelerator
@@ -69,10 +70,12 @@ class Clock:
     def planned(self, speedup: float) -> Callable[[float], Method]:
         """From a budget to the schedule whose layers and shares the planner chooses for a speed-up.
 
-        It plans for the most frequent prompt. Raises UnsupportedError where merging does not pay there.
+        Or to a smaller picture, where the planner recommends one and the model that answers can resize it. It
+        plans for the most frequent prompt. Raises UnsupportedError where merging does not pay there.
         """
         work = statistics.mode(self.prompts)
-        found = plan_on(self.modules, work, {"speedup": speedup}, self.rates)
+        picture = resizes_inside(self.planned_on or self.modules)
+        found = plan_on(self.modules, work, {"speedup": speedup}, self.rates, smaller_picture=picture)
         if not found.prediction.steps:
             raise UnsupportedError(f"the planner merges nothing: {found.reason}")
         return lambda keep: method_at(self.planned_on or self.modules, keep, found.chosen.placement)

@@ -15,7 +15,7 @@ ENCODER_DEPTHS = (None, 7 / 8, 3 / 4, 2 / 3, 7 / 12, 1 / 2, 5 / 12, 1 / 3, 1 / 4
 """None: the preset's three late steps."""
 LLM_DEPTHS = (2 / 3, 1 / 2)
 """An earlier step has a larger divergence and saves little."""
-ENCODER_SHARES = (0.0, 0.35, 0.5, 0.65, 0.75, 0.85, 1.0)
+ENCODER_SHARES: tuple[float, ...] = (0.0, 0.35, 0.5, 0.65, 0.75, 0.85, 1.0)
 
 
 def placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
@@ -23,8 +23,10 @@ def placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
     yield PRESET
     if keep == 1:
         return
-    # Without an LLM layer to merge before, the encoder does the whole reduction.
-    shares = ENCODER_SHARES if has_llm_layer(modules) else (1.0,)
+    shares = ENCODER_SHARES
+    if not has_llm_layer(modules) or not len(modules.blocks):
+        # One stage does the whole reduction.
+        shares = (1.0,) if len(modules.blocks) else (0.0,)
     seen = {_layers_of(modules, PRESET)}
     for llm in LLM_DEPTHS:
         for encoder in ENCODER_DEPTHS:
@@ -38,6 +40,22 @@ def placements(modules: LocatedModules, keep: float) -> Iterator[Placement]:
 def has_llm_layer(modules: LocatedModules) -> bool:
     """Whether the LLM has a layer to merge before."""
     return bool(middle(modules)[1])
+
+
+def effective(modules: LocatedModules, placement: Placement) -> Placement:
+    """``placement`` at the depths where this model can merge: not within windows, for example."""
+    if placement.smaller_picture:
+        return placement
+    blocks, layers = _layers(modules, placement)
+    share = placement.encoder_share
+    if not blocks or not layers:
+        share = 1.0 if blocks else 0.0
+    encoder, llm = placement.encoder, placement.llm
+    if encoder is not None and blocks:
+        encoder = (max(blocks) + 1) / len(modules.blocks)
+    if layers:
+        llm = min(layers) / len(modules.layers)
+    return Placement(encoder, llm, share)
 
 
 def method_at(modules: LocatedModules, keep: float, placement: Placement) -> Illava | Downsample:

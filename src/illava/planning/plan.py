@@ -10,27 +10,25 @@ lowest predicted divergence, or a smaller picture where that is predicted to div
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import replace
 from typing import Any
 
 from ..models.layout import workload
 from ..models.located import LocatedModules
-from ..models.processed import resizes_inside
 from ..models.workload import Size, Workload
 from .accelerator import AcceleratorRates
+from .candidates import LEAST, candidate, largest_budget
 from .machine_speed import Rates
-from .placements import has_llm_layer, method_at, placements
+from .placements import has_llm_layer, placements
 from .predict import Predictor, modules_of
 from .recommendation import Candidate as Candidate
 from .recommendation import Recommendation as Recommendation
-from .sensitivity import PICTURE, PRESET, SMALLER_PICTURE, Placement, divergence
+from .sensitivity import PRESET, divergence
+from .smaller_picture import or_smaller_picture
 from .targets import TOLERANCE, collect_targets, describe, missed, shortfall
 from .timing import Timing, timing
 from .verdict import judged
 
-THOUSANDTHS = range(28, 1000)
-"""Budgets to try if ``keep`` is no target, from 1/36 on. Below 1/18 the divergence is extrapolated."""
 HARDLY = 1.01
 """How much farther from unreachable targets a schedule may be to diverge less."""
 FARTHER = 1.05
@@ -89,10 +87,14 @@ def plan_on(
     targets: dict[str, float],
     rates: Rates | AcceleratorRates | None = None,
     element_size: int | None = None,
+    *,
+    smaller_picture: bool = True,
 ) -> Recommendation:
     """As :func:`plan`, for located modules, a workload and targets from :func:`collect_targets`.
 
-    ``element_size``: bytes per element; default: that of the accelerator's rates, or of the model's weights.
+    Args:
+        element_size: bytes per element; default: that of the accelerator's rates, or of the model's weights.
+        smaller_picture: whether to recommend a smaller picture where it is predicted to diverge less.
     """
     if element_size is None and isinstance(rates, AcceleratorRates):
         element_size = rates.element_size
@@ -100,10 +102,11 @@ def plan_on(
     times = None if rates is None else timing(predictor, rates)
     found, tried = _search(predictor, targets, times)
     if found.prediction.steps and times is not None:
-        keep_all = _candidate(predictor, 1.0, PRESET, times)
+        keep_all = candidate(predictor, 1.0, PRESET, times)
         found = judged(found, tried, keep_all, lambda: _fastest(predictor, tried, times))
-    found = replace(found, reason=_with_note(found, modules, rates))
-    return _or_smaller_picture(found, predictor, times)
+    if smaller_picture:
+        found = or_smaller_picture(found, predictor, times)
+    return replace(found, reason=_with_note(found, modules, rates))
 
 
 def _search(
@@ -113,17 +116,17 @@ def _search(
     if "keep" in targets:
         keep = targets["keep"]
         found = [
-            _candidate(predictor, keep, placement, times) for placement in placements(predictor.modules, keep)
+            candidate(predictor, keep, placement, times) for placement in placements(predictor.modules, keep)
         ]
         if len(targets) == 1:
-            chosen = _candidate(predictor, keep, PRESET, times)
+            chosen = candidate(predictor, keep, PRESET, times)
             reason = "the preset illava-best"
             return Recommendation(chosen, targets, True, reason, _alternatives(chosen, found)), found
     else:
-        found = [_candidate(predictor, 1.0, PRESET, times)]
+        found = [candidate(predictor, 1.0, PRESET, times)]
         if shortfall(found[0], targets) > TOLERANCE:
             found = [
-                _largest_budget(predictor, at, targets, times) for at in placements(predictor.modules, 0.5)
+                largest_budget(predictor, at, targets, times) for at in placements(predictor.modules, 0.5)
             ]
     reaching = [one for one in found if shortfall(one, targets) <= TOLERANCE]
     if not reaching:
@@ -145,50 +148,10 @@ def _search(
     return Recommendation(chosen, targets, True, reason, _alternatives(chosen, reaching)), found
 
 
-def _or_smaller_picture(found: Recommendation, predictor: Predictor, times: Timing | None) -> Recommendation:
-    """A smaller picture, if it reaches the targets, and merging does not or is predicted to diverge more."""
-    targets = found.targets
-    if "keep" in targets or not found.prediction.steps or not resizes_inside(predictor.modules):
-        return found
-    picture = _largest_budget(predictor, PICTURE, targets, times)
-    # Of smaller ones nothing was measured.
-    if shortfall(picture, targets) > TOLERANCE or (picture.method.keep or 1) < SMALLER_PICTURE[0][0]:
-        return found
-    if found.met and picture.divergence >= found.chosen.divergence:
-        return found
-    than = (
-        f"diverges more, by {found.chosen.divergence:.2f} nats" if found.met else "does not reach the target"
-    )
-    reason = (
-        f"a smaller picture instead of merging, which by prediction {than}: {picture.divergence:.2f} nats, "
-        f"{describe(picture, targets)}; it loses small text first: check it on your own images"
-    )
-    return Recommendation(picture, targets, True, reason, pays=None if times is None else picture.pays)
-
-
 def _fastest(predictor: Predictor, tried: list[Candidate], times: Timing | None) -> Candidate:
     """The fastest schedule of all placements at the smallest budget, and of those that were tried."""
-    least = THOUSANDTHS[0] / 1000
-    smallest = [_candidate(predictor, least, at, times) for at in placements(predictor.modules, least)]
+    smallest = [candidate(predictor, LEAST, at, times) for at in placements(predictor.modules, LEAST)]
     return max((*smallest, *tried), key=lambda one: one.speedup)
-
-
-def _largest_budget(
-    predictor: Predictor, placement: Placement, targets: dict[str, float], times: Timing | None
-) -> Candidate:
-    """The candidate with the largest budget that reaches the targets; if none does, the smallest budget."""
-    tried: dict[int, Candidate] = {}
-
-    def reaches(thousandths: int) -> bool:
-        tried[thousandths] = _candidate(predictor, thousandths / 1000, placement, times)
-        return shortfall(tried[thousandths], targets) <= TOLERANCE
-
-    # Costs rise with the budget: search for the first budget that misses the targets.
-    least = THOUSANDTHS[0]
-    if not reaches(least):
-        return tried[least]
-    first = bisect_left(THOUSANDTHS, True, key=lambda thousandths: not reaches(thousandths))
-    return tried[THOUSANDTHS[first - 1]]
 
 
 def _without_waste(
@@ -206,7 +169,7 @@ def _without_waste(
         if factor > TOLERANCE:
             factor *= HARDLY
             eased[name] = value / factor if name == "speedup" else value * factor
-    found = [_largest_budget(predictor, at, eased, times) for at in placements(predictor.modules, 0.5)]
+    found = [largest_budget(predictor, at, eased, times) for at in placements(predictor.modules, 0.5)]
     return min(
         (one for one in found if shortfall(one, eased) <= TOLERANCE and one.pays >= nearest.pays),
         key=lambda one: one.divergence,
@@ -224,16 +187,6 @@ def _alternatives(chosen: Candidate, others: list[Candidate]) -> tuple[Candidate
     )
 
 
-def _candidate(predictor: Predictor, keep: float, placement: Placement, times: Timing | None) -> Candidate:
-    modules = predictor.modules
-    method = method_at(modules, keep, placement)
-    # Without an LLM layer to merge before, the encoder does the whole reduction.
-    effective = placement if has_llm_layer(modules) else replace(placement, encoder_share=1.0)
-    prediction = predictor.of(method)
-    seconds = None if times is None else times(prediction)
-    return Candidate(method, placement, prediction, divergence(keep, effective), seconds)
-
-
 def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | AcceleratorRates | None) -> str:
     """The reason, with what qualifies it."""
     reason, one = found.reason, found.chosen
@@ -244,9 +197,9 @@ def _with_note(found: Recommendation, modules: LocatedModules, rates: Rates | Ac
         )
     elif rates is not None and one.prediction.steps:
         reason += "; predictions are less accurate for small models: measure with illava bench"
-    if not found.met or not one.prediction.steps:
-        return reason
     placement = one.placement
+    if not found.met or not one.prediction.steps or placement.smaller_picture:
+        return reason
     if not has_llm_layer(modules):
         return f"{reason}; the encoder does the whole reduction, since this LLM has no layer to merge before"
     keep = one.method.keep or 1.0

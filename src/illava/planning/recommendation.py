@@ -59,7 +59,7 @@ class Recommendation:
     others."""
     reason: str
     alternatives: tuple[Candidate, ...] = ()
-    """Other candidates that reach the targets at a cost within 5 % of the chosen one, from which
+    """Other candidates that reach the targets, at a cost within 5 % of the best schedule, from which
     :mod:`illava.evaluation.calibrate` can choose."""
     pays: bool | None = None
     """Whether ``chosen`` is predicted to bring the first token sooner, merging included. If not, ``chosen``
@@ -92,7 +92,7 @@ class Recommendation:
 
     def __str__(self) -> str:
         p = self.prediction
-        steps = [f"{s.stage} {s.layer}: {s.before} -> {s.after}" for s in p.steps]
+        steps = [f"{step.place}: {step.before} -> {step.after}" for step in p.steps]
         return "\n".join(
             [
                 self.reason,

@@ -19,18 +19,19 @@ Points = Sequence[tuple[float, float]]
 THREE_LATE: Points = ((1 / 8, 0.129), (1 / 4, 0.0424), (1 / 2, 0.0134), (1.0, 0.0))
 """(share of tokens that three late steps leave, divergence)."""
 BY_DEPTH: Sequence[tuple[float, Points]] = (
-    (2.5 / 9, ((1 / 8, 0.476), (1 / 4, 0.269), (1 / 2, 0.106), (1.0, 0.0))),
-    (1 / 2, ((1 / 8, 0.252), (1 / 4, 0.155), (1 / 2, 0.0378), (1.0, 0.0))),
-    (5.5 / 9, ((1 / 8, 0.18), (1 / 4, 0.135), (1 / 2, 0.0188), (1.0, 0.0))),
-    (6.5 / 9, ((1 / 8, 0.13), (1 / 4, 0.0676), (1 / 2, 0.0162), (1.0, 0.0))),
-    (8.5 / 9, ((1 / 8, 0.0826), (1 / 4, 0.0787), (1 / 2, 0.0234), (1.0, 0.0))),
+    (2 / 9, ((1 / 8, 0.476), (1 / 4, 0.269), (1 / 2, 0.106), (1.0, 0.0))),
+    (4 / 9, ((1 / 8, 0.252), (1 / 4, 0.155), (1 / 2, 0.0378), (1.0, 0.0))),
+    (5 / 9, ((1 / 8, 0.18), (1 / 4, 0.135), (1 / 2, 0.0188), (1.0, 0.0))),
+    (6 / 9, ((1 / 8, 0.13), (1 / 4, 0.0676), (1 / 2, 0.0162), (1.0, 0.0))),
+    (8 / 9, ((1 / 8, 0.0826), (1 / 4, 0.0787), (1 / 2, 0.0234), (1.0, 0.0))),
 )
-"""Share of the encoder that runs before its only step -> (share of tokens that it leaves, divergence)."""
+"""Share of the encoder's blocks up to that of its only step -> (share of tokens that it leaves,
+divergence)."""
 IN_LLM: Points = ((1 / 9, 0.0179), (1 / 3, 0.00626), (1.0, 0.0))
 """(share of tokens that a step in the middle of the LLM leaves of those that enter it, divergence)."""
 BY_LLM_DEPTH: Points = ((1 / 3, 3.0), (1 / 2, 1.0), (2 / 3, 0.654))
 """(share of the LLM that runs before its step, divergence relative to a share of one half)."""
-SMALLER_PICTURE: Points = ((1 / 8, 0.607), (1 / 4, 0.368), (1 / 2, 0.204), (1.0, 0.0))
+SMALLER_PICTURE: Points = ((121 / 1024, 0.607), (1 / 4, 0.368), (529 / 1024, 0.204), (1.0, 0.0))
 """(share of tokens, divergence) of a smaller picture, without merging."""
 
 
@@ -39,8 +40,8 @@ class Placement:
     """Where a schedule merges, independent of the depth of a model."""
 
     encoder: float | None
-    """Share of the encoder that runs at full length before its only step; None: the preset's three late
-    steps."""
+    """Share of the encoder's blocks up to the one after whose attention its only step is, which is included;
+    None: the preset's three late steps."""
     llm: float
     """Share of the LLM that runs before its step."""
     encoder_share: float
@@ -76,7 +77,13 @@ def _in_llm(left: float, depth: float) -> float:
 
 
 def _by_tokens(points: Points, left: float) -> float:
-    """Divergence at a share of tokens: a power of it between the points and below them, linear up to 1."""
+    """Divergence at a share of tokens: a power of it between the points, linear in its logarithm up to 1.
+
+    Below the smallest share, of which nothing was measured, it is inversely proportional to the share.
+    """
+    smallest, most = points[0]
+    if left < smallest:
+        return most * smallest / left
     logs = [math.log(share) for share, _ in points]
     return _between(logs, lambda number: points[number][1], math.log(left))
 

@@ -23,6 +23,7 @@ from illava.evaluation.metrics import DRAWS, Array, estimate, holm, mean_over_ta
 from illava.evaluation.rows import Row, describe
 from illava.evaluation.run import run
 from illava.evaluation.store import Line, Store
+from illava.ops.grids import coarse_shape
 from illava.planning.sensitivity import Placement
 from illava_lab.real.data import tasks as registry
 
@@ -39,6 +40,8 @@ PLACES: Mapping[str, tuple[int, ...]] = {
     **{f"block {block}": (block,) for block in BLOCKS},
     THREE: THREE_BLOCKS,
 }
+GRID = (32, 32)
+"""Rows and columns of the patches of a picture."""
 LEFT = {"1/2": 1 / 2, "1/4": 1 / 4, "1/8": 1 / 8}
 """Shares of visual tokens that the encoder leaves, or a smaller picture has."""
 LLM_LEFT = {"1/3": 1 / 3, "1/9": 1 / 9}
@@ -84,10 +87,15 @@ def rows() -> dict[str, dict[str, Method]]:
     }
 
 
+def picture_share(keep: float) -> float:
+    """The share of the tokens that a smaller picture of nominally ``keep`` has: whole rows of patches."""
+    down, across = coarse_shape(*GRID, keep)
+    return down * across / (GRID[0] * GRID[1])
+
+
 def placement(place: str, share: float) -> Placement:
     """The planner's placement of a row of both stages."""
-    # In the middle of the depths that the planner takes to this block.
-    depth = None if place == THREE else (PLACES[place][0] + 1.5) / DEPTH
+    depth = None if place == THREE else (PLACES[place][0] + 1) / DEPTH
     return Placement(depth, MIDDLE / LLM_DEPTH, share)
 
 
@@ -167,16 +175,18 @@ def rule(curves: Mapping[str, Any]) -> dict[str, Any]:
 
     return {
         "THREE_LATE": by_left(ENCODER, f"{THREE}: ", LEFT),
-        # In the middle of the depths that the planner takes to this block.
         "BY_DEPTH": tuple(
-            ((block + 1.5) / DEPTH, by_left(ENCODER, f"block {block}: ", LEFT)) for block in BLOCKS
+            ((block + 1) / DEPTH, by_left(ENCODER, f"block {block}: ", LEFT)) for block in BLOCKS
         ),
         "IN_LLM": by_left(LLM, f"{MIDDLE}: ", LLM_LEFT),
         "BY_LLM_DEPTH": tuple(
             (layer / LLM_DEPTH, _rounded(found(LLM, f"{layer}: 1/9") / found(LLM, f"{MIDDLE}: 1/9")))
             for layer in LAYERS
         ),
-        "SMALLER_PICTURE": by_left(PICTURE, "", LEFT),
+        "SMALLER_PICTURE": (
+            *sorted((picture_share(keep), found(PICTURE, name)) for name, keep in LEFT.items()),
+            (1.0, 0.0),
+        ),
     }
 
 

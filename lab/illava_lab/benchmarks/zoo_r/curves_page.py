@@ -24,6 +24,7 @@ from .curves import (
     PLACES,
     THREE,
     THREE_BLOCKS,
+    picture_share,
     placement,
 )
 
@@ -70,6 +71,9 @@ def page(found: Mapping[str, Any]) -> str:
         *table(["", *LLM_LEFT], [[str(layer), *_llm_cells(curves, layer)] for layer in LAYERS]),
         "",
         "## A smaller picture",
+        "",
+        "Of the share of tokens named, but whole rows of patches: "
+        f"{', '.join(f'{picture_share(keep):.3f}' for keep in LEFT.values())}.",
         "",
         *table([*LEFT], [[_shown(curves[f"{PICTURE}: {name}"]) for name in LEFT]]),
         "",
