@@ -55,7 +55,7 @@ def test_a_speedup_is_reached_as_predicted(speedup):
     found = plan_on(QWEN, WORK, {"speedup": speedup}, smaller_picture=False)
     assert found.met
     # And hardly more than asked for: no token is given away.
-    assert speedup <= found.prediction.speedup < 1.005 * speedup
+    assert speedup <= found.prediction.speedup < 1.01 * speedup
     assert found.prediction == predict_on(QWEN, found.method, WORK)
 
 

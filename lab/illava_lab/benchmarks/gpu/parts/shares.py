@@ -77,7 +77,7 @@ def recorded(clock: Clock) -> Iterator[Spans]:
         yield spans
 
 
-_SELECT = ("diverse_ranking", "select_diverse", "ranking_by_operations")
+_SELECT = ("diverse_ranking", "select_diverse", "ranking_by_operations", "ranking_in_memory")
 """With and without kernels. A replayed graph calls none of them; its selection is part of the reduction."""
 _OBSERVE = ("observe_encoder", "observe_llm")
 
