@@ -298,13 +298,3 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert choose.RULE in page
     assert "at most 48 questions a task, 1 tasks" in page
     assert "measured in float32 on a processor, threads: 2, on 1 prompt, at" in page
-
-
-def test_what_followed_is_told_of_the_run_with_the_former_preset_alone() -> None:
-    def settings(where: str) -> dict[str, Any]:
-        options = {**illava.Illava.best(0.2).to_dict(), "where": where}
-        return {"rows": {"plain": {"options": None}, f"{REFERENCE} 2x": {"options": options}}}
-
-    assert choice_page.outcome(settings("late")) == []
-    told, _ = choice_page.outcome(settings("middle"))
-    assert told in command.CHOICE.read_text(encoding="utf-8")
