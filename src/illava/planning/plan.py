@@ -51,8 +51,9 @@ def plan(
 ) -> Recommendation:
     """Find the schedule with the lowest predicted divergence that reaches all given targets.
 
-    Or a smaller picture, a :class:`~illava.Downsample`, where that is predicted to diverge less, to come nearer
-    to targets that no schedule reaches, or to reach targets for which merging does not pay; not with ``keep``.
+    Or a smaller picture, a :class:`~illava.Downsample`, where that is predicted to diverge less, to come
+    nearer to targets that no schedule reaches, or to reach targets for which merging does not pay; not with
+    ``keep``.
 
     With ``rates`` it also says whether merging brings the first token sooner. Where it does not, as with
     small pictures on an accelerator, it recommends to keep all tokens, unless the KV cache would then exceed
