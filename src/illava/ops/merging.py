@@ -31,6 +31,7 @@ from .segments import MergedSegments as MergedSegments
 from .segments import reduce_segments as reduce_segments
 from .selection import (
     chooses_in_memory,
+    directions_of,
     diverse_ranking,
     nearest_in_memory,
     pairwise_distances,
@@ -253,7 +254,7 @@ def _by_operations(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, 
 def _diverse_fold(units: Tensor, scores: Tensor, sizes: Tensor | None, p: int, counted: bool) -> Merged:
     if chooses_in_memory(units):
         # Distances that the selection needs also tell which survivor is nearest.
-        distances = pairwise_distances(units)
+        distances = pairwise_distances(directions_of(units))
         order = ranking_in_memory(distances, scores, p).argsort(dim=1, descending=True, stable=True)
         nearest = partial(nearest_in_memory, distances)
         return Merged(*fold(units, order, p, "cosine", sizes, counted=counted, nearest=nearest))

@@ -51,19 +51,18 @@ def diverse_ranking(units: Tensor, scores: Tensor, p: int) -> Tensor:
 
 def ranking_by_operations(units: Tensor, scores: Tensor, p: int) -> Tensor:
     """:func:`diverse_ranking` with PyTorch operations."""
+    directions = directions_of(units)
     if chooses_in_memory(units):
-        return ranking_in_memory(pairwise_distances(units), scores, p)
+        return ranking_in_memory(pairwise_distances(directions), scores, p)
     count = units.shape[1]
     # If they fit, all distances at once are one large product instead of many small ones.
-    distances = pairwise_distances(units) if count <= MAX_PAIRWISE_UNITS else None
-    directions = None if distances is not None else _directions(units)
+    distances = pairwise_distances(directions) if count <= MAX_PAIRWISE_UNITS else None
     rank = torch.zeros_like(scores, dtype=torch.float32)
     newest = scores.argmax(1, keepdim=True)
     nearest = torch.full_like(rank, float("inf"))
     for step in range(p):
         rank.scatter_(1, newest, float(count - step))
-        if directions is None:
-            assert distances is not None
+        if distances is not None:
             distance = distances.gather(1, newest[..., None].expand(-1, -1, count)).squeeze(1)
         else:
             one = directions.gather(1, newest[..., None].expand(-1, -1, units.shape[-1]))
@@ -116,13 +115,13 @@ def nearest_in_memory(distances: Tensor, dropped: Tensor, kept: Tensor) -> Tenso
     return nearest
 
 
-def pairwise_distances(units: Tensor) -> Tensor:
-    """(S, n, n) fp32 cosine distances of (S, n, D) units, without gradients."""
-    directions = _directions(units)
+def pairwise_distances(directions: Tensor) -> Tensor:
+    """(S, n, n) fp32 cosine distances of (S, n, D) unit vectors."""
     return _distances(directions @ directions.transpose(1, 2))
 
 
-def _directions(units: Tensor) -> Tensor:
+def directions_of(units: Tensor) -> Tensor:
+    """(S, n, D) units as fp32 vectors of length 1, without gradients."""
     return torch.nn.functional.normalize(units.detach().float(), dim=-1)
 
 
