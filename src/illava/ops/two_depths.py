@@ -23,6 +23,7 @@ from .coverage import RESOLUTION
 from .graphs import captured
 from .precision import full_precision
 from .reductions import gather_units
+from .selection import directions_of
 
 CLUSTERS = 4
 """Clusters of a segment; fewer if it has fewer units."""
@@ -57,7 +58,7 @@ def ranking_by_operations(units: Tensor, earlier: Tensor, ranking: Tensor, first
     count = units.shape[1]
     order = ranking.float().argsort(dim=1, descending=True, stable=True)
     rest = order[:, first:].sort(dim=1).values
-    deep, middle = (_directions(gather_units(part, rest)) for part in (units.detach(), earlier.detach()))
+    deep, middle = (directions_of(gather_units(part, rest)) for part in (units.detach(), earlier.detach()))
     members = _members(deep, min(CLUSTERS, rest.shape[1]))
     similarity = _mean_similarity(deep, members) + _mean_similarity(middle, members)
     chosen = torch.zeros_like(order, dtype=torch.bool)
@@ -69,10 +70,6 @@ def ranking_by_operations(units: Tensor, earlier: Tensor, ranking: Tensor, first
 _captured_ranking = captured(ranking_by_operations)
 
 
-def _directions(units: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(units.float(), dim=-1)
-
-
 def _similarities(directions: Tensor, others: Tensor) -> Tensor:
     """(S, m, D) and (S, k, D) to (S, m, k) int64 multiples of 1 / RESOLUTION."""
     return (directions @ others.transpose(1, 2)).mul_(RESOLUTION).round_().long()
@@ -80,7 +77,7 @@ def _similarities(directions: Tensor, others: Tensor) -> Tensor:
 
 def _members(directions: Tensor, count: int) -> Tensor:
     """(S, m, count) bool: which cluster each of (S, m, D) units belongs to, by k-means."""
-    mean = _directions(directions.mean(1, keepdim=True))
+    mean = directions_of(directions.mean(1, keepdim=True))
     newest = _similarities(directions, mean).argmax(1)
     centres = gather_units(directions, newest)
     nearest = _similarities(directions, centres).squeeze(2)
@@ -91,7 +88,7 @@ def _members(directions: Tensor, count: int) -> Tensor:
     numbers = torch.arange(count, device=directions.device)
     members = _nearest(directions, centres, numbers)
     for _ in range(ROUNDS):
-        moved = _directions(members.transpose(1, 2).float() @ directions)
+        moved = directions_of(members.transpose(1, 2).float() @ directions)
         centres = torch.where(members.any(1)[..., None], moved, centres)
         members = _nearest(directions, centres, numbers)
     return members
