@@ -140,14 +140,14 @@ def _against_reference(figures: Measured, able: Sequence[str]) -> dict[str, dict
     """All methods against REFERENCE at the speeds that it is at; only those that are able are tested."""
     reference = {speed: found for speed, found in figures[REFERENCE].items() if found.is_at(speed)}
     differences = {
-        (name, speed, measure): _minus(getattr(found, measure), getattr(reference[speed], measure))
+        (name, speed, measure): minus(getattr(found, measure), getattr(reference[speed], measure))
         for name, rows in figures.items()
         for speed, found in rows.items()
         for measure in ("accuracy", "kl")
         if name != REFERENCE and speed in reference
     }
-    corrected = _corrected({key: found for key, found in differences.items() if key[0] in able})
-    shown = {key: Difference(estimate(found), corrected.get(key)) for key, found in differences.items()}
+    tested = corrected({key: found for key, found in differences.items() if key[0] in able})
+    shown = {key: Difference(estimate(found), tested.get(key)) for key, found in differences.items()}
     return {
         name: {
             speed: Compared(shown[name, speed, "accuracy"], shown[name, speed, "kl"])
@@ -163,17 +163,17 @@ def _above_lowest(figures: Measured, names: Sequence[str]) -> dict[str, Differen
     if not names:
         return {}
     lowest = lowest_kl(figures, names)
-    differences = {name: _minus(mean_kl(figures[name]), mean_kl(figures[lowest])) for name in names}
-    corrected = _corrected({name: found for name, found in differences.items() if name != lowest})
-    return {name: Difference(estimate(found), corrected.get(name)) for name, found in differences.items()}
+    differences = {name: minus(mean_kl(figures[name]), mean_kl(figures[lowest])) for name in names}
+    tested = corrected({name: found for name, found in differences.items() if name != lowest})
+    return {name: Difference(estimate(found), tested.get(name)) for name, found in differences.items()}
 
 
-def _minus(one: Array, other: Array) -> Array:
+def minus(one: Array, other: Array) -> Array:
     """Rounded, because sums over tasks leave rounding errors where differences are exactly zero."""
     return np.round(one - other, 9)
 
 
-def _corrected(differences: Mapping[Any, Array]) -> dict[Any, float]:
+def corrected(differences: Mapping[Any, Array]) -> dict[Any, float]:
     """Holm's p-values of statistics, where they have any."""
     found = {key: two_sided_p(difference) for key, difference in differences.items()}
     values = {key: p for key, p in found.items() if p is not None}

@@ -19,7 +19,7 @@ from illava import Downsample, Illava, Method
 from illava.ask import load
 from illava.bench.machine import machine
 from illava.cli.console import progress
-from illava.evaluation.metrics import DRAWS, Array, estimate, holm, mean_over_tasks, two_sided_p
+from illava.evaluation.metrics import DRAWS, Array, estimate, mean_over_tasks
 from illava.evaluation.rows import Row, describe
 from illava.evaluation.run import run
 from illava.evaluation.store import Line, Store
@@ -29,6 +29,7 @@ from illava_lab.real.data import tasks as registry
 
 from . import kl
 from .alone import MODEL, OPTIONS, trained
+from .choose import corrected, minus
 
 DEPTH, BLOCKS = 9, (1, 3, 4, 5, 7)
 """The number of encoder blocks; those (0-based) that have the only step."""
@@ -144,19 +145,15 @@ def figures(settings: Mapping[str, Any], lines: Sequence[Line], draws: int = DRA
     places = {
         place: np.mean([means[f"{ENCODER}: {place}: {name}"] for name in LEFT], axis=0) for place in PLACES
     }
-    # Rounded, because sums over tasks leave rounding errors where differences are exactly zero.
-    more = {place: np.round(mean - places[THREE], 9) for place, mean in places.items() if place != THREE}
-    tested = {place: p for place, mean in more.items() if (p := two_sided_p(mean)) is not None}
-    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    more = {place: minus(mean, places[THREE]) for place, mean in places.items() if place != THREE}
+    tested = corrected(more)
     return {
         "curves": {label: estimate(mean).to_dict() for label, mean in means.items()},
         "places": {
             place: {
                 "kl": estimate(mean).to_dict(),
                 **(
-                    {"more": estimate(more[place]).to_dict(), "p": corrected.get(place)}
-                    if place in more
-                    else {}
+                    {"more": estimate(more[place]).to_dict(), "p": tested.get(place)} if place in more else {}
                 ),
             }
             for place, mean in places.items()

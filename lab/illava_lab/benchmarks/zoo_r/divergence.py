@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from illava.evaluation.comparison import ALPHA, DRAWS
 from illava.evaluation.equal_time_page import heading
 from illava.evaluation.metrics import Array, estimate, holm, mean_over_tasks, two_sided_p
@@ -21,6 +19,7 @@ from illava.planning.equal_time import TOLERANCE
 
 from . import kl
 from .choice_figures import SPEEDS, method_and_speed
+from .choose import minus
 
 ALL = ""
 """The group of all tasks."""
@@ -63,8 +62,7 @@ def measure(
             ours = by_row.get((reference, speed))
             if name == reference or ours is None or not {f"{name} {speed}x", f"{reference} {speed}x"} <= at:
                 continue
-            # Rounded, because sums over tasks leave rounding errors where differences are exactly zero.
-            more = np.round(mean - ours, 9)
+            more = minus(mean, ours)
             entry["more"] = estimate(more).to_dict()
             if (p := two_sided_p(more)) is not None:
                 tested[group, name, speed] = p
